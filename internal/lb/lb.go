@@ -1,0 +1,203 @@
+// Package lb holds the nouns that every part of Belfry speaks in: Services,
+// pools, advertisements, nodes, and the Snapshot that joins them.
+//
+// They are plain values. The edges (Kubernetes, netlink, gossip) translate into
+// them, the pure packages decide over them, and nothing here knows where they
+// came from. An address is always a [netip.Addr], never a string; a family is
+// data, never a second code path.
+package lb
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// A ServiceKey names a Service.
+type ServiceKey struct{ Namespace, Name string }
+
+// String returns "namespace/name".
+func (k ServiceKey) String() string { return k.Namespace + "/" + k.Name }
+
+// Compare orders keys by namespace, then name.
+func (k ServiceKey) Compare(o ServiceKey) int {
+	return cmp.Or(cmp.Compare(k.Namespace, o.Namespace), cmp.Compare(k.Name, o.Name))
+}
+
+// A Family is an IP version.
+type Family uint8
+
+// The two families; their values are the version numbers.
+const (
+	IPv4 Family = 4
+	IPv6 Family = 6
+)
+
+// FamilyOf returns the family of an address. Addresses are kept unmapped
+// (netip.Addr.Unmap), so an IPv4-mapped IPv6 address does not occur.
+func FamilyOf(a netip.Addr) Family {
+	if a.Is4() {
+		return IPv4
+	}
+	return IPv6
+}
+
+// String returns "IPv4" or "IPv6".
+func (f Family) String() string { return fmt.Sprintf("IPv%d", uint8(f)) }
+
+// Bits returns the length of an address of the family, 32 or 128.
+func (f Family) Bits() int {
+	if f == IPv4 {
+		return 32
+	}
+	return 128
+}
+
+// A FamilyPolicy says how many families a Service wants (spec.ipFamilyPolicy).
+type FamilyPolicy uint8
+
+// The policies of Kubernetes.
+const (
+	SingleStack FamilyPolicy = iota
+	PreferDualStack
+	RequireDualStack
+)
+
+// String returns the API's spelling.
+func (p FamilyPolicy) String() string {
+	return [...]string{"SingleStack", "PreferDualStack", "RequireDualStack"}[p]
+}
+
+// A TrafficPolicy is spec.externalTrafficPolicy.
+type TrafficPolicy uint8
+
+// The policies of Kubernetes.
+const (
+	TrafficCluster TrafficPolicy = iota
+	TrafficLocal
+)
+
+// String returns the API's spelling.
+func (p TrafficPolicy) String() string {
+	return [...]string{"Cluster", "Local"}[p]
+}
+
+// A Protocol is a transport protocol as Kubernetes spells it: TCP, UDP, SCTP.
+type Protocol string
+
+// A Port is one port of a Service.
+type Port struct {
+	Protocol Protocol
+	Number   uint16
+}
+
+// A Request is what a Service's owner asks of the allocator.
+type Request struct {
+	// Addresses are the requested addresses, at most one per family.
+	Addresses []netip.Addr
+	// Pool is the pool to take addresses from; empty leaves the choice to us.
+	Pool string
+	// SharingKey permits sharing an address with Services that have the same
+	// key; empty permits none.
+	SharingKey string
+	// Reallocate is the token of belfry.dev/reallocate; a value other than the
+	// one recorded in Service.Reallocated asks for a fresh address.
+	Reallocate string
+	// Problems are the parts of the request that could not be understood, each
+	// a sentence naming its field. A request with problems changes nothing.
+	Problems []string
+}
+
+// A Service is a Kubernetes Service that asks us for an address, or that holds
+// one although it no longer may (Released).
+type Service struct {
+	Key     ServiceKey
+	UID     string
+	Created time.Time
+	Labels  map[string]string
+	// NamespaceLabels are the labels of the Service's namespace.
+	NamespaceLabels map[string]string
+	// Families are the families of its cluster IPs, primary first. Empty when
+	// the cluster IPs are not there yet.
+	Families     []Family
+	FamilyPolicy FamilyPolicy
+	// Headless is set for clusterIP None.
+	Headless bool
+	// Ports are the Service's ports.
+	Ports         []Port
+	TrafficPolicy TrafficPolicy
+	// PodSelector is the canonical text of spec.selector; equal texts select
+	// the same Pods.
+	PodSelector string
+	Request     Request
+	// Assigned is what the Service's status says it holds, primary first.
+	Assigned []netip.Addr
+	// AssignedPools names the pool that each address of Assigned came from, as
+	// the belfry.dev/pool annotation has it; empty where it is not known.
+	AssignedPools []string
+	// Reallocated is the last Request.Reallocate that was honoured.
+	Reallocated string
+	// Placed is the node on which the controller placed its addresses for layer
+	// 2 (annotation belfry.dev/l2-node); empty when it did not.
+	Placed string
+	// Released is set when the Service is not ours any more (its type, class
+	// or deletion says so) but still holds our address.
+	Released bool
+	// Endpoints counts the usable endpoints by node.
+	Endpoints Endpoints
+}
+
+// Endpoints are the endpoints of one Service, counted by node. Endpoints
+// without a node count under the empty name.
+type Endpoints map[string]EndpointCount
+
+// An EndpointCount counts the endpoints of one Service on one node.
+type EndpointCount struct {
+	// Ready endpoints take traffic.
+	Ready int
+	// Terminating endpoints still serve while they terminate; they take
+	// traffic only where no ready one is left.
+	Terminating int
+}
+
+// Usable reports whether the Service has an endpoint that would take traffic
+// arriving at node. For TrafficCluster any node's endpoint does.
+func (e Endpoints) Usable(policy TrafficPolicy, node string) bool {
+	if policy == TrafficLocal {
+		c := e[node]
+		return c.Ready > 0 || c.Terminating > 0
+	}
+	for _, c := range e {
+		if c.Ready > 0 || c.Terminating > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// A Node is a Kubernetes Node as far as announcing depends on it.
+type Node struct {
+	Name   string
+	Labels map[string]string
+	// Addresses are the node's own addresses; never handed out.
+	Addresses []netip.Addr
+	// NetworkUnavailable is the node's condition of that name.
+	NetworkUnavailable bool
+	// Drain is set when the node carries the annotation belfry.dev/drain or
+	// the taint that the operator named as a drain trigger.
+	Drain bool
+}
+
+// LabelExcludeLB is the well-known node label that keeps a node from
+// announcing; its value does not matter.
+const LabelExcludeLB = "node.kubernetes.io/exclude-from-external-load-balancers"
+
+// A Snapshot is everything a decision may depend on, at one moment. Slices are
+// sorted by name or key. Whoever holds one must not change it.
+type Snapshot struct {
+	Pools            []Pool
+	L2Advertisements []L2Advertisement
+	Services         []Service
+	Nodes            []Node
+}

@@ -1,0 +1,95 @@
+package lb
+
+import (
+	"net/netip"
+	"testing"
+)
+
+func TestSelectorMatchesLikeKubernetes(t *testing.T) {
+	labels := map[string]string{"app": "web", "tier": ""}
+	for _, c := range []struct {
+		name string
+		s    Selector
+		want bool
+	}{
+		{"empty matches everything", nil, true},
+		{"in", Selector{{"app", In, []string{"db", "web"}}}, true},
+		{"in, absent label", Selector{{"zone", In, []string{""}}}, false},
+		{"in, empty value", Selector{{"tier", In, []string{""}}}, true},
+		{"not in", Selector{{"app", NotIn, []string{"web"}}}, false},
+		{"not in holds for an absent label", Selector{{"zone", NotIn, []string{"a"}}}, true},
+		{"exists", Selector{{"tier", Exists, nil}}, true},
+		{"does not exist", Selector{{"tier", DoesNotExist, nil}}, false},
+		{"all must hold", Selector{{"app", Exists, nil}, {"zone", Exists, nil}}, false},
+		{"unknown operator matches nothing", Selector{{"app", Operator(9), nil}}, false},
+	} {
+		if got := c.s.Matches(labels); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+	if MatchesAny(nil, labels) {
+		t.Error("no selectors match something")
+	}
+}
+
+func TestLocalTrafficNeedsAnEndpointOnTheNode(t *testing.T) {
+	e := Endpoints{"a": {Ready: 1}, "b": {Terminating: 1}, "c": {}}
+	for _, c := range []struct {
+		policy TrafficPolicy
+		node   string
+		want   bool
+	}{
+		{TrafficCluster, "c", true},
+		{TrafficCluster, "elsewhere", true},
+		{TrafficLocal, "a", true},
+		{TrafficLocal, "b", true},
+		{TrafficLocal, "c", false},
+		{TrafficLocal, "elsewhere", false},
+	} {
+		if got := e.Usable(c.policy, c.node); got != c.want {
+			t.Errorf("%v on %s: %v, want %v", c.policy, c.node, got, c.want)
+		}
+	}
+	if (Endpoints{"a": {}}).Usable(TrafficCluster, "a") {
+		t.Error("a Service without usable endpoints is usable")
+	}
+}
+
+func TestInterfaceFaultNamesTheFirstThingToMend(t *testing.T) {
+	good := Interface{Name: "eth0", MAC: MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24"), netip.MustParsePrefix("2001:db8::9/64")}}
+	if f := good.Fault(); f != InterfaceOK {
+		t.Errorf("good interface: %v", f)
+	}
+	for want, spoil := range map[InterfaceFault]func(*Interface){
+		InterfaceLoopback:  func(i *Interface) { i.Loopback = true },
+		InterfaceDown:      func(i *Interface) { i.Up, i.Carrier = false, false },
+		InterfaceNoCarrier: func(i *Interface) { i.Carrier = false },
+		InterfaceNoARP:     func(i *Interface) { i.NoARP = true },
+		InterfaceEnslaved:  func(i *Interface) { i.Enslaved = true },
+		InterfaceNoMAC:     func(i *Interface) { i.MAC = MAC{} },
+	} {
+		i := good
+		spoil(&i)
+		if f := i.Fault(); f != want {
+			t.Errorf("%v, want %v", f, want)
+		}
+	}
+	for addr, want := range map[string]bool{"192.0.2.200": true, "192.0.3.1": false, "2001:db8::1": true, "2001:db8:1::": false} {
+		if got := good.OnLink(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("OnLink(%s) = %v", addr, got)
+		}
+	}
+}
+
+func TestParseMACRoundTrips(t *testing.T) {
+	m := MAC{0x02, 0, 0x5e, 0x10, 0xab, 0x01}
+	if got, err := ParseMAC(m.String()); err != nil || got != m {
+		t.Errorf("ParseMAC(%s) = %v, %v", m, got, err)
+	}
+	for _, bad := range []string{"", "02:00", "02:00:5e:10:ab:0g", "02:00:5e:10:ab:01:02", "02005e10ab01"} {
+		if _, err := ParseMAC(bad); err == nil {
+			t.Errorf("ParseMAC(%q) is accepted", bad)
+		}
+	}
+}

@@ -1,0 +1,146 @@
+package lb
+
+import (
+	"net/netip"
+	"time"
+)
+
+// An AddressRange is an inclusive range of addresses of one family.
+type AddressRange struct{ First, Last netip.Addr }
+
+// Contains reports whether a lies in the range.
+func (r AddressRange) Contains(a netip.Addr) bool {
+	return FamilyOf(a) == FamilyOf(r.First) && r.First.Compare(a) <= 0 && a.Compare(r.Last) <= 0
+}
+
+// String returns "first-last", or the address alone when there is one only.
+func (r AddressRange) String() string {
+	if r.First == r.Last {
+		return r.First.String()
+	}
+	return r.First.String() + "-" + r.Last.String()
+}
+
+// An OrphanPolicy says what becomes of an address in use that its pool no
+// longer covers.
+type OrphanPolicy uint8
+
+// Orphan policies.
+const (
+	// OrphanKeep keeps the address where it is (the default).
+	OrphanKeep OrphanPolicy = iota
+	// OrphanReassign releases it and allocates anew.
+	OrphanReassign
+)
+
+// A Strategy chooses among the free addresses of a pool.
+type Strategy uint8
+
+// Strategies.
+const (
+	// LeastRecentlyUsed lets a freed address rest longest (the default).
+	LeastRecentlyUsed Strategy = iota
+	// FirstFree takes the lowest free address.
+	FirstFree
+	// Hash derives the address from the Service's name, so that the same name
+	// tends to get the same address.
+	Hash
+)
+
+// A Pool is a compiled IPAddressPool.
+type Pool struct {
+	Name    string
+	Created time.Time
+	Labels  map[string]string
+	// Ranges are the addresses of the pool less the excluded ones: sorted,
+	// disjoint, not adjacent. Overlaps with older pools are not yet removed.
+	Ranges []AddressRange
+	// AvoidBuggyIPs skips IPv4 addresses that end in .0 and .255.
+	AvoidBuggyIPs bool
+	// AutoAssign permits use without being asked for.
+	AutoAssign bool
+	// Allocation restricts who may use the pool; nil restricts to nobody.
+	Allocation *ServiceAllocation
+	// SharedAcrossNamespaces permits Services of different namespaces to share
+	// an address of the pool.
+	SharedAcrossNamespaces bool
+	Orphans                OrphanPolicy
+	Strategy               Strategy
+	// Retention keeps an address reserved for its last Service this long.
+	Retention time.Duration
+	// Drain hands out nothing new.
+	Drain bool
+	// Deleting is set once the pool is being deleted; implies Drain.
+	Deleting bool
+	// Freed are the addresses that were freed, oldest first: what Retention and
+	// LeastRecentlyUsed remember.
+	Freed []FreedAddress
+}
+
+// A FreedAddress remembers who held an address last, and until when.
+type FreedAddress struct {
+	Address netip.Addr
+	Service ServiceKey
+	At      time.Time
+}
+
+// A ServiceAllocation restricts a pool to some Services.
+type ServiceAllocation struct {
+	// Priority orders the pools that select a Service: smaller wins, 0 is last.
+	Priority int
+	// Namespaces and NamespaceSelectors are or-ed. Both empty: every namespace.
+	Namespaces         []string
+	NamespaceSelectors []Selector
+	// ServiceSelectors are or-ed, and and-ed with the namespaces. Empty: every
+	// Service.
+	ServiceSelectors []Selector
+	// PerNamespaceLimit is the most addresses of the pool in one namespace; 0
+	// is no limit.
+	PerNamespaceLimit int
+}
+
+// An L2Advertisement is a compiled L2Advertisement object.
+type L2Advertisement struct {
+	Name    string
+	Created time.Time
+	// Pools and PoolSelectors choose pools, or-ed. Both empty: every pool.
+	Pools         []string
+	PoolSelectors []Selector
+	// ServiceSelectors are or-ed. Empty: every Service.
+	ServiceSelectors []Selector
+	// NodeSelectors are or-ed. Empty: every node.
+	NodeSelectors []Selector
+	// PreferredNodes weigh nodes in placement.
+	PreferredNodes []NodePreference
+	// Interfaces are names or globs (path.Match). Empty: every usable one.
+	Interfaces []string
+	// ExcludeInterfaces are names or globs; exclusion wins.
+	ExcludeInterfaces []string
+	Failback          Failback
+	ConflictPolicy    ConflictPolicy
+}
+
+// A NodePreference adds Weight (1-100) to the nodes that match.
+type NodePreference struct {
+	Weight     int
+	Preference Selector
+}
+
+// A Failback says whether an address returns to its placed node by itself.
+type Failback uint8
+
+// Failback modes.
+const (
+	FailbackNever Failback = iota
+	FailbackImmediate
+)
+
+// A ConflictPolicy says what to do when a stranger uses one of our addresses.
+type ConflictPolicy uint8
+
+// Conflict policies.
+const (
+	ConflictWithhold ConflictPolicy = iota
+	ConflictDefend
+	ConflictIgnore
+)
