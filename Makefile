@@ -1,0 +1,67 @@
+# `make` prints this list. Everything runs from a fresh clone on Linux with Go;
+# what touches the network runs in network namespaces and needs root.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+TOOL := go tool -modfile=hack/tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+LAB := go run ./hack/lab/cmd/lab
+
+.PHONY: help
+help: ## Print this help
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build both binaries, static and stripped, into bin/
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/belfry-controller ./cmd/controller
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/belfry-speaker ./cmd/speaker
+
+.PHONY: demo
+demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, show the timeline (KEEP=1 leaves it up)
+	$(LAB) demo $(if $(KEEP),--keep)
+
+.PHONY: test
+test: deps lint check ## Install what the tests need, then run all of them with the race detector
+	go test -race -timeout 30m ./...
+
+.PHONY: unit
+unit: ## Run the tests that need neither root nor the lab
+	go test -race -short ./...
+
+.PHONY: deps
+deps: ## Install the Debian packages and build the Kubernetes programs that the lab needs (once)
+	$(LAB) deps
+	$(LAB) build
+
+.PHONY: bench
+bench: ## Measure what docs/performance.md reports, in one run
+	$(LAB) bench
+
+.PHONY: fuzz
+fuzz: ## Fuzz every parser for FUZZTIME each (default 20s)
+	hack/fuzz.sh $(or $(FUZZTIME),20s)
+
+.PHONY: lint
+lint: ## gofumpt, go vet and staticcheck
+	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted (make format):"; echo "$$out"; exit 1; fi
+	go vet ./...
+	$(TOOL) staticcheck ./...
+
+.PHONY: format
+format: ## Format all Go code
+	$(TOOL) gofumpt -w $$(git ls-files '*.go')
+
+.PHONY: generate
+generate: ## Regenerate deepcopy, clients and CRDs from api/
+	hack/generate.sh
+
+.PHONY: check
+check: ## Check that generated files and go.mod are current
+	hack/generate.sh --check
+	go mod tidy -diff
+
+.PHONY: clean
+clean: ## Remove build results and what dead lab runs left behind
+	rm -rf bin dist
+	$(LAB) down --all
