@@ -1,0 +1,410 @@
+package announce
+
+import (
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// Options are the operator's switches that bear on who may announce.
+type Options struct {
+	// IgnoreExcludeLB lets nodes announce that are labelled
+	// node.kubernetes.io/exclude-from-external-load-balancers.
+	IgnoreExcludeLB bool
+}
+
+// An Index is a Snapshot arranged by address: who may announce each address by
+// configuration. It does not change.
+type Index struct {
+	nodes   []lb.Node // by name
+	ads     []advertisement
+	groups  []group // by address
+	byAddr  map[netip.Addr]int
+	byNode  map[string]int
+	options Options
+}
+
+// A group is one address and the Services that share it.
+type group struct {
+	addr     netip.Addr
+	services []*lb.Service // by key
+	class    *class
+	usable   bool // some Service has a usable endpoint somewhere
+	// local is set when every Service is TrafficLocal, so that only nodes with
+	// endpoints count; endpoints are then the nodes that have some, ascending,
+	// settled from those where some are ready and those where all terminate.
+	local              bool
+	endpoints          []int
+	ready, terminating []int
+}
+
+// A class is what addresses have in common that are selected by the same
+// advertisements.
+type class struct {
+	ads []int // indexes of the advertisements, ascending
+	// reasons has Eligible or the reason of every node, endpoints left aside.
+	reasons  []Reason
+	eligible []int // the indexes of those nodes
+}
+
+// An advertisement is one L2Advertisement with its nodes resolved.
+type advertisement struct {
+	*lb.L2Advertisement
+	nodes []bool // selected, by node index
+}
+
+// NewIndex arranges a snapshot by address. The order of the snapshot's slices
+// does not matter. The Index refers to the snapshot's values.
+func NewIndex(s lb.Snapshot, o Options) *Index {
+	ix := &Index{
+		nodes:   sorted(s.Nodes, func(a, b lb.Node) int { return cmp.Compare(a.Name, b.Name) }),
+		byAddr:  make(map[netip.Addr]int, len(s.Services)),
+		byNode:  make(map[string]int, len(s.Nodes)),
+		options: o,
+	}
+	for i, n := range ix.nodes {
+		ix.byNode[n.Name] = i
+	}
+	// Oldest first, so that where advertisements contradict each other, the
+	// older is heard first.
+	ads := sorted(s.L2Advertisements, func(a, b lb.L2Advertisement) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
+	})
+	for i := range ads {
+		ix.ads = append(ix.ads, advertisement{&ads[i], ix.selected(ads[i].NodeSelectors)})
+	}
+	ix.group(s.Services)
+	ix.classify(newPoolIndex(s.Pools, ads))
+	return ix
+}
+
+// Addresses returns the addresses to be announced, ascending.
+func (ix *Index) Addresses() []netip.Addr {
+	addrs := make([]netip.Addr, len(ix.groups))
+	for i, g := range ix.groups {
+		addrs[i] = g.addr
+	}
+	return addrs
+}
+
+// Services returns the Services that share an address, by key.
+func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
+	i, ok := ix.byAddr[a]
+	if !ok {
+		return nil
+	}
+	return keys(ix.groups[i].services)
+}
+
+// A NodeReason is what stands between one node and one address.
+type NodeReason struct {
+	Node   string
+	Reason Reason
+}
+
+// Candidates returns, for every node by name, whether configuration lets it
+// announce the address ([Eligible]) or what forbids it. Nil for an address that
+// no Service holds.
+func (ix *Index) Candidates(a netip.Addr) []NodeReason {
+	i, ok := ix.byAddr[a]
+	if !ok {
+		return nil
+	}
+	out := make([]NodeReason, len(ix.nodes))
+	for n, node := range ix.nodes {
+		out[n] = NodeReason{node.Name, ix.groups[i].reason(n)}
+	}
+	return out
+}
+
+// Refusal says why no node may announce an address. Its Reason is Eligible when
+// one may, or when no Service holds the address: then there is nothing to
+// refuse.
+func (ix *Index) Refusal(a netip.Addr) Refusal {
+	i, ok := ix.byAddr[a]
+	if !ok || ix.groups[i].hasCandidate() {
+		return Refusal{}
+	}
+	return refuse(ix.Candidates(a))
+}
+
+// A Refusal sums up why an address has no node to announce it.
+type Refusal struct {
+	// Reason is that of the nodes that came nearest.
+	Reason Reason
+	// Counts says how many nodes have which reason.
+	Counts [len(reasons)]int
+}
+
+// refuse sums up. There is a refusal only while no node is Eligible or Owner.
+func refuse(nodes []NodeReason) Refusal {
+	r := Refusal{Reason: NoNode}
+	for _, n := range nodes {
+		r.Counts[n.Reason]++
+		r.Reason = max(r.Reason, n.Reason)
+	}
+	return r
+}
+
+// Sentence says it in words on which a person can act.
+func (r Refusal) Sentence() string {
+	switch r.Reason {
+	case Eligible:
+		return "a node may announce the address"
+	case NoNode:
+		return "the cluster has no node"
+	case NoAdvertisement:
+		return "no L2Advertisement selects the pool and every Service that uses the address"
+	case NoEndpoint:
+		return "no endpoint is ready"
+	}
+	var parts []string
+	for reason, n := range r.Counts {
+		if n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", n, sentences[reason]))
+		}
+	}
+	slices.Reverse(parts) // the nearest first
+	return "no node can announce the address: " + strings.Join(parts, ", ")
+}
+
+// reason returns what configuration says of node n.
+func (g *group) reason(n int) Reason {
+	switch {
+	case len(g.class.ads) == 0:
+		return NoAdvertisement
+	case !g.usable:
+		return NoEndpoint
+	case g.class.reasons[n] != Eligible:
+		return g.class.reasons[n]
+	}
+	if _, found := slices.BinarySearch(g.endpoints, n); g.local && !found {
+		return NoLocalEndpoint
+	}
+	return Eligible
+}
+
+// candidates yields the indexes of the eligible nodes, ascending.
+func (g *group) candidates(yield func(int) bool) {
+	if !g.usable || len(g.class.ads) == 0 {
+		return
+	}
+	if !g.local {
+		for _, n := range g.class.eligible {
+			if !yield(n) {
+				return
+			}
+		}
+		return
+	}
+	for _, n := range g.endpoints {
+		if g.class.reasons[n] == Eligible && !yield(n) {
+			return
+		}
+	}
+}
+
+func (g *group) hasCandidate() bool {
+	for range g.candidates {
+		return true
+	}
+	return false
+}
+
+// group collects the Services by address, and the nodes that have endpoints.
+func (ix *Index) group(services []lb.Service) {
+	for i := range services {
+		s := &services[i]
+		if s.Released {
+			continue
+		}
+		for _, a := range s.Assigned {
+			g, ok := ix.byAddr[a]
+			if !ok {
+				g = len(ix.groups)
+				ix.byAddr[a] = g
+				ix.groups = append(ix.groups, group{addr: a, local: true})
+			}
+			ix.groups[g].services = append(ix.groups[g].services, s)
+		}
+	}
+	slices.SortFunc(ix.groups, func(a, b group) int { return a.addr.Compare(b.addr) })
+	for i := range ix.groups {
+		g := &ix.groups[i]
+		ix.byAddr[g.addr] = i
+		slices.SortFunc(g.services, func(a, b *lb.Service) int { return a.Key.Compare(b.Key) })
+		g.services = slices.Compact(g.services)
+		for _, s := range g.services {
+			g.collect(s, ix.byNode)
+		}
+	}
+}
+
+// collect adds what one Service's endpoints say to its group.
+func (g *group) collect(s *lb.Service, byNode map[string]int) {
+	usable := false
+	for name, c := range s.Endpoints {
+		n, known := byNode[name]
+		switch {
+		case c.Ready > 0 && known:
+			g.ready = append(g.ready, n)
+		case c.Terminating > 0 && known:
+			g.terminating = append(g.terminating, n)
+		}
+		usable = usable || c.Ready > 0 || c.Terminating > 0
+	}
+	g.usable = g.usable || usable
+	// One Service that any node can serve lets any node announce. (The
+	// allocator does not let the two policies share.)
+	g.local = g.local && (s.TrafficPolicy == lb.TrafficLocal || !usable)
+}
+
+// settle chooses the endpoints that count. Those that terminate do only when no
+// node that may announce has a ready one: an address leaves their node as soon
+// as another can serve it, not when the last of them is gone.
+func (g *group) settle() {
+	g.endpoints = g.ready
+	if !slices.ContainsFunc(g.ready, func(n int) bool { return g.class.reasons[n] == Eligible }) {
+		g.endpoints = append(g.endpoints, g.terminating...)
+	}
+	slices.Sort(g.endpoints)
+	g.endpoints = slices.Compact(g.endpoints)
+	g.ready, g.terminating = nil, nil
+}
+
+// classify gives every group its class.
+func (ix *Index) classify(pools *poolIndex) {
+	classes := map[string]*class{}
+	var key []byte
+	for i := range ix.groups {
+		g := &ix.groups[i]
+		origin := make([]string, len(g.services))
+		for i, s := range g.services {
+			origin[i] = pools.origin(s, g.addr)
+		}
+		key = key[:0]
+		var selecting []int
+		for ad := range ix.ads {
+			if pools.selects(ad, &ix.ads[ad], g, origin) {
+				selecting = append(selecting, ad)
+				key = binary.AppendUvarint(key, uint64(ad))
+			}
+		}
+		if classes[string(key)] == nil {
+			classes[string(key)] = ix.class(selecting)
+		}
+		g.class = classes[string(key)]
+		g.settle()
+	}
+}
+
+// class computes the reasons of all nodes for addresses that these
+// advertisements select.
+func (ix *Index) class(ads []int) *class {
+	c := &class{ads: ads, reasons: make([]Reason, len(ix.nodes))}
+	for n, node := range ix.nodes {
+		_, excluded := node.Labels[lb.LabelExcludeLB]
+		switch {
+		case !slices.ContainsFunc(ads, func(ad int) bool { return ix.ads[ad].nodes[n] }):
+			c.reasons[n] = NodeNotSelected
+		case excluded && !ix.options.IgnoreExcludeLB:
+			c.reasons[n] = NodeExcluded
+		case node.NetworkUnavailable:
+			c.reasons[n] = NetworkUnavailable
+		case node.Drain:
+			c.reasons[n] = Draining
+		default:
+			c.eligible = append(c.eligible, n)
+		}
+	}
+	return c
+}
+
+// selected resolves node selectors; none select every node.
+func (ix *Index) selected(selectors []lb.Selector) []bool {
+	out := make([]bool, len(ix.nodes))
+	for i, n := range ix.nodes {
+		out[i] = len(selectors) == 0 || lb.MatchesAny(selectors, n.Labels)
+	}
+	return out
+}
+
+// A poolIndex answers which advertisements select which pool.
+type poolIndex struct {
+	pools []lb.Pool // oldest first
+	// byName has, for every advertisement, the names of the pools it selects.
+	byName []map[string]bool
+}
+
+func newPoolIndex(pools []lb.Pool, ads []lb.L2Advertisement) *poolIndex {
+	p := &poolIndex{pools: sorted(pools, func(a, b lb.Pool) int {
+		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
+	})}
+	for _, ad := range ads {
+		names := make(map[string]bool, len(ad.Pools))
+		for _, name := range ad.Pools {
+			names[name] = true // also of a pool that is gone: its addresses stay
+		}
+		for _, pool := range pools {
+			if lb.MatchesAny(ad.PoolSelectors, pool.Labels) {
+				names[pool.Name] = true
+			}
+		}
+		p.byName = append(p.byName, names)
+	}
+	return p
+}
+
+// selects reports whether advertisement i selects every Service of a group and
+// the pools that their address came from.
+func (p *poolIndex) selects(i int, ad *advertisement, g *group, origin []string) bool {
+	everyPool := len(ad.Pools) == 0 && len(ad.PoolSelectors) == 0
+	for j, s := range g.services {
+		if !everyPool && !p.byName[i][origin[j]] {
+			return false
+		}
+		if len(ad.ServiceSelectors) > 0 && !lb.MatchesAny(ad.ServiceSelectors, s.Labels) {
+			return false
+		}
+	}
+	return true
+}
+
+// origin returns the name of the pool an address came from: as the Service
+// records it, else the oldest that covers it, else "".
+func (p *poolIndex) origin(s *lb.Service, a netip.Addr) string {
+	if i := slices.Index(s.Assigned, a); i >= 0 && i < len(s.AssignedPools) && s.AssignedPools[i] != "" {
+		return s.AssignedPools[i]
+	}
+	for i := range p.pools {
+		if covers(p.pools[i].Ranges, a) {
+			return p.pools[i].Name
+		}
+	}
+	return ""
+}
+
+// covers reports whether sorted, disjoint ranges contain an address.
+func covers(ranges []lb.AddressRange, a netip.Addr) bool {
+	i, _ := slices.BinarySearchFunc(ranges, a, func(r lb.AddressRange, a netip.Addr) int { return r.Last.Compare(a) })
+	return i < len(ranges) && ranges[i].Contains(a)
+}
+
+func keys(services []*lb.Service) []lb.ServiceKey {
+	out := make([]lb.ServiceKey, len(services))
+	for i, s := range services {
+		out[i] = s.Key
+	}
+	return out
+}
+
+func sorted[T any](in []T, compare func(a, b T) int) []T {
+	out := slices.Clone(in)
+	slices.SortFunc(out, compare)
+	return out
+}

@@ -1,0 +1,70 @@
+package announce
+
+// A Reason says why a node does not announce an address, or that it may. The
+// order is that in which they are examined, so a greater reason means that the
+// node came nearer to announcing it.
+type Reason uint8
+
+// Reasons. The first group follows from configuration, the second from
+// membership, the last from the election.
+const (
+	// Eligible nodes may announce the address.
+	Eligible Reason = iota
+
+	// NoNode: the cluster has no node at all.
+	NoNode
+	// NoAdvertisement: no advertisement selects the address's pool and every
+	// Service that shares the address.
+	NoAdvertisement
+	// NoEndpoint: no Service that shares the address has an endpoint that takes
+	// traffic.
+	NoEndpoint
+	// NodeNotSelected: advertisements select the address, but none of them this
+	// node.
+	NodeNotSelected
+	// NodeExcluded: the node is labelled
+	// node.kubernetes.io/exclude-from-external-load-balancers.
+	NodeExcluded
+	// NetworkUnavailable: the node's condition of that name is True.
+	NetworkUnavailable
+	// Draining: the node carries a drain annotation or taint.
+	Draining
+	// NoLocalEndpoint: externalTrafficPolicy is Local and the node has no
+	// endpoint that takes traffic.
+	NoLocalEndpoint
+
+	// NotAMember: no speaker on the node is heard.
+	NotAMember
+	// Leaving: the node's speaker is about to stop.
+	Leaving
+	// NoUsableInterface: no interface of the node that an advertisement permits
+	// is up, with carrier, and able to announce.
+	NoUsableInterface
+
+	// Lost: the node could announce the address, another one does.
+	Lost
+	// Owner: the node announces the address.
+	Owner
+)
+
+var reasons = [...]string{
+	"Eligible",
+	"NoNode", "NoAdvertisement", "NoEndpoint", "NodeNotSelected", "NodeExcluded",
+	"NetworkUnavailable", "Draining", "NoLocalEndpoint",
+	"NotAMember", "Leaving", "NoUsableInterface",
+	"Lost", "Owner",
+}
+
+// String returns the reason as a condition and a metric spell it.
+func (r Reason) String() string { return reasons[r] }
+
+// sentences say it of several nodes, after their number.
+var sentences = [...]string{
+	"eligible",
+	"absent", "not advertised", "without endpoints", "not selected by an advertisement",
+	"excluded by the label node.kubernetes.io/exclude-from-external-load-balancers",
+	"with condition NetworkUnavailable", "draining",
+	"without an endpoint that takes traffic, which externalTrafficPolicy Local requires",
+	"without a live speaker", "about to stop announcing", "without a usable interface",
+	"outdone by the owner", "announcing",
+}

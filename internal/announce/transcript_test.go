@@ -1,0 +1,271 @@
+package announce
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
+
+// TestTranscripts runs the histories in testdata. A file is a series of blocks;
+// a block is lines that change the world, or one command, then "----", then
+// what it prints. Lines that start with # are comments.
+//
+//	pool NAME RANGE... [label=K=V,..]                     defines or replaces
+//	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..]
+//	        [if=GLOB,..] [notif=GLOB,..]
+//	node NAME [K=V ..] [!exclude] [!unavailable] [!drain]
+//	service NS/NAME ADDR[@POOL]... [Local] [!released] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
+//	delete KIND NAME
+//
+//	candidates ADDR
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no transcripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := newWorld(t).run(string(text))
+			if got == string(text) {
+				return
+			}
+			if *rewrite {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
+		})
+	}
+}
+
+// A world is a snapshot that transcripts build by name.
+type world struct {
+	t        *testing.T
+	snapshot lb.Snapshot
+}
+
+func newWorld(t *testing.T) *world { return &world{t: t} }
+
+// run executes a transcript and returns it with the present output.
+func (w *world) run(text string) string {
+	var out []string
+	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
+		input, _, found := strings.Cut(block, "\n----")
+		out = append(out, input)
+		var printed strings.Builder
+		for line := range strings.Lines(input) {
+			line = strings.TrimSpace(line)
+			if line != "" && !strings.HasPrefix(line, "#") {
+				printed.WriteString(w.line(line))
+			}
+		}
+		if found {
+			out[len(out)-1] += "\n----\n" + strings.TrimRight(printed.String(), "\n")
+			out[len(out)-1] = strings.TrimRight(out[len(out)-1], "\n")
+		} else if printed.Len() > 0 {
+			w.t.Fatalf("block without ---- prints:\n%s\n%s", input, printed.String())
+		}
+	}
+	return strings.Join(out, "\n\n") + "\n"
+}
+
+func (w *world) line(line string) string {
+	args := strings.Fields(line)
+	verb, args := args[0], args[1:]
+	switch verb {
+	case "pool":
+		put(&w.snapshot.Pools, w.pool(args), func(p lb.Pool) string { return p.Name })
+	case "ad":
+		put(&w.snapshot.L2Advertisements, w.ad(args), func(a lb.L2Advertisement) string { return a.Name })
+	case "node":
+		put(&w.snapshot.Nodes, w.node(args), func(n lb.Node) string { return n.Name })
+	case "service":
+		put(&w.snapshot.Services, w.service(args), func(s lb.Service) string { return s.Key.String() })
+	case "delete":
+		w.remove(args[0], args[1])
+	case "candidates":
+		return w.candidates(netip.MustParseAddr(args[0]))
+	default:
+		w.t.Fatalf("unknown line %q", line)
+	}
+	return ""
+}
+
+func (w *world) remove(kind, name string) {
+	s := &w.snapshot
+	switch kind {
+	case "pool":
+		s.Pools = slices.DeleteFunc(s.Pools, func(p lb.Pool) bool { return p.Name == name })
+	case "ad":
+		s.L2Advertisements = slices.DeleteFunc(s.L2Advertisements, func(a lb.L2Advertisement) bool { return a.Name == name })
+	case "node":
+		s.Nodes = slices.DeleteFunc(s.Nodes, func(n lb.Node) bool { return n.Name == name })
+	case "service":
+		s.Services = slices.DeleteFunc(s.Services, func(s lb.Service) bool { return s.Key.String() == name })
+	default:
+		w.t.Fatalf("delete %s", kind)
+	}
+}
+
+func (w *world) candidates(a netip.Addr) string {
+	ix := NewIndex(w.snapshot, Options{})
+	var b strings.Builder
+	for _, n := range ix.Candidates(a) {
+		fmt.Fprintf(&b, "%-4s %v\n", n.Node, n.Reason)
+	}
+	if r := ix.Refusal(a); r.Reason != Eligible {
+		fmt.Fprintf(&b, "refused %v: %s\n", r.Reason, r.Sentence())
+	}
+	if b.Len() == 0 {
+		return "not in use\n"
+	}
+	return b.String()
+}
+
+// put replaces the element of the same name, or appends.
+func put[T any](list *[]T, v T, name func(T) string) {
+	if i := slices.IndexFunc(*list, func(o T) bool { return name(o) == name(v) }); i >= 0 {
+		(*list)[i] = v
+		return
+	}
+	*list = append(*list, v)
+}
+
+func (w *world) pool(args []string) lb.Pool {
+	p := lb.Pool{Name: args[0], AutoAssign: true, Created: time.Unix(int64(len(w.snapshot.Pools)), 0)}
+	for _, arg := range args[1:] {
+		if labels, ok := strings.CutPrefix(arg, "label="); ok {
+			p.Labels = parseLabels(labels)
+			continue
+		}
+		first, last, ok := strings.Cut(arg, "-")
+		if !ok {
+			last = first
+		}
+		p.Ranges = append(p.Ranges, lb.AddressRange{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)})
+	}
+	return p
+}
+
+func (w *world) ad(args []string) lb.L2Advertisement {
+	ad := lb.L2Advertisement{Name: args[0], Created: time.Unix(int64(len(w.snapshot.L2Advertisements)), 0)}
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "pools":
+			ad.Pools = strings.Split(value, ",")
+		case "poolsel":
+			ad.PoolSelectors = parseSelectors(value)
+		case "services":
+			ad.ServiceSelectors = parseSelectors(value)
+		case "nodes":
+			ad.NodeSelectors = parseSelectors(value)
+		case "if":
+			ad.Interfaces = strings.Split(value, ",")
+		case "notif":
+			ad.ExcludeInterfaces = strings.Split(value, ",")
+		default:
+			w.t.Fatalf("ad: %q", arg)
+		}
+	}
+	return ad
+}
+
+func (w *world) node(args []string) lb.Node {
+	n := lb.Node{Name: args[0], Labels: map[string]string{}}
+	for _, arg := range args[1:] {
+		switch arg {
+		case "!exclude":
+			n.Labels[lb.LabelExcludeLB] = ""
+		case "!unavailable":
+			n.NetworkUnavailable = true
+		case "!drain":
+			n.Drain = true
+		default:
+			key, value, _ := strings.Cut(arg, "=")
+			n.Labels[key] = value
+		}
+	}
+	return n
+}
+
+func (w *world) service(args []string) lb.Service {
+	namespace, name, _ := strings.Cut(args[0], "/")
+	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}, Endpoints: lb.Endpoints{}}
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "Local":
+			s.TrafficPolicy = lb.TrafficLocal
+		case "!released":
+			s.Released = true
+		case "label":
+			s.Labels = parseLabels(value)
+		case "ep":
+			for e := range strings.SplitSeq(value, ",") {
+				node, counts, _ := strings.Cut(e, ":")
+				ready, terminating, _ := strings.Cut(counts, "+")
+				s.Endpoints[node] = lb.EndpointCount{Ready: number(ready), Terminating: number(terminating)}
+			}
+		default:
+			a, pool, _ := strings.Cut(arg, "@")
+			s.Assigned = append(s.Assigned, netip.MustParseAddr(a))
+			s.AssignedPools = append(s.AssignedPools, pool)
+		}
+	}
+	return s
+}
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
+
+func parseLabels(s string) map[string]string {
+	labels := map[string]string{}
+	for term := range strings.SplitSeq(s, ",") {
+		key, value, _ := strings.Cut(term, "=")
+		labels[key] = value
+	}
+	return labels
+}
+
+// parseSelectors reads selectors joined by |; each is terms joined by comma:
+// k=v, k (exists), or !k (does not exist).
+func parseSelectors(s string) []lb.Selector {
+	var out []lb.Selector
+	for text := range strings.SplitSeq(s, "|") {
+		var sel lb.Selector
+		for term := range strings.SplitSeq(text, ",") {
+			key, value, equals := strings.Cut(term, "=")
+			absent, not := strings.CutPrefix(key, "!")
+			switch {
+			case equals:
+				sel = append(sel, lb.Requirement{Key: key, Operator: lb.In, Values: []string{value}})
+			case not:
+				sel = append(sel, lb.Requirement{Key: absent, Operator: lb.DoesNotExist})
+			default:
+				sel = append(sel, lb.Requirement{Key: key, Operator: lb.Exists})
+			}
+		}
+		out = append(out, sel)
+	}
+	return out
+}
