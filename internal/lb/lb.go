@@ -198,6 +198,9 @@ const LabelExcludeLB = "node.kubernetes.io/exclude-from-external-load-balancers"
 type Snapshot struct {
 	Pools            []Pool
 	L2Advertisements []L2Advertisement
-	Services         []Service
-	Nodes            []Node
+	// BGPPeers and BGPAdvertisements are what BGP depends on.
+	BGPPeers          []BGPPeer
+	BGPAdvertisements []BGPAdvertisement
+	Services          []Service
+	Nodes             []Node
 }

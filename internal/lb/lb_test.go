@@ -56,8 +56,10 @@ func TestLocalTrafficNeedsAnEndpointOnTheNode(t *testing.T) {
 }
 
 func TestInterfaceFaultNamesTheFirstThingToMend(t *testing.T) {
-	good := Interface{Name: "eth0", MAC: MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true,
-		Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24"), netip.MustParsePrefix("2001:db8::9/64")}}
+	good := Interface{
+		Name: "eth0", MAC: MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true,
+		Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24"), netip.MustParsePrefix("2001:db8::9/64")},
+	}
 	if f := good.Fault(); f != InterfaceOK {
 		t.Errorf("good interface: %v", f)
 	}
