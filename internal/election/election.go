@@ -1,0 +1,195 @@
+package election
+
+import (
+	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"net/netip"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A State is what is known about a member's life.
+type State uint8
+
+// States of a member. A dead member is not listed at all.
+const (
+	// Joining: it has not learned yet who owns what. No candidate.
+	Joining State = iota
+	// Alive: it is well.
+	Alive
+	// Suspected: gossip lost it, and whether it is gone is being confirmed. It
+	// keeps what it owns.
+	Suspected
+	// Stalled: its kernel answers on the segment but its speaker is silent. It
+	// keeps what it owns until the slow bound.
+	Stalled
+	// Leaving: it said that it is about to go. Candidate of last resort.
+	Leaving
+)
+
+var stateNames = [...]string{"joining", "alive", "suspected", "stalled", "leaving"}
+
+// String returns the state in one word.
+func (s State) String() string { return stateNames[s] }
+
+// A Member is a node's speaker as gossip knows it. Whoever holds one must not
+// change what it refers to.
+type Member struct {
+	// Node is the node's name, unique in the cluster.
+	Node string
+	// Address is where its speaker gossips: an address of the node itself.
+	Address netip.Addr
+	State   State
+	// Interfaces are those it can announce on now, with hardware address and
+	// subnets.
+	Interfaces []lb.Interface
+	// Claims are the addresses it answers for.
+	Claims Claims
+}
+
+// A Candidate is a node that may own an address.
+type Candidate struct {
+	Node string
+	// State is the member's. A Joining one never wins.
+	State State
+	// OnLink is set when a subnet of a usable interface contains the address.
+	OnLink bool
+	// Weight is the sum of the preferences that match the node.
+	Weight int
+	// Claim is the node's present claim to the address; the zero Claim is none.
+	Claim Claim
+}
+
+// class orders candidates by how fit they are; smaller is better, and unfit
+// ones are no candidates.
+func (c Candidate) class() int {
+	switch c.State {
+	case Alive:
+		return 0
+	case Suspected, Stalled:
+		// Keeps what it has, but gets nothing new while another can take it.
+		if c.Claim.None() {
+			return 1
+		}
+		return 0
+	case Leaving:
+		return 2
+	default:
+		return unfit
+	}
+}
+
+const unfit = 3
+
+// Winner returns the node that owns addr, or false when nobody can. It depends
+// neither on the order of the candidates nor on who asks. Placed is the node
+// the controller chose, or empty. With lb.FailbackImmediate claims carry no
+// weight, so that the best node takes an address back when it returns.
+func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (node string, ok bool) {
+	w := winner(addr, placed, failback, candidates)
+	if w == nil {
+		return "", false
+	}
+	return w.Node, true
+}
+
+func winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) *Candidate {
+	var best *Candidate
+	for i := range candidates {
+		c := &candidates[i]
+		if c.class() == unfit {
+			continue
+		}
+		if c.Node == placed && c.class() == 0 {
+			return c
+		}
+		if best == nil || better(addr, failback, c, best) {
+			best = c
+		}
+	}
+	return best
+}
+
+// better reports whether a is to be preferred to b as the owner of addr.
+func better(addr netip.Addr, failback lb.Failback, a, b *Candidate) bool {
+	if c := cmp.Compare(a.class(), b.class()); c != 0 {
+		return c < 0
+	}
+	if a.OnLink != b.OnLink {
+		return a.OnLink
+	}
+	if failback == lb.FailbackNever {
+		if c := a.Claim.compare(b.Claim); c != 0 {
+			return c > 0
+		}
+	}
+	if a.Weight != b.Weight {
+		return a.Weight > b.Weight
+	}
+	return earlier(addr, a.Node, b.Node)
+}
+
+// earlier reports whether node a comes before node b in the order of addr.
+func earlier(addr netip.Addr, a, b string) bool {
+	x, y := key(addr, a), key(addr, b)
+	return bytes.Compare(x[:], y[:]) < 0
+}
+
+// key is the place of a node in the order of an address. This exact text is
+// hashed by MetalLB too; changing it moves addresses on a migration.
+func key(addr netip.Addr, node string) [sha256.Size]byte {
+	var buf [128]byte
+	b := append(buf[:0], node...)
+	b = append(b, '#')
+	return sha256.Sum256(addr.AppendTo(b))
+}
+
+// A Role is what a node does about an address.
+type Role uint8
+
+// Roles.
+const (
+	// Bystander: it does not answer.
+	Bystander Role = iota
+	// Holder: another one is to own the address but does not claim it yet; go
+	// on answering until it does.
+	Holder
+	// Owner: answer and claim.
+	Owner
+)
+
+// String returns the role in one word.
+func (r Role) String() string { return [...]string{"bystander", "holder", "owner"}[r] }
+
+// RoleOf returns what self does about addr, and who is the winner (empty when
+// nobody can be).
+//
+// At most one candidate holds: the one with the best claim, and only while the
+// winner makes none.
+func RoleOf(self string, addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (Role, string) {
+	w := winner(addr, placed, failback, candidates)
+	switch {
+	case w == nil:
+		return Bystander, ""
+	case w.Node == self:
+		return Owner, self
+	case !w.Claim.None():
+		return Bystander, w.Node
+	}
+	var holder *Candidate
+	for i := range candidates {
+		c := &candidates[i]
+		if c.Claim.None() || c.class() == unfit {
+			continue
+		}
+		if holder == nil || c.Claim.compare(holder.Claim) > 0 ||
+			c.Claim.compare(holder.Claim) == 0 && earlier(addr, c.Node, holder.Node) {
+			holder = c
+		}
+	}
+	if holder != nil && holder.Node == self {
+		return Holder, w.Node
+	}
+	return Bystander, w.Node
+}
