@@ -1,0 +1,119 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// list asks the kernel for all interfaces with their addresses, by index.
+func list() ([]lb.Interface, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
+	}
+	addresses, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	routers := map[int]bool{} // VRF devices: what they gather still speaks for itself
+	for _, l := range links {
+		if l.Type() == "vrf" {
+			routers[l.Attrs().Index] = true
+		}
+	}
+	prefixes := map[int][]netip.Prefix{}
+	for _, a := range addresses {
+		ip, ok := netip.AddrFromSlice(a.IP)
+		if !ok || a.Flags&unix.IFA_F_DADFAILED != 0 {
+			continue
+		}
+		ones, _ := a.Mask.Size()
+		prefixes[a.LinkIndex] = append(prefixes[a.LinkIndex], netip.PrefixFrom(ip.Unmap(), ones))
+	}
+	interfaces := make([]lb.Interface, 0, len(links))
+	for _, l := range links {
+		a := l.Attrs()
+		i := lb.Interface{
+			Index:     a.Index,
+			Name:      a.Name,
+			Up:        a.RawFlags&unix.IFF_UP != 0,
+			Carrier:   a.RawFlags&unix.IFF_LOWER_UP != 0,
+			Loopback:  a.RawFlags&unix.IFF_LOOPBACK != 0,
+			NoARP:     a.RawFlags&unix.IFF_NOARP != 0,
+			Enslaved:  a.MasterIndex != 0 && !routers[a.MasterIndex],
+			Addresses: prefixes[a.Index],
+		}
+		if len(a.HardwareAddr) == len(i.MAC) {
+			copy(i.MAC[:], a.HardwareAddr)
+		}
+		slices.SortFunc(i.Addresses, netip.Prefix.Compare)
+		interfaces = append(interfaces, i)
+	}
+	slices.SortFunc(interfaces, func(a, b lb.Interface) int { return a.Index - b.Index })
+	return interfaces, nil
+}
+
+func same(a, b []lb.Interface) bool {
+	return slices.EqualFunc(a, b, func(x, y lb.Interface) bool {
+		return x.Index == y.Index && x.Name == y.Name && x.MAC == y.MAC &&
+			x.Up == y.Up && x.Carrier == y.Carrier &&
+			x.Loopback == y.Loopback && x.NoARP == y.NoARP && x.Enslaved == y.Enslaved &&
+			slices.Equal(x.Addresses, y.Addresses)
+	})
+}
+
+// A subscription hears of changes to links and addresses.
+type subscription struct {
+	socket *nl.NetlinkSocket
+	// changes carries, for each batch of messages, the interfaces that were
+	// without carrier at one moment of it: a flap may be over before the state
+	// can be listed. It is closed when the subscription broke.
+	changes chan []int
+	err     error // why it broke; read after changes was closed
+}
+
+func subscribe() (*subscription, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to netlink: %w", err)
+	}
+	return &subscription{socket: s, changes: make(chan []int, 16)}, nil
+}
+
+// run receives until the socket is closed or breaks.
+func (s *subscription) run() {
+	defer close(s.changes)
+	for {
+		messages, from, err := s.socket.Receive()
+		if errors.Is(err, unix.ENOBUFS) { // more happened than fitted: the state must be listed, nothing else is lost
+			s.changes <- nil
+			continue
+		}
+		if err != nil {
+			s.err = err
+			return
+		}
+		if from.Pid != nl.PidKernel {
+			continue
+		}
+		var down []int
+		for _, m := range messages {
+			if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
+				continue
+			}
+			const running = unix.IFF_UP | unix.IFF_LOWER_UP
+			if i := nl.DeserializeIfInfomsg(m.Data); i.Family == unix.AF_UNSPEC && i.Flags&running != running {
+				down = append(down, int(i.Index))
+			}
+		}
+		s.changes <- down
+	}
+}

@@ -1,0 +1,187 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// Options tune a Link.
+type Options struct {
+	// RefreshInterval is how often an address is announced again without a
+	// cause; 0 is never.
+	RefreshInterval time.Duration
+	// Rate is the most gratuitous packets per interface and second; 0 means
+	// DefaultRate.
+	Rate int
+}
+
+// DefaultRate is the budget of gratuitous packets per interface and second.
+const DefaultRate = 500
+
+const (
+	// settle is the least time between two listings of the kernel's state, so
+	// that a burst of changes costs few of them. The first change of a burst
+	// is acted on at once.
+	settle = 10 * time.Millisecond
+	// retry is how long to wait after the kernel refused something.
+	retry = time.Second
+	// ears is how many unread Heard are kept. A neighbour announces at most
+	// some hundreds of addresses a second.
+	ears = 1024
+)
+
+// A Link answers and announces the addresses it is told to. Its methods may be
+// called from any goroutine, before, during and after Run.
+type Link struct {
+	log     *slog.Logger
+	options Options
+	metrics *metrics
+
+	// What is wanted, written by Set and Watch.
+	wanted  atomic.Pointer[wanted]
+	watched atomic.Pointer[[]lb.AddressRange]
+	// What the kernel has, written by Run.
+	station atomic.Pointer[layer2.Station]
+
+	wake     chan struct{} // wanted or watched has changed
+	changed  chan struct{} // station has changed
+	heard    chan layer2.Heard
+	announce chan netip.Addr
+}
+
+type wanted struct {
+	claims []layer2.Claim
+	table  *layer2.Table
+}
+
+// New returns a Link that does nothing until Run. A nil registerer keeps its
+// metrics unregistered.
+func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) {
+	if o.Rate < 0 || o.RefreshInterval < 0 {
+		return nil, fmt.Errorf("layer 2: rate %d and refresh interval %v must not be negative", o.Rate, o.RefreshInterval)
+	}
+	if o.Rate == 0 {
+		o.Rate = DefaultRate
+	}
+	m, err := newMetrics(reg)
+	if err != nil {
+		return nil, err
+	}
+	l := &Link{
+		log: log, options: o, metrics: m,
+		wake:     make(chan struct{}, 1),
+		changed:  make(chan struct{}, 1),
+		heard:    make(chan layer2.Heard, ears),
+		announce: make(chan netip.Addr, 64),
+	}
+	l.wanted.Store(&wanted{table: layer2.NewTable(nil)})
+	l.watched.Store(new([]lb.AddressRange))
+	l.station.Store(layer2.NewStation(nil))
+	return l, nil
+}
+
+// Set installs the complete set of claims and returns without waiting. From
+// then on nothing else is answered; what is new is answered at once where a
+// socket is open already, else as soon as Run has opened it, and is announced.
+// Setting the same again does nothing. Only one goroutine may call it at a time.
+func (l *Link) Set(claims []layer2.Claim) {
+	if slices.EqualFunc(claims, l.wanted.Load().claims, layer2.Claim.Equal) {
+		return
+	}
+	l.wanted.Store(&wanted{slices.Clone(claims), layer2.NewTable(claims)})
+	poke(l.wake)
+}
+
+// Watch installs the ranges in which other stations' use of an address is
+// reported by Heard. What this node claims is watched in any case.
+func (l *Link) Watch(ranges []lb.AddressRange) {
+	sorted := merge(ranges)
+	if slices.Equal(sorted, *l.watched.Load()) {
+		return
+	}
+	l.watched.Store(&sorted)
+	poke(l.wake)
+}
+
+// Announce announces an address afresh wherever it is claimed, within the
+// budget: somebody else was heard with it and has lost it to us.
+func (l *Link) Announce(address netip.Addr) {
+	select {
+	case l.announce <- address:
+	default: // so many are waiting already that the budget is spent for long
+	}
+}
+
+// Interfaces returns the node's interfaces as last listed, sorted by index;
+// nothing before Run has listed them. Do not change them.
+func (l *Link) Interfaces() []lb.Interface { return l.station.Load().Interfaces() }
+
+// Changed receives a value after Interfaces has changed.
+func (l *Link) Changed() <-chan struct{} { return l.changed }
+
+// Heard receives other stations' use of watched or claimed addresses. What is
+// not read in time is dropped and counted.
+func (l *Link) Heard() <-chan layer2.Heard { return l.heard }
+
+func poke(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run lives until the context ends, and then closes everything it opened. It
+// returns an error only when it cannot hear of interfaces at the start.
+func (l *Link) Run(ctx context.Context) error {
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	sub, err := subscribe()
+	if err != nil {
+		return err
+	}
+	readers.Go(sub.run)
+	defer func() { sub.socket.Close() }()
+	r := &runner{Link: l, schedule: layer2.NewSchedule(layer2.Pace{Rate: l.options.Rate, Refresh: l.options.RefreshInterval})}
+	timer := time.NewTimer(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sub.changes:
+		case <-timer.C:
+		case <-l.wake:
+		}
+		if err := r.list(); err != nil {
+			l.log.Warn("cannot list interfaces", "err", err)
+			timer.Reset(retry)
+		}
+	}
+}
+
+type runner struct {
+	*Link
+	schedule *layer2.Schedule
+}
+
+func (r *runner) list() error {
+	interfaces, err := list()
+	if err != nil {
+		return err
+	}
+	if !same(interfaces, r.Interfaces()) {
+		r.station.Store(layer2.NewStation(interfaces))
+		poke(r.changed)
+	}
+	return nil
+}

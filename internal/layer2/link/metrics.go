@@ -1,0 +1,44 @@
+package link
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	requests, replies, unsent, malformed, gratuitous, heard *prometheus.CounterVec
+	unheard, listings                                       prometheus.Counter
+	addresses                                               *prometheus.GaugeVec
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "belfry", Subsystem: "layer2", Name: name, Help: help}, labels)
+	}
+	single := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "belfry", Subsystem: "layer2", Name: name, Help: help})
+	}
+	m := &metrics{
+		requests:   counter("requests_total", "ARP requests and Neighbor Solicitations that passed the filter, by what became of them.", "interface", "family", "verdict"),
+		replies:    counter("replies_total", "Replies sent.", "interface", "family"),
+		unsent:     counter("unsent_total", "Frames that the kernel did not take.", "interface", "family"),
+		malformed:  counter("malformed_total", "Frames dropped because they break their protocol, by the first rule they break.", "interface", "family", "reason"),
+		gratuitous: counter("gratuitous_total", "Announcements sent without being asked.", "interface", "form"),
+		heard:      counter("heard_total", "Frames by which others use an address that is watched.", "interface", "kind"),
+		unheard:    single("unheard_total", "Frames by which others use a watched address that were dropped because nobody read them in time."),
+		listings:   single("interface_listings_total", "How often interfaces were listed anew after the kernel reported a change."),
+		addresses: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "belfry", Subsystem: "layer2", Name: "addresses",
+			Help: "Addresses that this node answers for.",
+		}, []string{"interface", "family"}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{m.requests, m.replies, m.unsent, m.malformed, m.gratuitous, m.heard, m.unheard, m.listings, m.addresses} {
+		errs = append(errs, reg.Register(c))
+	}
+	return m, errors.Join(errs...)
+}
