@@ -180,13 +180,11 @@ func (g *group) reason(n int) Reason {
 		return NoAdvertisement
 	case !g.usable:
 		return NoEndpoint
-	case g.class.reasons[n] != Eligible:
-		return g.class.reasons[n]
 	}
 	if _, found := slices.BinarySearch(g.endpoints, n); g.local && !found {
 		return NoLocalEndpoint
 	}
-	return Eligible
+	return g.class.reasons[n]
 }
 
 // candidates yields the indexes of the eligible nodes, ascending.

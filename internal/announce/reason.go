@@ -19,6 +19,9 @@ const (
 	// NoEndpoint: no Service that shares the address has an endpoint that takes
 	// traffic.
 	NoEndpoint
+	// NoLocalEndpoint: externalTrafficPolicy is Local and the node has no
+	// endpoint that takes traffic.
+	NoLocalEndpoint
 	// NodeNotSelected: advertisements select the address, but none of them this
 	// node.
 	NodeNotSelected
@@ -29,9 +32,6 @@ const (
 	NetworkUnavailable
 	// Draining: the node carries a drain annotation or taint.
 	Draining
-	// NoLocalEndpoint: externalTrafficPolicy is Local and the node has no
-	// endpoint that takes traffic.
-	NoLocalEndpoint
 
 	// NotAMember: no speaker on the node is heard.
 	NotAMember
@@ -49,8 +49,8 @@ const (
 
 var reasons = [...]string{
 	"Eligible",
-	"NoNode", "NoAdvertisement", "NoEndpoint", "NodeNotSelected", "NodeExcluded",
-	"NetworkUnavailable", "Draining", "NoLocalEndpoint",
+	"NoNode", "NoAdvertisement", "NoEndpoint", "NoLocalEndpoint",
+	"NodeNotSelected", "NodeExcluded", "NetworkUnavailable", "Draining",
 	"NotAMember", "Leaving", "NoUsableInterface",
 	"Lost", "Owner",
 }
@@ -61,10 +61,11 @@ func (r Reason) String() string { return reasons[r] }
 // sentences say it of several nodes, after their number.
 var sentences = [...]string{
 	"eligible",
-	"absent", "not advertised", "without endpoints", "not selected by an advertisement",
+	"absent", "not advertised", "without endpoints",
+	"without an endpoint that takes traffic, which externalTrafficPolicy Local requires",
+	"not selected by an advertisement",
 	"excluded by the label node.kubernetes.io/exclude-from-external-load-balancers",
 	"with condition NetworkUnavailable", "draining",
-	"without an endpoint that takes traffic, which externalTrafficPolicy Local requires",
 	"without a live speaker", "about to stop announcing", "without a usable interface",
 	"outdone by the owner", "announcing",
 }
