@@ -3,6 +3,7 @@ package election
 import (
 	"cmp"
 	"net/netip"
+	"slices"
 )
 
 // A Standing says how much of the cluster a node heard when it claimed.
@@ -67,6 +68,7 @@ type Claims map[netip.Addr]Claim
 // A Ledger keeps a node's own claims and its logical clock.
 type Ledger struct {
 	epoch  uint64
+	calm   uint64
 	claims Claims
 }
 
@@ -102,23 +104,71 @@ func (l *Ledger) Set(owned []netip.Addr, standing Standing) (changed bool) {
 	return changed
 }
 
-// Settle raises claims of a lesser standing to Majority, under a new epoch, and
-// reports whether there were any. It is for a node that hears a majority again
-// and has compared its claims with those of every member it hears: what is
-// still its own then is rightly so.
-func (l *Ledger) Settle() (changed bool) {
-	next := make(Claims, len(l.claims))
+// Calm settles the ledger of a node that hears every member it knows and has
+// heard the claims of each. Its claims of a lesser standing, unless contested,
+// are rightly its own by now: they rise to Majority, under a new epoch. It
+// reports whether any did.
+func (l *Ledger) Calm(contested func(netip.Addr) bool) (changed bool) {
 	fresh := Claim{Standing: Majority, Epoch: l.epoch + 1}
-	for a, c := range l.claims {
-		if c.Standing < Majority {
-			c = fresh
-			l.epoch = fresh.Epoch
-			changed = true
+	changed = l.rewrite(func(a netip.Addr, c Claim) Claim {
+		if c.Standing < Majority && !contested(a) {
+			return fresh
 		}
-		next[a] = c
+		return c
+	})
+	if changed {
+		l.epoch = fresh.Epoch
+	}
+	l.calm = l.epoch
+	return changed
+}
+
+// Weaken is for a node that finds itself without a majority. Members are lost
+// one after the other, so it made its first claims of this outage while it
+// still believed in one: whatever it claimed since the last Calm becomes a
+// Minority claim. It reports whether any did.
+func (l *Ledger) Weaken() (changed bool) {
+	return l.rewrite(func(_ netip.Addr, c Claim) Claim {
+		if c.Standing == Majority && c.Epoch > l.calm {
+			c.Standing = Minority
+		}
+		return c
+	})
+}
+
+func (l *Ledger) rewrite(f func(netip.Addr, Claim) Claim) (changed bool) {
+	next := make(Claims, len(l.claims))
+	for a, c := range l.claims {
+		next[a] = f(a, c)
+		changed = changed || next[a] != c
 	}
 	if changed {
 		l.claims = next
 	}
 	return changed
+}
+
+// Contested returns the addresses that self and another member both claim, in
+// order. While there are any, one of the two is about to stop; whoever stays
+// re-announces the address when it is not contested any more.
+func Contested(self string, members []Member) []netip.Addr {
+	var mine Claims
+	for _, m := range members {
+		if m.Node == self {
+			mine = m.Claims
+		}
+	}
+	var both []netip.Addr
+	for _, m := range members {
+		if m.Node == self {
+			continue
+		}
+		for a := range m.Claims {
+			if _, ok := mine[a]; ok {
+				both = append(both, a)
+			}
+		}
+	}
+	slices.SortFunc(both, netip.Addr.Compare)
+	return slices.Compact(both)
 }

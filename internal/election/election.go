@@ -12,7 +12,7 @@ import (
 // A State is what is known about a member's life.
 type State uint8
 
-// States of a member. A dead member is not listed at all.
+// States of a member.
 const (
 	// Joining: it has not learned yet who owns what. No candidate.
 	Joining State = iota
@@ -26,9 +26,11 @@ const (
 	Stalled
 	// Leaving: it said that it is about to go. Candidate of last resort.
 	Leaving
+	// Gone: it is dead or has left. A gone member is not listed.
+	Gone
 )
 
-var stateNames = [...]string{"joining", "alive", "suspected", "stalled", "leaving"}
+var stateNames = [...]string{"joining", "alive", "suspected", "stalled", "leaving", "gone"}
 
 // String returns the state in one word.
 func (s State) String() string { return stateNames[s] }

@@ -40,26 +40,10 @@ type Local struct {
 	Owned []netip.Addr
 }
 
-// A Verdict is what a segment says about a suspect.
-type Verdict uint8
-
-// Verdicts.
-const (
-	// Unknown: there is no segment shared with the suspect to ask on.
-	Unknown Verdict = iota
-	// Silent: its own address was asked for and nobody answered.
-	Silent
-	// Answers: its kernel answers.
-	Answers
-)
-
-// String returns the verdict in one word.
-func (v Verdict) String() string { return [...]string{"unknown", "silent", "answers"}[v] }
-
 // A Confirmer asks a suspect's own addresses on the segments it is announced
 // on. It returns within about 60 ms. It is called from several goroutines.
 type Confirmer interface {
-	Confirm(ctx context.Context, suspect election.Member) Verdict
+	Confirm(ctx context.Context, suspect election.Member) election.Verdict
 }
 
 // A Membership is this node's part in gossip.

@@ -1,0 +1,172 @@
+package election
+
+import "time"
+
+// A Verdict is what a segment says about a suspect.
+type Verdict uint8
+
+// Verdicts.
+const (
+	// Unknown: there is no segment shared with the suspect to ask on, or the
+	// question could not be sent.
+	Unknown Verdict = iota
+	// Silent: its own address was asked for and nobody answered.
+	Silent
+	// Answers: its kernel answers.
+	Answers
+)
+
+// String returns the verdict in one word.
+func (v Verdict) String() string { return [...]string{"unknown", "silent", "answers"}[v] }
+
+// A Port is what came of connecting to the suspect's gossip port.
+type Port uint8
+
+// Results of connecting.
+const (
+	// PortSilent: nothing came back in time.
+	PortSilent Port = iota
+	// PortRefused: its kernel says that no such process is there.
+	PortRefused
+	// PortOpen: its kernel accepted, so the process exists, if stopped.
+	PortOpen
+)
+
+// String returns the result in one word.
+func (p Port) String() string { return [...]string{"silent", "refused", "open"}[p] }
+
+// Patience relates the durations of a suspicion.
+type Patience struct {
+	// Slow is how long after gossip lost a member it is given up, though its
+	// kernel answers.
+	Slow time.Duration
+	// Again is the pause between two questions to a stalled member, so that
+	// one that dies while it is stalled is noticed.
+	Again time.Duration
+}
+
+// A Cause says why a member counts as gone.
+type Cause uint8
+
+// Causes.
+const (
+	// NotGone: it is not.
+	NotGone Cause = iota
+	// GoneSilent: nobody answered for it on its segment: no power, or no link.
+	GoneSilent
+	// GoneRefused: its kernel lives and its speaker does not.
+	GoneRefused
+	// GoneSlow: its speaker stayed silent for longer than Patience.Slow.
+	GoneSlow
+	// GoneLeft: it took its leave.
+	GoneLeft
+)
+
+// String returns the cause in one word.
+func (c Cause) String() string {
+	return [...]string{"none", "silent", "refused", "slow", "left"}[c]
+}
+
+// An Event is what happens to a suspicion.
+type Event interface{ event() }
+
+type (
+	// Heard: gossip holds the member for alive.
+	Heard struct{}
+	// Lost: gossip holds the member for dead. That is only a suspicion, for
+	// gossip cannot tell a stopped process from a node without power.
+	Lost struct{}
+	// Left: the member took its leave.
+	Left struct{}
+	// Answer is the answer to the question of that Round.
+	Answer struct {
+		Round   int
+		Segment Verdict
+		Port    Port
+	}
+	// Tick: time has passed.
+	Tick struct{}
+)
+
+func (Heard) event()  {}
+func (Lost) event()   {}
+func (Left) event()   {}
+func (Answer) event() {}
+func (Tick) event()   {}
+
+// A Suspicion is what one node thinks of the life of another: Alive, Suspected,
+// Stalled or Gone. The zero value is a member not heard of yet.
+type Suspicion struct {
+	// State is Alive, Suspected, Stalled or Gone.
+	State State
+	// Cause is why, when Gone.
+	Cause Cause
+	// Round numbers the questions; the answers to earlier ones are void.
+	Round int
+	// Since is when gossip lost it.
+	Since time.Duration
+	// again is when to ask a stalled member again; never is no date.
+	again time.Duration
+}
+
+const never time.Duration = 1<<63 - 1
+
+// Until returns when a Tick is due, or false when none is.
+func (s Suspicion) Until(p Patience) (time.Duration, bool) {
+	if s.State != Suspected && s.State != Stalled {
+		return 0, false
+	}
+	return min(s.again, s.Since+p.Slow), true
+}
+
+// Step returns what becomes of s by an event at a time on the caller's own
+// clock, and whether to ask the suspect now, in Round, on its segment and at
+// its port.
+//
+//	state      Heard  Lost           answer: gone  answer: lives  Tick
+//	Alive      -      Suspected,ask  -             -              -
+//	Suspected  Alive  -              Gone          Stalled        Gone after Slow
+//	Stalled    Alive  -              Gone          Stalled        Gone after Slow, ask each Again
+//	Gone       Alive  -              -             -              -
+//
+// Left leads to Gone from anywhere.
+func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion, ask bool) {
+	switch e := e.(type) {
+	case Heard:
+		return Suspicion{State: Alive, Round: s.Round + 1, again: never}, false
+	case Left:
+		return s.gone(GoneLeft), false
+	case Lost:
+		if s.State != Alive {
+			return s, false
+		}
+		return Suspicion{State: Suspected, Round: s.Round + 1, Since: now, again: never}, true
+	case Answer:
+		if e.Round != s.Round || s.State != Suspected && s.State != Stalled {
+			return s, false
+		}
+		switch {
+		case e.Segment == Silent:
+			return s.gone(GoneSilent), false
+		case e.Port == PortRefused:
+			return s.gone(GoneRefused), false
+		}
+		s.State, s.again = Stalled, now+p.Again
+		return s, false
+	case Tick:
+		due, waits := s.Until(p)
+		switch {
+		case !waits || now < due:
+			return s, false
+		case now >= s.Since+p.Slow:
+			return s.gone(GoneSlow), false
+		}
+		s.Round, s.again = s.Round+1, never
+		return s, true
+	}
+	return s, false
+}
+
+func (s Suspicion) gone(c Cause) Suspicion {
+	return Suspicion{State: Gone, Cause: c, Round: s.Round + 1, Since: s.Since, again: never}
+}

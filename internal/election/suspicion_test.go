@@ -1,0 +1,139 @@
+package election
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+var patience = Patience{Slow: time.Second, Again: 100 * time.Millisecond}
+
+func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
+	const ms = time.Millisecond
+	type step struct {
+		at    time.Duration
+		event Event
+		state State
+		cause Cause
+		ask   bool
+	}
+	for name, steps := range map[string][]step{
+		"no power": {
+			{0, Heard{}, Alive, NotGone, false},
+			{10 * ms, Lost{}, Suspected, NotGone, true},
+			{70 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"no power, and yet the port is reached another way": {
+			{0, Heard{}, Alive, NotGone, false},
+			{10 * ms, Lost{}, Suspected, NotGone, true},
+			{70 * ms, Answer{2, Silent, PortOpen}, Gone, GoneSilent, false},
+		},
+		"killed": {
+			{0, Heard{}, Alive, NotGone, false},
+			{10 * ms, Lost{}, Suspected, NotGone, true},
+			{11 * ms, Answer{2, Answers, PortRefused}, Gone, GoneRefused, false},
+		},
+		"killed, and no segment to ask on": {
+			{0, Heard{}, Alive, NotGone, false},
+			{10 * ms, Lost{}, Suspected, NotGone, true},
+			{11 * ms, Answer{2, Unknown, PortRefused}, Gone, GoneRefused, false},
+		},
+		"stopped for half a second": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{410 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
+			{420 * ms, Tick{}, Stalled, NotGone, false},
+			{510 * ms, Heard{}, Alive, NotGone, false},
+			{2000 * ms, Tick{}, Alive, NotGone, false},
+		},
+		"stopped for good": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{410 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
+			{510 * ms, Tick{}, Stalled, NotGone, true},
+			{520 * ms, Answer{3, Answers, PortOpen}, Stalled, NotGone, false},
+			{620 * ms, Tick{}, Stalled, NotGone, true},
+			{1399 * ms, Tick{}, Stalled, NotGone, false},
+			{1400 * ms, Tick{}, Gone, GoneSlow, false},
+		},
+		"stopped, then its power fails": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{410 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
+			{510 * ms, Tick{}, Stalled, NotGone, true},
+			{570 * ms, Answer{3, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"an answer to an earlier question is void": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{410 * ms, Heard{}, Alive, NotGone, false},
+			{411 * ms, Answer{2, Silent, PortSilent}, Alive, NotGone, false},
+			{420 * ms, Lost{}, Suspected, NotGone, true},
+			{421 * ms, Answer{2, Silent, PortSilent}, Suspected, NotGone, false},
+			{430 * ms, Answer{4, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"a question that is never answered": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{1400 * ms, Tick{}, Gone, GoneSlow, false},
+		},
+		"left, and back": {
+			{0, Heard{}, Alive, NotGone, false},
+			{1 * ms, Left{}, Gone, GoneLeft, false},
+			{2 * ms, Lost{}, Gone, GoneLeft, false},
+			{3 * ms, Heard{}, Alive, NotGone, false},
+		},
+	} {
+		var s Suspicion
+		for i, c := range steps {
+			var ask bool
+			s, ask = s.Step(patience, c.at, c.event)
+			if s.State != c.state || s.Cause != c.cause || ask != c.ask {
+				t.Errorf("%s, step %d (%T at %v): %v by %v, ask %v; want %v by %v, ask %v",
+					name, i, c.event, c.at, s.State, s.Cause, ask, c.state, c.cause, c.ask)
+			}
+		}
+	}
+}
+
+// Whatever happens: nobody is gone without a cause, none stays in doubt beyond
+// the bound, and one question is open at a time.
+func TestNoSuspicionOutlivesItsBound(t *testing.T) {
+	for seed := range uint64(5000) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		var s Suspicion
+		s, _ = s.Step(patience, 0, Heard{})
+		now, asked := time.Duration(0), 0
+		for range 60 {
+			now += time.Duration(r.IntN(80)) * time.Millisecond
+			if due, ok := s.Until(patience); ok && due <= now {
+				now = due
+			}
+			e := []Event{Tick{}, Tick{}, Tick{}, Heard{}, Lost{}, Answer{r.IntN(s.Round + 1), Verdict(r.IntN(3)), Port(r.IntN(3))}}[r.IntN(6)]
+			before := s
+			var ask bool
+			s, ask = s.Step(patience, now, e)
+			// A due Tick is never withheld for long by the edge.
+			if !ask {
+				var again bool
+				s, again = s.Step(patience, now, Tick{})
+				ask = again
+			}
+			if ask {
+				if s.Round == asked {
+					t.Fatalf("seed %d: round %d asked twice", seed, asked)
+				}
+				asked = s.Round
+			}
+			if (s.State == Gone) != (s.Cause != NotGone) {
+				t.Fatalf("seed %d: %v by %v", seed, s.State, s.Cause)
+			}
+			if (s.State == Suspected || s.State == Stalled) && now >= s.Since+patience.Slow {
+				t.Fatalf("seed %d: %v since %v at %v", seed, s.State, s.Since, now)
+			}
+			if _, lost := e.(Lost); before.State == Alive && s.State != Alive && !lost {
+				t.Fatalf("seed %d: %T made an alive member %v", seed, e, s.State)
+			}
+		}
+	}
+}
