@@ -1,0 +1,253 @@
+package v1beta1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// An IPAddressPool holds addresses for Services of type LoadBalancer. Editing
+// or deleting one never moves or cuts an address that is in use.
+//
+// +genclient
+// +genclient:nonNamespaced
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=belfry,shortName=pool;pools
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Ranges",type=string,JSONPath=`.spec.addresses`
+// +kubebuilder:printcolumn:name="Auto",type=boolean,JSONPath=`.spec.autoAssign`
+// +kubebuilder:printcolumn:name="V4-Assigned",type=integer,JSONPath=`.status.ipv4.assigned`
+// +kubebuilder:printcolumn:name="V4-Available",type=integer,JSONPath=`.status.ipv4.available`
+// +kubebuilder:printcolumn:name="V6-Assigned",type=integer,JSONPath=`.status.ipv6.assigned`
+// +kubebuilder:printcolumn:name="V6-Available",type=integer,JSONPath=`.status.ipv6.available`
+// +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
+// +kubebuilder:printcolumn:name="Drain",type=boolean,JSONPath=`.spec.drain`,priority=1
+// +kubebuilder:printcolumn:name="Strategy",type=string,JSONPath=`.spec.strategy`,priority=1
+// +kubebuilder:printcolumn:name="Excluded",type=string,JSONPath=`.spec.excludeAddresses`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type IPAddressPool struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// What the operator wants.
+	// +required
+	Spec IPAddressPoolSpec `json:"spec"`
+	// What Belfry found and did.
+	// +optional
+	Status IPAddressPoolStatus `json:"status,omitempty"`
+}
+
+// An IPAddressPoolList is a list of IPAddressPools.
+//
+// +kubebuilder:object:root=true
+type IPAddressPoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []IPAddressPool `json:"items"`
+}
+
+// An IPAddressPoolSpec says which addresses there are, who may have them, and
+// how they are given out.
+type IPAddressPoolSpec struct {
+	// The addresses of the pool: CIDRs, ranges "first-last" and single
+	// addresses, IPv4 and IPv6 as you like. Overlaps among them are merged.
+	// +required
+	// +listType=set
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=128
+	Addresses []AddressRange `json:"addresses"`
+	// Addresses that are never handed out, in the same forms.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=128
+	ExcludeAddresses []AddressRange `json:"excludeAddresses,omitempty"`
+	// Whether Services get addresses of this pool without asking for the pool
+	// or the address. Turning it off takes nothing away.
+	// +optional
+	// +kubebuilder:default=true
+	AutoAssign *bool `json:"autoAssign,omitempty"`
+	// Skip the IPv4 addresses that end in .0 and .255, which some old equipment
+	// takes for broadcast addresses.
+	// +optional
+	AvoidBuggyIPs bool `json:"avoidBuggyIPs,omitempty"`
+	// Which Services may use the pool. Absent: all of them.
+	// +optional
+	ServiceAllocation *ServiceAllocation `json:"serviceAllocation,omitempty"`
+	// Whether Services of different namespaces may share an address of this
+	// pool; within a namespace they may, by the annotation
+	// belfry.dev/allow-shared-ip.
+	// +optional
+	SharedAcrossNamespaces bool `json:"sharedAcrossNamespaces,omitempty"`
+	// What becomes of an address in use that the pool no longer covers.
+	// +optional
+	// +kubebuilder:default=Keep
+	OrphanPolicy OrphanPolicy `json:"orphanPolicy,omitempty"`
+	// How a free address is chosen.
+	// +optional
+	// +kubebuilder:default=LeastRecentlyUsed
+	Strategy Strategy `json:"strategy,omitempty"`
+	// How long an address stays reserved for the same namespace and name after
+	// its Service is deleted.
+	// +optional
+	// +kubebuilder:default="0s"
+	Retention Duration `json:"retention,omitempty"`
+	// Hand out nothing new, and keep serving what is in use.
+	// +optional
+	Drain bool `json:"drain,omitempty"`
+}
+
+// An AddressRange is a CIDR such as 192.0.2.0/28, a range such as
+// 192.0.2.10-192.0.2.20 (blanks round the '-' are allowed), or one address.
+//
+// The order of the ends of a range is compared in CEL on the addresses written
+// out in full: for IPv4 three decimal digits per octet, for IPv6 four
+// hexadecimal digits per group with "::" filled in, so that the order of the
+// texts is the order of the addresses.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=96
+type AddressRange string
+
+// A ServiceAllocation restricts a pool to some Services, and orders pools.
+type ServiceAllocation struct {
+	// The pool with the smallest priority is tried first; 0 comes last. Pools
+	// of equal priority are tried by name.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Priority int32 `json:"priority,omitempty"`
+	// Namespaces whose Services may use the pool, besides those that a
+	// namespace selector matches. Both empty: every namespace.
+	// +optional
+	// +listType=set
+	// +kubebuilder:validation:MaxItems=256
+	Namespaces []NamespaceName `json:"namespaces,omitempty"`
+	// Selectors of namespaces, any of which may match. One that matches nothing
+	// restricts the pool to nothing.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	NamespaceSelectors []LabelSelector `json:"namespaceSelectors,omitempty"`
+	// Selectors of Services, any of which may match, within the namespaces
+	// above. Empty: every Service.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	ServiceSelectors []LabelSelector `json:"serviceSelectors,omitempty"`
+	// The most addresses of this pool that one namespace may have. Absent: no
+	// limit.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	PerNamespaceLimit int32 `json:"perNamespaceLimit,omitempty"`
+}
+
+// An OrphanPolicy says what becomes of an address in use that its pool no longer
+// covers.
+// +kubebuilder:validation:Enum=Keep;Reassign
+type OrphanPolicy string
+
+// Orphan policies.
+const (
+	// OrphanKeep leaves the address with its Service until the Service goes or
+	// asks for another.
+	OrphanKeep OrphanPolicy = "Keep"
+	// OrphanReassign releases it and allocates another.
+	OrphanReassign OrphanPolicy = "Reassign"
+)
+
+// A Strategy chooses among the free addresses of a pool.
+// +kubebuilder:validation:Enum=FirstFree;LeastRecentlyUsed;Hash
+type Strategy string
+
+// Strategies.
+const (
+	// StrategyFirstFree takes the lowest free address.
+	StrategyFirstFree Strategy = "FirstFree"
+	// StrategyLeastRecentlyUsed takes the address that has been free longest.
+	StrategyLeastRecentlyUsed Strategy = "LeastRecentlyUsed"
+	// StrategyHash derives the address from the Service's namespace and name.
+	StrategyHash Strategy = "Hash"
+)
+
+// MaxFreed is the most entries that [IPAddressPoolStatus].Freed may have; the
+// oldest go first. MaxOrphans and MaxStatusAddresses bound the other lists.
+const (
+	MaxFreed           = 512
+	MaxOrphans         = 512
+	MaxStatusAddresses = 256
+)
+
+// An IPAddressPoolStatus is what Belfry found and did about a pool.
+type IPAddressPoolStatus struct {
+	// Whether the pool is acted on as written, and why not.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// The addresses that the pool serves, less the excluded ones and those that
+	// an older pool has: the fewest prefixes that cover them, at most 256.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Addresses []string `json:"addresses,omitempty"`
+	// The IPv4 addresses, counted.
+	// +optional
+	IPv4 *AddressCount `json:"ipv4,omitempty"`
+	// The IPv6 addresses, counted.
+	// +optional
+	IPv6 *AddressCount `json:"ipv6,omitempty"`
+	// Addresses in use that no range of the pool covers any more, lowest first,
+	// at most 512; the counts above count all of them.
+	// +optional
+	// +listType=map
+	// +listMapKey=address
+	// +kubebuilder:validation:MaxItems=512
+	Orphans []OrphanedAddress `json:"orphans,omitempty"`
+	// Addresses that were given back, oldest first, the last 512: what the
+	// strategy LeastRecentlyUsed and the retention remember.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=512
+	Freed []FreedAddress `json:"freed,omitempty"`
+}
+
+// An AddressCount counts the addresses of one family of a pool. Counts too
+// large for 64 bits stay at the largest value.
+type AddressCount struct {
+	// Addresses that the pool can hand out.
+	// +kubebuilder:validation:Minimum=0
+	Total int64 `json:"total"`
+	// Addresses of the pool that Services hold, orphans included; a shared one
+	// counts once.
+	// +kubebuilder:validation:Minimum=0
+	Assigned int64 `json:"assigned"`
+	// Addresses that a Service could get now.
+	// +kubebuilder:validation:Minimum=0
+	Available int64 `json:"available"`
+	// Addresses that no Service holds and that are kept for the last one.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Reserved int64 `json:"reserved,omitempty"`
+	// Addresses in use that no range of the pool covers any more.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Orphaned int64 `json:"orphaned,omitempty"`
+}
+
+// An OrphanedAddress is an address in use that its pool no longer covers.
+type OrphanedAddress struct {
+	// The address.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+	// A Service that holds it, as namespace/name.
+	// +kubebuilder:validation:MaxLength=317
+	Service string `json:"service"`
+}
+
+// A FreedAddress remembers who held an address last.
+type FreedAddress struct {
+	// The address.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+	// The Service that held it, as namespace/name.
+	// +kubebuilder:validation:MaxLength=317
+	Service string `json:"service"`
+	// When it was given back.
+	Time metav1.Time `json:"time"`
+}
