@@ -1,0 +1,482 @@
+package bgp
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Phase says how far a node has got with taking its leave.
+type Phase uint8
+
+// Phases.
+const (
+	// Serving is the normal state.
+	Serving Phase = iota
+	// Leaving still advertises everything, as the last resort: with the
+	// GRACEFUL_SHUTDOWN community (RFC 8326) and local preference 0.
+	Leaving
+	// Left advertises nothing.
+	Left
+)
+
+// String returns the phase in a word.
+func (p Phase) String() string { return [...]string{"serving", "leaving", "left"}[p] }
+
+// PhaseAt returns the phase at now of a node that was asked to drain at since,
+// and when that phase ends; zero when it does not by itself.
+func PhaseAt(drain bool, since, now time.Time, grace time.Duration) (Phase, time.Time) {
+	end := since.Add(grace)
+	switch {
+	case !drain:
+		return Serving, time.Time{}
+	case now.Before(end):
+		return Leaving, end
+	default:
+		return Left, time.Time{}
+	}
+}
+
+// Options are what Decide depends on beside the snapshot.
+type Options struct {
+	// IgnoreExcludeLB lets nodes advertise that are labelled
+	// node.kubernetes.io/exclude-from-external-load-balancers.
+	IgnoreExcludeLB bool
+	Phase           Phase
+}
+
+// A Reason says why an address is advertised, or what is in the way. They are
+// ordered: the greater, the nearer to being advertised.
+type Reason uint8
+
+// Reasons.
+const (
+	// NoAdvertisement: no BGPAdvertisement selects the pool and every Service.
+	NoAdvertisement Reason = iota
+	// NodeNotSelected: one does, but not this node.
+	NodeNotSelected
+	// NoPeer: this node has no BGPPeer that the advertisement is for.
+	NoPeer
+	// FamilyNotOffered: no such peer has the address's family.
+	FamilyNotOffered
+	// NodeExcluded: the node has the well-known label.
+	NodeExcluded
+	// NetworkUnavailable: the node's condition says so.
+	NetworkUnavailable
+	// Drained: the node has left.
+	Drained
+	// NoEndpoint: no endpoint is usable anywhere.
+	NoEndpoint
+	// NoLocalEndpoint: none on this node, and traffic must stay local.
+	NoLocalEndpoint
+	// Advertised.
+	Advertised
+)
+
+var reasons = [...]string{
+	"NoAdvertisement", "NodeNotSelected", "NoPeer", "FamilyNotOffered", "NodeExcluded", "NetworkUnavailable",
+	"Drained", "NoEndpoint", "NoLocalEndpoint", "Advertised",
+}
+
+// String returns the reason as conditions and metrics spell it.
+func (r Reason) String() string { return reasons[r] }
+
+var sentences = [...]string{
+	"no BGPAdvertisement selects the pool and every Service that uses the address",
+	"no BGPAdvertisement that selects the address selects this node",
+	"this node has no BGPPeer to advertise the address to",
+	"no BGPPeer of this node carries the address's family",
+	"the node is labelled " + lb.LabelExcludeLB,
+	"the node's network is unavailable",
+	"the node is draining",
+	"no endpoint is ready",
+	"no endpoint on this node is ready, and externalTrafficPolicy is Local",
+	"advertised",
+}
+
+// Sentence returns the reason in words on which a person can act.
+func (r Reason) Sentence() string { return sentences[r] }
+
+// A Verdict is what became of one address on this node.
+type Verdict struct {
+	Address netip.Addr
+	Reason  Reason
+	// Peers are the names of those it is advertised to, ascending.
+	Peers []string
+}
+
+// A Session is a session that this node is to hold, and all it is to say there.
+type Session struct {
+	Peer lb.BGPPeer
+	// Routes are sorted by prefix; what is absent is withdrawn.
+	Routes []Route
+}
+
+// A Conflict says that an advertisement contradicts an older one about a
+// prefix, and so does not apply to it.
+type Conflict struct {
+	Advertisement, Older string
+	// Attribute is what they disagree on, in the API's spelling.
+	Attribute string
+	// Prefix is the first such prefix, and Peer the first such peer.
+	Prefix netip.Prefix
+	Peer   string
+}
+
+// String returns the conflict in words.
+func (c Conflict) String() string {
+	return fmt.Sprintf("%s of %s to %s contradicts the older BGPAdvertisement %s", c.Attribute, c.Prefix, c.Peer, c.Older)
+}
+
+// An Intent is everything a node wants of BGP. It is complete.
+type Intent struct {
+	// Sessions are by peer name.
+	Sessions []Session
+	// Verdicts are by address.
+	Verdicts []Verdict
+	// Conflicts are by advertisement; each pair once.
+	Conflicts []Conflict
+}
+
+// Internal reports whether a peer is in our own autonomous system.
+func Internal(p lb.BGPPeer) bool {
+	return p.Kind == lb.PeerInternal || p.Kind == lb.PeerFixed && p.PeerASN == p.LocalAS()
+}
+
+// Families returns the families that a session is to carry.
+func Families(p lb.BGPPeer) []lb.Family {
+	switch {
+	case len(p.Families) > 0:
+		return p.Families
+	case p.Interface != "":
+		return []lb.Family{lb.IPv4, lb.IPv6}
+	default:
+		return []lb.Family{lb.FamilyOf(p.Address)}
+	}
+}
+
+// Decide returns what a node is to tell each of its peers, and why not.
+//
+// An address is advertised when an advertisement selects its pool, every Service
+// that shares it and the node, and the node is fit and has somewhere to send the
+// traffic: for externalTrafficPolicy Local an endpoint of its own, terminating
+// ones included, so that a prefix leaves a node only after the traffic has.
+// An unknown node holds no session. The order of the snapshot's slices does not
+// matter.
+func Decide(s lb.Snapshot, node string, o Options) Intent {
+	d := decision{options: o, pools: byAge(s.Pools, func(p lb.Pool) (time.Time, string) { return p.Created, p.Name })}
+	i := slices.IndexFunc(s.Nodes, func(n lb.Node) bool { return n.Name == node })
+	if i < 0 {
+		return Intent{}
+	}
+	d.node = s.Nodes[i]
+	for _, p := range s.BGPPeers {
+		if selects(p.NodeSelectors, d.node.Labels) {
+			d.peers = append(d.peers, p)
+		}
+	}
+	slices.SortFunc(d.peers, func(a, b lb.BGPPeer) int { return cmp.Compare(a.Name, b.Name) })
+	d.ads = byAge(s.BGPAdvertisements, func(a lb.BGPAdvertisement) (time.Time, string) { return a.Created, a.Name })
+	d.routes = make([]map[netip.Prefix]*statement, len(d.peers))
+	for i := range d.routes {
+		d.routes[i] = map[netip.Prefix]*statement{}
+	}
+
+	var intent Intent
+	for _, g := range groups(s.Services) {
+		intent.Verdicts = append(intent.Verdicts, d.judge(g))
+	}
+	conflicts := map[[2]string]Conflict{}
+	for i, p := range d.peers {
+		intent.Sessions = append(intent.Sessions, Session{p, d.table(i, conflicts)})
+	}
+	for _, c := range conflicts {
+		intent.Conflicts = append(intent.Conflicts, c)
+	}
+	slices.SortFunc(intent.Conflicts, func(a, b Conflict) int {
+		return cmp.Or(cmp.Compare(a.Advertisement, b.Advertisement), cmp.Compare(a.Older, b.Older))
+	})
+	return intent
+}
+
+// A decision is the state of one call of Decide.
+type decision struct {
+	options Options
+	node    lb.Node
+	pools   []lb.Pool             // oldest first
+	ads     []lb.BGPAdvertisement // oldest first
+	peers   []lb.BGPPeer          // by name
+	// routes has, for each peer, what is said of each prefix.
+	routes []map[netip.Prefix]*statement
+}
+
+// A statement collects what advertisements say of one prefix to one peer.
+type statement struct {
+	ads []int // indexes, ascending: oldest first
+	// endpoints are the ready endpoints on this node of every Service behind
+	// the prefix, by Service, since an aggregate or a shared address has many.
+	endpoints map[lb.ServiceKey]int
+}
+
+// A group is one address and the Services that share it.
+type group struct {
+	address  netip.Addr
+	services []*lb.Service
+}
+
+// groups collects the Services by address, ascending.
+func groups(services []lb.Service) []group {
+	byAddress := map[netip.Addr][]*lb.Service{}
+	for i := range services {
+		if s := &services[i]; !s.Released {
+			for _, a := range s.Assigned {
+				byAddress[a] = append(byAddress[a], s)
+			}
+		}
+	}
+	out := make([]group, 0, len(byAddress))
+	for a, s := range byAddress {
+		out = append(out, group{a, s})
+	}
+	slices.SortFunc(out, func(a, b group) int { return a.address.Compare(b.address) })
+	return out
+}
+
+// judge decides over one address and enters its prefixes into the tables.
+func (d *decision) judge(g group) Verdict {
+	v := Verdict{Address: g.address, Reason: NoAdvertisement}
+	family := lb.FamilyOf(g.address)
+	unfit := d.unfit(g)
+	for i := range d.ads {
+		ad := &d.ads[i]
+		if !d.selectsServices(ad, g) {
+			continue
+		}
+		if !selects(ad.NodeSelectors, d.node.Labels) {
+			v.Reason = max(v.Reason, NodeNotSelected)
+			continue
+		}
+		v.Reason = max(v.Reason, NoPeer)
+		for j := range d.peers {
+			p := &d.peers[j]
+			if len(ad.Peers) > 0 && !slices.Contains(ad.Peers, p.Name) {
+				continue
+			}
+			v.Reason = max(v.Reason, FamilyNotOffered)
+			if !slices.Contains(Families(*p), family) {
+				continue
+			}
+			v.Reason = max(v.Reason, unfit)
+			if unfit != Advertised {
+				continue
+			}
+			d.state(j, i, prefixOf(ad, g.address), g)
+			if at, found := slices.BinarySearch(v.Peers, p.Name); !found {
+				v.Peers = slices.Insert(v.Peers, at, p.Name)
+			}
+		}
+	}
+	return v
+}
+
+// unfit returns what keeps the node from advertising an address whatever the
+// advertisements say, or Advertised.
+func (d *decision) unfit(g group) Reason {
+	_, excluded := d.node.Labels[lb.LabelExcludeLB]
+	switch {
+	case excluded && !d.options.IgnoreExcludeLB:
+		return NodeExcluded
+	case d.node.NetworkUnavailable:
+		return NetworkUnavailable
+	case d.options.Phase == Left:
+		return Drained
+	}
+	reason := NoEndpoint
+	for _, s := range g.services {
+		switch {
+		case s.Endpoints.Usable(s.TrafficPolicy, d.node.Name):
+			return Advertised
+		case s.Endpoints.Usable(lb.TrafficCluster, ""):
+			reason = NoLocalEndpoint
+		}
+	}
+	return reason
+}
+
+// selectsServices reports whether an advertisement selects every Service that
+// shares an address, and the pools that it came from.
+func (d *decision) selectsServices(ad *lb.BGPAdvertisement, g group) bool {
+	for _, s := range g.services {
+		if !selects(ad.ServiceSelectors, s.Labels) {
+			return false
+		}
+		if len(ad.Pools) == 0 && len(ad.PoolSelectors) == 0 {
+			continue
+		}
+		name := d.origin(s, g.address)
+		if slices.Contains(ad.Pools, name) {
+			continue
+		}
+		i := slices.IndexFunc(d.pools, func(p lb.Pool) bool { return p.Name == name })
+		if i < 0 || !lb.MatchesAny(ad.PoolSelectors, d.pools[i].Labels) {
+			return false
+		}
+	}
+	return true
+}
+
+// origin returns the name of the pool that an address came from: as the Service
+// records it, else the oldest that covers it, else "".
+func (d *decision) origin(s *lb.Service, a netip.Addr) string {
+	if i := slices.Index(s.Assigned, a); i >= 0 && i < len(s.AssignedPools) && s.AssignedPools[i] != "" {
+		return s.AssignedPools[i]
+	}
+	for _, p := range d.pools {
+		if slices.ContainsFunc(p.Ranges, func(r lb.AddressRange) bool { return r.Contains(a) }) {
+			return p.Name
+		}
+	}
+	return ""
+}
+
+// state enters that an advertisement gives a prefix to a peer.
+func (d *decision) state(peer, ad int, prefix netip.Prefix, g group) {
+	st := d.routes[peer][prefix]
+	if st == nil {
+		st = &statement{}
+		d.routes[peer][prefix] = st
+	}
+	if at, found := slices.BinarySearch(st.ads, ad); !found {
+		st.ads = slices.Insert(st.ads, at, ad)
+	}
+	if !d.ads[ad].WeightByEndpoints {
+		return
+	}
+	if st.endpoints == nil {
+		st.endpoints = map[lb.ServiceKey]int{}
+	}
+	for _, s := range g.services {
+		st.endpoints[s.Key] = s.Endpoints[d.node.Name].Ready
+	}
+}
+
+// table returns the routes for a peer, by prefix.
+func (d *decision) table(peer int, conflicts map[[2]string]Conflict) []Route {
+	routes := make([]Route, 0, len(d.routes[peer]))
+	for prefix, st := range d.routes[peer] {
+		routes = append(routes, Route{prefix, d.attributes(peer, prefix, st, conflicts)})
+	}
+	slices.SortFunc(routes, func(a, b Route) int { return ComparePrefix(a.Prefix, b.Prefix) })
+	return routes
+}
+
+// attributes unites what advertisements say of a prefix. Where two contradict
+// each other the younger does not apply.
+func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conflicts map[[2]string]Conflict) Attributes {
+	var a Attributes
+	internal := Internal(d.peers[peer])
+	// What was said, and by which advertisement.
+	var said [len(disputable)]Metric
+	var by [len(disputable)]int
+	weigh := false
+	for _, i := range st.ads {
+		ad := &d.ads[i]
+		claims := [len(disputable)]Metric{optional(ad.LocalPref, internal), optional(ad.MED, true), prepend(ad.ASPathPrepend, !internal)}
+		contradicted := -1
+		for c, claim := range claims {
+			if claim.Set && said[c].Set && claim != said[c] {
+				contradicted = c
+				break
+			}
+		}
+		if contradicted >= 0 {
+			note(conflicts, Conflict{ad.Name, d.ads[by[contradicted]].Name, disputable[contradicted], prefix, d.peers[peer].Name})
+			continue
+		}
+		for c, claim := range claims {
+			if claim.Set && !said[c].Set {
+				said[c], by[c] = claim, i
+			}
+		}
+		a.Communities = append(a.Communities, ad.Communities...)
+		weigh = weigh || ad.WeightByEndpoints
+	}
+	a.LocalPref, a.MED, a.Prepend = said[0], said[1], int(said[2].Value)
+	if weigh {
+		for _, n := range st.endpoints {
+			a.Endpoints += n
+		}
+		// Routers ignore all weights when one path has none, so a node that
+		// only passes traffic on counts as one endpoint.
+		a.Endpoints = max(a.Endpoints, 1)
+	}
+	if d.options.Phase == Leaving {
+		a.Communities = append(a.Communities, lb.GracefulShutdown)
+		if internal {
+			a.LocalPref = Some(0)
+		}
+	}
+	slices.SortFunc(a.Communities, lb.Community.Compare)
+	a.Communities = slices.Compact(a.Communities)
+	return a
+}
+
+// disputable are the attributes on which advertisements can contradict each
+// other, in the API's spelling.
+var disputable = [...]string{"localPref", "med", "asPathPrepend"}
+
+// note keeps one conflict for each pair of advertisements: that of the first
+// peer and its first prefix.
+func note(conflicts map[[2]string]Conflict, c Conflict) {
+	key := [2]string{c.Advertisement, c.Older}
+	old, known := conflicts[key]
+	if !known || cmp.Or(cmp.Compare(c.Peer, old.Peer), ComparePrefix(c.Prefix, old.Prefix)) < 0 {
+		conflicts[key] = c
+	}
+}
+
+func optional(v *uint32, applies bool) Metric {
+	if v == nil || !applies {
+		return Metric{}
+	}
+	return Some(*v)
+}
+
+func prepend(n int, applies bool) Metric {
+	if n <= 0 || !applies {
+		return Metric{}
+	}
+	return Some(uint32(n))
+}
+
+// prefixOf returns the prefix in which an advertisement announces an address.
+func prefixOf(ad *lb.BGPAdvertisement, a netip.Addr) netip.Prefix {
+	bits := ad.AggregationLength
+	if a.Is6() {
+		bits = ad.AggregationLengthV6
+	}
+	if bits <= 0 || bits > a.BitLen() {
+		bits = a.BitLen()
+	}
+	return netip.PrefixFrom(a, bits).Masked()
+}
+
+// selects reports whether one of the selectors matches, or there are none.
+func selects(selectors []lb.Selector, labels map[string]string) bool {
+	return len(selectors) == 0 || lb.MatchesAny(selectors, labels)
+}
+
+// byAge returns a copy sorted by age, then name.
+func byAge[T any](in []T, key func(T) (time.Time, string)) []T {
+	out := slices.Clone(in)
+	slices.SortFunc(out, func(a, b T) int {
+		at, an := key(a)
+		bt, bn := key(b)
+		return cmp.Or(at.Compare(bt), cmp.Compare(an, bn))
+	})
+	return out
+}

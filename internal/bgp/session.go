@@ -1,0 +1,133 @@
+package bgp
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A State is a session's state (RFC 4271 section 8.2.2). There is no Active:
+// we only dial.
+type State uint8
+
+// States.
+const (
+	Idle State = iota
+	Connect
+	OpenSent
+	OpenConfirm
+	Established
+)
+
+// String returns the RFC's name.
+func (s State) String() string {
+	return [...]string{"Idle", "Connect", "OpenSent", "OpenConfirm", "Established"}[s]
+}
+
+// A Cause says why a session is not established, or fell.
+type Cause uint8
+
+// Causes.
+const (
+	// NoCause: nothing has gone wrong yet.
+	NoCause Cause = iota
+	// ConnectionRefused: the router answered with a reset.
+	ConnectionRefused
+	// Unanswered: nobody answered the SYN.
+	Unanswered
+	// MD5Suspected: nobody did, and the session has a password.
+	MD5Suspected
+	// Unreachable: the kernel or the network has no way there.
+	Unreachable
+	// SourceUnusable: the source address or device is not there.
+	SourceUnusable
+	// ClosedBeforeOpen: the router took the connection and closed it without a
+	// word, as for a neighbour that it does not know.
+	ClosedBeforeOpen
+	// ConnectionLost: closed or reset in mid-session.
+	ConnectionLost
+	// HoldTimerExpired: the router fell silent.
+	HoldTimerExpired
+	// SendTimeout: the router stopped reading (RFC 9687).
+	SendTimeout
+	// OpenRejected: we do not accept the router's OPEN.
+	OpenRejected
+	// Malformed: the router sent what is no BGP.
+	Malformed
+	// Notified: the router sent a NOTIFICATION.
+	Notified
+	// AdminShutdown: the peer is shut down by configuration.
+	AdminShutdown
+	// PasswordMissing: the password cannot be had.
+	PasswordMissing
+	// NoNeighbor: no router has shown itself on the interface yet.
+	NoNeighbor
+	// BFDDown: BFD lost the peer.
+	BFDDown
+	// Reconfigured: the peer's own settings changed.
+	Reconfigured
+	// Leave: the speaker is going away.
+	Leave
+	// Internal: our own trouble; the text says which.
+	InternalFault
+)
+
+var causes = [...]string{
+	"None", "ConnectionRefused", "Unanswered", "MD5Suspected", "Unreachable", "SourceUnusable", "ClosedBeforeOpen",
+	"ConnectionLost", "HoldTimerExpired", "SendTimeout", "OpenRejected", "Malformed", "Notified", "AdminShutdown",
+	"PasswordMissing", "NoNeighbor", "BFDDown", "Reconfigured", "Leave", "Internal",
+}
+
+// String returns the cause as metrics spell it.
+func (c Cause) String() string { return causes[c] }
+
+// A Fault is why a session is not established, or fell: for machines, and in
+// words.
+type Fault struct {
+	Cause Cause
+	Text  string
+}
+
+// Error returns the text.
+func (f *Fault) Error() string { return f.Text }
+
+// Counters count what went through a session since its peer was configured.
+type Counters struct {
+	// MessagesIn and UpdatesIn are the router's; MalformedIn those of its
+	// UPDATEs that are not well formed. All are swallowed.
+	MessagesIn, UpdatesIn, MalformedIn uint64
+	MessagesOut, UpdatesOut            uint64
+	// Established counts how often the session came up, Flaps how often it fell
+	// without our asking.
+	Established, Flaps uint64
+}
+
+// A SessionView is what there is to tell about a session.
+type SessionView struct {
+	Peer  string
+	State State
+	// Fault is why the session is down, or why it fell last; nil before
+	// anything went wrong.
+	Fault *Fault
+	// Since is when State was entered.
+	Since time.Time
+	// Retry is when the next attempt to connect will be made; zero otherwise.
+	Retry time.Time
+	// Local and Remote are the ends of the connection, while there is one.
+	Local, Remote netip.AddrPort
+	// Negotiated is what was agreed on, while Established.
+	Negotiated *Negotiated
+	// Routes is how many the router should have; Sent how many it was told,
+	// counted on the wire. They differ while it is being told.
+	Routes, Sent int
+	// Unsendable are the routes for which there is no next hop.
+	Unsendable map[lb.Family]int
+	// Received is how many prefixes the router announces to us, for nothing;
+	// TooMany is set when it is more than are counted.
+	Received int
+	TooMany  bool
+	Counters Counters
+	// BFD is the state of BFD, empty when it is off.
+	BFD string
+}

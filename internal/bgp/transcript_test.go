@@ -1,0 +1,353 @@
+package bgp
+
+import (
+	"flag"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
+
+// TestTranscripts runs the histories in testdata. A file is a series of blocks;
+// a block is lines that change the world, or one command, then "----", then
+// what it prints. Lines that start with # are comments.
+//
+//	pool NAME FIRST-LAST... [label=K=V,..]
+//	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..] [peers=A,B]
+//	        [agg=N] [agg6=N] [pref=N] [med=N] [prepend=N] [comm=C,..] [weigh]
+//	peer NAME ADDR|INTERFACE our=ASN [as=ASN|internal|external] [local=ASN] [families=4,6] [nodes=SEL|..]
+//	node NAME [K=V ..] [!exclude] [!unavailable]
+//	service NS/NAME ADDR[@POOL]... [Local] [!released] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
+//	delete KIND NAME
+//	phase serving|leaving|left
+//
+//	decide NODE
+//	changes NODE    what is new since the last decide or changes for that node
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no transcripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &world{t: t, last: map[string]Intent{}}
+			got := w.run(string(text))
+			if got == string(text) {
+				return
+			}
+			if *rewrite {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
+		})
+	}
+}
+
+// A world is a snapshot that transcripts build by name.
+type world struct {
+	t        *testing.T
+	snapshot lb.Snapshot
+	options  Options
+	last     map[string]Intent
+	born     int64
+}
+
+func (w *world) run(text string) string {
+	var out []string
+	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
+		input, _, command := strings.Cut(block, "\n----")
+		var printed strings.Builder
+		for line := range strings.Lines(input) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				printed.WriteString(w.line(line))
+			}
+		}
+		if !command && printed.Len() > 0 {
+			w.t.Fatalf("block without ---- prints:\n%s", block)
+		}
+		if command {
+			input = strings.TrimRight(input+"\n----\n"+printed.String(), "\n")
+		}
+		out = append(out, input)
+	}
+	return strings.Join(out, "\n\n") + "\n"
+}
+
+func (w *world) line(line string) string {
+	args := strings.Fields(line)
+	verb, args := args[0], args[1:]
+	s := &w.snapshot
+	w.born++
+	switch verb {
+	case "pool":
+		put(&s.Pools, w.pool(args), func(p lb.Pool) string { return p.Name })
+	case "ad":
+		put(&s.BGPAdvertisements, w.ad(args), func(a lb.BGPAdvertisement) string { return a.Name })
+	case "peer":
+		put(&s.BGPPeers, w.peer(args), func(p lb.BGPPeer) string { return p.Name })
+	case "node":
+		put(&s.Nodes, w.node(args), func(n lb.Node) string { return n.Name })
+	case "service":
+		put(&s.Services, w.service(args), func(s lb.Service) string { return s.Key.String() })
+	case "delete":
+		switch name := args[1]; args[0] {
+		case "pool":
+			s.Pools = slices.DeleteFunc(s.Pools, func(p lb.Pool) bool { return p.Name == name })
+		case "ad":
+			s.BGPAdvertisements = slices.DeleteFunc(s.BGPAdvertisements, func(a lb.BGPAdvertisement) bool { return a.Name == name })
+		case "service":
+			s.Services = slices.DeleteFunc(s.Services, func(s lb.Service) bool { return s.Key.String() == name })
+		default:
+			w.t.Fatalf("delete %s", args[0])
+		}
+	case "phase":
+		w.options.Phase = map[string]Phase{"serving": Serving, "leaving": Leaving, "left": Left}[args[0]]
+	case "decide":
+		w.last[args[0]] = Decide(w.snapshot, args[0], w.options)
+		return show(w.last[args[0]])
+	case "changes":
+		before, after := w.last[args[0]], Decide(w.snapshot, args[0], w.options)
+		w.last[args[0]] = after
+		return showChanges(before, after)
+	default:
+		w.t.Fatalf("unknown line %q", line)
+	}
+	return ""
+}
+
+func show(i Intent) string {
+	var b strings.Builder
+	for _, s := range i.Sessions {
+		fmt.Fprintf(&b, "%s:\n", s.Peer.Name)
+		for _, r := range s.Routes {
+			b.WriteString(strings.TrimRight(fmt.Sprintf("  %v %v", r.Prefix, r.Attributes), " ") + "\n")
+		}
+	}
+	for _, v := range i.Verdicts {
+		b.WriteString(strings.TrimRight(fmt.Sprintf("%v %v %s", v.Address, v.Reason, strings.Join(v.Peers, ",")), " ") + "\n")
+	}
+	for _, c := range i.Conflicts {
+		fmt.Fprintf(&b, "conflict %s: %v\n", c.Advertisement, c)
+	}
+	if b.Len() == 0 {
+		return "nothing\n"
+	}
+	return b.String()
+}
+
+func showChanges(before, after Intent) string {
+	var b strings.Builder
+	for _, s := range after.Sessions {
+		var old []Route
+		for _, o := range before.Sessions {
+			if o.Peer.Name == s.Peer.Name {
+				old = o.Routes
+			}
+		}
+		c := Diff(old, s.Routes)
+		for _, r := range c.Announce {
+			b.WriteString(strings.TrimRight(fmt.Sprintf("%s: announce %v %v", s.Peer.Name, r.Prefix, r.Attributes), " ") + "\n")
+		}
+		for _, p := range c.Withdraw {
+			fmt.Fprintf(&b, "%s: withdraw %v\n", s.Peer.Name, p)
+		}
+	}
+	if b.Len() == 0 {
+		return "nothing\n"
+	}
+	return b.String()
+}
+
+// put replaces the element of the same name, or appends.
+func put[T any](list *[]T, v T, name func(T) string) {
+	if i := slices.IndexFunc(*list, func(o T) bool { return name(o) == name(v) }); i >= 0 {
+		(*list)[i] = v
+		return
+	}
+	*list = append(*list, v)
+}
+
+func (w *world) pool(args []string) lb.Pool {
+	p := lb.Pool{Name: args[0], AutoAssign: true, Created: time.Unix(w.born, 0)}
+	for _, arg := range args[1:] {
+		if labels, ok := strings.CutPrefix(arg, "label="); ok {
+			p.Labels = parseLabels(labels)
+			continue
+		}
+		first, last, _ := strings.Cut(arg, "-")
+		p.Ranges = append(p.Ranges, lb.AddressRange{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)})
+	}
+	return p
+}
+
+func (w *world) ad(args []string) lb.BGPAdvertisement {
+	ad := lb.BGPAdvertisement{Name: args[0], Created: time.Unix(w.born, 0)}
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "pools":
+			ad.Pools = strings.Split(value, ",")
+		case "poolsel":
+			ad.PoolSelectors = parseSelectors(value)
+		case "services":
+			ad.ServiceSelectors = parseSelectors(value)
+		case "nodes":
+			ad.NodeSelectors = parseSelectors(value)
+		case "peers":
+			ad.Peers = strings.Split(value, ",")
+		case "agg":
+			ad.AggregationLength = w.number(value)
+		case "agg6":
+			ad.AggregationLengthV6 = w.number(value)
+		case "pref":
+			ad.LocalPref = new(uint32(w.number(value)))
+		case "med":
+			ad.MED = new(uint32(w.number(value)))
+		case "prepend":
+			ad.ASPathPrepend = w.number(value)
+		case "weigh":
+			ad.WeightByEndpoints = true
+		case "comm":
+			for c := range strings.SplitSeq(value, ",") {
+				parsed, err := lb.ParseCommunity(c)
+				if err != nil {
+					w.t.Fatal(err)
+				}
+				ad.Communities = append(ad.Communities, parsed)
+			}
+		default:
+			w.t.Fatalf("ad: %q", arg)
+		}
+	}
+	return ad
+}
+
+func (w *world) peer(args []string) lb.BGPPeer {
+	p := lb.BGPPeer{Name: args[0], Port: DefaultPort, HoldTime: 90 * time.Second}
+	if a, err := netip.ParseAddr(args[1]); err == nil {
+		p.Address = a
+	} else {
+		p.Interface = args[1]
+	}
+	for _, arg := range args[2:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "our":
+			p.MyASN = uint32(w.number(value))
+		case "local":
+			p.LocalASN = uint32(w.number(value))
+		case "as":
+			switch value {
+			case "internal":
+				p.Kind = lb.PeerInternal
+			case "external":
+				p.Kind = lb.PeerExternal
+			default:
+				p.PeerASN = uint32(w.number(value))
+			}
+		case "families":
+			for f := range strings.SplitSeq(value, ",") {
+				p.Families = append(p.Families, lb.Family(w.number(f)))
+			}
+		case "nodes":
+			p.NodeSelectors = parseSelectors(value)
+		default:
+			w.t.Fatalf("peer: %q", arg)
+		}
+	}
+	return p
+}
+
+func (w *world) node(args []string) lb.Node {
+	n := lb.Node{Name: args[0], Labels: map[string]string{}}
+	for _, arg := range args[1:] {
+		switch arg {
+		case "!exclude":
+			n.Labels[lb.LabelExcludeLB] = ""
+		case "!unavailable":
+			n.NetworkUnavailable = true
+		default:
+			key, value, _ := strings.Cut(arg, "=")
+			n.Labels[key] = value
+		}
+	}
+	return n
+}
+
+func (w *world) service(args []string) lb.Service {
+	namespace, name, _ := strings.Cut(args[0], "/")
+	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}, Endpoints: lb.Endpoints{}}
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "Local":
+			s.TrafficPolicy = lb.TrafficLocal
+		case "!released":
+			s.Released = true
+		case "label":
+			s.Labels = parseLabels(value)
+		case "ep":
+			for e := range strings.SplitSeq(value, ",") {
+				node, counts, _ := strings.Cut(e, ":")
+				ready, terminating, _ := strings.Cut(counts, "+")
+				c := lb.EndpointCount{Ready: w.number(ready)}
+				if terminating != "" {
+					c.Terminating = w.number(terminating)
+				}
+				s.Endpoints[node] = c
+			}
+		default:
+			a, pool, _ := strings.Cut(arg, "@")
+			s.Assigned = append(s.Assigned, netip.MustParseAddr(a))
+			s.AssignedPools = append(s.AssignedPools, pool)
+		}
+	}
+	return s
+}
+
+func (w *world) number(s string) int {
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
+func parseLabels(s string) map[string]string {
+	labels := map[string]string{}
+	for term := range strings.SplitSeq(s, ",") {
+		key, value, _ := strings.Cut(term, "=")
+		labels[key] = value
+	}
+	return labels
+}
+
+// parseSelectors reads selectors joined by |, each of terms k=v joined by comma.
+func parseSelectors(s string) []lb.Selector {
+	var out []lb.Selector
+	for text := range strings.SplitSeq(s, "|") {
+		var sel lb.Selector
+		for term := range strings.SplitSeq(text, ",") {
+			key, value, _ := strings.Cut(term, "=")
+			sel = append(sel, lb.Requirement{Key: key, Operator: lb.In, Values: []string{value}})
+		}
+		out = append(out, sel)
+	}
+	return out
+}
