@@ -1,6 +1,7 @@
 package link
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -88,23 +89,22 @@ func subscribe() (*subscription, error) {
 	return &subscription{socket: s, changes: make(chan []int, 16)}, nil
 }
 
-// run receives until the socket is closed or breaks.
-func (s *subscription) run() {
+// run receives until the socket is closed or breaks, or the context ends.
+func (s *subscription) run(ctx context.Context) {
 	defer close(s.changes)
 	for {
 		messages, from, err := s.socket.Receive()
-		if errors.Is(err, unix.ENOBUFS) { // more happened than fitted: the state must be listed, nothing else is lost
-			s.changes <- nil
-			continue
-		}
-		if err != nil {
+		var down []int
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
+			// More happened than fitted. What was lost shows when the state is
+			// listed, and only there.
+		case err != nil:
 			s.err = err
 			return
-		}
-		if from.Pid != nl.PidKernel {
+		case from.Pid != nl.PidKernel:
 			continue
 		}
-		var down []int
 		for _, m := range messages {
 			if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg {
 				continue
@@ -114,6 +114,10 @@ func (s *subscription) run() {
 				down = append(down, int(i.Index))
 			}
 		}
-		s.changes <- down
+		select {
+		case s.changes <- down:
+		case <-ctx.Done():
+			return
+		}
 	}
 }

@@ -1,12 +1,10 @@
 package link
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -34,8 +32,9 @@ const (
 	// that a burst of changes costs few of them. The first change of a burst
 	// is acted on at once.
 	settle = 10 * time.Millisecond
-	// retry is how long to wait after the kernel refused something.
-	retry = time.Second
+	// Retries after the kernel refused something begin at soon and double up
+	// to late. Any change that it reports is a retry, too.
+	soon, late = time.Second, time.Minute
 	// ears is how many unread Heard are kept. A neighbour announces at most
 	// some hundreds of addresses a second.
 	ears = 1024
@@ -139,49 +138,4 @@ func poke(c chan<- struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-// Run lives until the context ends, and then closes everything it opened. It
-// returns an error only when it cannot hear of interfaces at the start.
-func (l *Link) Run(ctx context.Context) error {
-	var readers sync.WaitGroup
-	defer readers.Wait()
-	sub, err := subscribe()
-	if err != nil {
-		return err
-	}
-	readers.Go(sub.run)
-	defer func() { sub.socket.Close() }()
-	r := &runner{Link: l, schedule: layer2.NewSchedule(layer2.Pace{Rate: l.options.Rate, Refresh: l.options.RefreshInterval})}
-	timer := time.NewTimer(0)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-sub.changes:
-		case <-timer.C:
-		case <-l.wake:
-		}
-		if err := r.list(); err != nil {
-			l.log.Warn("cannot list interfaces", "err", err)
-			timer.Reset(retry)
-		}
-	}
-}
-
-type runner struct {
-	*Link
-	schedule *layer2.Schedule
-}
-
-func (r *runner) list() error {
-	interfaces, err := list()
-	if err != nil {
-		return err
-	}
-	if !same(interfaces, r.Interfaces()) {
-		r.station.Store(layer2.NewStation(interfaces))
-		poke(r.changed)
-	}
-	return nil
 }

@@ -4,6 +4,9 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 type metrics struct {
@@ -25,7 +28,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		unsent:     counter("unsent_total", "Frames that the kernel did not take.", "interface", "family"),
 		malformed:  counter("malformed_total", "Frames dropped because they break their protocol, by the first rule they break.", "interface", "family", "reason"),
 		gratuitous: counter("gratuitous_total", "Announcements sent without being asked.", "interface", "form"),
-		heard:      counter("heard_total", "Frames by which others use an address that is watched.", "interface", "kind"),
+		heard:      counter("heard_total", "Frames by which others use an address that is watched.", "interface", "family", "kind"),
 		unheard:    single("unheard_total", "Frames by which others use a watched address that were dropped because nobody read them in time."),
 		listings:   single("interface_listings_total", "How often interfaces were listed anew after the kernel reported a change."),
 		addresses: prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -41,4 +44,42 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)
+}
+
+// counters are the metrics of one interface and family, bound once so that a
+// frame costs an addition and no search for labels.
+type counters struct {
+	requests        [len(layer2.Verdicts)]prometheus.Counter
+	heard           [len(layer2.HeardKinds)]prometheus.Counter
+	malformed       [len(malformations)]prometheus.Counter
+	replies, unsent prometheus.Counter
+}
+
+func (m *metrics) of(name string, family lb.Family) *counters {
+	c := &counters{
+		replies: m.replies.WithLabelValues(name, family.String()),
+		unsent:  m.unsent.WithLabelValues(name, family.String()),
+	}
+	for _, v := range layer2.Verdicts {
+		c.requests[v] = m.requests.WithLabelValues(name, family.String(), v.String())
+	}
+	for _, k := range layer2.HeardKinds {
+		c.heard[k] = m.heard.WithLabelValues(name, family.String(), k.String())
+	}
+	for i := range malformations {
+		if r := malformation(i); r != wellFormed {
+			c.malformed[i] = m.malformed.WithLabelValues(name, family.String(), r.String())
+		}
+	}
+	return c
+}
+
+// forget drops everything about an interface that is gone.
+func (m *metrics) forget(name string) {
+	for _, v := range []*prometheus.MetricVec{
+		m.requests.MetricVec, m.replies.MetricVec, m.unsent.MetricVec, m.malformed.MetricVec,
+		m.gratuitous.MetricVec, m.heard.MetricVec, m.addresses.MetricVec,
+	} {
+		v.DeletePartialMatch(prometheus.Labels{"interface": name})
+	}
 }
