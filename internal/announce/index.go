@@ -32,7 +32,9 @@ type Index struct {
 // A group is one address and the Services that share it.
 type group struct {
 	addr     netip.Addr
-	services []*lb.Service // by key
+	services []*lb.Service   // by key
+	keys     []lb.ServiceKey // of services
+	placed   string          // the node where the controller placed it
 	class    *class
 	usable   bool // some Service has a usable endpoint somewhere
 	// local is set when every Service is TrafficLocal, so that only nodes with
@@ -50,12 +52,17 @@ type class struct {
 	// reasons has Eligible or the reason of every node, endpoints left aside.
 	reasons  []Reason
 	eligible []int // the indexes of those nodes
+	// weights has every node's preference: the sum of those that match it in an
+	// advertisement, the greatest of several advertisements.
+	weights  []int
+	failback lb.Failback // of the oldest
 }
 
 // An advertisement is one L2Advertisement with its nodes resolved.
 type advertisement struct {
 	*lb.L2Advertisement
-	nodes []bool // selected, by node index
+	nodes   []bool // selected, by node index
+	weights []int  // by node index
 }
 
 // NewIndex arranges a snapshot by address. The order of the snapshot's slices
@@ -76,7 +83,7 @@ func NewIndex(s lb.Snapshot, o Options) *Index {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
 	})
 	for i := range ads {
-		ix.ads = append(ix.ads, advertisement{&ads[i], ix.selected(ads[i].NodeSelectors)})
+		ix.ads = append(ix.ads, advertisement{&ads[i], ix.selected(ads[i].NodeSelectors), ix.weights(ads[i].PreferredNodes)})
 	}
 	ix.group(s.Services)
 	ix.classify(newPoolIndex(s.Pools, ads))
@@ -98,7 +105,7 @@ func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
 	if !ok {
 		return nil
 	}
-	return keys(ix.groups[i].services)
+	return ix.groups[i].keys
 }
 
 // A NodeReason is what stands between one node and one address.
@@ -238,6 +245,8 @@ func (ix *Index) group(services []lb.Service) {
 		slices.SortFunc(g.services, func(a, b *lb.Service) int { return a.Key.Compare(b.Key) })
 		g.services = slices.Compact(g.services)
 		for _, s := range g.services {
+			g.keys = append(g.keys, s.Key)
+			g.placed = cmp.Or(g.placed, s.Placed)
 			g.collect(s, ix.byNode)
 		}
 	}
@@ -304,8 +313,16 @@ func (ix *Index) classify(pools *poolIndex) {
 // class computes the reasons of all nodes for addresses that these
 // advertisements select.
 func (ix *Index) class(ads []int) *class {
-	c := &class{ads: ads, reasons: make([]Reason, len(ix.nodes))}
+	c := &class{ads: ads, reasons: make([]Reason, len(ix.nodes)), weights: make([]int, len(ix.nodes))}
+	if len(ads) > 0 {
+		c.failback = ix.ads[ads[0]].Failback
+	}
 	for n, node := range ix.nodes {
+		for _, ad := range ads {
+			if ix.ads[ad].nodes[n] {
+				c.weights[n] = max(c.weights[n], ix.ads[ad].weights[n])
+			}
+		}
 		_, excluded := node.Labels[lb.LabelExcludeLB]
 		switch {
 		case !slices.ContainsFunc(ads, func(ad int) bool { return ix.ads[ad].nodes[n] }):
@@ -328,6 +345,19 @@ func (ix *Index) selected(selectors []lb.Selector) []bool {
 	out := make([]bool, len(ix.nodes))
 	for i, n := range ix.nodes {
 		out[i] = len(selectors) == 0 || lb.MatchesAny(selectors, n.Labels)
+	}
+	return out
+}
+
+// weights sums the preferences that match each node.
+func (ix *Index) weights(preferences []lb.NodePreference) []int {
+	out := make([]int, len(ix.nodes))
+	for _, p := range preferences {
+		for i, n := range ix.nodes {
+			if p.Preference.Matches(n.Labels) {
+				out[i] += p.Weight
+			}
+		}
 	}
 	return out
 }
@@ -391,14 +421,6 @@ func (p *poolIndex) origin(s *lb.Service, a netip.Addr) string {
 func covers(ranges []lb.AddressRange, a netip.Addr) bool {
 	i, _ := slices.BinarySearchFunc(ranges, a, func(r lb.AddressRange, a netip.Addr) int { return r.Last.Compare(a) })
 	return i < len(ranges) && ranges[i].Contains(a)
-}
-
-func keys(services []*lb.Service) []lb.ServiceKey {
-	out := make([]lb.ServiceKey, len(services))
-	for i, s := range services {
-		out[i] = s.Key
-	}
-	return out
 }
 
 func sorted[T any](in []T, compare func(a, b T) int) []T {

@@ -35,11 +35,13 @@ const (
 
 	// NotAMember: no speaker on the node is heard.
 	NotAMember
-	// Leaving: the node's speaker is about to stop.
-	Leaving
+	// Joining: the node's speaker has not learned yet who announces what.
+	Joining
 	// NoUsableInterface: no interface of the node that an advertisement permits
 	// is up, with carrier, and able to announce.
 	NoUsableInterface
+	// Leaving: the node's speaker is about to stop.
+	Leaving
 
 	// Lost: the node could announce the address, another one does.
 	Lost
@@ -51,7 +53,7 @@ var reasons = [...]string{
 	"Eligible",
 	"NoNode", "NoAdvertisement", "NoEndpoint", "NoLocalEndpoint",
 	"NodeNotSelected", "NodeExcluded", "NetworkUnavailable", "Draining",
-	"NotAMember", "Leaving", "NoUsableInterface",
+	"NotAMember", "Joining", "NoUsableInterface", "Leaving",
 	"Lost", "Owner",
 }
 
@@ -66,6 +68,7 @@ var sentences = [...]string{
 	"not selected by an advertisement",
 	"excluded by the label node.kubernetes.io/exclude-from-external-load-balancers",
 	"with condition NetworkUnavailable", "draining",
-	"without a live speaker", "about to stop announcing", "without a usable interface",
+	"without a live speaker", "whose speaker is just starting", "without a usable interface",
+	"whose speaker is about to stop",
 	"outdone by the owner", "announcing",
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -23,12 +25,18 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //
 //	pool NAME RANGE... [label=K=V,..]                     defines or replaces
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..]
-//	        [if=GLOB,..] [notif=GLOB,..]
+//	        [if=GLOB,..] [notif=GLOB,..] [prefer=WEIGHT:SEL,..] [!failback]
 //	node NAME [K=V ..] [!exclude] [!unavailable] [!drain]
-//	service NS/NAME ADDR[@POOL]... [Local] [!released] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
+//	service NS/NAME ADDR[@POOL]... [Local] [!released] [on=NODE] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
 //	delete KIND NAME
 //
-//	candidates ADDR
+//	member NODE [IFACE[!FAULT]=PREFIX,..] [joining|suspected|stalled|leaving]
+//	delete member NODE
+//
+//	candidates ADDR    what configuration says of every node
+//	explain ADDR       what is to be said of every node
+//	decide             who owns what and who does what about it
+//	gossip             the same, then every member claims what it answers for
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -59,9 +67,11 @@ func TestTranscripts(t *testing.T) {
 type world struct {
 	t        *testing.T
 	snapshot lb.Snapshot
+	members  []election.Member
+	ledgers  map[string]*election.Ledger
 }
 
-func newWorld(t *testing.T) *world { return &world{t: t} }
+func newWorld(t *testing.T) *world { return &world{t: t, ledgers: map[string]*election.Ledger{}} }
 
 // run executes a transcript and returns it with the present output.
 func (w *world) run(text string) string {
@@ -98,10 +108,24 @@ func (w *world) line(line string) string {
 		put(&w.snapshot.Nodes, w.node(args), func(n lb.Node) string { return n.Name })
 	case "service":
 		put(&w.snapshot.Services, w.service(args), func(s lb.Service) string { return s.Key.String() })
+	case "member":
+		put(&w.members, w.member(args), func(m election.Member) string { return m.Node })
 	case "delete":
 		w.remove(args[0], args[1])
 	case "candidates":
 		return w.candidates(netip.MustParseAddr(args[0]))
+	case "explain":
+		var b strings.Builder
+		for _, n := range Explain(NewIndex(w.snapshot, Options{}), w.members, netip.MustParseAddr(args[0])) {
+			fmt.Fprintf(&b, "%-4s %v\n", n.Node, n.Reason)
+		}
+		return b.String()
+	case "decide":
+		return w.decide()
+	case "gossip":
+		out := w.decide()
+		w.gossip()
+		return out
 	default:
 		w.t.Fatalf("unknown line %q", line)
 	}
@@ -119,6 +143,9 @@ func (w *world) remove(kind, name string) {
 		s.Nodes = slices.DeleteFunc(s.Nodes, func(n lb.Node) bool { return n.Name == name })
 	case "service":
 		s.Services = slices.DeleteFunc(s.Services, func(s lb.Service) bool { return s.Key.String() == name })
+	case "member":
+		w.members = slices.DeleteFunc(w.members, func(m election.Member) bool { return m.Node == name })
+		delete(w.ledgers, name)
 	default:
 		w.t.Fatalf("delete %s", kind)
 	}
@@ -137,6 +164,65 @@ func (w *world) candidates(a netip.Addr) string {
 		return "not in use\n"
 	}
 	return b.String()
+}
+
+// decide prints the owner of every address, and what every member does.
+func (w *world) decide() string {
+	ix := NewIndex(w.snapshot, Options{})
+	var b strings.Builder
+	for i, v := range Decide(ix, w.members, "").Verdicts {
+		fmt.Fprintf(&b, "%v ", v.Address)
+		if v.Owner == "" {
+			fmt.Fprintf(&b, "nobody: %v", v.Reason)
+		} else {
+			fmt.Fprintf(&b, "-> %s", v.Owner)
+		}
+		for _, m := range w.members {
+			intent := Decide(ix, w.members, m.Node)
+			if got := intent.Verdicts[i].Owner; got != v.Owner {
+				fmt.Fprintf(&b, " BUT %s: %s", m.Node, got)
+			}
+			if role := intent.Verdicts[i].Role; role != election.Bystander {
+				at := slices.IndexFunc(intent.Claims, func(c layer2.Claim) bool { return c.Address == v.Address })
+				fmt.Fprintf(&b, ", %s is %v on", m.Node, role)
+				for _, n := range intent.Claims[at].Interfaces {
+					fmt.Fprintf(&b, " %d", n)
+				}
+			}
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// gossip lets every member claim what it answers for, and all hear of it.
+func (w *world) gossip() {
+	gossip(NewIndex(w.snapshot, Options{}), w.members, w.ledgers)
+}
+
+func gossip(ix *Index, members []election.Member, ledgers map[string]*election.Ledger) {
+	next := make([]election.Claims, len(members))
+	for i, m := range members {
+		l := ledgers[m.Node]
+		if l == nil {
+			l = &election.Ledger{}
+			ledgers[m.Node] = l
+		}
+		for _, o := range members {
+			for _, c := range o.Claims {
+				l.Witness(c.Epoch)
+			}
+		}
+		var owned []netip.Addr
+		for _, c := range Decide(ix, members, m.Node).Claims {
+			owned = append(owned, c.Address)
+		}
+		l.Set(owned, election.Majority)
+		next[i] = l.Claims()
+	}
+	for i := range members {
+		members[i].Claims = next[i]
+	}
 }
 
 // put replaces the element of the same name, or appends.
@@ -179,6 +265,13 @@ func (w *world) ad(args []string) lb.L2Advertisement {
 			ad.NodeSelectors = parseSelectors(value)
 		case "if":
 			ad.Interfaces = strings.Split(value, ",")
+		case "prefer":
+			for p := range strings.SplitSeq(value, ",") {
+				weight, selector, _ := strings.Cut(p, ":")
+				ad.PreferredNodes = append(ad.PreferredNodes, lb.NodePreference{Weight: number(weight), Preference: parseSelectors(selector)[0]})
+			}
+		case "!failback":
+			ad.Failback = lb.FailbackImmediate
 		case "notif":
 			ad.ExcludeInterfaces = strings.Split(value, ",")
 		default:
@@ -206,6 +299,56 @@ func (w *world) node(args []string) lb.Node {
 	return n
 }
 
+func (w *world) member(args []string) election.Member {
+	m := election.Member{Node: args[0], State: election.Alive}
+	if i := slices.IndexFunc(w.members, func(o election.Member) bool { return o.Node == m.Node }); i >= 0 {
+		m = w.members[i]
+		m.State = election.Alive
+		if len(args) > 1 && strings.Contains(strings.Join(args, ""), "=") {
+			m.Interfaces = nil
+		}
+	}
+	for _, arg := range args[1:] {
+		switch arg {
+		case "joining":
+			m.State = election.Joining
+			continue
+		case "suspected":
+			m.State = election.Suspected
+			continue
+		case "stalled":
+			m.State = election.Stalled
+			continue
+		case "leaving":
+			m.State = election.Leaving
+			continue
+		}
+		name, subnets, _ := strings.Cut(arg, "=")
+		name, fault, _ := strings.Cut(name, "!")
+		i := lb.Interface{Index: len(m.Interfaces) + 2, Name: name, MAC: lb.MAC{2, 5: m.Node[0]}, Up: true, Carrier: true}
+		switch fault {
+		case "":
+		case "down":
+			i.Up, i.Carrier = false, false
+		case "nocarrier":
+			i.Carrier = false
+		case "enslaved":
+			i.Enslaved = true
+		case "noarp":
+			i.NoARP = true
+		default:
+			w.t.Fatalf("fault %q", fault)
+		}
+		for p := range strings.SplitSeq(subnets, ",") {
+			if p != "" {
+				i.Addresses = append(i.Addresses, netip.MustParsePrefix(p))
+			}
+		}
+		m.Interfaces = append(m.Interfaces, i)
+	}
+	return m
+}
+
 func (w *world) service(args []string) lb.Service {
 	namespace, name, _ := strings.Cut(args[0], "/")
 	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}, Endpoints: lb.Endpoints{}}
@@ -214,6 +357,8 @@ func (w *world) service(args []string) lb.Service {
 		switch key {
 		case "Local":
 			s.TrafficPolicy = lb.TrafficLocal
+		case "on":
+			s.Placed = value
 		case "!released":
 			s.Released = true
 		case "label":

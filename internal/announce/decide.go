@@ -1,0 +1,367 @@
+package announce
+
+import (
+	"net/netip"
+	"path"
+	"slices"
+
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// An Intent is the complete decision of one speaker: what is absent from it is
+// to be withdrawn.
+type Intent struct {
+	// Claims are the addresses to answer for, ascending: those that this node
+	// owns, and those it holds until the new owner answers.
+	Claims []layer2.Claim
+	// Verdicts have every address in use, ascending.
+	Verdicts []Verdict
+}
+
+// A Verdict is what is decided about one address.
+type Verdict struct {
+	Address netip.Addr
+	// Services share the address; by key.
+	Services []lb.ServiceKey
+	// Owner is the node that is to announce the address, empty when none can.
+	Owner string
+	// Role is what this node does about it.
+	Role election.Role
+	// Reason says why there is no owner; it is Owner when there is one.
+	Reason Reason
+}
+
+// Decide returns what the speaker of node self announces, given the living
+// members of the cluster. It depends on the order of nothing, and two speakers
+// with the same index and members never both own an address.
+//
+// A node that configuration takes an address away from (it is drained, say, or
+// its last endpoint goes) is no candidate any more, but goes on answering until
+// the new owner does, as long as there is one. That is what moving without a
+// gap means; an address that nobody may have is dropped at once.
+func Decide(ix *Index, members []election.Member, self string) Intent {
+	d := newDecider(ix, members, self)
+	intent := Intent{Verdicts: make([]Verdict, len(ix.groups))}
+	for i := range ix.groups {
+		v, views := d.decide(i)
+		intent.Verdicts[i] = v
+		if v.Role != election.Bystander {
+			intent.Claims = append(intent.Claims, layer2.Claim{Address: v.Address, Interfaces: d.interfaces(views[d.self], v.Address)})
+		}
+	}
+	return intent
+}
+
+// Explain returns, for every node by name, why it does not announce an address,
+// or [Owner]. Nil for an address that no Service holds.
+func Explain(ix *Index, members []election.Member, a netip.Addr) []NodeReason {
+	i, ok := ix.byAddr[a]
+	if !ok {
+		return nil
+	}
+	d := newDecider(ix, members, "")
+	v, views := d.decide(i)
+	out := make([]NodeReason, len(ix.nodes))
+	for n, node := range ix.nodes {
+		r := ix.groups[i].reason(n)
+		if r == Eligible {
+			r = views[n].reason
+		}
+		switch {
+		case node.Name == v.Owner:
+			r = Owner
+		case r == Eligible && v.Owner != "":
+			r = Lost
+		}
+		out[n] = NodeReason{node.Name, r}
+	}
+	return out
+}
+
+// A decider is the state of one Decide.
+type decider struct {
+	ix      *Index
+	self    int                // node index, or -1
+	members []*election.Member // by node index; nil: none
+	claims  [][]claimant       // by group
+
+	views    map[*class][]view
+	permits  map[permit]bool
+	segments map[string]int
+	subnets  [][]netip.Prefix // by segment
+	// onLink memoizes, by segment, whether a subnet contains the address of the
+	// round.
+	onLink  []memo
+	round   int
+	scratch []election.Candidate
+}
+
+type claimant struct {
+	node  int
+	claim election.Claim
+}
+
+type memo struct {
+	round int
+	is    bool
+}
+
+type permit struct {
+	ad        int
+	ifaceName string
+}
+
+// A view is what a node can do for the addresses of a class.
+type view struct {
+	// reason is Eligible, or what its membership lacks. A Leaving node is still
+	// a candidate of last resort.
+	reason Reason
+	state  election.State
+	weight int
+	// segment names the set of subnets that its usable interfaces are on.
+	segment int
+	ports   []port
+}
+
+// A port is an interface that an advertisement permits and that can announce.
+type port struct {
+	*lb.Interface
+	named bool // by an advertisement, so that it answers off-link too
+}
+
+func newDecider(ix *Index, members []election.Member, self string) *decider {
+	d := &decider{
+		ix: ix, self: -1,
+		members:  make([]*election.Member, len(ix.nodes)),
+		claims:   make([][]claimant, len(ix.groups)),
+		views:    map[*class][]view{},
+		permits:  map[permit]bool{},
+		segments: map[string]int{},
+	}
+	if n, ok := ix.byNode[self]; ok {
+		d.self = n
+	}
+	for i := range members {
+		n, ok := ix.byNode[members[i].Node]
+		if !ok || members[i].State == election.Gone {
+			continue
+		}
+		d.members[n] = &members[i]
+		for a, c := range members[i].Claims {
+			if g, ok := ix.byAddr[a]; ok {
+				d.claims[g] = append(d.claims[g], claimant{n, c})
+			}
+		}
+	}
+	return d
+}
+
+// decide returns the verdict on group i, and the views of its class.
+func (d *decider) decide(i int) (Verdict, []view) {
+	g := &d.ix.groups[i]
+	v := Verdict{Address: g.addr, Services: g.keys}
+	views := d.viewsOf(g.class)
+	d.round++
+	candidates := d.candidates(i, views)
+	if len(candidates) == 0 {
+		v.Reason = d.refusal(g, views)
+		return v, views
+	}
+	if d.self < 0 {
+		v.Owner, _ = election.Winner(g.addr, g.placed, g.class.failback, candidates)
+	} else {
+		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, g.placed, g.class.failback, candidates)
+	}
+	switch {
+	case v.Owner == "":
+		v.Reason = d.refusal(g, views)
+	default:
+		v.Reason = Owner
+		if v.Role == election.Bystander && d.holds(i, views, candidates) {
+			v.Role = election.Holder
+		}
+	}
+	return v, views
+}
+
+// candidates lists who may own group i. Claimants come first: a claim beats a
+// hash, so that most addresses are decided without computing one.
+func (d *decider) candidates(i int, views []view) []election.Candidate {
+	g := &d.ix.groups[i]
+	list := d.scratch[:0]
+	claimed := 0
+	for n := range g.candidates {
+		v := &views[n]
+		if v.reason != Eligible && v.reason != Leaving {
+			continue
+		}
+		c := election.Candidate{Node: d.ix.nodes[n].Name, State: v.state, OnLink: d.contains(v.segment, g.addr), Weight: v.weight}
+		for _, by := range d.claims[i] {
+			if by.node == n {
+				c.Claim = by.claim
+			}
+		}
+		list = append(list, c)
+		if !c.Claim.None() {
+			last := len(list) - 1
+			list[claimed], list[last] = list[last], list[claimed]
+			claimed++
+		}
+	}
+	d.scratch = list
+	return list
+}
+
+// holds reports whether self, no candidate for group i by configuration, goes
+// on answering because no candidate does yet.
+func (d *decider) holds(i int, views []view, candidates []election.Candidate) bool {
+	if d.self < 0 || slices.ContainsFunc(candidates, func(c election.Candidate) bool { return !c.Claim.None() }) {
+		return false
+	}
+	g := &d.ix.groups[i]
+	var holders []election.Candidate
+	for _, by := range d.claims[i] {
+		if len(views[by.node].ports) > 0 && g.reason(by.node) != Eligible {
+			holders = append(holders, election.Candidate{Node: d.ix.nodes[by.node].Name, State: election.Alive, Claim: by.claim})
+		}
+	}
+	holder, ok := election.Winner(g.addr, "", lb.FailbackNever, holders)
+	return ok && holder == d.ix.nodes[d.self].Name
+}
+
+// refusal returns the reason of the nodes that came nearest to announcing.
+func (d *decider) refusal(g *group, views []view) Reason {
+	worst := NoNode
+	for n := range d.ix.nodes {
+		r := g.reason(n)
+		if r == Eligible {
+			r = views[n].reason
+		}
+		worst = max(worst, r)
+	}
+	return worst
+}
+
+// viewsOf returns what every node can do for a class.
+func (d *decider) viewsOf(c *class) []view {
+	if v, ok := d.views[c]; ok {
+		return v
+	}
+	views := make([]view, len(d.ix.nodes))
+	for n := range views {
+		if m := d.members[n]; m != nil {
+			views[n] = d.view(c, n, m)
+		} else {
+			views[n].reason = NotAMember
+		}
+	}
+	d.views[c] = views
+	return views
+}
+
+func (d *decider) view(c *class, n int, m *election.Member) view {
+	v := view{state: m.State, weight: c.weights[n]}
+	ads := slices.DeleteFunc(slices.Clone(c.ads), func(ad int) bool { return !d.ix.ads[ad].nodes[n] })
+	if len(ads) == 0 {
+		ads = c.ads // not selected any more: it may have an address to hold
+	}
+	for i := range m.Interfaces {
+		if p, ok := d.port(ads, &m.Interfaces[i]); ok {
+			v.ports = append(v.ports, p)
+		}
+	}
+	slices.SortFunc(v.ports, func(a, b port) int { return a.Index - b.Index })
+	v.segment = d.segment(v.ports)
+	switch {
+	case m.State == election.Joining:
+		v.reason = Joining
+	case len(v.ports) == 0:
+		v.reason = NoUsableInterface
+	case m.State == election.Leaving:
+		v.reason = Leaving
+	}
+	return v
+}
+
+// port reports whether one of the advertisements lets an interface announce,
+// and whether it does so by name.
+func (d *decider) port(ads []int, i *lb.Interface) (port, bool) {
+	p, ok := port{Interface: i}, false
+	if i.Fault() != lb.InterfaceOK {
+		return p, false
+	}
+	for _, ad := range ads {
+		key := permit{ad, i.Name}
+		permitted, known := d.permits[key]
+		if !known {
+			permitted = Permits(d.ix.ads[ad].L2Advertisement, i.Name)
+			d.permits[key] = permitted
+		}
+		ok = ok || permitted
+		p.named = p.named || permitted && len(d.ix.ads[ad].Interfaces) > 0
+	}
+	return p, ok
+}
+
+// Permits reports whether an advertisement lets the interface of that name
+// announce.
+func Permits(ad *lb.L2Advertisement, name string) bool {
+	matches := func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return ok && err == nil
+	}
+	return (len(ad.Interfaces) == 0 || slices.ContainsFunc(ad.Interfaces, matches)) &&
+		!slices.ContainsFunc(ad.ExcludeInterfaces, matches)
+}
+
+// segment numbers the set of subnets that ports are on, the same for the nodes
+// that are on the same ones.
+func (d *decider) segment(ports []port) int {
+	var subnets []netip.Prefix
+	for _, p := range ports {
+		for _, a := range p.Addresses {
+			subnets = append(subnets, a.Masked())
+		}
+	}
+	slices.SortFunc(subnets, netip.Prefix.Compare)
+	subnets = slices.Compact(subnets)
+	var key []byte
+	for _, s := range subnets {
+		key = append(s.AppendTo(key), ' ')
+	}
+	n, ok := d.segments[string(key)]
+	if !ok {
+		n = len(d.subnets)
+		d.segments[string(key)] = n
+		d.subnets = append(d.subnets, subnets)
+		d.onLink = append(d.onLink, memo{})
+	}
+	return n
+}
+
+// contains reports whether the address of this round is in one of a segment's
+// subnets.
+func (d *decider) contains(segment int, a netip.Addr) bool {
+	m := &d.onLink[segment]
+	if m.round != d.round {
+		m.round = d.round
+		m.is = slices.ContainsFunc(d.subnets[segment], func(s netip.Prefix) bool { return s.Contains(a) })
+	}
+	return m.is
+}
+
+// interfaces returns on which interfaces to answer for an address: those on
+// whose subnet it is and those that an advertisement names; all that may
+// announce when it is on the subnet of none.
+func (d *decider) interfaces(v view, a netip.Addr) []int {
+	anywhere := !slices.ContainsFunc(v.ports, func(p port) bool { return p.OnLink(a) })
+	indexes := make([]int, 0, len(v.ports))
+	for _, p := range v.ports {
+		if anywhere || p.named || p.OnLink(a) {
+			indexes = append(indexes, p.Index)
+		}
+	}
+	return indexes
+}

@@ -1,0 +1,281 @@
+package announce
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// randomWorld returns some cluster, with members that claim at random what they
+// have no right to.
+func randomWorld(rng *rand.Rand) (lb.Snapshot, []election.Member) {
+	pick := func(of ...string) string { return of[rng.IntN(len(of))] }
+	some := func(of ...string) (out []string) {
+		for _, s := range of {
+			if rng.IntN(3) == 0 {
+				out = append(out, s)
+			}
+		}
+		return out
+	}
+	var s lb.Snapshot
+	for i := range 1 + rng.IntN(4) {
+		ad := lb.L2Advertisement{
+			Name: fmt.Sprint("ad", i), Created: time.Unix(int64(rng.IntN(3)), 0),
+			Pools: some("p", "q"), Interfaces: some("eth0", "eth*", "lan?"), ExcludeInterfaces: some("lan1"),
+			Failback: lb.Failback(rng.IntN(2)),
+		}
+		if rng.IntN(3) == 0 {
+			ad.NodeSelectors = parseSelectors(pick("x", "x=1|y=1", "!y"))
+		}
+		if rng.IntN(3) == 0 {
+			ad.ServiceSelectors = parseSelectors(pick("app", "app=1"))
+		}
+		if rng.IntN(3) == 0 {
+			ad.PreferredNodes = []lb.NodePreference{{Weight: 1 + rng.IntN(100), Preference: parseSelectors("x")[0]}}
+		}
+		s.L2Advertisements = append(s.L2Advertisements, ad)
+	}
+	var members []election.Member
+	for i := range 1 + rng.IntN(6) {
+		n := lb.Node{Name: fmt.Sprint("n", i), Labels: map[string]string{}, NetworkUnavailable: rng.IntN(9) == 0, Drain: rng.IntN(9) == 0}
+		for _, l := range some("x", "y", lb.LabelExcludeLB) {
+			n.Labels[l] = pick("1", "2")
+		}
+		s.Nodes = append(s.Nodes, n)
+		if rng.IntN(6) == 0 {
+			continue
+		}
+		m := election.Member{Node: n.Name, State: election.State(rng.IntN(int(election.Gone))), Claims: election.Claims{}}
+		for k, name := range []string{"eth0", "lan1", "veth7"} {
+			m.Interfaces = append(m.Interfaces, lb.Interface{
+				Index: k + 2, Name: name, MAC: lb.MAC{2, 4: byte(i), 5: byte(k)}, Up: true, Carrier: rng.IntN(4) > 0,
+				Addresses: []netip.Prefix{netip.MustParsePrefix(pick("192.0.2.99/26", "192.0.2.199/26", "2001:db8::9/64", "2001:db8:1::9/64"))},
+			})
+		}
+		members = append(members, m)
+	}
+	for i := range rng.IntN(12) {
+		svc := lb.Service{
+			Key: lb.ServiceKey{Namespace: "ns", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(rng.IntN(2)),
+			Labels: map[string]string{"app": pick("1", "2")}, Endpoints: lb.Endpoints{}, Placed: pick("", "", "n0", "n1"),
+			AssignedPools: []string{pick("p", "q", ""), pick("p", "q", "")}, Released: rng.IntN(9) == 0,
+		}
+		for _, n := range some("n0", "n1", "n2", "n3", "elsewhere") {
+			svc.Endpoints[n] = lb.EndpointCount{Ready: rng.IntN(2), Terminating: rng.IntN(2)}
+		}
+		v4, v6 := netip.MustParseAddr("192.0.2.64"), netip.MustParseAddr("2001:db8::")
+		for range rng.IntN(130) {
+			v4, v6 = v4.Next(), v6.Next()
+		}
+		svc.Assigned = []netip.Addr{v4, v6}
+		for _, m := range members {
+			if rng.IntN(4) == 0 {
+				m.Claims[v4] = election.Claim{Standing: election.Standing(1 + rng.IntN(3)), Epoch: uint64(rng.IntN(4))}
+			}
+			if rng.IntN(4) == 0 {
+				m.Claims[v6] = election.Claim{Standing: election.Majority, Epoch: uint64(rng.IntN(4))}
+			}
+		}
+		s.Services = append(s.Services, svc)
+	}
+	return s, members
+}
+
+func shuffled[T any](rng *rand.Rand, in []T) []T {
+	out := slices.Clone(in)
+	rng.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
+	return out
+}
+
+func TestTheOrderOfTheInputDoesNotMatter(t *testing.T) {
+	for seed := range uint64(500) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		s, members := randomWorld(rng)
+		other := lb.Snapshot{
+			Pools: s.Pools, L2Advertisements: shuffled(rng, s.L2Advertisements),
+			Services: shuffled(rng, s.Services), Nodes: shuffled(rng, s.Nodes),
+		}
+		for _, self := range []string{"n0", "n1", "nobody"} {
+			a := Decide(NewIndex(s, Options{}), members, self)
+			b := Decide(NewIndex(other, Options{}), shuffled(rng, members), self)
+			if !reflect.DeepEqual(a, b) {
+				t.Fatalf("seed %d, %s:\n%v\n%v", seed, self, a, b)
+			}
+		}
+	}
+}
+
+// All selves agree on the owner; it is the only one; nobody else answers once
+// it claims; and the reasons say the same.
+func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
+	for seed := range uint64(2000) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		s, members := randomWorld(rng)
+		ix := NewIndex(s, Options{})
+		outside := Decide(ix, members, "")
+		if len(outside.Claims) != 0 {
+			t.Fatalf("seed %d: an observer claims %v", seed, outside.Claims)
+		}
+		roles := map[netip.Addr]map[election.Role][]string{}
+		for _, m := range members {
+			intent := Decide(ix, members, m.Node)
+			for i, v := range intent.Verdicts {
+				if want := outside.Verdicts[i]; v.Owner != want.Owner || v.Reason != want.Reason {
+					t.Fatalf("seed %d: %s says %v, others %v", seed, m.Node, v, want)
+				}
+				if roles[v.Address] == nil {
+					roles[v.Address] = map[election.Role][]string{}
+				}
+				roles[v.Address][v.Role] = append(roles[v.Address][v.Role], m.Node)
+			}
+			for _, c := range intent.Claims {
+				if len(c.Interfaces) == 0 {
+					t.Fatalf("seed %d: %s claims %v on no interface", seed, m.Node, c.Address)
+				}
+			}
+		}
+		for _, v := range outside.Verdicts {
+			owners, holders := roles[v.Address][election.Owner], roles[v.Address][election.Holder]
+			switch {
+			case v.Owner == "" && len(owners)+len(holders) > 0:
+				t.Errorf("seed %d: nobody may have %v, but %v own and %v hold it", seed, v.Address, owners, holders)
+			case v.Owner != "" && !slices.Equal(owners, []string{v.Owner}):
+				t.Errorf("seed %d: %v belongs to %s, and %v own it", seed, v.Address, v.Owner, owners)
+			case len(holders) > 1:
+				t.Errorf("seed %d: %v is held by %v", seed, v.Address, holders)
+			case (v.Owner == "") == (v.Reason == Owner):
+				t.Errorf("seed %d: %v", seed, v)
+			}
+			reasons := Explain(ix, members, v.Address)
+			for i, n := range reasons {
+				if (n.Node == v.Owner) != (n.Reason == Owner) || n.Reason == Eligible {
+					t.Errorf("seed %d: %v of %s: %v explains %v", seed, v.Address, v.Owner, reasons, n)
+				}
+				if c := ix.Candidates(v.Address)[i]; c.Reason != Eligible && c.Reason != n.Reason {
+					t.Errorf("seed %d: %v: %v by configuration, %v in all", seed, v.Address, c, n)
+				}
+			}
+			if r := ix.Refusal(v.Address).Reason; r != Eligible && v.Owner != "" {
+				t.Errorf("seed %d: %v is refused for %v and announced by %s", seed, v.Address, r, v.Owner)
+			}
+		}
+	}
+}
+
+func TestAWorldThatGossipedIsAtRest(t *testing.T) {
+	for seed := range uint64(1000) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		s, members := randomWorld(rng)
+		ix := NewIndex(s, Options{})
+		ledgers := map[string]*election.Ledger{}
+		for range 4 {
+			gossip(ix, members, ledgers)
+		}
+		for _, m := range members {
+			before := Decide(ix, members, m.Node)
+			for _, v := range before.Verdicts {
+				if v.Role == election.Holder {
+					t.Fatalf("seed %d: %s still holds %v for %s", seed, m.Node, v.Address, v.Owner)
+				}
+			}
+			gossip(ix, members, ledgers)
+			if after := Decide(ix, members, m.Node); !reflect.DeepEqual(before, after) {
+				t.Fatalf("seed %d: %s\n%v\n%v", seed, m.Node, before, after)
+			}
+		}
+		if c := election.Contested(members0(members), members); len(c) > 0 {
+			t.Fatalf("seed %d: still contested: %v", seed, c)
+		}
+	}
+}
+
+func members0(m []election.Member) string {
+	if len(m) == 0 {
+		return ""
+	}
+	return m[0].Node
+}
+
+func TestExclusionIsIgnoredOnRequest(t *testing.T) {
+	s := lb.Snapshot{
+		L2Advertisements: []lb.L2Advertisement{{Name: "all"}},
+		Nodes:            []lb.Node{{Name: "a", Labels: map[string]string{lb.LabelExcludeLB: ""}}},
+		Services: []lb.Service{{
+			Assigned:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+			Endpoints: lb.Endpoints{"": {Ready: 1}},
+		}},
+	}
+	for _, a := range s.Services[0].Assigned {
+		if r := NewIndex(s, Options{}).Refusal(a); r.Reason != NodeExcluded || r.Counts[NodeExcluded] != 1 {
+			t.Errorf("%v: %+v", a, r)
+		}
+		if r := NewIndex(s, Options{IgnoreExcludeLB: true}).Refusal(a); r.Reason != Eligible {
+			t.Errorf("%v: %+v", a, r)
+		}
+	}
+}
+
+// bigWorld has one class of addresses, of which one node claims a share.
+func bigWorld(addresses, nodes int) (lb.Snapshot, []election.Member) {
+	s := lb.Snapshot{
+		Pools:            []lb.Pool{{Name: "p"}},
+		L2Advertisements: []lb.L2Advertisement{{Name: "all", ExcludeInterfaces: []string{"docker*", "veth*", "cali*"}}},
+	}
+	var members []election.Member
+	for i := range nodes {
+		s.Nodes = append(s.Nodes, lb.Node{Name: fmt.Sprintf("node-%03d", i)})
+		members = append(members, election.Member{
+			Node: s.Nodes[i].Name, State: election.Alive, Claims: election.Claims{},
+			Interfaces: []lb.Interface{{Index: 2, Name: "eth0", MAC: lb.MAC{2, 5: byte(i)}, Up: true, Carrier: true, Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}}},
+		})
+	}
+	a := netip.MustParseAddr("10.1.0.0")
+	for i := range addresses {
+		a = a.Next()
+		s.Services = append(s.Services, lb.Service{
+			Key: lb.ServiceKey{Namespace: "ns", Name: fmt.Sprint(i)}, Assigned: []netip.Addr{a}, AssignedPools: []string{"p"},
+			Endpoints: lb.Endpoints{"node-001": {Ready: 1}, "node-002": {Ready: 1}},
+		})
+		members[i%nodes].Claims[a] = election.Claim{Standing: election.Majority, Epoch: 1}
+	}
+	return s, members
+}
+
+func BenchmarkNewIndex(b *testing.B) {
+	s, _ := bigWorld(10000, 100)
+	for b.Loop() {
+		NewIndex(s, Options{})
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	s, members := bigWorld(10000, 100)
+	ix := NewIndex(s, Options{})
+	b.Run("converged", func(b *testing.B) {
+		for b.Loop() {
+			Decide(ix, members, "node-001")
+		}
+	})
+	b.Run("one node lost", func(b *testing.B) {
+		for b.Loop() {
+			Decide(ix, members[1:], "node-001")
+		}
+	})
+	b.Run("nothing claimed", func(b *testing.B) {
+		fresh := slices.Clone(members)
+		for i := range fresh {
+			fresh[i].Claims = nil
+		}
+		for b.Loop() {
+			Decide(ix, fresh, "node-001")
+		}
+	})
+}
