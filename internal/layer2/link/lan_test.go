@@ -155,8 +155,7 @@ func eventually(t testing.TB, what string, fact func() (bool, string)) {
 func (h host) runLink(o Options) (*Link, *prometheus.Registry) {
 	h.t.Helper()
 	reg := prometheus.NewRegistry()
-	log := slog.New(slog.NewTextHandler(h.t.Output(), nil))
-	l, err := New(log, reg, o)
+	l, err := New(testLog(h.t), reg, o)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -254,3 +253,5 @@ func (h host) tap(name string) (*socket, <-chan []byte) {
 	})
 	return s, frames
 }
+
+func testLog(t testing.TB) *slog.Logger { return slog.New(slog.NewTextHandler(t.Output(), nil)) }

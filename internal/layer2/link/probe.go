@@ -28,8 +28,9 @@ const (
 // address; the answer must come from it. With a zero hardware address everybody
 // is asked and anybody may answer.
 //
-// It returns at the first answer, else after 60 ms. An error says that the
-// question could not be asked, which says nothing about the node.
+// It returns at the first answer, else after 60 ms, plus the milliseconds that
+// the kernel takes to close a packet socket. An error says that the question
+// could not be asked, which says nothing about the node.
 func (l *Link) Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb.MAC) (bool, error) {
 	i, ok := l.station.Load().Interface(ifindex)
 	if !ok {
