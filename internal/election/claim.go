@@ -2,6 +2,7 @@ package election
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -61,6 +62,15 @@ func (c Claim) compare(o Claim) int {
 	return cmp.Compare(o.Epoch, c.Epoch)
 }
 
+// Beats reports whether a node's claim c to addr beats the claim o of another
+// node. One of the two always beats the other.
+func (c Claim) Beats(o Claim, addr netip.Addr, node, other string) bool {
+	if r := c.compare(o); r != 0 {
+		return r > 0
+	}
+	return earlier(addr, node, other)
+}
+
 // Claims are the claims of one node by address. Whoever holds them must not
 // change them.
 type Claims map[netip.Addr]Claim
@@ -81,27 +91,32 @@ func (l *Ledger) Epoch() uint64 { return l.epoch }
 // Witness takes note of an epoch heard from elsewhere.
 func (l *Ledger) Witness(epoch uint64) { l.epoch = max(l.epoch, epoch) }
 
-// Set makes owned the complete set of claims and reports whether that changed
-// anything. Claims held already keep their epoch; the new ones share a new one,
+// Set makes owned, which names no address twice, the complete set of claims and
+// reports whether that changed anything. Claims held already keep their epoch; the new ones share a new one,
 // of the given standing.
 func (l *Ledger) Set(owned []netip.Addr, standing Standing) (changed bool) {
-	next := make(Claims, len(owned))
-	fresh := Claim{Standing: standing, Epoch: l.epoch + 1}
+	held := 0
 	for _, a := range owned {
-		if c, held := l.claims[a]; held {
-			next[a] = c
-			continue
+		if !l.claims[a].None() {
+			held++
 		}
-		next[a] = fresh
-		l.epoch = fresh.Epoch
-		changed = true
 	}
-	// Nothing new: then it changed exactly if something is gone.
-	changed = changed || len(next) != len(l.claims)
-	if changed {
-		l.claims = next
+	if held == len(owned) && held == len(l.claims) {
+		return false
 	}
-	return changed
+	if held < len(owned) {
+		l.epoch++
+	}
+	next := make(Claims, len(owned))
+	for _, a := range owned {
+		c := l.claims[a]
+		if c.None() {
+			c = Claim{Standing: standing, Epoch: l.epoch}
+		}
+		next[a] = c
+	}
+	l.claims = next
+	return true
 }
 
 // Calm settles the ledger of a node that hears every member it knows and has
@@ -137,15 +152,20 @@ func (l *Ledger) Weaken() (changed bool) {
 }
 
 func (l *Ledger) rewrite(f func(netip.Addr, Claim) Claim) (changed bool) {
-	next := make(Claims, len(l.claims))
+	var next Claims
 	for a, c := range l.claims {
-		next[a] = f(a, c)
-		changed = changed || next[a] != c
+		if d := f(a, c); d != c {
+			if next == nil {
+				next = maps.Clone(l.claims)
+			}
+			next[a] = d
+		}
 	}
-	if changed {
-		l.claims = next
+	if next == nil {
+		return false
 	}
-	return changed
+	l.claims = next
+	return true
 }
 
 // Contested returns the addresses that self and another member both claim, in

@@ -185,8 +185,7 @@ func RoleOf(self string, addr netip.Addr, placed string, failback lb.Failback, c
 		if c.Claim.None() || c.class() == unfit {
 			continue
 		}
-		if holder == nil || c.Claim.compare(holder.Claim) > 0 ||
-			c.Claim.compare(holder.Claim) == 0 && earlier(addr, c.Node, holder.Node) {
+		if holder == nil || c.Claim.Beats(holder.Claim, addr, c.Node, holder.Node) {
 			holder = c
 		}
 	}

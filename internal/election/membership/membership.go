@@ -2,9 +2,16 @@ package membership
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/election"
@@ -29,6 +36,18 @@ type Config struct {
 	Size int
 }
 
+// Validate reports everything that is wrong with the configuration.
+func (c Config) Validate() error {
+	var errs []error
+	if c.Node == "" || len(c.Node) > maxNode {
+		errs = append(errs, fmt.Errorf("node name %q: want 1 to %d bytes", c.Node, maxNode))
+	}
+	if !c.Bind.IsValid() || c.Bind.IsUnspecified() || c.Bind.Is4In6() || c.Bind.Zone() != "" {
+		errs = append(errs, fmt.Errorf("gossip address %v: want an address of the node that the others reach", c.Bind))
+	}
+	return errors.Join(errs...)
+}
+
 // Local is what this node says of itself.
 type Local struct {
 	// Interfaces are those it can announce on.
@@ -41,40 +60,278 @@ type Local struct {
 }
 
 // A Confirmer asks a suspect's own addresses on the segments it is announced
-// on. It returns within about 60 ms. It is called from several goroutines.
+// on. It returns within about 60 ms, and when ctx is done. It is called from
+// several goroutines.
 type Confirmer interface {
 	Confirm(ctx context.Context, suspect election.Member) election.Verdict
 }
 
 // A Membership is this node's part in gossip.
 type Membership struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	confirm Confirmer
+	// wrap is a seam for tests: faults between this node and the others.
+	wrap func(memberlist.NodeAwareTransport) memberlist.NodeAwareTransport
+
 	changed chan struct{}
+	members atomic.Pointer[[]election.Member]
+	// state is what a peer is told in an exchange: encoded records, this
+	// node's first.
+	state atomic.Pointer[[][]byte]
+	inbox inbox
+	news  *memberlist.TransmitLimitedQueue
+	size  atomic.Int32 // Listed members, for news.
 }
 
 // New returns a Membership; Run runs it. A nil confirmer knows nothing.
 func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confirmer) (*Membership, error) {
-	return &Membership{changed: make(chan struct{}, 1)}, nil
-}
-
-// Run takes part until ctx is done, then leaves. It returns early only when it
-// cannot start.
-func (m *Membership) Run(ctx context.Context) error {
-	<-ctx.Done()
-	return nil
+	if cfg.Port == 0 {
+		cfg.Port = DefaultPort
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	m := &Membership{
+		cfg: cfg, log: log, metrics: newMetrics(reg), confirm: confirm,
+		changed: make(chan struct{}, 1),
+		inbox:   inbox{kick: make(chan struct{}, 1)},
+	}
+	m.news = &memberlist.TransmitLimitedQueue{RetransmitMult: 2, NumNodes: func() int { return int(m.size.Load()) }}
+	m.size.Store(1)
+	m.members.Store(&[]election.Member{{Node: cfg.Node, Address: cfg.Bind, State: election.Joining}})
+	m.state.Store(&[][]byte{})
+	return m, nil
 }
 
 // Publish replaces what this node says of itself. It does not block; the others
 // are told at once.
-func (m *Membership) Publish(local Local) {}
+func (m *Membership) Publish(local Local) {
+	m.inbox.post(func(l *loop) { l.setLocal(local) })
+}
 
 // SetPeers replaces the addresses at which other speakers should be; this
-// node's own may be among them. Until it was called once, this node is
-// election.Joining.
-func (m *Membership) SetPeers(peers []netip.Addr) {}
+// node's own may be among them. They are called for ever. Until SetPeers was
+// called once, this node is election.Joining.
+func (m *Membership) SetPeers(peers []netip.Addr) {
+	peers = slices.Clone(peers)
+	m.inbox.post(func(l *loop) { l.setPeers(peers) })
+}
 
 // Members returns the living members sorted by name, this one included. The
 // result is shared and must not be changed.
-func (m *Membership) Members() []election.Member { return nil }
+func (m *Membership) Members() []election.Member { return *m.members.Load() }
 
 // Changed has a value after Members changed.
 func (m *Membership) Changed() <-chan struct{} { return m.changed }
+
+// Run takes part until ctx is done, then leaves. It returns early only when it
+// cannot start.
+func (m *Membership) Run(ctx context.Context) error {
+	p := paceFor(m.cfg.Size)
+	if err := p.Validate(); err != nil {
+		return err
+	}
+	sockets, err := listen(netip.AddrPortFrom(m.cfg.Bind, m.cfg.Port))
+	if err != nil {
+		return err
+	}
+	var tr memberlist.NodeAwareTransport = sockets
+	if m.wrap != nil {
+		tr = m.wrap(tr)
+	}
+
+	start := time.Now()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := &loop{
+		m: m, ctx: ctx, tr: tr, patience: p.patience(), start: start,
+		self: record{
+			node: m.cfg.Node, addr: m.cfg.Bind, joining: true, whole: true,
+			// Greater than that of this node's last start, or corrected on
+			// hearing the others' memory of it.
+			boot: uint64(start.UnixNano()),
+		},
+		peers: map[string]*peer{}, places: map[netip.Addr]*place{}, exchanges: map[netip.Addr]bool{},
+		slots: make(chan struct{}, joinsAtOnce), stale: true,
+	}
+	l.renew()
+	l.publishState()
+
+	conf := memberlist.DefaultLANConfig()
+	p.apply(conf)
+	conf.Name = m.cfg.Node
+	conf.Transport = tr
+	conf.BindAddr, conf.BindPort = m.cfg.Bind.String(), int(m.cfg.Port)
+	conf.AdvertisePort = int(m.cfg.Port)
+	conf.SecretKey = m.cfg.Key[:]
+	conf.EnableCompression = false
+	conf.TCPTimeout = streamTimeout
+	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
+	conf.Delegate, conf.Events = delegate{m}, delegate{m}
+	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped}
+	l.ml, err = memberlist.Create(conf)
+	if err != nil {
+		_ = sockets.Shutdown()
+		return fmt.Errorf("start gossip on %s: %w", m.cfg.Bind, err)
+	}
+	l.run()
+	cancel()
+	l.farewell()
+	if err := l.ml.Shutdown(); err != nil {
+		return fmt.Errorf("stop gossip: %w", err)
+	}
+	l.wg.Wait()
+	return nil
+}
+
+const (
+	// streamTimeout bounds one exchange of state.
+	streamTimeout = 2 * time.Second
+	// joinsAtOnce bounds how many exchanges this node starts at a time.
+	joinsAtOnce = 8
+	// knockEvery is the pause between two knocks at one missing peer, and
+	// knockShare the least pause between two knocks at all, so that many
+	// missing peers cost no more than a few.
+	knockEvery = 100 * time.Millisecond
+	knockShare = 20 * time.Millisecond
+	// rejoinEvery is the pause between two attempts at a full exchange with a
+	// missing peer. A knock that is heard leads to one at once.
+	rejoinEvery = 2 * time.Second
+	// grace is how long a node that finds nobody waits before it believes that
+	// it is alone.
+	grace = time.Second
+	// remember is how long a member that is gone counts as one that should be
+	// there.
+	remember = 10 * time.Minute
+	// packetSize bounds a record in a packet, so that it passes beside other
+	// news in one of 1,400 bytes.
+	packetSize = 1100
+	// farewellTime bounds the wait until somebody heard that this node left.
+	farewellTime = 300 * time.Millisecond
+)
+
+// An inbox holds what the loop has to do. Whoever posts never waits:
+// memberlist calls under its own lock.
+type inbox struct {
+	mu    sync.Mutex
+	todo  []func(*loop)
+	heard int // How many of todo came from the network.
+	kick  chan struct{}
+}
+
+// inboxDepth bounds what waits from the network.
+const inboxDepth = 8192
+
+func (i *inbox) post(f func(*loop)) { i.add(f, 0) }
+
+// offer posts something that came from the network; it reports whether there
+// was room.
+func (i *inbox) offer(f func(*loop)) bool { return i.add(f, 1) }
+
+func (i *inbox) add(f func(*loop), heard int) bool {
+	i.mu.Lock()
+	if i.heard+heard > inboxDepth {
+		i.mu.Unlock()
+		return false
+	}
+	i.heard += heard
+	i.todo = append(i.todo, f)
+	i.mu.Unlock()
+	select {
+	case i.kick <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+func (i *inbox) take() []func(*loop) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	todo := i.todo
+	i.todo, i.heard = nil, 0
+	return todo
+}
+
+// A delegate is what memberlist calls.
+type delegate struct{ m *Membership }
+
+// NodeMeta returns nothing: 512 bytes would not hold what we have to say.
+func (d delegate) NodeMeta(int) []byte { return nil }
+
+// NotifyMsg takes a record.
+func (d delegate) NotifyMsg(b []byte) {
+	b = slices.Clone(b)
+	if !d.m.inbox.offer(func(l *loop) { l.receive(b) }) {
+		d.m.metrics.dropped.WithLabelValues(dropOverflow).Inc()
+	}
+}
+
+// GetBroadcasts returns news to pass on.
+func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.m.news.GetBroadcasts(overhead, limit)
+}
+
+// LocalState returns all this node knows, for an exchange.
+func (d delegate) LocalState(bool) []byte {
+	var b []byte
+	for _, encoded := range *d.m.state.Load() {
+		b = appendFramed(b, encoded)
+	}
+	return b
+}
+
+// MergeRemoteState takes all that another node knows.
+func (d delegate) MergeRemoteState(b []byte, _ bool) {
+	b = slices.Clone(b)
+	d.m.inbox.post(func(l *loop) { l.receiveState(b) })
+}
+
+// NotifyJoin is told of a member that lives.
+func (d delegate) NotifyJoin(n *memberlist.Node) {
+	name := n.Name
+	addr, _ := netip.AddrFromSlice(n.Addr)
+	d.m.inbox.post(func(l *loop) { l.alive(name, addr.Unmap()) })
+}
+
+// NotifyUpdate is told of new node meta; there is none.
+func (d delegate) NotifyUpdate(*memberlist.Node) {}
+
+// NotifyLeave is told of a member that gossip lost, or that left.
+func (d delegate) NotifyLeave(n *memberlist.Node) {
+	name := n.Name
+	d.m.inbox.post(func(l *loop) { l.lost(name) })
+}
+
+// publishMembers stores the list and tells whoever waits.
+func (m *Membership) publishMembers(list []election.Member) {
+	m.members.Store(&list)
+	m.metrics.count(list)
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// copyOf returns local with slices of its own, within what a record can carry,
+// in a fixed order.
+func copyOf(local Local) Local {
+	c := Local{Leaving: local.Leaving, Owned: slices.Clone(local.Owned)}
+	for _, i := range local.Interfaces[:min(len(local.Interfaces), maxInterfaces)] {
+		i.Addresses = slices.Clone(i.Addresses[:min(len(i.Addresses), maxPrefixes)])
+		i.Up, i.Carrier = true, true
+		i.Loopback, i.NoARP, i.Enslaved = false, false, false
+		c.Interfaces = append(c.Interfaces, i)
+	}
+	slices.SortFunc(c.Owned, netip.Addr.Compare)
+	c.Owned = slices.Compact(c.Owned)
+	c.Owned = c.Owned[:min(len(c.Owned), maxClaims-1)]
+	return c
+}
+
+func sameInterfaces(a, b []lb.Interface) bool {
+	return slices.EqualFunc(a, b, func(x, y lb.Interface) bool {
+		return x.Index == y.Index && x.Name == y.Name && x.MAC == y.MAC && slices.Equal(x.Addresses, y.Addresses)
+	})
+}

@@ -1,0 +1,60 @@
+package membership
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// A logSink takes memberlist's log lines. memberlist tells of a packet that it
+// dropped by a line of log and in no other way, so they are counted here.
+type logSink struct {
+	log     *slog.Logger
+	dropped *prometheus.CounterVec
+}
+
+// Reasons for which something received was dropped.
+const (
+	dropForeign   = "foreign"   // Not encrypted with our key.
+	dropMalformed = "malformed" // Ours by its key, but not understood.
+	dropOverflow  = "overflow"  // More than could be taken in.
+)
+
+// lineReasons finds the reason in the line. A test sends such packets, so a
+// library that words them differently is noticed.
+var lineReasons = []struct{ part, reason string }{
+	{"Decrypt packet failed", dropForeign},
+	{"encryption is configured but remote state is not encrypted", dropForeign},
+	{"no installed keys could decrypt", dropForeign},
+	{"too small to decrypt", dropForeign},
+	{"unsupported encryption version", dropForeign},
+	{"remote node state is larger than limit", dropForeign},
+	{"failed to receive and remove the stream label header", dropForeign},
+	{"unacceptable label", dropForeign},
+	{"handler queue full", dropOverflow},
+	{"Failed to decode", dropMalformed},
+	{"not supported", dropMalformed},
+	{"missing message type byte", dropMalformed},
+}
+
+// Write takes one line. What memberlist finds worth an error is mostly the
+// ordinary end of a probe, so it is told at debug level; what an operator
+// should know is logged by this package itself.
+func (s *logSink) Write(line []byte) (int, error) {
+	text := string(bytes.TrimSpace(line))
+	for _, l := range lineReasons {
+		if strings.Contains(text, l.part) {
+			s.dropped.WithLabelValues(l.reason).Inc()
+			break
+		}
+	}
+	level := slog.LevelDebug
+	if strings.Contains(text, "Conflicting address for") {
+		level = slog.LevelWarn
+	}
+	s.log.Log(context.Background(), level, "gossip", "text", text)
+	return len(line), nil
+}

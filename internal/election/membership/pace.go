@@ -1,0 +1,90 @@
+package membership
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/belfrylb/belfry/internal/election"
+)
+
+// A pace is all the durations of gossip. They belong together: how soon a
+// silent node is found follows from all of them.
+type pace struct {
+	// probe is how often a node pings another, ackIn how soon the answer must
+	// be there before others are asked to ping too.
+	probe, ackIn time.Duration
+	// suspicion multiplies probe and the logarithm of the cluster's size: the
+	// time a suspect has to refute.
+	suspicion int
+	// gossip is how often news is passed on, to fanout nodes.
+	gossip time.Duration
+	fanout int
+	// sync is how often two nodes compare all they know.
+	sync time.Duration
+	// slow is how long a node may be silent while its kernel answers.
+	slow time.Duration
+}
+
+// paceFor returns the pace for a cluster of so many speakers.
+//
+// memberlist's own failure detector costs each node the same whatever the
+// size: one ping sent and, on average, one received per probe interval. What
+// grows is the time to refute (by the logarithm, base ten) and the time for
+// news to reach everybody. From about thirty nodes on a multiplier of 1 gives
+// suspects as much time as 2 does below, so detection stays under half a
+// second up to several hundred nodes.
+//
+// A false verdict of this detector is no harm: the suspect is asked on its
+// segment before anything moves.
+func paceFor(size int) pace {
+	p := pace{
+		probe: 80 * time.Millisecond, ackIn: 40 * time.Millisecond, suspicion: 2,
+		gossip: 20 * time.Millisecond, fanout: 3, sync: 10 * time.Second, slow: 1500 * time.Millisecond,
+	}
+	if size > 30 {
+		p.suspicion = 1
+		p.gossip = 30 * time.Millisecond
+	}
+	if size > 100 {
+		p.probe, p.ackIn = 100*time.Millisecond, 50*time.Millisecond
+		p.gossip = 50 * time.Millisecond
+		p.sync = 20 * time.Second
+	}
+	return p
+}
+
+// Validate reports a pace whose parts contradict each other.
+func (p pace) Validate() error {
+	switch {
+	case p.ackIn <= 0 || p.ackIn >= p.probe:
+		return fmt.Errorf("gossip: an answer within %v to a probe every %v", p.ackIn, p.probe)
+	case p.gossip <= 0 || p.gossip > p.probe:
+		return fmt.Errorf("gossip: news every %v reach a suspect too late to refute within a few %v", p.gossip, p.probe)
+	case p.suspicion < 1 || p.fanout < 1 || p.sync < time.Second:
+		return fmt.Errorf("gossip: suspicion %d, fanout %d, sync %v", p.suspicion, p.fanout, p.sync)
+	case p.slow <= p.lostAfter():
+		return fmt.Errorf("gossip: a silent node is lost after %v, so it cannot be given up within %v", p.lostAfter(), p.slow)
+	}
+	return nil
+}
+
+// lostAfter estimates how long a node was silent when gossip declares it dead.
+func (p pace) lostAfter() time.Duration {
+	return p.probe/2 + p.probe + time.Duration(p.suspicion)*p.probe
+}
+
+// patience returns the durations of a suspicion, which starts when gossip
+// declares a node dead.
+func (p pace) patience() election.Patience {
+	return election.Patience{Slow: p.slow - p.lostAfter(), Again: 100 * time.Millisecond}
+}
+
+// apply sets the pace.
+func (p pace) apply(c *memberlist.Config) {
+	c.ProbeInterval, c.ProbeTimeout = p.probe, p.ackIn
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = p.suspicion, p.suspicion
+	c.GossipInterval, c.GossipNodes = p.gossip, p.fanout
+	c.PushPullInterval = p.sync
+}

@@ -1,0 +1,201 @@
+package membership
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// A transport carries gossip over UDP and TCP on one address. Unlike
+// memberlist's own it reads into one buffer, sends from the address it listens
+// on, and leaves no connection behind.
+type transport struct {
+	bind    netip.AddrPort
+	udp     *net.UDPConn
+	tcp     *net.TCPListener
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+
+	ctx  context.Context // Done once Shutdown was called.
+	stop context.CancelFunc
+	wg   sync.WaitGroup
+
+	mu    sync.Mutex
+	conns map[*conn]struct{}
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+
+// largest is the largest UDP payload.
+const largest = 64 << 10
+
+// listen opens the sockets; Shutdown closes them.
+func listen(bind netip.AddrPort) (*transport, error) {
+	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
+	if err != nil {
+		return nil, fmt.Errorf("listen for gossip on TCP %s: %w", bind, err)
+	}
+	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(bind))
+	if err != nil {
+		_ = tcp.Close()
+		return nil, fmt.Errorf("listen for gossip on UDP %s: %w", bind, err)
+	}
+	// A burst of a few hundred nodes' packets must survive a busy moment. The
+	// kernel caps this at net.core.rmem_max, silently.
+	_ = udp.SetReadBuffer(2 << 20)
+	t := &transport{
+		bind: bind, udp: udp, tcp: tcp,
+		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), conns: map[*conn]struct{}{},
+	}
+	t.ctx, t.stop = context.WithCancel(context.Background())
+	t.wg.Add(2)
+	go t.readPackets()
+	go t.accept()
+	return t, nil
+}
+
+func (t *transport) readPackets() {
+	defer t.wg.Done()
+	buf := make([]byte, largest)
+	for {
+		n, from, err := t.udp.ReadFromUDPAddrPort(buf)
+		now := time.Now()
+		if err != nil {
+			if t.pause() {
+				return
+			}
+			continue
+		}
+		if n == 0 {
+			continue
+		}
+		p := &memberlist.Packet{Buf: append([]byte(nil), buf[:n]...), From: net.UDPAddrFromAddrPort(from), Timestamp: now}
+		select {
+		case t.packets <- p:
+		case <-t.ctx.Done():
+			return
+		}
+	}
+}
+
+func (t *transport) accept() {
+	defer t.wg.Done()
+	for {
+		c, err := t.tcp.Accept()
+		if err != nil {
+			if t.pause() {
+				return
+			}
+			continue
+		}
+		select {
+		case t.streams <- t.track(c):
+		case <-t.ctx.Done():
+			_ = c.Close()
+			return
+		}
+	}
+}
+
+// pause waits a moment after an error of a socket, such as too many open
+// files; it reports whether the transport is shut down.
+func (t *transport) pause() bool {
+	select {
+	case <-t.ctx.Done():
+		return true
+	case <-time.After(10 * time.Millisecond):
+		return false
+	}
+}
+
+// A conn is a connection that Shutdown closes.
+type conn struct {
+	net.Conn
+	t *transport
+}
+
+func (t *transport) track(c net.Conn) net.Conn {
+	tracked := &conn{c, t}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ctx.Err() != nil {
+		_ = c.Close()
+		return tracked
+	}
+	t.conns[tracked] = struct{}{}
+	return tracked
+}
+
+// Close closes the connection.
+func (c *conn) Close() error {
+	c.t.mu.Lock()
+	delete(c.t.conns, c)
+	c.t.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// FinalAdvertiseAddr returns the address bound to.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return t.bind.Addr().AsSlice(), int(t.bind.Port()), nil
+}
+
+// WriteTo sends a packet.
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return time.Time{}, err
+	}
+	_, err = t.udp.WriteToUDPAddrPort(b, to)
+	return time.Now(), err
+}
+
+// WriteToAddress sends a packet.
+func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, error) {
+	return t.WriteTo(b, a.Addr)
+}
+
+// PacketCh returns the packets received.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// StreamCh returns the connections accepted.
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// DialTimeout connects.
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{IP: t.bind.Addr().AsSlice(), Zone: t.bind.Addr().Zone()}}
+	c, err := dialer.DialContext(t.ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return t.track(c), nil
+}
+
+// DialAddressTimeout connects.
+func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	return t.DialTimeout(a.Addr, timeout)
+}
+
+// Shutdown closes all sockets and waits for the readers.
+func (t *transport) Shutdown() error {
+	t.stop()
+	err := errors.Join(t.udp.Close(), t.tcp.Close())
+	t.mu.Lock()
+	for c := range t.conns {
+		_ = c.Conn.Close()
+	}
+	t.mu.Unlock()
+	t.wg.Wait()
+	return err
+}
+
+// hostPort returns the text form that transports take.
+func hostPort(a netip.Addr, port uint16) string {
+	return net.JoinHostPort(a.String(), strconv.Itoa(int(port)))
+}
