@@ -47,14 +47,13 @@ var identities = map[string]pkix.Name{
 	"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
 	"kube-scheduler":          {CommonName: "system:kube-scheduler"},
 	"kube-proxy":              {CommonName: "system:kube-proxy"},
-	"kubelet":                 {CommonName: "kubelet", Organization: []string{"system:masters"}},
 }
 
 // controlPlaneAddress is where etcd and the API server listen. A run without
 // namespaces takes a loopback address that its name decides.
 func (l *Lab) controlPlaneAddress() netip.Addr {
 	if !l.state.Options.ControlPlaneOnly {
-		return hostAddress(ControlPlane).v4
+		return addressesOf(ControlPlane).v4
 	}
 	n, err := strconv.ParseUint(strings.TrimPrefix(l.Name, "bf"), 16, 16)
 	if err != nil {
@@ -275,7 +274,7 @@ func (l *Lab) Apply(ctx context.Context, yaml string) error {
 
 // KubectlInput is Kubectl with something on its standard input.
 func (l *Lab) KubectlInput(ctx context.Context, stdin string, args ...string) (string, error) {
-	return l.run(ctx, l.controlPlaneHost(), stdin, append([]string{l.state.Programs["kubectl"], "--kubeconfig=" + l.AdminKubeconfig()}, args...)...)
+	return output(l.KubectlCommand(ctx, args...), stdin, "kubectl", args)
 }
 
 // Exec runs a program in a host's namespace and returns its standard output.
@@ -285,11 +284,15 @@ func (l *Lab) Exec(ctx context.Context, host string, args ...string) (string, er
 }
 
 func (l *Lab) run(ctx context.Context, host, stdin string, args ...string) (string, error) {
+	return output(l.Command(ctx, host, args...), stdin, filepath.Base(args[0]), args[1:])
+}
+
+// output runs a prepared program, of which what and args tell in an error.
+func output(cmd *exec.Cmd, stdin, what string, args []string) (string, error) {
 	var out, complaint bytes.Buffer
-	cmd := l.Command(ctx, host, args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &complaint
 	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(append([]string{filepath.Base(args[0])}, args[1:]...), " "), err, strings.TrimSpace(complaint.String()))
+		return out.String(), fmt.Errorf("%s %s: %w: %s", what, strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
 	}
 	return out.String(), nil
 }

@@ -21,6 +21,10 @@ type state struct {
 	Owner    pid        `json:"owner,omitzero"`
 	Programs Programs   `json:"programs"`
 	Procs    []*Process `json:"processes"`
+	// Drops are the faults of the switch.
+	Drops []Drop `json:"drops,omitempty"`
+	// MACs are the hardware addresses that hosts were given since, by address.
+	MACs map[string]string `json:"macs,omitempty"`
 	// Ready is set when Up has returned.
 	Ready bool `json:"ready"`
 }
