@@ -95,13 +95,20 @@ type IPAddressPoolSpec struct {
 // An AddressRange is a CIDR such as 192.0.2.0/28, a range such as
 // 192.0.2.10-192.0.2.20 (blanks round the '-' are allowed), or one address.
 //
-// The order of the ends of a range is compared in CEL on the addresses written
-// out in full: for IPv4 three decimal digits per octet, for IPv6 four
-// hexadecimal digits per group with "::" filled in, so that the order of the
-// texts is the order of the addresses.
+// CEL has no order on addresses, but it knows the prefixes that contain one. Of
+// two different addresses the last is the higher when it has the first bit set
+// in which they differ: its prefix of n bits contains the first address, its
+// prefix of n+1 bits does not, and clearing the bits beyond one or the other is
+// not the same. The rule tries every n/n+1, and writes an IPv4 address as an
+// IPv6 one to have one list for both.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=96
+// +kubebuilder:validation:XValidation:rule=`(self.contains('-') ? isIP(self.substring(0, self.indexOf('-')).trim()) && isIP(self.substring(self.indexOf('-') + 1).trim()) : isIP(self) || isCIDR(self))`,message=`want an address, a CIDR or a range of two addresses joined by '-', IPv4 or IPv6, without zone and not IPv4-mapped`
+// +kubebuilder:validation:XValidation:rule=`!isCIDR(self) || cidr(self) == cidr(self).masked()`,message=`a CIDR must have no bits set beyond its prefix length; for a part of a network write a range`
+// +kubebuilder:validation:XValidation:rule=`!(self.contains('-') && isIP(self.substring(0, self.indexOf('-')).trim()) && isIP(self.substring(self.indexOf('-') + 1).trim())) || ip(self.substring(0, self.indexOf('-')).trim()).family() == ip(self.substring(self.indexOf('-') + 1).trim()).family()`,message=`both ends of a range must be of the same family`
+// +kubebuilder:validation:XValidation:rule=`!(self.contains('-') ? isIP(self.substring(0, self.indexOf('-')).trim()) && isIP(self.substring(self.indexOf('-') + 1).trim()) : isIP(self) || isCIDR(self)) || ['0.0.0.0/8', '127.0.0.0/8', '224.0.0.0/4', '255.255.255.255/32', '::/127', 'fe80::/9', 'ff00::/8'].all(b, isCIDR(self) ? !cidr(b).containsCIDR(self) && !cidr(self).containsCIDR(b) : isIP(self) ? !cidr(b).containsIP(self) : !cidr(b).containsIP(self.substring(0, self.indexOf('-')).trim()) && !cidr(b).containsIP(self.substring(self.indexOf('-') + 1).trim()))`,message=`must not contain unspecified, loopback, multicast, broadcast or IPv6 link-local addresses`
+// +kubebuilder:validation:XValidation:rule=`!(self.contains('-') && isIP(self.substring(0, self.indexOf('-')).trim()) && isIP(self.substring(self.indexOf('-') + 1).trim())) || ip(self.substring(0, self.indexOf('-')).trim()).family() == 6 || ip(self.substring(self.indexOf('-') + 1).trim()).family() == 6 || [127, 224].all(o, int(self.substring(0, self.indexOf('-')).trim().split('.')[0]) >= o || int(self.substring(self.indexOf('-') + 1).trim().split('.')[0]) <= o)`,message=`must not reach across the loopback or multicast addresses`
 type AddressRange string
 
 // A ServiceAllocation restricts a pool to some Services, and orders pools.

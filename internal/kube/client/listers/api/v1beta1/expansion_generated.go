@@ -2,6 +2,22 @@
 
 package v1beta1
 
+// BFDProfileListerExpansion allows custom methods to be added to
+// BFDProfileLister.
+type BFDProfileListerExpansion interface{}
+
+// BGPAdvertisementListerExpansion allows custom methods to be added to
+// BGPAdvertisementLister.
+type BGPAdvertisementListerExpansion interface{}
+
+// BGPPeerListerExpansion allows custom methods to be added to
+// BGPPeerLister.
+type BGPPeerListerExpansion interface{}
+
+// CommunityListerExpansion allows custom methods to be added to
+// CommunityLister.
+type CommunityListerExpansion interface{}
+
 // IPAddressPoolListerExpansion allows custom methods to be added to
 // IPAddressPoolLister.
 type IPAddressPoolListerExpansion interface{}
@@ -9,3 +25,7 @@ type IPAddressPoolListerExpansion interface{}
 // L2AdvertisementListerExpansion allows custom methods to be added to
 // L2AdvertisementLister.
 type L2AdvertisementListerExpansion interface{}
+
+// SpeakerStatusListerExpansion allows custom methods to be added to
+// SpeakerStatusLister.
+type SpeakerStatusListerExpansion interface{}

@@ -8,10 +8,20 @@ import (
 
 // Interface provides access to all the informers in this group version.
 type Interface interface {
+	// BFDProfiles returns a BFDProfileInformer.
+	BFDProfiles() TypedBFDProfileInformer
+	// BGPAdvertisements returns a BGPAdvertisementInformer.
+	BGPAdvertisements() TypedBGPAdvertisementInformer
+	// BGPPeers returns a BGPPeerInformer.
+	BGPPeers() TypedBGPPeerInformer
+	// Communities returns a CommunityInformer.
+	Communities() TypedCommunityInformer
 	// IPAddressPools returns a IPAddressPoolInformer.
 	IPAddressPools() TypedIPAddressPoolInformer
 	// L2Advertisements returns a L2AdvertisementInformer.
 	L2Advertisements() TypedL2AdvertisementInformer
+	// SpeakerStatuses returns a SpeakerStatusInformer.
+	SpeakerStatuses() TypedSpeakerStatusInformer
 }
 
 type version struct {
@@ -25,6 +35,26 @@ func New(f internalinterfaces.SharedInformerFactory, namespace string, tweakList
 	return &version{factory: f, namespace: namespace, tweakListOptions: tweakListOptions}
 }
 
+// BFDProfiles returns a TypedBFDProfileInformer.
+func (v *version) BFDProfiles() TypedBFDProfileInformer {
+	return &bFDProfileInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
+}
+
+// BGPAdvertisements returns a TypedBGPAdvertisementInformer.
+func (v *version) BGPAdvertisements() TypedBGPAdvertisementInformer {
+	return &bGPAdvertisementInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
+}
+
+// BGPPeers returns a TypedBGPPeerInformer.
+func (v *version) BGPPeers() TypedBGPPeerInformer {
+	return &bGPPeerInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
+}
+
+// Communities returns a TypedCommunityInformer.
+func (v *version) Communities() TypedCommunityInformer {
+	return &communityInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
+}
+
 // IPAddressPools returns a TypedIPAddressPoolInformer.
 func (v *version) IPAddressPools() TypedIPAddressPoolInformer {
 	return &iPAddressPoolInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
@@ -33,4 +63,9 @@ func (v *version) IPAddressPools() TypedIPAddressPoolInformer {
 // L2Advertisements returns a TypedL2AdvertisementInformer.
 func (v *version) L2Advertisements() TypedL2AdvertisementInformer {
 	return &l2AdvertisementInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
+}
+
+// SpeakerStatuses returns a TypedSpeakerStatusInformer.
+func (v *version) SpeakerStatuses() TypedSpeakerStatusInformer {
+	return &speakerStatusInformer{factory: v.factory, tweakListOptions: v.tweakListOptions}
 }

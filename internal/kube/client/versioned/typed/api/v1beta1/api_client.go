@@ -12,13 +12,34 @@ import (
 
 type BelfryV1beta1Interface interface {
 	RESTClient() rest.Interface
+	BFDProfilesGetter
+	BGPAdvertisementsGetter
+	BGPPeersGetter
+	CommunitiesGetter
 	IPAddressPoolsGetter
 	L2AdvertisementsGetter
+	SpeakerStatusesGetter
 }
 
 // BelfryV1beta1Client is used to interact with features provided by the belfry.dev group.
 type BelfryV1beta1Client struct {
 	restClient rest.Interface
+}
+
+func (c *BelfryV1beta1Client) BFDProfiles() BFDProfileInterface {
+	return newBFDProfiles(c)
+}
+
+func (c *BelfryV1beta1Client) BGPAdvertisements() BGPAdvertisementInterface {
+	return newBGPAdvertisements(c)
+}
+
+func (c *BelfryV1beta1Client) BGPPeers() BGPPeerInterface {
+	return newBGPPeers(c)
+}
+
+func (c *BelfryV1beta1Client) Communities() CommunityInterface {
+	return newCommunities(c)
 }
 
 func (c *BelfryV1beta1Client) IPAddressPools() IPAddressPoolInterface {
@@ -27,6 +48,10 @@ func (c *BelfryV1beta1Client) IPAddressPools() IPAddressPoolInterface {
 
 func (c *BelfryV1beta1Client) L2Advertisements() L2AdvertisementInterface {
 	return newL2Advertisements(c)
+}
+
+func (c *BelfryV1beta1Client) SpeakerStatuses() SpeakerStatusInterface {
+	return newSpeakerStatuses(c)
 }
 
 // NewForConfig creates a new BelfryV1beta1Client for the given config.

@@ -2,6 +2,16 @@
 
 package v1beta1
 
+type BFDProfileExpansion interface{}
+
+type BGPAdvertisementExpansion interface{}
+
+type BGPPeerExpansion interface{}
+
+type CommunityExpansion interface{}
+
 type IPAddressPoolExpansion interface{}
 
 type L2AdvertisementExpansion interface{}
+
+type SpeakerStatusExpansion interface{}

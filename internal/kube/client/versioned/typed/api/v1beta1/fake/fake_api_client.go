@@ -12,12 +12,32 @@ type FakeBelfryV1beta1 struct {
 	*testing.Fake
 }
 
+func (c *FakeBelfryV1beta1) BFDProfiles() v1beta1.BFDProfileInterface {
+	return newFakeBFDProfiles(c)
+}
+
+func (c *FakeBelfryV1beta1) BGPAdvertisements() v1beta1.BGPAdvertisementInterface {
+	return newFakeBGPAdvertisements(c)
+}
+
+func (c *FakeBelfryV1beta1) BGPPeers() v1beta1.BGPPeerInterface {
+	return newFakeBGPPeers(c)
+}
+
+func (c *FakeBelfryV1beta1) Communities() v1beta1.CommunityInterface {
+	return newFakeCommunities(c)
+}
+
 func (c *FakeBelfryV1beta1) IPAddressPools() v1beta1.IPAddressPoolInterface {
 	return newFakeIPAddressPools(c)
 }
 
 func (c *FakeBelfryV1beta1) L2Advertisements() v1beta1.L2AdvertisementInterface {
 	return newFakeL2Advertisements(c)
+}
+
+func (c *FakeBelfryV1beta1) SpeakerStatuses() v1beta1.SpeakerStatusInterface {
+	return newFakeSpeakerStatuses(c)
 }
 
 // RESTClient returns a RESTClient that is used to communicate

@@ -1,0 +1,216 @@
+package v1beta1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// A SpeakerStatus is what the speaker of one node sees and does. It has the
+// node's name, belongs to the Node, and is written by that speaker alone.
+//
+// +genclient
+// +genclient:nonNamespaced
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,categories=belfry,path=speakerstatuses,shortName=speaker;speakers
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="L2-Addresses",type=integer,JSONPath=`.status.layer2.total`
+// +kubebuilder:printcolumn:name="BGP-Up",type=integer,JSONPath=`.status.bgp.up`
+// +kubebuilder:printcolumn:name="BGP-Total",type=integer,JSONPath=`.status.bgp.total`
+// +kubebuilder:printcolumn:name="Members",type=integer,JSONPath=`.status.membership.alive`
+// +kubebuilder:printcolumn:name="Suspected",type=string,JSONPath=`.status.membership.suspected`,priority=1
+// +kubebuilder:printcolumn:name="Version",type=string,JSONPath=`.status.version`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type SpeakerStatus struct {
+	metav1.TypeMeta `json:",inline"`
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	// What the speaker sees and does.
+	// +optional
+	Status SpeakerStatusStatus `json:"status,omitempty"`
+}
+
+// A SpeakerStatusList is a list of SpeakerStatus objects.
+//
+// +kubebuilder:object:root=true
+type SpeakerStatusList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []SpeakerStatus `json:"items"`
+}
+
+// A SpeakerStatusStatus is what a speaker sees and does. Its lists are bounded;
+// the numbers beside them count everything.
+type SpeakerStatusStatus struct {
+	// The speaker's version.
+	// +optional
+	// +kubebuilder:validation:MaxLength=128
+	Version string `json:"version,omitempty"`
+	// The node's interfaces.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=256
+	Interfaces []InterfaceStatus `json:"interfaces,omitempty"`
+	// The other speakers, as this one sees them.
+	// +optional
+	Membership MembershipStatus `json:"membership,omitempty"`
+	// What the node does by layer 2.
+	// +optional
+	Layer2 Layer2Status `json:"layer2,omitempty"`
+	// What the node does by BGP.
+	// +optional
+	BGP BGPStatus `json:"bgp,omitempty"`
+	// Objects that this node could not apply, and why.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	NotApplied []NotApplied `json:"notApplied,omitempty"`
+}
+
+// An InterfaceStatus describes an interface of a node.
+type InterfaceStatus struct {
+	// The interface's name.
+	// +kubebuilder:validation:MaxLength=15
+	Name string `json:"name"`
+	// Its hardware address.
+	// +optional
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac,omitempty"`
+	// Whether the cable is in and the other end is there.
+	Carrier bool `json:"carrier"`
+	// The subnets of its addresses.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Subnets []string `json:"subnets,omitempty"`
+	// Whether it can announce by layer 2.
+	Usable bool `json:"usable"`
+	// Why it cannot.
+	// +optional
+	// +kubebuilder:validation:MaxLength=256
+	Reason string `json:"reason,omitempty"`
+}
+
+// A MembershipStatus is one speaker's view of the others.
+type MembershipStatus struct {
+	// Speakers that are alive, this one included.
+	// +kubebuilder:validation:Minimum=0
+	Alive int32 `json:"alive"`
+	// Nodes whose speakers are suspected to be gone.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Suspected []string `json:"suspected,omitempty"`
+}
+
+// A Layer2Status is what a node does by layer 2.
+type Layer2Status struct {
+	// Addresses that the node answers for.
+	// +kubebuilder:validation:Minimum=0
+	Total int32 `json:"total"`
+	// The addresses, lowest first, at most 1024.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=1024
+	Addresses []Layer2Address `json:"addresses,omitempty"`
+}
+
+// A Layer2Address is an address that a node answers for.
+type Layer2Address struct {
+	// The address.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+	// The interfaces on which it is answered for.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	Interfaces []string `json:"interfaces,omitempty"`
+}
+
+// A BGPStatus is what a node does by BGP.
+type BGPStatus struct {
+	// Sessions that are established.
+	// +kubebuilder:validation:Minimum=0
+	Up int32 `json:"up"`
+	// Sessions that the node should hold.
+	// +kubebuilder:validation:Minimum=0
+	Total int32 `json:"total"`
+	// The sessions.
+	// +optional
+	// +listType=map
+	// +listMapKey=peer
+	// +kubebuilder:validation:MaxItems=128
+	Sessions []SessionStatus `json:"sessions,omitempty"`
+}
+
+// A SessionStatus describes a BGP session.
+type SessionStatus struct {
+	// The BGPPeer's name.
+	// +kubebuilder:validation:MaxLength=253
+	Peer string `json:"peer"`
+	// The router's address.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Address string `json:"address,omitempty"`
+	// The state of the session.
+	State SessionState `json:"state"`
+	// Since when it is in this state.
+	// +optional
+	Since *metav1.Time `json:"since,omitempty"`
+	// Why it was lost, or could not be had, last.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	LastError string `json:"lastError,omitempty"`
+	// What both ends can do.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	Capabilities []string `json:"capabilities,omitempty"`
+	// Prefixes that the router was told.
+	// +kubebuilder:validation:Minimum=0
+	PrefixesSent int32 `json:"prefixesSent"`
+	// The state of BFD; empty without it.
+	// +optional
+	BFD BFDState `json:"bfd,omitempty"`
+}
+
+// A SessionState is the state of a BGP session (RFC 4271, section 8.2.2), or
+// Shutdown when it is kept down.
+// +kubebuilder:validation:Enum=Shutdown;Idle;Connect;Active;OpenSent;OpenConfirm;Established
+type SessionState string
+
+// Session states.
+const (
+	SessionShutdown    SessionState = "Shutdown"
+	SessionIdle        SessionState = "Idle"
+	SessionConnect     SessionState = "Connect"
+	SessionActive      SessionState = "Active"
+	SessionOpenSent    SessionState = "OpenSent"
+	SessionOpenConfirm SessionState = "OpenConfirm"
+	SessionEstablished SessionState = "Established"
+)
+
+// A BFDState is the state of a BFD session (RFC 5880, section 6.2).
+// +kubebuilder:validation:Enum=AdminDown;Down;Init;Up
+type BFDState string
+
+// BFD states.
+const (
+	BFDAdminDown BFDState = "AdminDown"
+	BFDDown      BFDState = "Down"
+	BFDInit      BFDState = "Init"
+	BFDUp        BFDState = "Up"
+)
+
+// A NotApplied is an object that a node could not apply.
+type NotApplied struct {
+	// The object's kind.
+	// +kubebuilder:validation:MaxLength=63
+	Kind string `json:"kind"`
+	// The object's name.
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name"`
+	// Why, in a word.
+	Reason Reason `json:"reason"`
+	// Why, in a sentence.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	Message string `json:"message,omitempty"`
+}
