@@ -1,8 +1,8 @@
 // Package layer2 holds what announcing addresses by ARP and Neighbor Discovery
 // has to decide: which questions to answer ([Table]), what a stranger's frame
 // says about our addresses ([Heard]), when to announce without being asked
-// ([Schedule]), and whether an address is free before it is claimed for the
-// first time ([Probe]).
+// ([Schedule]), and whether an address is in use before it is claimed for the
+// first time ([Detection]).
 //
 // Nothing here touches a socket or a clock. Frames come in as the few fields
 // that matter, time comes in as an argument, and what is to be sent comes out

@@ -19,10 +19,11 @@
 //	reader (interface x      Run         its socket's reads; writes only   Run closing the socket: the
 //	family that has claims)              replies                           interface or its last claim is gone
 //
-// Run waits for all of them before it returns. [Link.Probe] and [Link.Vacant]
-// run on their caller's goroutine, with sockets of their own.
+// Run waits for all of them before it returns. [Link.Probe] and [Link.Detect]
+// run on their caller's goroutine, with sockets of their own; Detect has a
+// reader for each family, which it ends before it returns.
 //
-// Every socket is opened by the goroutine that calls Run (or Probe, or Vacant),
+// Every socket is opened by the goroutine that calls Run (or Probe, or Detect),
 // so whoever locks that goroutine to a thread in another network namespace gets
 // a Link that lives there.
 package link

@@ -536,3 +536,88 @@ func TestChildAnswers(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestDetectFindsWhoUsesAnAddressAlready(t *testing.T) {
+	n := newLAN(t)
+	l, reg := n.node.runLink(Options{})
+	index, them := n.node.index("eth0"), n.peer.mac("eth0")
+	n.peer.ip("addr", "add", vip4.String()+"/32", "dev", "eth0")
+	n.peer.ip("addr", "add", vip6.String()+"/128", "dev", "eth0")
+	eventually(t, "the interface is usable", func() (bool, string) {
+		i := named(l, "eth0")
+		return i.Fault() == lb.InterfaceOK, i.Fault().String()
+	})
+	n.node.do(func() error {
+		start := time.Now()
+		found, err := l.Detect(t.Context(), index, []netip.Addr{vip4, other4, vip6, other6})
+		t.Logf("took %v: %+v", time.Since(start), found)
+		by := map[netip.Addr]lb.MAC{}
+		for _, h := range found {
+			by[h.Address] = h.MAC
+		}
+		if err != nil || len(found) != 2 || by[vip4] != them || by[vip6] != them {
+			t.Errorf("found %+v, %v; want the peer's %v and %v", found, err, vip4, vip6)
+		}
+		free, err := l.Detect(t.Context(), index, []netip.Addr{other6})
+		if err != nil || len(free) != 0 {
+			t.Errorf("found %+v, %v for a free address", free, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := l.Detect(ctx, index, []netip.Addr{other4}); err == nil {
+			t.Error("no error although the context has ended")
+		}
+		return nil
+	})
+	if got := read(t, reg, "replies_total"); got != 0 {
+		t.Errorf("%v answers to our own questions", got)
+	}
+}
+
+// Of two that want one address at the same moment, at most one finds it free:
+// the other has heard it ask.
+func TestOfTwoThatDetectAtOnceAtMostOneFindsTheAddressFree(t *testing.T) {
+	n := newLAN(t)
+	addresses := []netip.Addr{vip4, vip6}
+	type result struct {
+		found []layer2.Heard
+		err   error
+	}
+	results := make(chan result, 2)
+	var ready []func()
+	for _, h := range []host{n.node, n.peer} {
+		l, _ := h.runLink(Options{})
+		eventually(t, "the interface is usable", func() (bool, string) {
+			i := named(l, "eth0")
+			return i.Fault() == lb.InterfaceOK, i.Fault().String()
+		})
+		index := h.index("eth0")
+		ready = append(ready, func() {
+			var r result
+			if r.err = h.enter(); r.err == nil {
+				r.found, r.err = l.Detect(t.Context(), index, addresses)
+			}
+			results <- r
+		})
+	}
+	for _, f := range ready {
+		go f()
+	}
+	inUse := map[netip.Addr]int{}
+	for range ready {
+		r := <-results
+		if r.err != nil {
+			t.Error(r.err)
+		}
+		for _, h := range r.found {
+			if inUse[h.Address]++; h.Kind != layer2.HeardProbe {
+				t.Errorf("heard %+v, want a probe", h)
+			}
+		}
+	}
+	for _, a := range addresses {
+		if inUse[a] == 0 {
+			t.Errorf("both found %v free", a)
+		}
+	}
+}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -40,7 +43,7 @@ func (l *Link) Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb
 		return false, fmt.Errorf("probe %v on %s: interface is %v", target, i.Name, f)
 	}
 	question := questionFor(i, target, mac)
-	s, err := openInquiry(ifindex, lb.AddressRange{First: target, Last: target})
+	s, err := openInquiry(ifindex, []lb.AddressRange{{First: target, Last: target}})
 	if err != nil {
 		return false, fmt.Errorf("probe %v on %s: %w", target, i.Name, err)
 	}
@@ -75,13 +78,111 @@ func (l *Link) Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb
 	return false, ctx.Err()
 }
 
-// openInquiry opens a socket that hears about the addresses of a range.
-func openInquiry(ifindex int, r lb.AddressRange) (*socket, error) {
+// Detect asks on the segment of an interface whether any of the addresses is in
+// use, before they are claimed there for the first time, and returns by what
+// each that is was found (at most one Heard per address). It takes about half a
+// second, and longer for more addresses than fit the interface's rate.
+func (l *Link) Detect(ctx context.Context, ifindex int, addresses []netip.Addr) ([]layer2.Heard, error) {
+	i, ok := l.station.Load().Interface(ifindex)
+	if !ok {
+		return nil, fmt.Errorf("detect duplicates: no interface %d", ifindex)
+	}
+	if f := i.Fault(); f != lb.InterfaceOK {
+		return nil, fmt.Errorf("detect duplicates on %s: interface is %v", i.Name, f)
+	}
+	d := layer2.NewDetection(time.Now(), addresses, layer2.ServiceTiming, layer2.Pace{Rate: l.options.Rate}, rand.Float64)
+	var ranges [2][]lb.AddressRange // IPv4, IPv6
+	groups := map[layer2.Group]struct{}{}
+	for _, a := range addresses {
+		if a.Is4() {
+			ranges[0] = append(ranges[0], lb.AddressRange{First: a, Last: a})
+		} else {
+			ranges[1] = append(ranges[1], lb.AddressRange{First: a, Last: a})
+			groups[layer2.GroupOf(a)] = struct{}{}
+		}
+	}
+	// RFC 4862 section 5.4.2: be in the groups first, so as to hear another that
+	// detects the same.
+	member := newMembership(ifindex)
+	defer member.close()
+	if err := member.set(groups); err != nil {
+		return nil, fmt.Errorf("detect duplicates on %s: %w", i.Name, err)
+	}
+	heard := make(chan layer2.Heard)
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var sockets [2]*socket
+	for n, receive := range []func(*layer2.Table, *layer2.Station, int, []byte) outcome{receiveARP, receiveNDP} {
+		if len(ranges[n]) == 0 {
+			continue
+		}
+		s, err := openInquiry(ifindex, merge(ranges[n]))
+		if err != nil {
+			return nil, fmt.Errorf("detect duplicates on %s: %w", i.Name, err)
+		}
+		sockets[n] = s
+		defer s.close()
+		readers.Go(func() {
+			none := layer2.NewTable(nil)
+			_ = s.receive(func(frame []byte) {
+				o := receive(none, l.station.Load(), ifindex, frame)
+				if o.malformed != wellFormed || !o.foreign {
+					return
+				}
+				select {
+				case heard <- layer2.Heard{At: time.Now(), Address: o.uses, MAC: o.usedBy, Interface: ifindex, Kind: o.kind}:
+				case <-ctx.Done():
+				}
+			})
+		})
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case h := <-heard:
+			d.Hear(h)
+		case <-timer.C:
+		}
+		probe, wake := d.Next(time.Now())
+		for _, a := range probe {
+			mac := l.station.Load().MAC(ifindex)
+			s := sockets[0]
+			if a.Is6() {
+				s = sockets[1]
+			}
+			if err := s.send(probeFrame(mac, a)); err != nil {
+				return nil, fmt.Errorf("detect duplicates on %s: probe %v: %w", i.Name, a, err)
+			}
+		}
+		if wake.IsZero() {
+			return d.Found(), nil
+		}
+		timer.Reset(time.Until(wake))
+	}
+}
+
+// openInquiry opens a socket that hears about the addresses of ranges of one
+// family.
+func openInquiry(ifindex int, ranges []lb.AddressRange) (*socket, error) {
 	etherType, filter := etherARP, filterARP
-	if r.First.Is6() {
+	if ranges[0].First.Is6() {
 		etherType, filter = etherIPv6, filterNDP
 	}
-	return openSocket(ifindex, etherType, filter([]lb.AddressRange{r}))
+	return openSocket(ifindex, etherType, filter(ranges))
+}
+
+// probeFrame asks for an address without having one (RFC 5227 section 2.1.1, RFC
+// 4862 section 5.4.2).
+func probeFrame(from lb.MAC, a netip.Addr) []byte {
+	if a.Is4() {
+		return requestARP(broadcast, from, netip.Addr{}, a)
+	}
+	return solicitation(lb.MAC{}, from, netip.IPv6Unspecified(), a)
 }
 
 // questionFor asks for target from an interface.

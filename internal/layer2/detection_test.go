@@ -1,0 +1,93 @@
+package layer2
+
+import (
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// detect drives a detection to its end and returns when it sent which probe.
+func detect(t *testing.T, d *Detection, hear func(time.Time)) (probes []sent, end time.Time) {
+	t.Helper()
+	for now := epoch; ; {
+		hear(now)
+		addresses, wake := d.Next(now)
+		for _, a := range addresses {
+			probes = append(probes, sent{Gratuitous{Address: a}, now})
+		}
+		if wake.IsZero() {
+			return probes, now
+		}
+		if !wake.After(now) {
+			t.Fatalf("at %v asks to be woken at %v", now.Sub(epoch), wake.Sub(epoch))
+		}
+		now = wake
+	}
+}
+
+func TestAFreeAddressIsProbedThreeTimes(t *testing.T) {
+	for _, timing := range []DetectionTiming{RFC5227Timing, ServiceTiming} {
+		for _, random := range []float64{0, 0.5, 0.999} {
+			for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
+				d := NewDetection(epoch, []netip.Addr{netip.MustParseAddr(a)}, timing, Pace{Rate: 500}, func() float64 { return random })
+				probes, end := detect(t, d, func(time.Time) {})
+				part := func(x time.Duration) time.Duration { return time.Duration(random * float64(x)) }
+				want := []time.Duration{part(timing.Wait)}
+				for range timing.Probes - 1 {
+					want = append(want, want[len(want)-1]+timing.Min+part(timing.Max-timing.Min))
+				}
+				var got []time.Duration
+				for _, p := range probes {
+					got = append(got, p.at.Sub(epoch))
+				}
+				if !slices.Equal(got, want) || end.Sub(epoch) != want[len(want)-1]+timing.Settle || len(d.Found()) != 0 {
+					t.Errorf("%s: probes at %v, end at %v, found %v; want probes at %v", a, got, end.Sub(epoch), d.Found(), want)
+				}
+			}
+		}
+	}
+}
+
+func TestAnySignOfUseEndsTheDetectionOfThatAddressAlone(t *testing.T) {
+	for _, f := range [][2]string{{"192.0.2.1", "192.0.2.2"}, {"2001:db8::1", "2001:db8::2"}} {
+		used, free := netip.MustParseAddr(f[0]), netip.MustParseAddr(f[1])
+		for _, kind := range HeardKinds {
+			d := NewDetection(epoch, []netip.Addr{used, free}, ServiceTiming, Pace{Rate: 500}, func() float64 { return 0 })
+			h := Heard{At: epoch.Add(50 * time.Millisecond), Address: used, MAC: lb.MAC{2, 9}, Interface: 2, Kind: kind}
+			heard := false
+			probes, _ := detect(t, d, func(now time.Time) {
+				if !heard && now.After(epoch) { // after the first probe
+					heard = true
+					d.Hear(h)
+					d.Hear(h)
+					d.Hear(Heard{Address: netip.MustParseAddr("203.0.113.1"), Kind: kind})
+				}
+			})
+			count := map[netip.Addr]int{}
+			for _, p := range probes {
+				count[p.Address]++
+			}
+			if count[used] != 1 || count[free] != 3 || !slices.Equal(d.Found(), []Heard{h}) {
+				t.Errorf("%v of %v: probed %v, found %v", kind, used, count, d.Found())
+			}
+		}
+	}
+}
+
+func TestManyDetectionsKeepToTheBudget(t *testing.T) {
+	var addresses []netip.Addr
+	for _, c := range many(1000, nil) {
+		addresses = append(addresses, c.Address)
+	}
+	rng := rand.New(rand.NewPCG(1, 1))
+	d := NewDetection(epoch, addresses, ServiceTiming, Pace{Rate: 500}, rng.Float64)
+	probes, _ := detect(t, d, func(time.Time) {})
+	if len(probes) != 3000 {
+		t.Errorf("%d probes, want 3000", len(probes))
+	}
+	inBudget(t, probes, 500)
+}
