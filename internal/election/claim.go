@@ -151,6 +151,15 @@ func (l *Ledger) Weaken() (changed bool) {
 	})
 }
 
+// Doubt makes all claims Blind: whoever else claims does so rightly. Calm ends
+// the doubt about those that nobody does. It reports whether any changed.
+func (l *Ledger) Doubt() (changed bool) {
+	return l.rewrite(func(_ netip.Addr, c Claim) Claim {
+		c.Standing = Blind
+		return c
+	})
+}
+
 func (l *Ledger) rewrite(f func(netip.Addr, Claim) Claim) (changed bool) {
 	var next Claims
 	for a, c := range l.claims {

@@ -12,47 +12,6 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// A record is what one node says of itself. Of two records of one node the one
-// with the greater (boot, seq) is the newer.
-type record struct {
-	node string
-	// addr is where the node gossips, so that one that hears it can call back.
-	addr netip.Addr
-	// boot grows with every start of the node's speaker, seq with every record
-	// that it makes.
-	boot, seq uint64
-	// epoch is the node's logical clock.
-	epoch   uint64
-	joining bool
-	leaving bool
-	ifaces  []lb.Interface
-	// claims are the complete claims when whole is set, absent otherwise: a
-	// large set does not fit into a packet.
-	claims election.Claims
-	whole  bool
-}
-
-// newer reports whether r is newer than o.
-func (r *record) newer(o *record) bool {
-	if r.boot != o.boot {
-		return r.boot > o.boot
-	}
-	return r.seq > o.seq
-}
-
-// A kind says how a record came.
-type kind byte
-
-const (
-	// relayed by gossip or in somebody else's state; it may be of old.
-	relayed kind = iota
-	// direct from the node that it is about.
-	direct
-	// knock is direct, from a node that does not hear us; answer it.
-	knock
-	kinds
-)
-
 // Limits of a record. A node has a few interfaces and at most some thousand
 // addresses; whatever exceeds this is not ours.
 const (
@@ -74,7 +33,7 @@ const (
 	flagsKnown = flagJoining | flagLeaving | flagWhole
 )
 
-// encode appends the record in wire form:
+// encode returns the record in wire form:
 //
 //	version kind flags  one byte each
 //	node                length, text
@@ -86,25 +45,26 @@ const (
 // Numbers are unsigned varints. Addresses claimed together make a group, and
 // neighbouring ones a range, as (gap, length) from the end of the previous
 // range; IPv6 ranges are listed below their upper 64 bits.
-func (r *record) encode(b []byte, k kind) []byte {
+func encode(r *election.Record, k election.Kind) []byte {
+	var b []byte
 	var flags byte
-	if r.joining {
+	if r.Joining {
 		flags |= flagJoining
 	}
-	if r.leaving {
+	if r.Leaving {
 		flags |= flagLeaving
 	}
-	if r.whole {
+	if r.Whole {
 		flags |= flagWhole
 	}
 	b = append(b, version, byte(k), flags)
-	b = appendText(b, r.node)
-	b = appendAddr(b, r.addr)
-	b = binary.AppendUvarint(b, r.boot)
-	b = binary.AppendUvarint(b, r.seq)
-	b = binary.AppendUvarint(b, r.epoch)
-	b = binary.AppendUvarint(b, uint64(len(r.ifaces)))
-	for _, i := range r.ifaces {
+	b = appendText(b, r.Node)
+	b = appendAddr(b, r.Address)
+	b = binary.AppendUvarint(b, r.Boot)
+	b = binary.AppendUvarint(b, r.Seq)
+	b = binary.AppendUvarint(b, r.Epoch)
+	b = binary.AppendUvarint(b, uint64(len(r.Interfaces)))
+	for _, i := range r.Interfaces {
 		b = binary.AppendUvarint(b, uint64(i.Index))
 		b = appendText(b, i.Name)
 		b = append(b, i.MAC[:]...)
@@ -114,11 +74,11 @@ func (r *record) encode(b []byte, k kind) []byte {
 			b = append(b, byte(p.Bits()))
 		}
 	}
-	if !r.whole {
+	if !r.Whole {
 		return b
 	}
 	groups := map[election.Claim][]netip.Addr{}
-	for a, c := range r.claims {
+	for a, c := range r.Claims {
 		groups[c] = append(groups[c], a)
 	}
 	b = binary.AppendUvarint(b, uint64(len(groups)))
@@ -127,6 +87,20 @@ func (r *record) encode(b []byte, k kind) []byte {
 		b = binary.AppendUvarint(b, c.Epoch)
 		b = appendSet(b, addrs)
 	}
+	return b
+}
+
+// encodeBrief returns the record without its claims.
+func encodeBrief(r *election.Record, k election.Kind) []byte {
+	brief := *r
+	brief.Claims, brief.Whole = nil, false
+	return encode(&brief, k)
+}
+
+// as returns a copy of an encoded record, of another kind.
+func as(b []byte, k election.Kind) []byte {
+	b = slices.Clone(b)
+	b[1] = byte(k)
 	return b
 }
 
@@ -215,19 +189,19 @@ var errMalformed = errors.New("malformed record")
 
 // decode reads one record. It accepts exactly what encode can produce, in any
 // order of groups.
-func decode(b []byte) (record, kind, error) {
+func decode(b []byte) (*election.Record, election.Kind, error) {
 	d := decoder{rest: b}
-	var r record
+	r := &election.Record{}
 	if v := d.byte(); d.ok() && v != version {
-		return record{}, 0, fmt.Errorf("record of version %d, this is %d", v, version)
+		return nil, 0, fmt.Errorf("record of version %d, this is %d", v, version)
 	}
-	k, flags := kind(d.byte()), d.byte()
-	d.want(k < kinds && flags&^byte(flagsKnown) == 0)
-	r.joining, r.leaving, r.whole = flags&flagJoining != 0, flags&flagLeaving != 0, flags&flagWhole != 0
-	r.node = d.text(maxNode)
-	d.want(r.node != "")
-	r.addr = d.addr()
-	r.boot, r.seq, r.epoch = d.number(), d.number(), d.number()
+	k, flags := election.Kind(d.byte()), d.byte()
+	d.want(k <= election.Knock && flags&^byte(flagsKnown) == 0)
+	r.Joining, r.Leaving, r.Whole = flags&flagJoining != 0, flags&flagLeaving != 0, flags&flagWhole != 0
+	r.Node = d.text(maxNode)
+	d.want(r.Node != "")
+	r.Address = d.addr()
+	r.Boot, r.Seq, r.Epoch = d.number(), d.number(), d.number()
 	for range d.count(maxInterfaces) {
 		i := lb.Interface{Index: int(d.upTo(math.MaxInt32)), Name: d.text(maxIfName), Up: true, Carrier: true}
 		copy(i.MAC[:], d.bytes(len(i.MAC)))
@@ -240,14 +214,14 @@ func decode(b []byte) (record, kind, error) {
 		if !d.ok() {
 			break
 		}
-		r.ifaces = append(r.ifaces, i)
+		r.Interfaces = append(r.Interfaces, i)
 	}
-	if r.whole {
-		r.claims = election.Claims{}
+	if r.Whole {
+		r.Claims = election.Claims{}
 		for range d.count(maxGroups) {
 			c := election.Claim{Standing: election.Standing(d.byte()), Epoch: d.number()}
 			d.want(c.Standing > election.NoClaim && c.Standing <= election.Majority)
-			d.set(r.claims, c)
+			d.set(r.Claims, c)
 			if !d.ok() {
 				break
 			}
@@ -255,7 +229,7 @@ func decode(b []byte) (record, kind, error) {
 	}
 	d.want(len(d.rest) == 0)
 	if !d.ok() {
-		return record{}, 0, errMalformed
+		return nil, 0, errMalformed
 	}
 	return r, k, nil
 }

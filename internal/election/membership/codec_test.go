@@ -11,14 +11,14 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-func sample() record {
-	return record{
-		node: "node-a", addr: netip.MustParseAddr("192.0.2.10"), boot: 1 << 60, seq: 300, epoch: 77, leaving: true, whole: true,
-		ifaces: []lb.Interface{{
+func sample() *election.Record {
+	return &election.Record{
+		Node: "node-a", Address: netip.MustParseAddr("192.0.2.10"), Boot: 1 << 60, Seq: 300, Epoch: 77, Leaving: true, Whole: true,
+		Interfaces: []lb.Interface{{
 			Index: 2, Name: "eth0", MAC: lb.MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8::a/64"), netip.MustParsePrefix("fe80::1/64")},
 		}},
-		claims: election.Claims{
+		Claims: election.Claims{
 			netip.MustParseAddr("198.51.100.0"):                            {Standing: election.Majority, Epoch: 5},
 			netip.MustParseAddr("198.51.100.1"):                            {Standing: election.Majority, Epoch: 5},
 			netip.MustParseAddr("198.51.100.9"):                            {Standing: election.Majority, Epoch: 5},
@@ -35,11 +35,11 @@ func sample() record {
 
 func TestARecordSurvivesTheWire(t *testing.T) {
 	brief := sample()
-	brief.claims, brief.whole = nil, false
-	bare := record{node: "n", addr: netip.MustParseAddr("2001:db8::5"), joining: true, whole: true, claims: election.Claims{}}
-	for _, want := range []record{sample(), brief, bare} {
-		for k := range kinds {
-			got, gotKind, err := decode(want.encode(nil, k))
+	brief.Claims, brief.Whole = nil, false
+	bare := &election.Record{Node: "n", Address: netip.MustParseAddr("2001:db8::5"), Joining: true, Whole: true, Claims: election.Claims{}}
+	for _, want := range []*election.Record{sample(), brief, bare} {
+		for k := election.Relayed; k <= election.Knock; k++ {
+			got, gotKind, err := decode(encode(want, k))
 			if err != nil || gotKind != k || !reflect.DeepEqual(got, want) {
 				t.Errorf("kind %d, %v: got %+v\nwant %+v", gotKind, err, got, want)
 			}
@@ -49,20 +49,20 @@ func TestARecordSurvivesTheWire(t *testing.T) {
 
 func TestThousandsOfClaimsTakeKilobytes(t *testing.T) {
 	r := sample()
-	r.claims = election.Claims{}
+	r.Claims = election.Claims{}
 	rnd := rand.New(rand.NewPCG(1, 1))
 	a4, a6 := netip.MustParseAddr("198.18.0.0"), netip.MustParseAddr("2001:db8::")
-	for len(r.claims) < 5000 {
+	for len(r.Claims) < 5000 {
 		if rnd.IntN(3) == 0 { // One of three nodes' share of two pools.
 			c := election.Claim{Standing: election.Majority, Epoch: uint64(1 + rnd.IntN(2))}
-			r.claims[a4], r.claims[a6] = c, c
+			r.Claims[a4], r.Claims[a6] = c, c
 		}
 		a4, a6 = a4.Next(), a6.Next()
 	}
-	b := r.encode(nil, relayed)
-	t.Logf("%d claims take %d bytes", len(r.claims), len(b))
+	b := encode(r, election.Relayed)
+	t.Logf("%d claims take %d bytes", len(r.Claims), len(b))
 	if len(b) > 12<<10 {
-		t.Errorf("%d claims take %d bytes", len(r.claims), len(b))
+		t.Errorf("%d claims take %d bytes", len(r.Claims), len(b))
 	}
 	if got, _, err := decode(b); err != nil || !reflect.DeepEqual(got, r) {
 		t.Errorf("they do not survive the wire: %v", err)
@@ -71,13 +71,13 @@ func TestThousandsOfClaimsTakeKilobytes(t *testing.T) {
 
 func TestMalformedRecordsAreRefused(t *testing.T) {
 	s := sample()
-	good := s.encode(nil, direct)
+	good := encode(s, election.Direct)
 	for n := range good {
 		if _, _, err := decode(good[:n]); err == nil {
 			t.Errorf("the first %d of %d bytes are accepted", n, len(good))
 		}
 	}
-	prefix := []byte{version, byte(direct), flagWhole, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0}
+	prefix := []byte{version, byte(election.Direct), flagWhole, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0}
 	if _, _, err := decode(append(bytes.Clone(prefix), 0)); err != nil {
 		t.Fatalf("the record that the table spoils: %v", err)
 	}
@@ -85,7 +85,7 @@ func TestMalformedRecordsAreRefused(t *testing.T) {
 		"empty":                    {},
 		"trailing byte":            append(bytes.Clone(good), 0),
 		"another version":          append([]byte{version + 1}, good[1:]...),
-		"unknown kind":             append([]byte{version, byte(kinds)}, good[2:]...),
+		"unknown kind":             append([]byte{version, byte(election.Knock + 1)}, good[2:]...),
 		"unknown flag":             append([]byte{version, 0, 0x80}, good[3:]...),
 		"no name":                  {version, 0, 0, 0, 4, 192, 0, 2, 1, 1, 1, 1, 0},
 		"unknown family":           {version, 0, 0, 1, 'n', 5, 192, 0, 2, 1, 1, 1, 1, 0},
@@ -105,24 +105,17 @@ func TestMalformedRecordsAreRefused(t *testing.T) {
 	}
 }
 
-func TestOfTwoRecordsTheLaterStartThenTheLaterNumberIsNewer(t *testing.T) {
-	old, next, restarted := record{boot: 1, seq: 8}, record{boot: 1, seq: 9}, record{boot: 2, seq: 1}
-	if !next.newer(&old) || old.newer(&next) || old.newer(&old) || !restarted.newer(&next) || next.newer(&restarted) {
-		t.Error("records are in the wrong order")
-	}
-}
-
 func FuzzDecode(f *testing.F) {
 	s := sample()
-	f.Add(s.encode(nil, direct))
-	f.Add((&record{node: "n", addr: s.addr}).encode(nil, knock))
+	f.Add(encode(s, election.Direct))
+	f.Add(encode(&election.Record{Node: "n", Address: s.Address}, election.Knock))
 	f.Add([]byte{version, 0, flagWhole, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0, 1, 3, 1, 1, 6, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, k, err := decode(b)
 		if err != nil {
 			return
 		}
-		again, k2, err := decode(r.encode(nil, k))
+		again, k2, err := decode(encode(r, k))
 		if err != nil || k2 != k || !reflect.DeepEqual(again, r) {
 			t.Errorf("%v\n got %+v\nwant %+v", err, again, r)
 		}
@@ -131,7 +124,7 @@ func FuzzDecode(f *testing.F) {
 
 func FuzzUnframe(f *testing.F) {
 	s := sample()
-	f.Add(appendFramed(appendFramed(nil, s.encode(nil, relayed)), []byte("x")))
+	f.Add(appendFramed(appendFramed(nil, encode(s, election.Relayed)), []byte("x")))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		items, err := unframe(b)
 		if err != nil {

@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/lb"
 )
 
 // DefaultPort is the port of gossip, UDP and TCP.
@@ -49,15 +48,7 @@ func (c Config) Validate() error {
 }
 
 // Local is what this node says of itself.
-type Local struct {
-	// Interfaces are those it can announce on.
-	Interfaces []lb.Interface
-	// Leaving is set when it is about to go: others take over its addresses
-	// while it still answers for them.
-	Leaving bool
-	// Owned are the addresses it answers for (as owner or holder).
-	Owned []netip.Addr
-}
+type Local = election.Local
 
 // A Confirmer asks a suspect's own addresses on the segments it is announced
 // on. It returns within about 60 ms, and when ctx is done. It is called from
@@ -108,7 +99,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 // Publish replaces what this node says of itself. It does not block; the others
 // are told at once.
 func (m *Membership) Publish(local Local) {
-	m.inbox.post(func(l *loop) { l.setLocal(local) })
+	local = copyOf(local)
+	m.inbox.post(func(l *loop) { l.view.SetLocal(local) })
 }
 
 // SetPeers replaces the addresses at which other speakers should be; this
@@ -116,7 +108,10 @@ func (m *Membership) Publish(local Local) {
 // called once, this node is election.Joining.
 func (m *Membership) SetPeers(peers []netip.Addr) {
 	peers = slices.Clone(peers)
-	m.inbox.post(func(l *loop) { l.setPeers(peers) })
+	for i := range peers {
+		peers[i] = peers[i].Unmap()
+	}
+	m.inbox.post(func(l *loop) { l.view.SetPeers(l.now(), peers) })
 }
 
 // Members returns the living members sorted by name, this one included. The
@@ -146,18 +141,14 @@ func (m *Membership) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := &loop{
-		m: m, ctx: ctx, tr: tr, patience: p.patience(), start: start,
-		self: record{
-			node: m.cfg.Node, addr: m.cfg.Bind, joining: true, whole: true,
-			// Greater than that of this node's last start, or corrected on
-			// hearing the others' memory of it.
-			boot: uint64(start.UnixNano()),
-		},
-		peers: map[string]*peer{}, places: map[netip.Addr]*place{}, exchanges: map[netip.Addr]bool{},
-		slots: make(chan struct{}, joinsAtOnce), stale: true,
+		m: m, ctx: ctx, tr: tr, start: start,
+		// Greater than at this node's last start, or corrected by the others'
+		// memory of it.
+		view:  election.NewView(m.cfg.Node, m.cfg.Bind, uint64(start.UnixNano()), p.view()),
+		slots: make(chan struct{}, atOnce), deaf: p.slow - 2*heartbeat,
+		exchanges: map[netip.Addr]int{}, streams: map[netip.Addr]bool{},
 	}
-	l.renew()
-	l.publishState()
+	l.perform(l.view.Settle(0)) // So that there is a record to hand over.
 
 	conf := memberlist.DefaultLANConfig()
 	p.apply(conf)
@@ -185,32 +176,6 @@ func (m *Membership) Run(ctx context.Context) error {
 	l.wg.Wait()
 	return nil
 }
-
-const (
-	// streamTimeout bounds one exchange of state.
-	streamTimeout = 2 * time.Second
-	// joinsAtOnce bounds how many exchanges this node starts at a time.
-	joinsAtOnce = 8
-	// knockEvery is the pause between two knocks at one missing peer, and
-	// knockShare the least pause between two knocks at all, so that many
-	// missing peers cost no more than a few.
-	knockEvery = 100 * time.Millisecond
-	knockShare = 20 * time.Millisecond
-	// rejoinEvery is the pause between two attempts at a full exchange with a
-	// missing peer. A knock that is heard leads to one at once.
-	rejoinEvery = 2 * time.Second
-	// grace is how long a node that finds nobody waits before it believes that
-	// it is alone.
-	grace = time.Second
-	// remember is how long a member that is gone counts as one that should be
-	// there.
-	remember = 10 * time.Minute
-	// packetSize bounds a record in a packet, so that it passes beside other
-	// news in one of 1,400 bytes.
-	packetSize = 1100
-	// farewellTime bounds the wait until somebody heard that this node left.
-	farewellTime = 300 * time.Millisecond
-)
 
 // An inbox holds what the loop has to do. Whoever posts never waits:
 // memberlist calls under its own lock.
@@ -292,7 +257,7 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) {
 func (d delegate) NotifyJoin(n *memberlist.Node) {
 	name := n.Name
 	addr, _ := netip.AddrFromSlice(n.Addr)
-	d.m.inbox.post(func(l *loop) { l.alive(name, addr.Unmap()) })
+	d.m.inbox.post(func(l *loop) { l.view.Heard(l.now(), name, addr.Unmap()) })
 }
 
 // NotifyUpdate is told of new node meta; there is none.
@@ -301,7 +266,7 @@ func (d delegate) NotifyUpdate(*memberlist.Node) {}
 // NotifyLeave is told of a member that gossip lost, or that left.
 func (d delegate) NotifyLeave(n *memberlist.Node) {
 	name := n.Name
-	d.m.inbox.post(func(l *loop) { l.lost(name) })
+	d.m.inbox.post(func(l *loop) { l.view.Lost(l.now(), name) })
 }
 
 // publishMembers stores the list and tells whoever waits.
@@ -328,10 +293,4 @@ func copyOf(local Local) Local {
 	c.Owned = slices.Compact(c.Owned)
 	c.Owned = c.Owned[:min(len(c.Owned), maxClaims-1)]
 	return c
-}
-
-func sameInterfaces(a, b []lb.Interface) bool {
-	return slices.EqualFunc(a, b, func(x, y lb.Interface) bool {
-		return x.Index == y.Index && x.Name == y.Name && x.MAC == y.MAC && slices.Equal(x.Addresses, y.Addresses)
-	})
 }

@@ -75,11 +75,8 @@ func (p pace) lostAfter() time.Duration {
 	return p.probe/2 + p.probe + time.Duration(p.suspicion)*p.probe
 }
 
-// patience returns the durations of a suspicion, which starts when gossip
-// declares a node dead.
-func (p pace) patience() election.Patience {
-	return election.Patience{Slow: p.slow - p.lostAfter(), Again: 100 * time.Millisecond}
-}
+// view returns the durations of the View.
+func (p pace) view() election.Pace { return election.DefaultPace(p.slow, p.lostAfter()) }
 
 // apply sets the pace.
 func (p pace) apply(c *memberlist.Config) {

@@ -167,9 +167,13 @@ func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 // StreamCh returns the connections accepted.
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
+// dialTimeout bounds every attempt to connect. A first SYN that is lost is sent
+// again after a second, by which time a new attempt is the better idea.
+const dialTimeout = 250 * time.Millisecond
+
 // DialTimeout connects.
 func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{IP: t.bind.Addr().AsSlice(), Zone: t.bind.Addr().Zone()}}
+	dialer := net.Dialer{Timeout: min(timeout, dialTimeout), LocalAddr: &net.TCPAddr{IP: t.bind.Addr().AsSlice(), Zone: t.bind.Addr().Zone()}}
 	c, err := dialer.DialContext(t.ctx, "tcp", addr)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,621 @@
+package election
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Record is what one node says of itself. Of two records of one node the one
+// with the greater (Boot, Seq) is the newer. A record does not change once it
+// is made.
+type Record struct {
+	Node string
+	// Address is where the node gossips, so that whoever hears it can call.
+	Address netip.Addr
+	// Boot grows with every start of the node's speaker, Seq with every record
+	// that it makes.
+	Boot, Seq uint64
+	// Epoch is the node's logical clock.
+	Epoch   uint64
+	Joining bool
+	Leaving bool
+	// Interfaces are those it can announce on.
+	Interfaces []lb.Interface
+	// Claims are all its claims when Whole is set, and left out otherwise: many
+	// do not fit into a packet.
+	Claims Claims
+	Whole  bool
+}
+
+// Newer reports whether r is newer than o, which may be nil.
+func (r *Record) Newer(o *Record) bool {
+	switch {
+	case o == nil:
+		return true
+	case r.Boot != o.Boot:
+		return r.Boot > o.Boot
+	default:
+		return r.Seq > o.Seq
+	}
+}
+
+// A Kind says how a record came.
+type Kind uint8
+
+// Kinds of records.
+const (
+	// Relayed by gossip or as part of somebody else's state; it may be of old.
+	Relayed Kind = iota
+	// Direct from the node that it is about.
+	Direct
+	// Knock is direct, from a node that may not hear us; it wants an answer.
+	Knock
+)
+
+// String returns the kind in one word.
+func (k Kind) String() string { return [...]string{"relayed", "direct", "knock"}[k] }
+
+// Pace relates the durations by which a View acts by itself.
+type Pace struct {
+	Patience
+	// Grace is how long a node that finds nobody waits before it believes that
+	// it is alone.
+	Grace time.Duration
+	// Knock is the pause between two knocks at one missing peer, and
+	// KnockShare the least pause between two knocks at all, on average, so that
+	// many missing peers cost no more than a few.
+	Knock, KnockShare time.Duration
+	// Exchange is the pause between two attempts at an exchange of state with a
+	// missing peer. A knock that is heard leads to one at once.
+	Exchange time.Duration
+	// Remember is how long a member that is gone counts as one that should be
+	// there.
+	Remember time.Duration
+}
+
+// DefaultPace returns the pace of a speaker whose gossip needs so long to lose
+// a silent member, of which it must wait slow in all.
+func DefaultPace(slow, lostAfter time.Duration) Pace {
+	return Pace{
+		Patience:   Patience{Slow: slow - lostAfter, Again: 100 * time.Millisecond},
+		Grace:      time.Second,
+		Knock:      100 * time.Millisecond,
+		KnockShare: 20 * time.Millisecond,
+		Exchange:   2 * time.Second,
+		Remember:   10 * time.Minute,
+	}
+}
+
+// A Local is what a node says of itself to its own View.
+type Local struct {
+	// Interfaces are those it can announce on.
+	Interfaces []lb.Interface
+	// Leaving is set when it is about to go: others take over its addresses
+	// while it still answers for them.
+	Leaving bool
+	// Owned are the addresses it answers for, as owner or holder, each once.
+	Owned []netip.Addr
+}
+
+// A Tell asks the edge to send this node's newest record.
+type Tell struct {
+	To   netip.Addr
+	Kind Kind
+}
+
+// A Question asks the edge to ask a suspect's kernel.
+type Question struct {
+	Suspect Member
+	Round   int
+}
+
+// A Change is what a member became, for the log and for metrics.
+type Change struct {
+	Node  string
+	State State
+	Cause Cause
+	// Doubted is set when the member was suspected before, for so long.
+	Doubted bool
+	For     time.Duration
+}
+
+// Effects are what the edge has to do.
+type Effects struct {
+	Tells     []Tell
+	Questions []Question
+	// Exchanges are addresses to exchange all state with. Urgent ones go to a
+	// node that was just heard, so they must not wait for earlier attempts.
+	Exchanges, Urgent []netip.Addr
+	// News are records to pass on by gossip, this node's own among them.
+	News []*Record
+	// Changes are for the log.
+	Changes []Change
+	// Members is set when the list changed.
+	Members []Member
+	// Records is set when what to hand over in an exchange changed, this node's
+	// own first.
+	Records []*Record
+	// Next is when to call Settle again, unless something happens before.
+	Next time.Duration
+}
+
+// A View is what one node knows of the others, and what it says of itself. It
+// performs nothing: it is told what happened, and Settle returns what to do.
+// Times are of the caller's own clock, from any origin, and never run back.
+type View struct {
+	pace   Pace
+	self   Record
+	latest *Record // The self record as last told.
+	local  Local
+	ledger Ledger
+
+	peers  map[string]*peer
+	places map[netip.Addr]*place
+	// called is set once SetPeers was called, which was first at calledAt;
+	// synced once a node that had learned who owns what told us; learned once
+	// there is nothing to wait for any more.
+	called, synced, learned bool
+	calledAt                time.Duration
+
+	stale bool // What was published may not be what is.
+	told  []identity
+	out   Effects
+}
+
+// A peer is another node, listed or not.
+type peer struct {
+	node string
+	addr netip.Addr
+	life Suspicion
+	// status is its newest record, claims its newest whole one.
+	status, claims *Record
+	// fresh is set once it spoke for itself since gossip found it alive: until
+	// then its record may be one of an earlier life.
+	fresh bool
+	ask   time.Duration // When to ask for its record, while it is not fresh.
+	seen  time.Duration // When it was listed last, or first heard of.
+}
+
+func (p *peer) listed() bool {
+	return p.life.State == Alive || p.life.State == Suspected || p.life.State == Stalled
+}
+
+// ready reports whether all that it claims is known, by itself.
+func (p *peer) ready() bool { return p.listed() && p.fresh && p.claims != nil }
+
+func (p *peer) member() Member {
+	m := Member{Node: p.node, Address: p.addr, State: p.life.State}
+	if p.status != nil {
+		m.Interfaces = p.status.Interfaces
+	}
+	if p.claims != nil {
+		m.Claims = p.claims.Claims
+	}
+	switch {
+	case !p.ready() || p.status.Joining:
+		m.State = Joining
+	case p.status.Leaving:
+		m.State = Leaving
+	}
+	return m
+}
+
+// A place is an address at which a speaker should be, and when to knock there
+// and to try an exchange next, should it be missing.
+type place struct{ knock, exchange time.Duration }
+
+// An identity changes whenever the member does.
+type identity struct {
+	node           string
+	addr           netip.Addr
+	state          State
+	status, claims *Record
+}
+
+// NewView returns the view of a node that has just started. Boot must be
+// greater than at its last start; if it is not, the node corrects that when it
+// hears of it.
+func NewView(node string, addr netip.Addr, boot uint64, pace Pace) *View {
+	v := &View{
+		pace: pace, peers: map[string]*peer{}, places: map[netip.Addr]*place{}, stale: true,
+		self: Record{Node: node, Address: addr, Boot: boot, Joining: true, Whole: true, Claims: Claims{}},
+	}
+	v.renew()
+	return v
+}
+
+// SetLocal replaces what this node says of itself. The slices are the View's
+// from now on.
+func (v *View) SetLocal(local Local) {
+	v.local, v.stale = local, true
+}
+
+// SetPeers replaces the addresses at which other speakers should be; the node's
+// own may be among them.
+func (v *View) SetPeers(now time.Duration, peers []netip.Addr) {
+	if !v.called {
+		v.called, v.calledAt = true, now
+	}
+	next := make(map[netip.Addr]*place, len(peers))
+	for _, a := range peers {
+		if next[a] = v.places[a]; next[a] == nil {
+			next[a] = &place{now, now}
+		}
+	}
+	v.places, v.stale = next, true
+}
+
+// Heard is called when gossip finds a member alive.
+func (v *View) Heard(now time.Duration, node string, addr netip.Addr) {
+	if node == v.self.Node {
+		return
+	}
+	p := v.peer(now, node)
+	if !p.listed() {
+		p.fresh, p.ask = false, now
+	}
+	if p.addr != addr {
+		p.addr, v.stale = addr, true
+	}
+	v.step(now, p, Heard{})
+}
+
+// Lost is called when gossip finds a member dead, or when it left.
+func (v *View) Lost(now time.Duration, node string) {
+	p := v.peers[node]
+	switch {
+	case p == nil:
+	case p.status != nil && p.status.Leaving:
+		v.step(now, p, Left{})
+	default:
+		v.step(now, p, Lost{})
+	}
+}
+
+// Answered is called with the answer to a Question.
+func (v *View) Answered(now time.Duration, node string, a Answer) {
+	if p := v.peers[node]; p != nil {
+		v.step(now, p, a)
+	}
+}
+
+// Stopped is called when this node's own process did not run for so long that
+// others may have taken over what it owns. Whatever they claim is the better
+// claim, until it turns out that nobody did.
+func (v *View) Stopped() {
+	v.stale = v.ledger.Doubt() || v.stale
+}
+
+// Receive takes a record of another node.
+func (v *View) Receive(now time.Duration, r *Record, k Kind) {
+	if r.Node == v.self.Node {
+		// Somebody remembers a later one than this: the clock ran back over a
+		// restart. Outdo it.
+		if r.Boot > v.self.Boot {
+			v.self.Boot, v.self.Seq = r.Boot+1, 0
+			v.renew()
+			v.tellAll()
+		}
+		return
+	}
+	v.ledger.Witness(r.Epoch)
+	p := v.peer(now, r.Node)
+	changed := false
+	if r.Newer(p.status) {
+		if p.status != nil && p.status.Boot != r.Boot {
+			p.claims = nil // What it claimed in an earlier life is void.
+		}
+		p.status, changed = r, true
+	}
+	if r.Whole && r.Newer(p.claims) && r.Boot == p.status.Boot {
+		p.claims, changed = r, true
+	}
+	if changed {
+		v.stale = true
+		v.out.News = append(v.out.News, r)
+	}
+	if k != Relayed {
+		if !p.fresh && !p.status.Newer(r) {
+			p.fresh, v.stale = true, true
+		}
+		if !p.listed() {
+			v.out.Urgent = append(v.out.Urgent, r.Address)
+		}
+	}
+	if k == Knock || v.disputes(p, r) {
+		v.tell(r.Address, Direct)
+	}
+}
+
+// disputes reports whether the record, just received, claims what is rightly
+// this node's. Its node must be told so: it may not know.
+func (v *View) disputes(p *peer, r *Record) bool {
+	if p.claims != r || len(v.ledger.Claims()) == 0 {
+		return false
+	}
+	for a, theirs := range r.Claims {
+		if ours := v.ledger.Claims()[a]; !ours.None() && ours.Beats(theirs, a, v.self.Node, p.node) {
+			return true
+		}
+	}
+	return false
+}
+
+// ReceiveState takes all records of another node's state, the first of which
+// is its own.
+func (v *View) ReceiveState(now time.Duration, rs []*Record) {
+	for i, r := range rs {
+		k := Relayed
+		if i == 0 {
+			k = Direct
+			v.synced = v.synced || r.Node != v.self.Node && !r.Joining
+		}
+		v.Receive(now, r, k)
+	}
+}
+
+// Settle does what is due by now, and returns everything to do since it was
+// called last. It is to be called after each of the other methods, or after a
+// batch of them.
+func (v *View) Settle(now time.Duration) Effects {
+	next := now + time.Minute
+	for _, node := range slices.Sorted(maps.Keys(v.peers)) {
+		p := v.peers[node]
+		v.step(now, p, Tick{})
+		if due, ok := p.life.Until(v.pace.Patience); ok {
+			next = min(next, due)
+		}
+		switch {
+		case !p.listed():
+			if now >= p.seen+v.pace.Remember {
+				delete(v.peers, node)
+				v.stale = true
+			}
+			continue
+		case !p.fresh:
+			if now >= p.ask {
+				v.tell(p.addr, Knock)
+				p.ask = now + v.pace.Knock
+			}
+			next = min(next, p.ask)
+		}
+		p.seen = now
+	}
+	next = min(next, v.callMissing(now), v.learn(now))
+	if v.stale {
+		v.stale = false
+		v.settleClaims()
+		v.publish()
+	}
+	out := v.out
+	out.Next = next
+	v.out = Effects{}
+	return out
+}
+
+// callMissing knocks where somebody should be and nobody is, for ever. It
+// returns when to do so next.
+func (v *View) callMissing(now time.Duration) time.Duration {
+	there := map[netip.Addr]bool{v.self.Address: true}
+	for _, p := range v.peers {
+		if p.listed() {
+			there[p.addr] = true
+		}
+	}
+	missing := 0
+	for a := range v.places {
+		if !there[a] {
+			missing++
+		}
+	}
+	next := now + time.Minute
+	if missing == 0 {
+		return next
+	}
+	knock := max(v.pace.Knock, time.Duration(missing)*v.pace.KnockShare)
+	for _, a := range slices.SortedFunc(maps.Keys(v.places), netip.Addr.Compare) {
+		pl := v.places[a]
+		if there[a] {
+			*pl = place{now, now} // At once when it is missed.
+			continue
+		}
+		if now >= pl.knock {
+			pl.knock = now + spread(a, now, knock)
+			v.tell(a, Knock)
+		}
+		if now >= pl.exchange {
+			pl.exchange = now + spread(a, now, v.pace.Exchange)
+			v.out.Exchanges = append(v.out.Exchanges, a)
+		}
+		next = min(next, pl.knock, pl.exchange)
+	}
+	return next
+}
+
+// spread returns a duration between three quarters of d and d and a quarter,
+// so that what is missed together is not called together for ever.
+func spread(a netip.Addr, now, d time.Duration) time.Duration {
+	h := fnv.New32a()
+	b := a.As16()
+	_, _ = h.Write(binary.BigEndian.AppendUint64(b[:], uint64(now)))
+	return d*3/4 + d/2*time.Duration(h.Sum32()>>16)/(1<<16)
+}
+
+// learn decides whether this node knows who owns what, so that it may claim. It
+// returns when to look again.
+func (v *View) learn(now time.Duration) time.Duration {
+	if v.learned || !v.called {
+		return now + time.Minute
+	}
+	heard := map[netip.Addr]bool{v.self.Address: true}
+	for _, p := range v.peers {
+		heard[p.addr] = heard[p.addr] || p.ready()
+	}
+	all := true
+	for a := range v.places {
+		all = all && heard[a]
+	}
+	if end := v.calledAt + v.pace.Grace; !v.synced && !all && now < end {
+		return end
+	}
+	v.learned, v.stale = true, true
+	return now + time.Minute
+}
+
+// standing returns what a claim made now rests on, and whether every member
+// that should be there is heard.
+func (v *View) standing() (s Standing, calm bool) {
+	hears, knows := 1, 1
+	calm = v.learned
+	for _, p := range v.peers {
+		switch {
+		case p.life.State == Alive:
+			hears, knows = hears+1, knows+1
+			calm = calm && p.ready()
+		case p.listed(), p.life.State == Gone && p.life.Cause != GoneLeft:
+			knows++
+			calm = false
+		}
+	}
+	others := len(v.places)
+	if _, me := v.places[v.self.Address]; me {
+		others--
+	}
+	s = StandingOf(hears, knows, others)
+	return s, calm && s == Majority
+}
+
+// settleClaims brings the ledger up to date with the rest, and tells everybody
+// if this node has something new to say.
+func (v *View) settleClaims() {
+	standing, calm := v.standing()
+	changed := v.ledger.Set(v.local.Owned, standing)
+	if standing == Minority {
+		changed = v.ledger.Weaken() || changed
+	}
+	if calm {
+		changed = v.ledger.Calm(func(a netip.Addr) bool {
+			for _, p := range v.peers {
+				if p.listed() && p.claims != nil && !p.claims.Claims[a].None() {
+					return true
+				}
+			}
+			return false
+		}) || changed
+	}
+	if changed || v.self.Joining == v.learned || v.self.Leaving != v.local.Leaving ||
+		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) {
+		v.renew()
+		v.tellAll()
+	}
+}
+
+func sameInterfaces(a, b []lb.Interface) bool {
+	return slices.EqualFunc(a, b, func(x, y lb.Interface) bool {
+		return x.Index == y.Index && x.Name == y.Name && x.MAC == y.MAC && slices.Equal(x.Addresses, y.Addresses)
+	})
+}
+
+// renew makes a new record of this node.
+func (v *View) renew() {
+	v.self.Seq++
+	v.self.Epoch = v.ledger.Epoch()
+	v.self.Joining, v.self.Leaving = !v.learned, v.local.Leaving
+	v.self.Interfaces = v.local.Interfaces
+	if c := v.ledger.Claims(); c != nil {
+		v.self.Claims = c
+	}
+	latest := v.self
+	v.latest, v.stale = &latest, true
+}
+
+// tellAll tells everybody, at once and by gossip.
+func (v *View) tellAll() {
+	for _, node := range slices.Sorted(maps.Keys(v.peers)) {
+		if p := v.peers[node]; p.listed() {
+			v.tell(p.addr, Direct)
+		}
+	}
+	v.out.News = append(v.out.News, v.latest)
+}
+
+func (v *View) tell(to netip.Addr, k Kind) {
+	for i, t := range v.out.Tells {
+		if t.To == to {
+			v.out.Tells[i].Kind = max(t.Kind, k)
+			return
+		}
+	}
+	v.out.Tells = append(v.out.Tells, Tell{to, k})
+}
+
+// publish returns the list of members and the records to hand over, if they
+// differ from the last.
+func (v *View) publish() {
+	state := Alive
+	switch {
+	case !v.learned:
+		state = Joining
+	case v.local.Leaving:
+		state = Leaving
+	}
+	list := []Member{{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims}}
+	ids := []identity{{node: v.self.Node, state: state, status: v.latest}}
+	records := []*Record{v.latest}
+	for _, node := range slices.Sorted(maps.Keys(v.peers)) {
+		p := v.peers[node]
+		if !p.listed() {
+			continue
+		}
+		m := p.member()
+		list = append(list, m)
+		ids = append(ids, identity{node: p.node, addr: p.addr, state: m.State, status: p.status, claims: p.claims})
+		if p.claims != nil {
+			records = append(records, p.claims)
+		}
+		if p.status != nil && p.status != p.claims {
+			records = append(records, p.status)
+		}
+	}
+	if slices.Equal(ids, v.told) {
+		return
+	}
+	v.told = ids
+	slices.SortFunc(list, func(a, b Member) int { return strings.Compare(a.Node, b.Node) })
+	v.out.Members, v.out.Records = list, records
+}
+
+func (v *View) peer(now time.Duration, node string) *peer {
+	p := v.peers[node]
+	if p == nil {
+		p = &peer{node: node, seen: now}
+		v.peers[node] = p
+	}
+	return p
+}
+
+// step takes a peer's suspicion one step further.
+func (v *View) step(now time.Duration, p *peer, e Event) {
+	before := p.life
+	next, ask := p.life.Step(v.pace.Patience, now, e)
+	p.life = next
+	if ask {
+		v.out.Questions = append(v.out.Questions, Question{Suspect: p.member(), Round: next.Round})
+	}
+	if next.State == before.State {
+		return
+	}
+	v.stale = true
+	c := Change{Node: p.node, State: next.State, Cause: next.Cause}
+	if before.State == Suspected || before.State == Stalled {
+		c.Doubted, c.For = true, now-before.Since
+	}
+	v.out.Changes = append(v.out.Changes, c)
+}
