@@ -152,12 +152,15 @@ func eventually(t testing.TB, what string, fact func() (bool, string)) {
 }
 
 // runLink runs a Link inside the namespace until the test ends.
-func (h host) runLink(o Options) (*Link, *prometheus.Registry) {
+func (h host) runLink(o Options, prepare ...func(*Link)) (*Link, *prometheus.Registry) {
 	h.t.Helper()
 	reg := prometheus.NewRegistry()
 	l, err := New(testLog(h.t), reg, o)
 	if err != nil {
 		h.t.Fatal(err)
+	}
+	for _, f := range prepare {
+		f(l)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)

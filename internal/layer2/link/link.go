@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/bpf"
 
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -41,7 +42,8 @@ const (
 )
 
 // A Link answers and announces the addresses it is told to. Its methods may be
-// called from any goroutine, before, during and after Run.
+// called from any goroutine, before, during and after Run, which may run once
+// at a time.
 type Link struct {
 	log     *slog.Logger
 	options Options
@@ -57,6 +59,10 @@ type Link struct {
 	changed  chan struct{} // station has changed
 	heard    chan layer2.Heard
 	announce chan netip.Addr
+
+	// How to open what Run reads from; tests break it.
+	subscribeTo func() (*subscription, error)
+	openSocket  func(ifindex, etherType int, filter []bpf.Instruction) (*socket, error)
 }
 
 type wanted struct {
@@ -83,6 +89,9 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 		changed:  make(chan struct{}, 1),
 		heard:    make(chan layer2.Heard, ears),
 		announce: make(chan netip.Addr, 64),
+
+		subscribeTo: subscribe,
+		openSocket:  openSocket,
 	}
 	l.wanted.Store(&wanted{table: layer2.NewTable(nil)})
 	l.watched.Store(new([]lb.AddressRange))

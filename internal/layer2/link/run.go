@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,12 +21,13 @@ import (
 // start.
 func (l *Link) Run(ctx context.Context) error {
 	r := &runner{
-		Link:     l,
-		schedule: layer2.NewSchedule(layer2.Pace{Rate: l.options.Rate, Refresh: l.options.RefreshInterval}),
-		ports:    map[int]*port{},
-		broken:   make(chan broken),
-		flapped:  map[int]bool{},
-		pause:    settle,
+		Link:      l,
+		schedule:  layer2.NewSchedule(layer2.Pace{Rate: l.options.Rate, Refresh: l.options.RefreshInterval}),
+		ports:     map[int]*port{},
+		broken:    make(chan broken),
+		flapped:   map[int]bool{},
+		pause:     settle,
+		unsettled: true,
 	}
 	if err := r.subscribe(ctx); err != nil {
 		return err
@@ -87,6 +89,7 @@ type port struct {
 	name   string
 	ears   map[lb.Family]*ear
 	groups *membership
+	ipv6   bool // the kernel had IPv6 on the interface when last seen
 	// refused is what the kernel refused last; it is logged when it changes.
 	refused string
 }
@@ -112,7 +115,7 @@ func (r *runner) changes() <-chan []int {
 }
 
 func (r *runner) subscribe(ctx context.Context) error {
-	sub, err := subscribe()
+	sub, err := r.subscribeTo()
 	if err != nil {
 		return err
 	}
@@ -236,6 +239,11 @@ func (r *runner) settle(ctx context.Context, now time.Time) {
 			}
 		}
 	}
+	for index, p := range r.ports { // before any is renamed: two may have swapped names
+		if i, _ := station.Interface(index); i.Name != p.name {
+			r.metrics.forget(p.name)
+		}
+	}
 	r.refilter(want)
 	var deaf []int
 	for _, index := range slices.Sorted(maps.Keys(needs)) {
@@ -329,7 +337,6 @@ func (r *runner) openPort(ctx context.Context, i lb.Interface, needs map[lb.Fami
 		r.ports[i.Index] = p
 	}
 	if p.name != i.Name {
-		r.metrics.forget(p.name)
 		p.name = i.Name
 		for family, e := range p.ears {
 			e.counters.Store(r.metrics.of(p.name, family))
@@ -351,6 +358,13 @@ func (r *runner) openPort(ctx context.Context, i lb.Interface, needs map[lb.Fami
 		}
 		r.metrics.addresses.WithLabelValues(p.name, family.String()).Set(float64(needs[family]))
 	}
+	ipv6 := slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() })
+	if p.ipv6 && !ipv6 {
+		// The kernel may have dropped IPv6 from the interface (an MTU below 1280
+		// does that), and with it the groups, though the sockets think otherwise.
+		p.groups.close()
+	}
+	p.ipv6 = ipv6
 	if err := p.groups.set(layer2.Groups(claims, i.Index)); err != nil && i.Up {
 		refused = err
 	}
@@ -362,7 +376,7 @@ func (r *runner) open(ctx context.Context, p *port, family lb.Family) error {
 	if family == lb.IPv6 {
 		etherType, receive = etherIPv6, receiveNDP
 	}
-	s, err := openSocket(p.index, etherType, r.filters.programs[family])
+	s, err := r.openSocket(p.index, etherType, r.filters.programs[family])
 	if err != nil {
 		return fmt.Errorf("open %v packet socket: %w", family, err)
 	}

@@ -1,0 +1,152 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+func TestABrokenSubscriptionIsRenewedAndNothingIsMissed(t *testing.T) {
+	n := newLAN(t)
+	var mu sync.Mutex
+	var subs []*subscription
+	refuse := false
+	l, _ := n.node.runLink(Options{}, func(l *Link) {
+		l.subscribeTo = func() (*subscription, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if refuse {
+				refuse = false
+				return nil, errors.New("not now")
+			}
+			s, err := subscribe()
+			subs = append(subs, s)
+			return s, err
+		}
+	})
+	mu.Lock()
+	refuse = true
+	subs[0].socket.Close()
+	mu.Unlock()
+	n.node.ip("addr", "add", "198.51.100.1/24", "dev", "eth0") // perhaps unheard
+	eventually(t, "a change while there was no subscription is known", func() (bool, string) {
+		i := named(l, "eth0")
+		return len(i.Addresses) == 4, fmt.Sprint(i.Addresses)
+	})
+	n.node.ip("addr", "add", "198.51.101.1/24", "dev", "eth0")
+	eventually(t, "a change after it is known", func() (bool, string) {
+		i := named(l, "eth0")
+		return len(i.Addresses) == 5, fmt.Sprint(i.Addresses)
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	if len(subs) != 2 || refuse {
+		t.Errorf("%d subscriptions, want 2; the refusal is still due: %v", len(subs), refuse)
+	}
+}
+
+func TestSocketsThatBreakOrCannotBeOpenedAreOpenedAgain(t *testing.T) {
+	need(t, "arping", "ndisc6")
+	n := newLAN(t)
+	var mu sync.Mutex
+	var sockets []*socket
+	refusals := 1
+	l, reg := n.node.runLink(Options{}, func(l *Link) {
+		l.openSocket = func(ifindex, etherType int, filter []bpf.Instruction) (*socket, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if refusals > 0 {
+				refusals--
+				return nil, unix.ENOBUFS
+			}
+			s, err := openSocket(ifindex, etherType, filter)
+			sockets = append(sockets, s)
+			return s, err
+		}
+	})
+	l.Set(claims(n.node.index("eth0")))
+	n.expectSeen("after one was refused", "eth0", n.node.mac("eth0"))
+	sent := read(t, reg, "gratuitous_total", "form", "arp-request")
+	mu.Lock()
+	for _, s := range sockets {
+		s.conn.Close() // and not s.close: as if by itself
+	}
+	mu.Unlock()
+	n.expectSeen("after they broke", "eth0", n.node.mac("eth0"))
+	eventually(t, "announced afresh", func() (bool, string) {
+		now := read(t, reg, "gratuitous_total", "form", "arp-request")
+		return now > sent, fmt.Sprintf("%v announcements, %v before", now, sent)
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	if len(sockets) != 4 {
+		t.Errorf("%d sockets were opened, want 4", len(sockets))
+	}
+}
+
+func TestGroupsAreJoinedAgainAfterIPv6WasGone(t *testing.T) {
+	n := newLAN(t)
+	l, _ := n.node.runLink(Options{})
+	l.Set(claims(n.node.index("eth0")))
+	joined := func() (bool, string) {
+		out := n.node.ip("-6", "maddr", "show", "dev", "eth0")
+		return strings.Contains(out, "ff02::1:ff00:10\n"), out
+	}
+	eventually(t, "the group is joined", joined)
+	n.node.ip("link", "set", "eth0", "mtu", "1000") // too small for IPv6
+	eventually(t, "IPv6 is gone", func() (bool, string) {
+		ok, out := joined()
+		return !ok && len(named(l, "eth0").Addresses) == 1, out
+	})
+	n.node.ip("link", "set", "eth0", "mtu", "1500")
+	eventually(t, "the group is joined again", joined)
+}
+
+func TestNothingIsLeftWhenRunHasEnded(t *testing.T) {
+	n := newLAN(t)
+	l, err := New(testLog(t), nil, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Watch([]lb.AddressRange{{First: vip4, Last: vip4}})
+	l.Set(claims(n.node.index("eth0")))
+	for range 2 { // it may run again
+		ctx, cancel := context.WithCancel(context.Background())
+		ended := make(chan error, 1)
+		go func() {
+			if err := n.node.enter(); err != nil {
+				ended <- err
+				return
+			}
+			ended <- l.Run(ctx)
+		}()
+		eventually(t, "two sockets are open", func() (bool, string) {
+			got := n.node.packetSockets()
+			return got == 2, fmt.Sprint(got)
+		})
+		cancel()
+		if err := <-ended; err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "sockets and groups are gone", func() (bool, string) { // the kernel takes its time over them
+			sockets, groups := n.node.packetSockets(), n.node.ip("-6", "maddr", "show", "dev", "eth0")
+			return sockets == 0 && !strings.Contains(groups, "ff02::1:ff00:10\n"), fmt.Sprintf("%d packet sockets, groups %s", sockets, groups)
+		})
+	}
+}
+
+func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
+	for _, o := range []Options{{Rate: -1}, {RefreshInterval: -1}} {
+		if _, err := New(testLog(t), nil, o); err == nil {
+			t.Errorf("%+v is accepted", o)
+		}
+	}
+}
