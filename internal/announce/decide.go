@@ -365,3 +365,12 @@ func (d *decider) interfaces(v view, a netip.Addr) []int {
 	}
 	return indexes
 }
+
+// Verdict returns what is decided about an address, and whether it is in use.
+func (i *Intent) Verdict(a netip.Addr) (Verdict, bool) {
+	n, ok := slices.BinarySearchFunc(i.Verdicts, a, func(v Verdict, a netip.Addr) int { return v.Address.Compare(a) })
+	if !ok {
+		return Verdict{}, false
+	}
+	return i.Verdicts[n], true
+}

@@ -108,6 +108,12 @@ func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
 	return ix.groups[i].keys
 }
 
+// Permits reports whether some advertisement lets an interface of that name
+// announce, on whatever node.
+func (ix *Index) Permits(name string) bool {
+	return slices.ContainsFunc(ix.ads, func(ad advertisement) bool { return Permits(ad.L2Advertisement, name) })
+}
+
 // A NodeReason is what stands between one node and one address.
 type NodeReason struct {
 	Node   string

@@ -1,0 +1,33 @@
+// Package speaker is the announcement loop: on every node, it brings what the
+// API server, the other speakers and the kernel say before announce.Decide, and
+// has the decision carried out.
+//
+//	cluster changed ----\                              /-> Link.Set          (wire)
+//	members changed -----+-> Decide: complete Intent -+--> Membership.Publish (gossip)
+//	interfaces changed --/                             \-> herald            (API)
+//
+// There is one dirty bit per source and no queue: whatever happened, the whole
+// world is decided again. The first event acts at once; those that follow
+// closely share one pass. A pass that decides what the last one did sends
+// nothing to anybody.
+//
+// # What may wait, and what may not
+//
+// The wire comes first, gossip second, both without waiting for anything. What
+// is to be written to the API server is left to the herald, a goroutine of its
+// own that compares the newest Intent with what the Services say, writes what
+// differs at a bounded rate, and backs off while the API server is away. Nothing
+// on the wire depends on it.
+//
+// # Handing over
+//
+// An address that another speaker takes over in an orderly way passes through
+// the role Holder: this node answers until it learns by gossip that the other
+// one claims it. It then lingers, still answering but claiming nothing, until it
+// hears the other on the wire, or a moment at most: the other's socket may be
+// younger than its claim. Where two speakers claimed an address at once there is
+// no lingering: one has to stop, and the other is answering already.
+//
+// SIGTERM does the same with everything: the speaker says that it is leaving,
+// and stops once all has been taken over, or after a bound.
+package speaker

@@ -1,0 +1,442 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/election/membership"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+var (
+	v4   = netip.MustParseAddr("192.0.2.1")
+	v6   = netip.MustParseAddr("2001:db8::1")
+	webA = lb.ServiceKey{Namespace: "web", Name: "a"}
+)
+
+func poke(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// A fakeCluster is one API server and the cache of everybody.
+type fakeCluster struct {
+	mu       sync.Mutex
+	snapshot lb.Snapshot
+	synced   chan struct{}
+	watchers []chan struct{}
+	reads    int
+
+	away       bool
+	conditions map[lb.ServiceKey]Condition
+	attempts   int
+	writes     []string
+	events     []string
+}
+
+// newCluster holds one dual-stack Service and the nodes.
+func newCluster(nodes ...string) *fakeCluster {
+	c := &fakeCluster{synced: make(chan struct{}), conditions: map[lb.ServiceKey]Condition{}}
+	c.snapshot = lb.Snapshot{
+		L2Advertisements: []lb.L2Advertisement{{Name: "all", ExcludeInterfaces: []string{"veth*"}}},
+		Services: []lb.Service{{
+			Key: webA, Assigned: []netip.Addr{v4, v6}, Endpoints: lb.Endpoints{"": {Ready: 1}},
+		}},
+	}
+	for i, n := range nodes {
+		c.snapshot.Nodes = append(c.snapshot.Nodes, lb.Node{Name: n, Addresses: []netip.Addr{nodeAddress(i), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", 11+i))}})
+	}
+	return c
+}
+
+func nodeAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(11 + i)}) }
+
+// edit changes what the API server holds.
+func (c *fakeCluster) edit(f func(*lb.Snapshot)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.snapshot
+	s.Services, s.Nodes = slices.Clone(s.Services), slices.Clone(s.Nodes)
+	f(&s)
+	c.snapshot = s
+	c.notify()
+}
+
+func (c *fakeCluster) notify() {
+	for _, w := range c.watchers {
+		poke(w)
+	}
+}
+
+// of returns one speaker's access to the cluster.
+func (c *fakeCluster) of(node string) access {
+	w := make(chan struct{}, 1)
+	c.watchers = append(c.watchers, w)
+	return access{c, node, w}
+}
+
+type access struct {
+	*fakeCluster
+	node    string
+	watcher chan struct{}
+}
+
+func (a access) Synced() <-chan struct{}  { return a.synced }
+func (a access) Changed() <-chan struct{} { return a.watcher }
+func (a access) Snapshot() lb.Snapshot {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reads++
+	return a.snapshot
+}
+
+func (a access) Announced(key lb.ServiceKey) (Condition, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	exists := slices.ContainsFunc(a.snapshot.Services, func(s lb.Service) bool { return s.Key == key })
+	return a.conditions[key], exists
+}
+
+func (a access) SetAnnounced(_ context.Context, key lb.ServiceKey, c Condition) (bool, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.attempts++
+	if a.away {
+		return false, errors.New("the API server is away")
+	}
+	a.conditions[key] = c
+	a.writes = append(a.writes, fmt.Sprintf("%s: %v %v %s: %s", a.node, key, c.Announced, c.Reason, c.Message))
+	a.notify()
+	return true, nil
+}
+
+func (c *fakeCluster) tried() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.attempts
+}
+
+func (a access) Event(key lb.ServiceKey, e Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.events = append(a.events, fmt.Sprintf("%s: %v %s: %s", a.node, key, e.Kind, e.Message))
+}
+
+// A fakeLink is a node's wire.
+type fakeLink struct {
+	mu         sync.Mutex
+	lan        *lan
+	interfaces []lb.Interface
+	changed    chan struct{}
+	heard      chan layer2.Heard
+	claims     []layer2.Claim
+	announced  []netip.Addr
+}
+
+func (l *fakeLink) Set(claims []layer2.Claim) {
+	l.mu.Lock()
+	had := l.claims
+	l.claims = claims
+	l.mu.Unlock()
+	l.lan.changed()
+	for _, c := range claims {
+		if !slices.ContainsFunc(had, c.Equal) {
+			l.lan.announce(l, c)
+		}
+	}
+}
+
+func (l *fakeLink) Announce(a netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.announced = append(l.announced, a)
+}
+
+func (l *fakeLink) Interfaces() []lb.Interface {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.interfaces
+}
+
+func (l *fakeLink) Changed() <-chan struct{}   { return l.changed }
+func (l *fakeLink) Heard() <-chan layer2.Heard { return l.heard }
+
+func (l *fakeLink) answers(a netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.claims, func(c layer2.Claim) bool { return c.Address == a && len(c.Interfaces) > 0 })
+}
+
+func (l *fakeLink) set(f func(*lb.Interface)) {
+	l.mu.Lock()
+	l.interfaces = slices.Clone(l.interfaces)
+	f(&l.interfaces[0])
+	l.mu.Unlock()
+	poke(l.changed)
+}
+
+// A lan is the segment that all nodes are on.
+type lan struct {
+	mu    sync.Mutex
+	links []*fakeLink
+	// deaf loses every announcement.
+	deaf bool
+	// gaps are the times at which nobody answered for an address that somebody
+	// had answered for; it is looked at whenever anybody changes.
+	gaps     []string
+	answered map[netip.Addr]bool
+}
+
+const wire = 100 * time.Microsecond
+
+// announce lets all others that answer for the address hear the claim.
+func (n *lan) announce(from *fakeLink, c layer2.Claim) {
+	if n.deaf {
+		return
+	}
+	time.AfterFunc(wire, func() {
+		for _, l := range n.links {
+			if l != from && l.answers(c.Address) {
+				l.heard <- layer2.Heard{At: time.Now(), Address: c.Address, MAC: from.interfaces[0].MAC, Interface: 2, Kind: layer2.HeardAnnouncement}
+			}
+		}
+	})
+}
+
+func (n *lan) changed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, a := range []netip.Addr{v4, v6} {
+		some := slices.ContainsFunc(n.links, func(l *fakeLink) bool { return l.answers(a) })
+		if n.answered[a] && !some {
+			n.gaps = append(n.gaps, a.String())
+		}
+		n.answered[a] = some
+	}
+}
+
+// who returns the nodes that answer for an address.
+func (w *fakeWorld) who(a netip.Addr) string {
+	var nodes []string
+	for _, n := range w.nodes {
+		if n.link.answers(a) {
+			nodes = append(nodes, n.name)
+		}
+	}
+	return strings.Join(nodes, " ")
+}
+
+// A hub is gossip among all that take part. It takes a moment.
+type hub struct {
+	mu    sync.Mutex
+	parts []*part
+	delay time.Duration
+}
+
+type part struct {
+	hub     *hub
+	node    string
+	local   membership.Local
+	ledger  election.Ledger
+	said    int
+	peers   []netip.Addr
+	members []election.Member
+	changed chan struct{}
+	state   election.State
+}
+
+func (p *part) Publish(l membership.Local) {
+	h := p.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	p.said++
+	p.local = l
+	p.ledger.Set(l.Owned, election.Majority)
+	p.refresh()
+	poke(p.changed)
+	time.AfterFunc(h.delay, h.spread)
+}
+
+func (p *part) SetPeers(peers []netip.Addr) {
+	p.hub.mu.Lock()
+	defer p.hub.mu.Unlock()
+	p.peers = peers
+}
+
+func (p *part) Changed() <-chan struct{} { return p.changed }
+func (p *part) Members() []election.Member {
+	p.hub.mu.Lock()
+	defer p.hub.mu.Unlock()
+	return p.members
+}
+
+// present returns the part as a member, or false when it is gone.
+func (p *part) present() (election.Member, bool) {
+	m := election.Member{Node: p.node, State: p.state, Interfaces: p.local.Interfaces, Claims: p.ledger.Claims()}
+	if p.local.Leaving && m.State == election.Alive {
+		m.State = election.Leaving
+	}
+	return m, p.state != election.Gone
+}
+
+// refresh brings the part's own entry up to date.
+func (p *part) refresh() {
+	members := slices.DeleteFunc(slices.Clone(p.members), func(m election.Member) bool { return m.Node == p.node })
+	if m, ok := p.present(); ok {
+		members = append(members, m)
+	}
+	slices.SortFunc(members, func(a, b election.Member) int { return strings.Compare(a.Node, b.Node) })
+	p.members = members
+}
+
+// spread tells everybody everything.
+func (h *hub) spread() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.parts {
+		p.members = nil
+		for _, o := range h.parts {
+			p.ledger.Witness(o.ledger.Epoch())
+			if m, ok := o.present(); ok {
+				p.members = append(p.members, m)
+			}
+		}
+		poke(p.changed)
+	}
+}
+
+// become changes what gossip holds a node for.
+func (h *hub) become(node string, s election.State) {
+	h.mu.Lock()
+	for _, p := range h.parts {
+		if p.node == node {
+			p.state = s
+		}
+	}
+	h.mu.Unlock()
+	h.spread()
+}
+
+// A fakeWorld runs a speaker on each of some nodes.
+type fakeWorld struct {
+	t       *testing.T
+	cluster *fakeCluster
+	hub     *hub
+	lan     *lan
+	nodes   []*fakeNode
+}
+
+type fakeNode struct {
+	name    string
+	link    *fakeLink
+	part    *part
+	speaker *Speaker
+	stop    context.CancelFunc
+	done    chan struct{}
+}
+
+// inWorld runs a test on a virtual clock, with speakers on nodes of these names
+// that are up but have not read the cluster yet.
+func inWorld(t *testing.T, nodes []string, test func(t *testing.T, w *fakeWorld)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &fakeWorld{
+			t: t, cluster: newCluster(nodes...), hub: &hub{delay: 2 * time.Millisecond},
+			lan: &lan{answered: map[netip.Addr]bool{}},
+		}
+		for i, name := range nodes {
+			n := &fakeNode{name: name, done: make(chan struct{})}
+			n.link = &fakeLink{
+				lan: w.lan, changed: make(chan struct{}, 1), heard: make(chan layer2.Heard, 16),
+				interfaces: []lb.Interface{
+					{
+						Index: 2, Name: "eth0", MAC: lb.MAC{2, 5: byte(11 + i)}, Up: true, Carrier: true,
+						Addresses: []netip.Prefix{netip.PrefixFrom(nodeAddress(i), 24), netip.MustParsePrefix(fmt.Sprintf("2001:db8::%d/64", 11+i))},
+					},
+					{Index: 3, Name: "veth1", MAC: lb.MAC{2, 4: 1, 5: byte(11 + i)}, Up: true, Carrier: true},
+					{Index: 4, Name: "eth9", MAC: lb.MAC{2, 4: 9, 5: byte(11 + i)}, Up: true},
+				},
+			}
+			n.part = &part{hub: w.hub, node: name, changed: make(chan struct{}, 1), state: election.Alive}
+			w.lan.links = append(w.lan.links, n.link)
+			w.hub.parts = append(w.hub.parts, n.part)
+			w.nodes = append(w.nodes, n)
+			access := w.cluster.of(name)
+			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i)}, access, n.link, n.part, access, slog.New(slog.DiscardHandler), nil)
+		}
+		w.hub.spread()
+		for _, n := range w.nodes {
+			ctx, stop := context.WithCancel(t.Context())
+			n.stop = stop
+			go func() {
+				defer close(n.done)
+				n.speaker.Run(ctx)
+				w.hub.become(n.name, election.Gone) // membership leaves after the speaker
+			}()
+		}
+		test(t, w)
+		for _, n := range w.nodes {
+			n.stop()
+			<-n.done
+		}
+	})
+}
+
+// start lets the caches fill, and everything come to rest.
+func (w *fakeWorld) start() {
+	close(w.cluster.synced)
+	w.rest()
+}
+
+// rest lets everything happen that is going to, within less than any bound that
+// a test is about.
+func (w *fakeWorld) rest() {
+	time.Sleep(100 * time.Millisecond)
+	synctest.Wait()
+}
+
+func (w *fakeWorld) node(name string) *fakeNode {
+	return w.nodes[slices.IndexFunc(w.nodes, func(n *fakeNode) bool { return n.name == name })]
+}
+
+func (w *fakeWorld) owned(want string) {
+	w.t.Helper()
+	for _, a := range []netip.Addr{v4, v6} {
+		if got := w.who(a); got != want {
+			w.t.Errorf("%v is answered for by %q, want %q", a, got, want)
+		}
+	}
+}
+
+// transitions checks what was written, and forgets it.
+func (w *fakeWorld) wrote(want ...string) {
+	w.t.Helper()
+	w.cluster.mu.Lock()
+	defer w.cluster.mu.Unlock()
+	if !slices.Equal(w.cluster.writes, want) {
+		w.t.Errorf("written:\n%q\nwant:\n%q", w.cluster.writes, want)
+	}
+	w.cluster.writes = nil
+}
+
+func (w *fakeWorld) told(want ...string) {
+	w.t.Helper()
+	w.cluster.mu.Lock()
+	defer w.cluster.mu.Unlock()
+	if !slices.Equal(w.cluster.events, want) {
+		w.t.Errorf("events:\n%q\nwant:\n%q", w.cluster.events, want)
+	}
+	w.cluster.events = nil
+}

@@ -1,0 +1,421 @@
+package speaker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Condition is what the condition Announced of a Service says.
+type Condition struct {
+	Announced       bool
+	Reason, Message string
+}
+
+// An Event tells of a transition.
+type Event struct {
+	Kind    EventKind
+	Message string
+}
+
+// An EventKind is the reason of an Event, as Kubernetes calls it.
+type EventKind string
+
+// Events on Services.
+const (
+	Announcing        EventKind = "Announcing"
+	AnnouncementMoved EventKind = "AnnouncementMoved"
+	NotAnnounced      EventKind = "NotAnnounced"
+	AddressConflict   EventKind = "AddressConflict"
+)
+
+// Warns reports whether the event is one that somebody should look into.
+func (k EventKind) Warns() bool { return k == NotAnnounced || k == AddressConflict }
+
+// A Reporter writes to the API server.
+type Reporter interface {
+	// Announced returns what the condition says as far as the cluster is known;
+	// false when there is no such Service.
+	Announced(lb.ServiceKey) (Condition, bool)
+	// SetAnnounced makes it say so, and reports whether it was written. An
+	// error is worth another attempt.
+	SetAnnounced(context.Context, lb.ServiceKey, Condition) (written bool, err error)
+	// Event records an event, without waiting.
+	Event(lb.ServiceKey, Event)
+}
+
+const (
+	// between is the pause after a write: fifty a second at most, so that a
+	// failure of many addresses is no flood.
+	between = 20 * time.Millisecond
+	// tries is how many writes may fail in a row before the herald backs off,
+	// at first for soon, twice as long each time, at most for late.
+	tries = 3
+	soon  = 250 * time.Millisecond
+	late  = 30 * time.Second
+	// settled is how long an address must have been without an owner before
+	// that is told: while speakers start or a failure is being repaired, it is
+	// nothing to wake anybody for.
+	settled = 3 * time.Second
+	// insistence is the least time between two writes of the same to a Service,
+	// for whoever changed it meanwhile may do so again: in a divided cluster two
+	// speakers are right.
+	insistence = time.Minute
+	// bulletins bounds the conflicts that wait to be told.
+	bulletins = 64
+)
+
+// A herald tells the API server what is announced. It looks at the newest view
+// only: what was true in between is nobody's concern.
+//
+// One speaker speaks for a Service: the owner of its first address that has
+// one. Where no address has an owner, the first live speaker by name does. Where
+// configuration alone forbids it, the controller has the word.
+type herald struct {
+	self     string
+	reporter Reporter
+	log      *slog.Logger
+	metrics  *metrics
+
+	mu       sync.Mutex
+	view     *view
+	conflict []conflicts
+	news     chan struct{}
+
+	// What follows belongs to run.
+	index     *announce.Index
+	byService map[lb.ServiceKey][]int // of index: verdicts, ascending
+	keys      []lb.ServiceKey         // of byService, by first address
+	// owners are the owners last told of, by whomever.
+	owners map[netip.Addr]string
+	// silent is since when a Service has had an address without an owner.
+	silent map[lb.ServiceKey]time.Time
+	// said is what this node wrote last.
+	said map[lb.ServiceKey]statement
+}
+
+type statement struct {
+	Condition
+	at time.Time
+}
+
+// A view is what a pass decided, and upon what.
+type view struct {
+	index   *announce.Index
+	intent  announce.Intent
+	members []election.Member
+}
+
+type conflicts struct {
+	services []lb.ServiceKey
+	heard    layer2.Heard
+}
+
+func newHerald(self string, r Reporter, log *slog.Logger, m *metrics) *herald {
+	return &herald{
+		self: self, reporter: r, log: log, metrics: m,
+		news: make(chan struct{}, 1), owners: map[netip.Addr]string{}, silent: map[lb.ServiceKey]time.Time{}, said: map[lb.ServiceKey]statement{},
+	}
+}
+
+// tell hands over the newest view. It does not wait.
+func (h *herald) tell(v view) {
+	h.mu.Lock()
+	h.view = &v
+	h.mu.Unlock()
+	h.wake()
+}
+
+// quarrel hands over a conflict. It does not wait.
+func (h *herald) quarrel(services []lb.ServiceKey, heard layer2.Heard) {
+	h.mu.Lock()
+	if len(h.conflict) < bulletins {
+		h.conflict = append(h.conflict, conflicts{services, heard})
+	}
+	h.mu.Unlock()
+	h.wake()
+}
+
+func (h *herald) wake() {
+	select {
+	case h.news <- struct{}{}:
+	default:
+	}
+}
+
+func (h *herald) take() (view, []conflicts) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.conflict
+	h.conflict = nil
+	if h.view == nil {
+		return view{}, c
+	}
+	return *h.view, c
+}
+
+// run writes until ctx is done.
+func (h *herald) run(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
+	wait := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.news:
+			if wait > 0 {
+				continue // whatever it is, the API server is not to be had
+			}
+		case <-timer.C:
+		}
+		v, conflicts := h.take()
+		for _, c := range conflicts {
+			h.reportConflict(c)
+		}
+		if v.index == nil {
+			continue
+		}
+		again, ok := h.report(ctx, v)
+		if !ok {
+			wait = min(max(soon, 2*wait), late)
+			timer.Reset(wait + rand.N(wait/4))
+			continue
+		}
+		if wait > 0 {
+			h.log.Info("the API server takes our reports again")
+		}
+		wait = 0
+		if again > 0 {
+			timer.Reset(again)
+		}
+	}
+}
+
+// report writes what differs between a view and what the Services say. It
+// returns after how long to look again at what is not to be written yet, 0 for
+// nothing, and false when something could not be written.
+func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bool) {
+	h.arrange(v.index)
+	ok = true
+	failures := 0
+	for _, key := range h.keys {
+		verdicts := h.verdicts(v, key)
+		want := condition(verdicts)
+		if !h.differs(v, key, verdicts, want) {
+			delete(h.silent, key)
+			h.note(verdicts)
+			continue
+		}
+		if wait := h.premature(key, want, time.Now()); wait > 0 {
+			if again == 0 || wait < again {
+				again = wait
+			}
+			continue
+		}
+		if !same(verdicts, h.newest().intent) {
+			continue // not any more; the newer view is next
+		}
+		written, err := h.reporter.SetAnnounced(ctx, key, want)
+		if ctx.Err() != nil {
+			return 0, true
+		}
+		if err != nil {
+			h.metrics.reports.WithLabelValues("failed").Inc()
+			if ok {
+				h.log.Warn("report what is announced", "service", key, "err", err)
+			}
+			ok = false
+			if failures++; failures == tries {
+				return 0, false
+			}
+			continue
+		}
+		failures = 0
+		h.said[key] = statement{want, time.Now()}
+		if written {
+			h.metrics.reports.WithLabelValues("written").Inc()
+			h.reporter.Event(key, h.event(verdicts, want))
+		}
+		h.note(verdicts)
+		select {
+		case <-ctx.Done():
+			return 0, true
+		case <-time.After(between):
+		}
+	}
+	return again, ok
+}
+
+// differs reports whether this node has to say something about a Service that
+// the Service does not.
+func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict, want Condition) bool {
+	if h.spokesman(v, verdicts) != h.self {
+		return false
+	}
+	have, exists := h.reporter.Announced(key)
+	return exists && have != want
+}
+
+// premature returns how long to wait before a condition is written.
+func (h *herald) premature(key lb.ServiceKey, want Condition, now time.Time) time.Duration {
+	if last := h.said[key]; last.Condition == want && now.Sub(last.at) < insistence {
+		return last.at.Add(insistence).Sub(now)
+	}
+	if want.Announced {
+		delete(h.silent, key)
+		return 0
+	}
+	if h.silent[key].IsZero() {
+		h.silent[key] = now
+	}
+	return h.silent[key].Add(settled).Sub(now)
+}
+
+// arrange groups an index by Service.
+func (h *herald) arrange(ix *announce.Index) {
+	if ix == h.index {
+		return
+	}
+	h.index = ix
+	h.byService = map[lb.ServiceKey][]int{}
+	h.keys = nil
+	addresses := ix.Addresses()
+	inUse := make(map[netip.Addr]string, len(addresses))
+	for i, a := range addresses {
+		for _, key := range ix.Services(a) {
+			if h.byService[key] == nil {
+				h.keys = append(h.keys, key)
+			}
+			h.byService[key] = append(h.byService[key], i)
+		}
+		if owner, known := h.owners[a]; known {
+			inUse[a] = owner
+		}
+	}
+	// What is not in use is forgotten.
+	h.owners = inUse
+	maps.DeleteFunc(h.silent, func(key lb.ServiceKey, _ time.Time) bool { return h.byService[key] == nil })
+	maps.DeleteFunc(h.said, func(key lb.ServiceKey, _ statement) bool { return h.byService[key] == nil })
+}
+
+func (h *herald) verdicts(v view, key lb.ServiceKey) []announce.Verdict {
+	out := make([]announce.Verdict, 0, 2)
+	for _, i := range h.byService[key] {
+		out = append(out, v.intent.Verdicts[i])
+	}
+	return out
+}
+
+// newest returns the newest view.
+func (h *herald) newest() view {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return *h.view
+}
+
+// same reports whether an intent still says so.
+func same(verdicts []announce.Verdict, intent announce.Intent) bool {
+	for _, v := range verdicts {
+		now, _ := intent.Verdict(v.Address)
+		if now.Owner != v.Owner || now.Reason != v.Reason || !slices.Equal(now.Services, v.Services) {
+			return false
+		}
+	}
+	return true
+}
+
+// spokesman returns who reports on a Service, empty for no speaker.
+func (h *herald) spokesman(v view, verdicts []announce.Verdict) string {
+	owner, orphans := "", false
+	for _, d := range verdicts {
+		if d.Owner == "" {
+			if v.index.Refusal(d.Address).Reason != announce.Eligible {
+				return ""
+			}
+			orphans = true
+		}
+		if owner == "" {
+			owner = d.Owner
+		}
+	}
+	if owner != "" || !orphans {
+		return owner
+	}
+	for _, m := range v.members {
+		if m.State == election.Alive {
+			return m.Node
+		}
+	}
+	return ""
+}
+
+// note remembers what is known to whoever reads the Service.
+func (h *herald) note(verdicts []announce.Verdict) {
+	for _, v := range verdicts {
+		h.owners[v.Address] = v.Owner
+	}
+}
+
+// condition says what is decided about the addresses of a Service.
+func condition(verdicts []announce.Verdict) Condition {
+	c := Condition{Announced: true, Reason: "Announced"}
+	one := true
+	for _, v := range verdicts {
+		one = one && v.Owner == verdicts[0].Owner
+		if v.Owner == "" && c.Announced {
+			c.Announced, c.Reason = false, v.Reason.String()
+		}
+	}
+	if one && c.Announced {
+		c.Message = "announced by layer 2 from node " + verdicts[0].Owner
+		return c
+	}
+	var parts []string
+	for _, v := range verdicts {
+		if v.Owner == "" {
+			parts = append(parts, fmt.Sprintf("%v from no node (%v)", v.Address, v.Reason))
+		} else {
+			parts = append(parts, fmt.Sprintf("%v from node %s", v.Address, v.Owner))
+		}
+	}
+	c.Message = "announced by layer 2: " + strings.Join(parts, ", ")
+	return c
+}
+
+// event tells how a Service came to its condition.
+func (h *herald) event(verdicts []announce.Verdict, is Condition) Event {
+	if !is.Announced {
+		return Event{NotAnnounced, is.Message}
+	}
+	var moves []string
+	for _, v := range verdicts {
+		if was := h.owners[v.Address]; was != "" && was != v.Owner {
+			moves = append(moves, fmt.Sprintf("%v from node %s to node %s", v.Address, was, v.Owner))
+		}
+	}
+	if len(moves) == 0 {
+		return Event{Announcing, is.Message}
+	}
+	return Event{AnnouncementMoved, "moved " + strings.Join(moves, ", ")}
+}
+
+func (h *herald) reportConflict(c conflicts) {
+	message := fmt.Sprintf("station %v uses the address %v too (%v)", c.heard.MAC, c.heard.Address, c.heard.Kind)
+	for _, key := range c.services {
+		h.reporter.Event(key, Event{AddressConflict, message})
+	}
+}

@@ -1,0 +1,125 @@
+package speaker
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election"
+)
+
+type metrics struct {
+	addresses *prometheus.GaugeVec
+	changes   *prometheus.CounterVec
+	reports   *prometheus.CounterVec
+	conflicts prometheus.Counter
+	rivals    prometheus.Counter
+	wins      prometheus.Counter
+	passes    prometheus.Histogram
+}
+
+// A change is what happened between two passes to an address that this node
+// owns now or did before.
+type change string
+
+const (
+	// acquired: nobody owned it.
+	acquired change = "acquired"
+	// tookOver: its owner is gone.
+	tookOver change = "took-over"
+	// received: its owner handed it over.
+	received change = "received"
+	// handedOver: another node owns it now.
+	handedOver change = "handed-over"
+	// dropped: nobody does.
+	dropped change = "dropped"
+)
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "belfry", Subsystem: "speaker", Name: name, Help: help})
+	}
+	m := &metrics{
+		addresses: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "addresses",
+			Help: "Addresses in use, by what this node does about them.",
+		}, []string{"role"}),
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "owner_changes_total",
+			Help: "Addresses that this node came to own or ceased to, by how.",
+		}, []string{"change"}),
+		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "reports_total",
+			Help: "Writes of the condition Announced, by result.",
+		}, []string{"result"}),
+		conflicts: counter("conflicts_total", "Frames by which stations that are no speakers of ours claim an address of ours."),
+		rivals:    counter("rival_claims_total", "Times that another speaker was heard to claim an address that this node owns."),
+		wins:      counter("contests_won_total", "Addresses that another speaker claimed too and has let go of."),
+		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "pass_seconds",
+			Help:    "Time to decide on the whole world and to install the result.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
+		}),
+	}
+	for _, r := range []election.Role{election.Holder, election.Owner} {
+		m.addresses.WithLabelValues(r.String())
+	}
+	for _, c := range []change{acquired, tookOver, received, handedOver, dropped} {
+		m.changes.WithLabelValues(string(c))
+	}
+	for _, r := range []string{"written", "failed"} {
+		m.reports.WithLabelValues(r)
+	}
+	if reg != nil {
+		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.passes)
+	}
+	return m
+}
+
+// count takes the gauges from an intent and the counters from what became of
+// the one before it.
+func (m *metrics) count(before, after announce.Intent, members []election.Member, self string) {
+	alive := map[string]bool{}
+	for _, member := range members {
+		alive[member.Node] = true
+	}
+	roles := [3]int{}
+	old := before.Verdicts
+	for _, v := range after.Verdicts {
+		roles[v.Role]++
+		for len(old) > 0 && old[0].Address.Less(v.Address) {
+			m.changed(old[0].Owner, "", alive, self)
+			old = old[1:]
+		}
+		was := ""
+		if len(old) > 0 && old[0].Address == v.Address {
+			was = old[0].Owner
+			old = old[1:]
+		}
+		m.changed(was, v.Owner, alive, self)
+	}
+	for _, v := range old {
+		m.changed(v.Owner, "", alive, self)
+	}
+	for _, r := range []election.Role{election.Holder, election.Owner} {
+		m.addresses.WithLabelValues(r.String()).Set(float64(roles[r]))
+	}
+}
+
+func (m *metrics) changed(was, is string, alive map[string]bool, self string) {
+	c := change("")
+	switch {
+	case was == is || was != self && is != self:
+		return
+	case is == self && was == "":
+		c = acquired
+	case is == self && alive[was]:
+		c = received
+	case is == self:
+		c = tookOver
+	case is == "":
+		c = dropped
+	default:
+		c = handedOver
+	}
+	m.changes.WithLabelValues(string(c)).Inc()
+}

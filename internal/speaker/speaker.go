@@ -1,0 +1,443 @@
+package speaker
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/election/membership"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Cluster is what the API server holds.
+type Cluster interface {
+	// Synced is closed once everything has been read.
+	Synced() <-chan struct{}
+	// Changed has a value after something has changed.
+	Changed() <-chan struct{}
+	// Snapshot returns the whole; it is not changed afterwards.
+	Snapshot() lb.Snapshot
+}
+
+// A Link answers and announces on the wire.
+type Link interface {
+	// Set installs the complete set of claims, at once.
+	Set([]layer2.Claim)
+	// Announce announces one of them afresh.
+	Announce(netip.Addr)
+	// Interfaces are the node's; Changed has a value after they changed.
+	Interfaces() []lb.Interface
+	Changed() <-chan struct{}
+	// Heard delivers other stations' use of claimed addresses.
+	Heard() <-chan layer2.Heard
+}
+
+// A Membership is this node's part in gossip. None of its methods waits.
+type Membership interface {
+	Publish(membership.Local)
+	SetPeers([]netip.Addr)
+	Members() []election.Member
+	Changed() <-chan struct{}
+}
+
+// A Config is what a Speaker needs to know.
+type Config struct {
+	// Node is this node's name.
+	Node string
+	// Gossip is the address it gossips on; peers are called at their address of
+	// the same family.
+	Gossip   netip.Addr
+	Announce announce.Options
+}
+
+const (
+	// urgent is the least time between two passes for what moves addresses:
+	// members and interfaces. The first event of a burst waits for none of it.
+	urgent = 5 * time.Millisecond
+	// leisurely is the same for news from the API server.
+	leisurely = 50 * time.Millisecond
+	// idle is how many times longer than a pass for the API server's news took
+	// we wait until the next, so that a busy cluster never busies us.
+	idle = 4
+	// linger bounds how long an address handed over is still answered for
+	// while its successor has not been heard on the wire.
+	linger = 250 * time.Millisecond
+	// farewell bounds how long a speaker that leaves answers for what nobody
+	// takes over.
+	farewell = time.Second
+	// defence is the least time between two announcements of an address in
+	// answer to another speaker's.
+	defence = time.Second
+	// quarrel is how long a stranger must not have been heard to be reported
+	// anew, and quarrels how many strangers are remembered.
+	quarrel  = 10 * time.Minute
+	quarrels = 4096
+)
+
+// A Speaker decides what its node announces, and has it done.
+type Speaker struct {
+	cfg     Config
+	cluster Cluster
+	link    Link
+	members Membership
+	herald  *herald
+	log     *slog.Logger
+	metrics *metrics
+
+	// What follows belongs to the goroutine of Run.
+	dirty    bool      // the cluster has changed since it was read
+	readable time.Time // when it may be read again
+	passed   time.Time // when the last pass ended
+	index    *announce.Index
+	peers    []netip.Addr
+	said     membership.Local
+	intent   announce.Intent
+	holding  map[netip.Addr]layer2.Claim // with the role Holder
+	leftover map[netip.Addr]leftover
+	// answered are the held addresses whose new owner was heard on the wire.
+	answered  map[netip.Addr]bool
+	contested []netip.Addr
+	stations  map[lb.MAC]string // the nodes' interfaces, also of those gone
+	defended  map[netip.Addr]time.Time
+	strangers map[stranger]time.Time
+}
+
+// A leftover is an address that another node owns by now.
+type leftover struct {
+	claim layer2.Claim
+	until time.Time
+}
+
+type stranger struct {
+	address netip.Addr
+	mac     lb.MAC
+}
+
+// New returns a Speaker that does nothing until Run.
+func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Reporter, log *slog.Logger, reg prometheus.Registerer) *Speaker {
+	m := newMetrics(reg)
+	return &Speaker{
+		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
+		dirty:     true,
+		herald:    newHerald(cfg.Node, reporter, log, m),
+		holding:   map[netip.Addr]layer2.Claim{},
+		leftover:  map[netip.Addr]leftover{},
+		answered:  map[netip.Addr]bool{},
+		stations:  map[lb.MAC]string{},
+		defended:  map[netip.Addr]time.Time{},
+		strangers: map[stranger]time.Time{},
+	}
+}
+
+// Run announces until ctx is done, then hands over what it owns and returns. The
+// link and the membership must outlive it.
+func (s *Speaker) Run(ctx context.Context) {
+	if !s.await(ctx) {
+		return
+	}
+	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() { defer close(done); s.herald.run(writing) }()
+	defer func() { stop(); <-done }()
+
+	s.loop(ctx, present)
+	s.log.Info("leaving: handing over", "addresses", len(s.intent.Claims))
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+	defer cancel()
+	s.loop(last, leaving)
+	s.link.Set(nil)
+	s.publish(membership.Local{Leaving: true})
+	s.log.Info("stopped answering")
+}
+
+// await waits until the cluster is known: before that, nothing could be decided
+// that would not be regretted.
+func (s *Speaker) await(ctx context.Context) bool {
+	select {
+	case <-s.cluster.Synced():
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A stage is a part of a Speaker's life.
+type stage uint8
+
+const (
+	present stage = iota
+	leaving
+)
+
+// loop makes pass after pass until ctx is done, or, when leaving, until there is
+// nothing left to hand over.
+func (s *Speaker) loop(ctx context.Context, at stage) {
+	due := time.Now() // when the next pass is
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	sooner := func(t time.Time) {
+		if t.Before(due) {
+			due = t
+			timer.Reset(time.Until(t))
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.cluster.Changed():
+			s.dirty = true
+			sooner(s.readable)
+		case <-s.members.Changed():
+			sooner(s.passed.Add(urgent))
+		case <-s.link.Changed():
+			sooner(s.passed.Add(urgent))
+		case h := <-s.link.Heard():
+			if s.hear(h) {
+				sooner(s.passed.Add(urgent))
+			}
+		case <-timer.C:
+		}
+		start := time.Now()
+		if start.Before(due) {
+			continue
+		}
+		reads := s.dirty && !start.Before(s.readable)
+		if reads {
+			s.read()
+			s.dirty = false
+		}
+		s.pass(start, at)
+		s.passed = time.Now()
+		took := s.passed.Sub(start)
+		s.metrics.passes.Observe(took.Seconds())
+		if reads {
+			s.readable = s.passed.Add(max(leisurely, idle*took))
+		}
+		if at == leaving && len(s.holding) == 0 && len(s.leftover) == 0 {
+			return
+		}
+		due = s.passed.Add(time.Hour)
+		if s.dirty {
+			due = s.readable
+		}
+		for _, l := range s.leftover {
+			if l.until.Before(due) {
+				due = l.until
+			}
+		}
+		timer.Reset(time.Until(due))
+	}
+}
+
+// read takes in what the API server holds.
+func (s *Speaker) read() {
+	snapshot := s.cluster.Snapshot()
+	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
+	var peers []netip.Addr
+	for _, n := range snapshot.Nodes {
+		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(s.cfg.Gossip) })
+		if i >= 0 {
+			peers = append(peers, n.Addresses[i])
+		}
+	}
+	if s.peers == nil || !slices.Equal(peers, s.peers) {
+		s.peers = append([]netip.Addr{}, peers...)
+		s.members.SetPeers(peers)
+	}
+}
+
+// pass decides and carries out.
+func (s *Speaker) pass(now time.Time, at stage) {
+	interfaces := s.link.Interfaces()
+	members := s.present(interfaces, at)
+	s.know(members)
+	before := s.intent
+	s.intent = announce.Decide(s.index, members, s.cfg.Node)
+	s.track(now)
+
+	s.link.Set(s.claims())
+	owned := make([]netip.Addr, len(s.intent.Claims))
+	for i, c := range s.intent.Claims {
+		owned[i] = c.Address
+	}
+	s.publish(membership.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned})
+	s.reannounce(members)
+	s.herald.tell(view{s.index, s.intent, members})
+	s.metrics.count(before, s.intent, members, s.cfg.Node)
+}
+
+// present returns the members, with what is known about this node itself up to
+// date: gossip learns it from us.
+func (s *Speaker) present(interfaces []lb.Interface, at stage) []election.Member {
+	members := slices.Clone(s.members.Members())
+	for i := range members {
+		if members[i].Node == s.cfg.Node {
+			members[i].Interfaces = interfaces
+			if at == leaving {
+				members[i].State = election.Leaving
+			}
+		}
+	}
+	return members
+}
+
+// track notices what was handed over since the last pass, and lets go of what
+// is handed over for good.
+func (s *Speaker) track(now time.Time) {
+	next := make(map[netip.Addr]layer2.Claim, len(s.holding))
+	claims := s.intent.Claims
+	for _, v := range s.intent.Verdicts {
+		if v.Role == election.Bystander {
+			if held, was := s.holding[v.Address]; was && v.Owner != "" && !s.answered[v.Address] {
+				s.leftover[v.Address] = leftover{held, now.Add(linger)}
+			}
+			if l, is := s.leftover[v.Address]; is && (v.Owner == "" || !now.Before(l.until)) {
+				delete(s.leftover, v.Address)
+			}
+			continue
+		}
+		if v.Role == election.Holder {
+			next[v.Address] = claims[0]
+		}
+		claims = claims[1:] // one for each verdict that is no Bystander's
+		delete(s.leftover, v.Address)
+	}
+	for a := range s.leftover {
+		if _, inUse := s.intent.Verdict(a); !inUse {
+			delete(s.leftover, a)
+		}
+	}
+	for a := range s.answered {
+		if _, is := next[a]; !is {
+			delete(s.answered, a)
+		}
+	}
+	s.holding = next
+}
+
+// claims returns all that is answered for: what is decided, and what lingers.
+func (s *Speaker) claims() []layer2.Claim {
+	if len(s.leftover) == 0 {
+		return s.intent.Claims
+	}
+	claims := slices.Clone(s.intent.Claims)
+	for _, l := range s.leftover {
+		claims = append(claims, l.claim)
+	}
+	slices.SortFunc(claims, func(a, b layer2.Claim) int { return a.Address.Compare(b.Address) })
+	return claims
+}
+
+// publish tells the other speakers, when there is something to tell.
+func (s *Speaker) publish(local membership.Local) {
+	same := s.said.Leaving == local.Leaving && slices.Equal(s.said.Owned, local.Owned) &&
+		slices.EqualFunc(s.said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
+			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
+		})
+	if !same {
+		s.said = local
+		s.members.Publish(local)
+	}
+}
+
+// announcing returns the interfaces on which an advertisement lets some node
+// announce, and that can: what others have to know of.
+func (s *Speaker) announcing(interfaces []lb.Interface) []lb.Interface {
+	var out []lb.Interface
+	for _, i := range interfaces {
+		if i.Fault() == lb.InterfaceOK && s.index.Permits(i.Name) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// reannounce announces what another speaker claimed too and has let go of: its
+// last words may be what the neighbours remember.
+func (s *Speaker) reannounce(members []election.Member) {
+	contested := election.Contested(s.cfg.Node, members)
+	for _, a := range s.contested {
+		if _, still := slices.BinarySearchFunc(contested, a, netip.Addr.Compare); still {
+			continue
+		}
+		if v, _ := s.intent.Verdict(a); v.Role == election.Owner {
+			s.link.Announce(a)
+			s.metrics.wins.Inc()
+			s.log.Info("another speaker let go of our address", "address", a)
+		}
+	}
+	s.contested = contested
+}
+
+// know remembers whose interfaces are whose.
+func (s *Speaker) know(members []election.Member) {
+	for _, m := range members {
+		for _, i := range m.Interfaces {
+			if s.stations[i.MAC] != m.Node {
+				s.stations[i.MAC] = m.Node
+			}
+		}
+	}
+}
+
+// hear takes note of another station's use of an address that we answer for. It
+// reports whether that calls for a pass.
+func (s *Speaker) hear(h layer2.Heard) (pass bool) {
+	if !h.Kind.Claims() {
+		return false
+	}
+	node, known := s.stations[h.MAC]
+	if !known {
+		s.estrange(h)
+		return false
+	}
+	if h.Kind == layer2.HeardRequest || node == s.cfg.Node {
+		return false // its kernel uses the address; its speaker claims nothing
+	}
+	if _, held := s.holding[h.Address]; held {
+		s.answered[h.Address] = true
+		return false
+	}
+	if l, lingers := s.leftover[h.Address]; lingers {
+		l.until = h.At
+		s.leftover[h.Address] = l
+		return true
+	}
+	// Another speaker claims what is ours. Gossip settles which of us is right;
+	// what the neighbours heard last must not be the other's word.
+	if v, _ := s.intent.Verdict(h.Address); v.Role == election.Owner && h.At.Sub(s.defended[h.Address]) >= defence {
+		s.defended[h.Address] = h.At
+		s.metrics.rivals.Inc()
+		s.link.Announce(h.Address)
+	}
+	return false
+}
+
+// estrange counts a foreign station's claim to an address, and reports it once.
+func (s *Speaker) estrange(h layer2.Heard) {
+	s.metrics.conflicts.Inc()
+	key := stranger{h.Address, h.MAC}
+	last, heard := s.strangers[key]
+	if !heard && len(s.strangers) >= quarrels {
+		maps.DeleteFunc(s.strangers, func(_ stranger, at time.Time) bool { return h.At.Sub(at) >= quarrel })
+		if len(s.strangers) >= quarrels {
+			return
+		}
+	}
+	s.strangers[key] = h.At
+	if heard && h.At.Sub(last) < quarrel {
+		return
+	}
+	v, _ := s.intent.Verdict(h.Address)
+	s.log.Warn("another station uses our address", "address", h.Address, "mac", h.MAC, "kind", h.Kind)
+	s.herald.quarrel(v.Services, h)
+}

@@ -1,0 +1,524 @@
+package speaker
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// withdraw leaves only one node eligible.
+func only(node string) func(*lb.Snapshot) {
+	return func(s *lb.Snapshot) {
+		for i := range s.Nodes {
+			s.Nodes[i].Drain = s.Nodes[i].Name != node
+		}
+	}
+}
+
+func anybody(s *lb.Snapshot) {
+	for i := range s.Nodes {
+		s.Nodes[i].Drain = false
+	}
+}
+
+func TestNothingIsAnsweredBeforeTheClusterIsKnown(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.node("a").link.set(func(*lb.Interface) {})
+		w.rest()
+		w.owned("")
+		if n := w.node("a").part; n.said != 0 || n.peers != nil {
+			t.Errorf("published %d times and set peers %v", n.said, n.peers)
+		}
+		w.start()
+		w.owned("a")
+		if got := w.node("a").part.peers; !slices.Equal(got, []netip.Addr{nodeAddress(0)}) {
+			t.Errorf("peers %v", got)
+		}
+	})
+}
+
+func TestNothingIsAnsweredWhileJoining(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.hub.become("a", election.Joining)
+		w.start()
+		w.owned("")
+		w.hub.become("a", election.Alive)
+		w.rest()
+		w.owned("a")
+	})
+}
+
+func TestAConvergedWorldIsLeftAlone(t *testing.T) {
+	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("b"))
+		w.start()
+		w.owned("b")
+		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
+		w.told(`b: web/a Announcing: announced by layer 2 from node b`)
+		said, attempts := w.node("b").part.said, w.cluster.tried()
+		w.cluster.edit(anybody)
+		w.hub.spread()
+		for _, n := range w.nodes {
+			n.link.set(func(*lb.Interface) {})
+		}
+		w.rest()
+		time.Sleep(time.Hour)
+		w.owned("b")
+		w.wrote()
+		w.told()
+		if tried := w.cluster.tried(); tried != attempts || w.node("b").part.said != said {
+			t.Errorf("%d attempts to write, %d times published; before %d and %d", tried, w.node("b").part.said, attempts, said)
+		}
+	})
+}
+
+func TestARestartedSpeakerWritesNothingThatIsSaidAlready(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.conditions[webA] = Condition{true, "Announced", "announced by layer 2 from node a"}
+		w.start()
+		w.owned("a")
+		w.wrote()
+		w.told()
+	})
+}
+
+func TestOnlyInterfacesThatCanAnnounceArePublished(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.start()
+		got := w.node("a").part.local
+		if len(got.Interfaces) != 1 || got.Interfaces[0].Name != "eth0" {
+			t.Errorf("published %v", got.Interfaces)
+		}
+		if !slices.Equal(got.Owned, []netip.Addr{v4, v6}) {
+			t.Errorf("owned %v", got.Owned)
+		}
+	})
+}
+
+func TestAnInterfaceThatFailsStopsAnsweringAtOnce(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
+		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
+
+		w.node("a").link.set(func(i *lb.Interface) { i.Carrier = false })
+		synctest.Wait()
+		w.owned("")
+		time.Sleep(w.hub.delay + urgent)
+		synctest.Wait()
+		w.owned("b")
+		w.rest()
+		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
+		w.told(`b: web/a AnnouncementMoved: moved 192.0.2.1 from node a to node b, 2001:db8::1 from node a to node b`)
+
+		w.node("b").link.set(func(i *lb.Interface) { i.Carrier = false })
+		w.rest()
+		w.owned("")
+		w.wrote() // it may be repaired yet
+		time.Sleep(settled)
+		synctest.Wait()
+		w.wrote(`a: web/a false NoUsableInterface: announced by layer 2: 192.0.2.1 from no node (NoUsableInterface), 2001:db8::1 from no node (NoUsableInterface)`)
+		w.told(`a: web/a NotAnnounced: announced by layer 2: 192.0.2.1 from no node (NoUsableInterface), 2001:db8::1 from no node (NoUsableInterface)`)
+	})
+}
+
+func TestWhatConfigurationForbidsIsForTheControllerToReport(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("nobody"))
+		w.start()
+		w.owned("")
+		w.wrote()
+		w.told()
+	})
+}
+
+func TestACrashIsRepairedWithoutTheAPIServer(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
+		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
+
+		w.cluster.mu.Lock()
+		w.cluster.away = true
+		w.cluster.mu.Unlock()
+		w.node("a").link.Set(nil) // as far as the wire is concerned
+		w.hub.become("a", election.Gone)
+		synctest.Wait()
+		if got := w.who(v4); got != "b" {
+			t.Errorf("after the crash %q answers", got)
+		}
+
+		before := w.cluster.tried()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		if n := w.cluster.tried() - before; n < 10 || n > 30 {
+			t.Errorf("%d attempts in 10 minutes", n)
+		}
+		w.wrote()
+		w.told()
+
+		w.cluster.mu.Lock()
+		w.cluster.away = false
+		w.cluster.mu.Unlock()
+		time.Sleep(2 * late)
+		synctest.Wait()
+		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
+		w.told(`b: web/a AnnouncementMoved: moved 192.0.2.1 from node a to node b, 2001:db8::1 from node a to node b`)
+	})
+}
+
+func TestADrainedNodeAnswersUntilAnotherDoes(t *testing.T) {
+	for _, deaf := range []bool{false, true} {
+		inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+			w.lan.deaf = deaf
+			w.cluster.edit(only("a"))
+			w.start()
+			w.owned("a")
+			w.cluster.edit(only("b"))
+			synctest.Wait()
+			w.owned("a b")
+			time.Sleep(w.hub.delay + urgent + wire)
+			synctest.Wait()
+			if deaf {
+				w.owned("a b") // its successor was not heard: it lingers
+				time.Sleep(linger)
+				synctest.Wait()
+			}
+			w.owned("b")
+			if len(w.lan.gaps) > 0 {
+				t.Errorf("nobody answered for %v", w.lan.gaps)
+			}
+		})
+	}
+}
+
+func TestASpeakerThatLeavesHandsOverFirst(t *testing.T) {
+	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		start := time.Now()
+		w.node("a").stop()
+		<-w.node("a").done
+		if took := time.Since(start); took > 50*time.Millisecond {
+			t.Errorf("left only after %v", took)
+		}
+		if len(w.lan.gaps) > 0 {
+			t.Errorf("nobody answered for %v", w.lan.gaps)
+		}
+		for _, a := range []netip.Addr{v4, v6} {
+			if got := w.who(a); got != "b" && got != "c" {
+				t.Errorf("%v is answered for by %q", a, got)
+			}
+		}
+		if local := w.node("a").part.local; !local.Leaving || len(local.Owned) > 0 {
+			t.Errorf("last words: %+v", local)
+		}
+		w.rest()
+		if len(w.lan.gaps) > 0 {
+			t.Errorf("nobody answered for %v", w.lan.gaps)
+		}
+	})
+}
+
+func TestASpeakerThatIsAloneLeavesAtOnce(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.start()
+		w.owned("a")
+		start := time.Now()
+		w.node("a").stop()
+		<-w.node("a").done
+		if took := time.Since(start); took > 0 {
+			t.Errorf("left only after %v", took)
+		}
+		w.owned("")
+	})
+}
+
+func TestASpeakerThatNobodyRelievesLeavesInTheEnd(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		w.hub.delay = time.Hour // nobody hears of it
+		start := time.Now()
+		w.node("a").stop()
+		time.Sleep(farewell - time.Millisecond)
+		synctest.Wait()
+		w.owned("a")
+		<-w.node("a").done
+		if took := time.Since(start); took != farewell {
+			t.Errorf("left after %v", took)
+		}
+		if w.node("a").link.answers(v4) {
+			t.Error("answers after it has left")
+		}
+	})
+}
+
+func TestStoppedBeforeTheClusterIsKnown(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.node("a").stop()
+		<-w.node("a").done
+		if w.node("a").part.said > 0 {
+			t.Error("published something")
+		}
+	})
+}
+
+// heard lets the node's link hear a claim and returns after it was acted on.
+func (w *fakeWorld) heard(node string, a netip.Addr, mac lb.MAC, kind layer2.HeardKind) {
+	w.node(node).link.heard <- layer2.Heard{At: time.Now(), Address: a, MAC: mac, Interface: 2, Kind: kind}
+	synctest.Wait()
+}
+
+func TestARivalIsAnsweredByAnAnnouncementAtMostOnceASecond(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		rival := w.node("b").link.interfaces[0].MAC
+		for _, kind := range layer2.HeardKinds {
+			w.heard("a", v4, rival, kind)
+			w.heard("a", v6, rival, kind)
+		}
+		if got := w.node("a").link.announced; !slices.Equal(got, []netip.Addr{v4, v6}) {
+			t.Errorf("announced %v", got)
+		}
+		time.Sleep(defence)
+		w.heard("a", v6, rival, layer2.HeardReply)
+		if got := w.node("a").link.announced; !slices.Equal(got, []netip.Addr{v4, v6, v6}) {
+			t.Errorf("announced %v", got)
+		}
+		w.owned("a")
+		w.cluster.mu.Lock()
+		defer w.cluster.mu.Unlock()
+		if i := slices.IndexFunc(w.cluster.events, func(e string) bool { return e != `a: web/a Announcing: announced by layer 2 from node a` }); i >= 0 {
+			t.Errorf("event %q", w.cluster.events[i])
+		}
+	})
+}
+
+// A partition heals: both claim, the one with the better claim stays, the other
+// stops without lingering, and then the first announces again.
+func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.lan.deaf = true
+		w.hub.delay = time.Hour
+		a, b := w.node("a").part, w.node("b").part
+		a.members, b.members = nil, nil
+		a.refresh()
+		b.refresh()
+		w.start()
+		w.owned("a b")
+		time.Sleep(5 * insistence)
+		synctest.Wait()
+		if n := len(w.cluster.writes); n > 12 { // both say so, but do not insist
+			t.Errorf("%d writes in %v", n, 5*insistence)
+		}
+		w.hub.delay = 2 * time.Millisecond
+		b.ledger.Set(nil, election.Majority)
+		b.ledger.Witness(9)
+		b.ledger.Set([]netip.Addr{v4, v6}, election.Majority) // the later claim
+		start := time.Now()
+		w.hub.spread()
+		synctest.Wait()
+		w.owned("b")
+		if took := time.Since(start); took > urgent {
+			t.Errorf("healed only after %v", took)
+		}
+		time.Sleep(w.hub.delay + urgent)
+		synctest.Wait()
+		if got := w.node("b").link.announced; !slices.Equal(got, []netip.Addr{v4, v6}) {
+			t.Errorf("the winner announced %v", got)
+		}
+		if got := w.node("a").link.announced; len(got) > 0 {
+			t.Errorf("the loser announced %v", got)
+		}
+	})
+}
+
+func TestAStrangerIsReportedOnce(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.start()
+		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
+		mac := lb.MAC{0xde, 0xad, 0, 0, 0, 1}
+		w.heard("a", v4, mac, layer2.HeardProbe) // only means to
+		w.told()
+		for range 3 {
+			w.heard("a", v4, mac, layer2.HeardReply)
+			w.heard("a", v6, mac, layer2.HeardAnnouncement)
+		}
+		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (reply)`,
+			`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 2001:db8::1 too (announcement)`)
+		time.Sleep(quarrel)
+		w.heard("a", v4, mac, layer2.HeardRequest)
+		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (request)`)
+		w.owned("a")
+	})
+}
+
+func TestStrangersDoNotFillTheMemory(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.start()
+		for i := range 2 * quarrels {
+			w.heard("a", v4, lb.MAC{0xde, 3: byte(i >> 16), 4: byte(i >> 8), 5: byte(i)}, layer2.HeardReply)
+		}
+		if n := len(w.node("a").speaker.strangers); n > quarrels {
+			t.Errorf("%d remembered", n)
+		}
+		time.Sleep(quarrel)
+		w.heard("a", v4, lb.MAC{0xbe}, layer2.HeardReply)
+		if n := len(w.node("a").speaker.strangers); n != 1 {
+			t.Errorf("%d remembered after %v", n, quarrel)
+		}
+	})
+}
+
+func TestTheFirstEventActsAtOnceAndABurstIsOnePass(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.start()
+		time.Sleep(time.Minute)
+		before := w.cluster.reads
+		w.cluster.edit(only("nobody"))
+		synctest.Wait()
+		w.owned("")
+		for range 100 {
+			w.cluster.edit(anybody)
+			time.Sleep(100 * time.Microsecond)
+		}
+		synctest.Wait()
+		w.owned("")
+		time.Sleep(leisurely)
+		synctest.Wait()
+		w.owned("a")
+		if n := w.cluster.reads - before; n != 2 {
+			t.Errorf("the cluster was read %d times", n)
+		}
+	})
+}
+
+func TestAMemberDoesNotWaitForTheAPIServersNews(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		time.Sleep(time.Minute)
+		w.cluster.edit(func(*lb.Snapshot) {}) // begins a cool-down
+		synctest.Wait()
+		w.cluster.edit(func(*lb.Snapshot) {})
+		before := w.cluster.reads
+		w.node("a").link.Set(nil)
+		w.hub.become("a", election.Gone)
+		time.Sleep(urgent)
+		synctest.Wait()
+		if got := w.who(v6); got != "b" {
+			t.Errorf("%q answers", got)
+		}
+		if w.cluster.reads != before {
+			t.Error("it read the cluster")
+		}
+	})
+}
+
+type fakeProber struct {
+	interfaces []lb.Interface
+	answers    map[netip.Addr]election.Verdict
+	asked      chan netip.Addr
+}
+
+func (p fakeProber) Interfaces() []lb.Interface { return p.interfaces }
+func (p fakeProber) Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb.MAC) (bool, error) {
+	p.asked <- target
+	switch p.answers[target] {
+	case election.Answers:
+		return true, nil
+	case election.Silent:
+		time.Sleep(60 * time.Millisecond)
+		return false, nil
+	default:
+		return false, errors.New("cannot ask")
+	}
+}
+
+func TestASuspectIsAskedOnTheSegmentsItShares(t *testing.T) {
+	prefixes := func(texts ...string) (out []netip.Prefix) {
+		for _, s := range texts {
+			out = append(out, netip.MustParsePrefix(s))
+		}
+		return out
+	}
+	mac := lb.MAC{2}
+	ours := []lb.Interface{
+		{Index: 2, MAC: mac, Up: true, Carrier: true, Addresses: prefixes("192.0.2.1/24", "2001:db8::1/64", "fe80::1/64")},
+		{Index: 3, MAC: mac, Up: true, Carrier: true, Addresses: prefixes("198.51.100.1/24", "fe80::1/64")},
+		{Index: 4, MAC: mac, Up: true, Addresses: prefixes("203.0.113.1/24")},
+	}
+	addr := netip.MustParseAddr
+	for _, c := range []struct {
+		name    string
+		theirs  [][]netip.Prefix
+		answers map[netip.Addr]election.Verdict
+		want    election.Verdict
+		asked   []netip.Addr
+	}{
+		{"answers", [][]netip.Prefix{prefixes("192.0.2.2/24")}, map[netip.Addr]election.Verdict{addr("192.0.2.2"): election.Answers}, election.Answers, []netip.Addr{addr("192.0.2.2")}},
+		{"silent, IPv6", [][]netip.Prefix{prefixes("fe80::2/64", "2001:db8::2/64")}, map[netip.Addr]election.Verdict{addr("2001:db8::2"): election.Silent}, election.Silent, []netip.Addr{addr("2001:db8::2")}},
+		{"no question leaves", [][]netip.Prefix{prefixes("192.0.2.2/24")}, nil, election.Unknown, []netip.Addr{addr("192.0.2.2")}},
+		{"link-local addresses name no segment", [][]netip.Prefix{prefixes("fe80::2/64")}, nil, election.Unknown, nil},
+		{"our interface is down", [][]netip.Prefix{prefixes("203.0.113.2/24")}, nil, election.Unknown, nil},
+		{"no shared subnet", [][]netip.Prefix{prefixes("10.0.0.2/24", "2001:db8:1::2/64")}, nil, election.Unknown, nil},
+		{
+			"one silent, one not askable",
+			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")},
+			map[netip.Addr]election.Verdict{addr("198.51.100.2"): election.Silent},
+			election.Silent,
+			[]netip.Addr{addr("192.0.2.2"), addr("198.51.100.2")},
+		},
+		{
+			"one silent, one answers",
+			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")},
+			map[netip.Addr]election.Verdict{addr("192.0.2.2"): election.Answers, addr("198.51.100.2"): election.Silent},
+			election.Answers,
+			[]netip.Addr{addr("192.0.2.2"), addr("198.51.100.2")},
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := fakeProber{ours, c.answers, make(chan netip.Addr, 16)}
+			suspect := election.Member{Node: "b"}
+			for _, addresses := range c.theirs {
+				suspect.Interfaces = append(suspect.Interfaces, lb.Interface{Index: 9, MAC: lb.MAC{2, 2}, Addresses: addresses})
+			}
+			if got := NewConfirmer(p).Confirm(t.Context(), suspect); got != c.want {
+				t.Errorf("%s: %v, want %v", c.name, got, c.want)
+			}
+			synctest.Wait()
+			close(p.asked)
+			var asked []netip.Addr
+			for a := range p.asked {
+				asked = append(asked, a)
+			}
+			slices.SortFunc(asked, netip.Addr.Compare)
+			if !slices.Equal(asked, c.asked) {
+				t.Errorf("%s: asked %v, want %v", c.name, asked, c.asked)
+			}
+			time.Sleep(time.Second)
+		})
+	}
+}
