@@ -1,0 +1,448 @@
+// Package allocator decides which addresses each Service holds.
+//
+// What is assigned is what the objects say: the status of the Services, and the
+// journal of freed addresses in the status of the pools. [Plan] is a function
+// of them and of the time. Others keep an allocator's books beside the objects
+// and must rebuild them in the right order after a restart; here a restart is
+// planning once more, and a converged world planned again changes nothing.
+//
+// Three rules carry the rest:
+//
+//   - What a Service holds it keeps. Edits of pools, requests that cannot be met
+//     and failures change nothing; only its owner's wish moves it, and only once
+//     the new address is found. Of two that hold one address wrongly the older
+//     keeps it.
+//   - Within one planning nothing is freed. An address that a decision gives up
+//     stays taken until the Service's status shows it no more, so no order of
+//     writes, and no change of leader between them, gives an address to two.
+//   - Those who wait are served oldest first, from what is free. Since nothing
+//     is freed meanwhile, one pass is enough and its order is all that matters.
+//
+// A [Planner] does the same incrementally: it takes changes of the objects in
+// any order and looks again only at what they touch. Free addresses are spans
+// with holes (never a scan), so a /64 costs what a /30 does and an exhausted
+// pool answers at once. Those who wait are looked at again only after something
+// happened that could help one of them, or could change what they are told.
+package allocator
+
+import (
+	"cmp"
+	"maps"
+	"reflect"
+	"slices"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A World is everything that a planning depends on.
+type World struct {
+	Pools    []lb.Pool
+	Services []lb.Service
+	Nodes    []lb.Node
+	Now      time.Time
+}
+
+// Plan decides for every Service and every pool of a world. The result does not
+// depend on the order of its slices.
+func Plan(w World) Result {
+	p := New()
+	p.SetPools(w.Pools)
+	p.SetNodes(w.Nodes)
+	for _, s := range w.Services {
+		p.Put(s)
+	}
+	return p.Plan(w.Now)
+}
+
+// A Planner plans a world that changes. Tell it of every change of an object
+// as it is seen, in the order in which it is seen, and carry out what Plan
+// returns.
+//
+// It remembers what it promised: the addresses of a decision are taken until
+// the Service's status shows them, however late it does, and the decision
+// stands until then. So the caller need not, and must not, tell it of its own
+// writes before they are seen.
+//
+// A Planner is not safe for concurrent use. What is put into it must not be
+// changed afterwards.
+type Planner struct {
+	services map[lb.ServiceKey]*service
+	given    []lb.Pool
+	nodes    map[addr]string
+	now      time.Time
+
+	pools      []*pool // by name
+	byName     map[string]*pool
+	land       territory
+	public     []*pool // unrestricted and automatic, by name
+	restricted []*pool // restricted and automatic, by priority and name
+	generation int     // of the pools
+	rebuild    bool
+
+	uses     map[addr]*use
+	circles  map[circleKey]*circle
+	reserved map[lb.ServiceKey][]freed
+	left     map[addr]leaver // since the last planning
+	asked    map[addr]int    // requested by those who wait
+
+	touched, dirty []*service
+	waiting        []*service // oldest first
+	unwaited       bool       // some of waiting no longer do
+	loosened       bool       // something happened that may concern those who wait
+	unread         bool       // a pool's journal came back different
+	tally          [len(reasons)]int
+}
+
+// A service is what the planner knows of one Service.
+type service struct {
+	lb.Service
+	claims   []*claim
+	decision Decision
+	scope    *scope
+	known    bool // decision is set
+	touched  bool // put since the last planning
+	dirty    bool // to be looked at again
+	waiting  bool
+	promised bool // a decision is being carried out; it stands until then
+	deleted  bool
+}
+
+// A leaver is the Service that gave an address up.
+type leaver struct {
+	*service
+	gone bool
+}
+
+// New returns a Planner of an empty world.
+func New() *Planner {
+	return &Planner{
+		services: map[lb.ServiceKey]*service{},
+		byName:   map[string]*pool{},
+		uses:     map[addr]*use{},
+		circles:  map[circleKey]*circle{},
+		reserved: map[lb.ServiceKey][]freed{},
+		left:     map[addr]leaver{},
+		asked:    map[addr]int{},
+	}
+}
+
+// SetPools replaces all pools.
+func (p *Planner) SetPools(pools []lb.Pool) {
+	sorted := slices.SortedFunc(slices.Values(pools), func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
+	same := slices.EqualFunc(p.given, sorted, func(a, b lb.Pool) bool {
+		a.Freed, a.Labels, b.Freed, b.Labels = nil, nil, nil, nil
+		return reflect.DeepEqual(a, b)
+	})
+	p.rebuild = p.rebuild || !same
+	p.unread = p.unread || !slices.EqualFunc(p.given, sorted, func(a, b lb.Pool) bool { return slices.Equal(a.Freed, b.Freed) })
+	p.given = sorted
+}
+
+// SetNodes replaces all Nodes; only their names and addresses matter.
+func (p *Planner) SetNodes(nodes []lb.Node) {
+	next := map[addr]string{}
+	for _, n := range nodes {
+		for _, a := range n.Addresses {
+			if name, taken := next[number(a)]; !taken || n.Name < name {
+				next[number(a)] = n.Name
+			}
+		}
+	}
+	if !maps.Equal(p.nodes, next) {
+		p.nodes, p.rebuild = next, true
+	}
+}
+
+// Put tells of a Service that is new or changed. Putting what has not changed
+// asks for its decision once more.
+func (p *Planner) Put(next lb.Service) {
+	s := p.services[next.Key]
+	if s != nil && (s.UID != next.UID || !s.Created.Equal(next.Created)) {
+		p.drop(s)
+		s = nil
+	}
+	if s == nil {
+		s = &service{}
+		p.services[next.Key] = s
+	}
+	p.adopt(s, next)
+	if !s.touched {
+		s.touched = true
+		p.touched = append(p.touched, s)
+	}
+	p.mark(s)
+}
+
+// Delete tells that a Service is gone.
+func (p *Planner) Delete(key lb.ServiceKey) {
+	if s := p.services[key]; s != nil {
+		p.drop(s)
+	}
+}
+
+// adopt makes the claims of a Service those that its status shows and, until
+// that status changes, those that it was promised.
+func (p *Planner) adopt(s *service, next lb.Service) {
+	last := s.Service
+	p.unwait(s)
+	s.scope = nil
+	if s.promised && (!slices.Equal(last.Assigned, next.Assigned) || !served(&next)) {
+		s.promised = false
+	}
+
+	type want struct {
+		addr
+		from              string
+		promised, leaving bool
+	}
+	var wants []want
+	var seen [2]bool
+	if s.promised {
+		for _, c := range s.claims {
+			if c.promised {
+				wants = append(wants, want{c.use.addr, c.from, true, false})
+				seen[c.use.family()] = true
+			}
+		}
+	}
+	for i, a := range next.Assigned {
+		w := want{addr: number(a)}
+		if i < len(next.AssignedPools) {
+			w.from = next.AssignedPools[i]
+		}
+		f := w.family()
+		w.leaving = seen[f] || !wantsFamily(&next, f)
+		seen[f] = seen[f] || !w.leaving
+		if !slices.ContainsFunc(wants, func(o want) bool { return o.addr == w.addr }) {
+			wants = append(wants, w)
+		}
+	}
+
+	regroup := !sharesAlike(&last, &next)
+	for i := len(s.claims) - 1; i >= 0; i-- {
+		c := s.claims[i]
+		j := slices.IndexFunc(wants, func(w want) bool { return w.addr == c.use.addr })
+		if j < 0 || regroup {
+			p.unclaim(c, !served(&next))
+			continue
+		}
+		if w := wants[j]; c.from != w.from || c.leaving != w.leaving {
+			p.alter(c, w.from, w.leaving)
+		}
+		c.promised = wants[j].promised
+		wants = slices.Delete(wants, j, j+1)
+	}
+	s.Service = next
+	for _, w := range wants {
+		p.claim(s, w.addr, w.from, w.promised, w.leaving)
+	}
+}
+
+// sharesAlike reports whether two states of a Service share with the same
+// others.
+func sharesAlike(a, b *lb.Service) bool {
+	return a.Request.SharingKey == b.Request.SharingKey && a.TrafficPolicy == b.TrafficPolicy &&
+		a.PodSelector == b.PodSelector && slices.Equal(a.Ports, b.Ports)
+}
+
+// served reports whether the Service is to have addresses at all.
+func served(s *lb.Service) bool { return !s.Released && !s.Headless }
+
+// wanted returns the families that the Service wants, primary first; none while
+// they are not known.
+func wanted(s *lb.Service) []lb.Family {
+	switch {
+	case len(s.Families) == 0, s.FamilyPolicy == lb.RequireDualStack && len(s.Families) < 2:
+		return nil
+	case s.FamilyPolicy == lb.SingleStack:
+		return s.Families[:1]
+	default:
+		return s.Families[:min(len(s.Families), 2)]
+	}
+}
+
+func wantsFamily(s *lb.Service, f family) bool {
+	families := wanted(s)
+	return served(s) && (families == nil || slices.ContainsFunc(families, func(w lb.Family) bool { return index(w) == f }))
+}
+
+// older orders Services by age.
+func (s *service) older(o *service) int {
+	return cmp.Or(s.Created.Compare(o.Created), s.Key.Compare(o.Key))
+}
+
+func (p *Planner) mark(s *service) {
+	if !s.dirty && !s.deleted {
+		s.dirty = true
+		p.dirty = append(p.dirty, s)
+	}
+}
+
+// drop forgets a Service that is gone.
+func (p *Planner) drop(s *service) {
+	for len(s.claims) > 0 {
+		p.unclaim(s.claims[0], true)
+	}
+	p.unwait(s)
+	if s.known {
+		p.tally[s.decision.Reason]--
+	}
+	s.deleted = true
+	delete(p.services, s.Key)
+}
+
+func (p *Planner) unwait(s *service) {
+	if !s.waiting {
+		return
+	}
+	s.waiting, p.unwaited = false, true
+	for _, a := range s.Request.Addresses {
+		if p.asked[number(a)]--; p.asked[number(a)] == 0 {
+			delete(p.asked, number(a))
+		}
+	}
+}
+
+// Plan decides. It returns the decisions of the Services that were put since
+// the last time, and whatever else changed. Time never goes back: an earlier
+// now counts as the latest seen.
+func (p *Planner) Plan(now time.Time) Result {
+	if now.After(p.now) {
+		p.now = now
+	}
+	if p.rebuild {
+		p.layOut()
+	} else if p.unread {
+		p.reread()
+	}
+	p.rebuild, p.unread = false, false
+	p.bury()
+	p.expire()
+
+	changed := p.serve(p.examineAll())
+	for _, s := range p.touched {
+		if s.touched = false; !s.deleted {
+			changed = append(changed, s)
+		}
+	}
+	p.touched = p.touched[:0]
+	return p.result(changed)
+}
+
+// examineAll looks at what was touched and returns the Services that need an
+// address, and those whose decision changed.
+func (p *Planner) examineAll() (needy, changed []*service) {
+	for i := 0; i < len(p.dirty); i++ {
+		s := p.dirty[i]
+		s.dirty = false
+		if s.deleted || s.promised {
+			continue
+		}
+		p.unwait(s)
+		if d, ok := p.examine(s); !ok {
+			needy = append(needy, s)
+		} else if p.decide(s, d) {
+			changed = append(changed, s)
+		}
+	}
+	p.dirty = p.dirty[:0]
+	return needy, changed
+}
+
+// serve looks for addresses, oldest first. Those who waited before are looked
+// at again when something happened that may concern them; when it happens on
+// the way, those younger than its cause are, as the older had their turn.
+func (p *Planner) serve(queue, changed []*service) []*service {
+	if p.unwaited {
+		p.waiting = slices.DeleteFunc(p.waiting, func(s *service) bool { return !s.waiting })
+		p.unwaited = false
+	}
+	everyone := p.loosened
+	if p.loosened = false; everyone {
+		queue = append(queue, p.waiting...)
+	}
+	slices.SortFunc(queue, (*service).older)
+
+	var late []*service
+	for i := 0; i < len(queue); i++ {
+		s := queue[i]
+		d := p.attempt(s)
+		if p.decide(s, d) {
+			changed = append(changed, s)
+		}
+		switch {
+		case s.promised || !d.Reason.Waiting():
+			p.unwait(s)
+		case !s.waiting:
+			s.waiting = true
+			late = append(late, s)
+			for _, a := range s.Request.Addresses {
+				p.asked[number(a)]++
+			}
+		}
+		if p.loosened && !everyone {
+			everyone = true
+			at, _ := slices.BinarySearchFunc(p.waiting, s, (*service).older)
+			queue = append(queue, p.waiting[at:]...)
+			slices.SortFunc(queue[i+1:], (*service).older)
+		}
+	}
+	if p.unwaited {
+		p.waiting = slices.DeleteFunc(p.waiting, func(s *service) bool { return !s.waiting })
+		p.unwaited = false
+	}
+	if len(late) == 1 {
+		at, _ := slices.BinarySearchFunc(p.waiting, late[0], (*service).older)
+		p.waiting = slices.Insert(p.waiting, at, late[0])
+	} else if len(late) > 1 {
+		p.waiting = append(p.waiting, late...)
+		slices.SortFunc(p.waiting, (*service).older)
+	}
+	return changed
+}
+
+// decide records a decision and reports whether it is news.
+func (p *Planner) decide(s *service, d Decision) bool {
+	if s.known {
+		if s.decision.Equal(d) {
+			return false
+		}
+		p.tally[s.decision.Reason]--
+	}
+	p.tally[d.Reason]++
+	s.decision, s.known = d, true
+	return true
+}
+
+func (p *Planner) result(changed []*service) Result {
+	var r Result
+	slices.SortFunc(changed, func(a, b *service) int { return a.Key.Compare(b.Key) })
+	for _, s := range slices.Compact(changed) {
+		r.Services = append(r.Services, s.decision)
+	}
+	for _, at := range p.pools {
+		if at.stale {
+			at.stale = false
+			if d := at.decision(); !d.Equal(at.said) {
+				at.said = d
+				r.Pools = append(r.Pools, d)
+			}
+		}
+		if ends := at.nextExpiry(); !ends.IsZero() && (r.Until.IsZero() || ends.Before(r.Until)) {
+			r.Until = ends
+		}
+	}
+	return r
+}
+
+// Reasons counts the Services by the reason of their decision.
+func (p *Planner) Reasons() map[Reason]int {
+	counts := map[Reason]int{}
+	for r, n := range p.tally {
+		if n > 0 {
+			counts[Reason(r)] = n
+		}
+	}
+	return counts
+}

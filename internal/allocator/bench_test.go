@@ -1,0 +1,96 @@
+package allocator
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+var epoch = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
+
+func rangeOf(s string) lb.AddressRange {
+	p := netip.MustParsePrefix(s)
+	last := number(p.Masked().Addr())
+	host := uint(p.Addr().BitLen() - p.Bits())
+	if host >= 64 {
+		last.lo, last.hi = ^uint64(0), last.hi|(1<<(host-64)-1)
+	} else {
+		last.lo |= 1<<host - 1
+	}
+	return lb.AddressRange{First: p.Masked().Addr(), Last: last.netip()}
+}
+
+func simplePool(name string, prefixes ...string) lb.Pool {
+	p := lb.Pool{Name: name, Created: epoch, AutoAssign: true}
+	for _, s := range prefixes {
+		p.Ranges = append(p.Ranges, rangeOf(s))
+	}
+	return p
+}
+
+func simpleService(i int) lb.Service {
+	return lb.Service{
+		Key: lb.ServiceKey{Namespace: "bench", Name: fmt.Sprintf("s%06d", i)}, Created: epoch.Add(time.Duration(i) * time.Second),
+		Families: []lb.Family{lb.IPv4}, Ports: []lb.Port{{Protocol: "TCP", Number: 80}},
+	}
+}
+
+// One Service after the other: put, planned, carried out, seen.
+func BenchmarkOneAfterTheOther(b *testing.B) {
+	for _, n := range []int{1000, 4000, 16000, 64000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				p := New()
+				p.SetPools([]lb.Pool{simplePool("edge", "10.0.0.0/8", "2001:db8::/64")})
+				for i := range n {
+					s := simpleService(i)
+					p.Put(s)
+					r := p.Plan(epoch)
+					d := r.Services[len(r.Services)-1] // after the last one, which was seen meanwhile
+					if d.Service != s.Key || d.Reason != Allocated {
+						b.Fatalf("decided %v: %s", d.Service, d.Sentence())
+					}
+					p.Put(d.Apply(s))
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/service")
+		})
+	}
+}
+
+func BenchmarkAllAtOnce(b *testing.B) {
+	for _, n := range []int{1000, 16000, 64000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			w := World{Pools: []lb.Pool{simplePool("edge", "10.0.0.0/8", "2001:db8::/64")}, Now: epoch}
+			for i := range n {
+				w.Services = append(w.Services, simpleService(i))
+			}
+			for b.Loop() {
+				Plan(w)
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/service")
+		})
+	}
+}
+
+// What one more look at a Service costs that an exhausted /20 cannot serve.
+func BenchmarkFailing(b *testing.B) {
+	p := New()
+	p.SetPools([]lb.Pool{simplePool("edge", "10.0.0.0/20"), {Name: "lab", AutoAssign: true, Allocation: &lb.ServiceAllocation{Namespaces: []string{"lab"}}}})
+	for i := range 4097 {
+		p.Put(simpleService(i))
+	}
+	p.Plan(epoch)
+	s := p.services[simpleService(4096).Key]
+	if s.decision.Reason != Exhausted {
+		b.Fatalf("decided %v", s.decision)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		p.decide(s, p.attempt(s))
+	}
+}

@@ -1,0 +1,548 @@
+package allocator
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A wish is what a Service holds and what it still needs.
+type wish struct {
+	families []lb.Family // primary first
+	held     [2]*claim
+	need     [2]bool
+	asked    [2]bool // for an address
+	address  [2]addr
+	// anew is set while a reallocation is due.
+	anew bool
+}
+
+// A grant is an address found.
+type grant struct {
+	addr
+	pool *pool // nil: nothing found
+}
+
+// A refusal is why nothing was found.
+type refusal struct {
+	Reason
+	Detail
+}
+
+// A scope is the pools that serve a Service unasked, in order.
+type scope struct {
+	generation int
+	pools      []*pool
+	// closed and unasked are told when nothing was found.
+	told            bool
+	closed, unasked [2][]string
+}
+
+func byPriority(a, b *pool) int { return cmp.Compare(a.priority(), b.priority()) }
+
+// scopeOf returns the pools for a Service: those whose serviceAllocation
+// selects it by priority and name, then the unrestricted ones by name.
+func (p *Planner) scopeOf(s *service) *scope {
+	if s.scope != nil && s.scope.generation == p.generation {
+		return s.scope
+	}
+	pools := p.public
+	var selecting []*pool
+	for _, at := range p.restricted {
+		if at.admits(&s.Service) {
+			selecting = append(selecting, at)
+		}
+	}
+	if selecting != nil {
+		pools = append(selecting, p.public...)
+	}
+	s.scope = &scope{generation: p.generation, pools: pools}
+	return s.scope
+}
+
+// tell finds out which pools would serve the Service if its owner asked, or if
+// their serviceAllocation were changed.
+func (p *Planner) tell(s *service, sc *scope) {
+	if sc.told {
+		return
+	}
+	sc.told = true
+	for _, at := range p.pools {
+		for f := range at.half {
+			switch {
+			case at.half[f].total == 0 || at.drains():
+			case !at.admits(&s.Service):
+				sc.closed[f] = append(sc.closed[f], at.Name)
+			case !at.AutoAssign:
+				sc.unasked[f] = append(sc.unasked[f], at.Name)
+			}
+		}
+	}
+}
+
+// examine decides for a Service that needs no address; ok is false for one that
+// does.
+func (p *Planner) examine(s *service) (d Decision, ok bool) {
+	w, why := p.wish(s)
+	if why.Reason != Allocated || w.need == [2]bool{} {
+		return p.conclude(s, w, [2]grant{}, why), true
+	}
+	return Decision{}, false
+}
+
+// wish says what a Service needs, or why that is not the question.
+func (p *Planner) wish(s *service) (w wish, why refusal) {
+	for _, c := range s.claims {
+		if c.holds() {
+			w.held[c.use.family()] = c
+		}
+	}
+	if w.families = wanted(&s.Service); w.families == nil {
+		for _, a := range s.Assigned {
+			if f := lb.FamilyOf(a); !slices.Contains(w.families, f) {
+				w.families = append(w.families, f)
+			}
+		}
+	}
+	switch {
+	case s.Released:
+		why.Reason = NotOurs
+	case s.Headless:
+		why.Reason = Headless
+	case wanted(&s.Service) == nil:
+		why.Reason = WaitingForClusterIP
+	case len(s.Request.Problems) > 0:
+		why = refusal{BadRequest, Detail{Problems: s.Request.Problems}}
+	}
+	for _, a := range s.Request.Addresses {
+		f := number(a).family()
+		if why.Reason == Allocated && !wantsFamily(&s.Service, f) {
+			why = refusal{BadRequest, Detail{Address: a, Family: families[f]}}
+		}
+		w.asked[f], w.address[f] = true, number(a)
+	}
+	if why.Reason != Allocated {
+		return w, why
+	}
+	token := s.Request.Reallocate
+	w.anew = token != "" && token != s.Reallocated && w.held != [2]*claim{}
+	p.needs(s, &w)
+	return w, why
+}
+
+// needs says of each family whether an address must be found.
+func (p *Planner) needs(s *service, w *wish) {
+	for _, want := range w.families {
+		f := index(want)
+		switch c := w.held[f]; {
+		case c == nil:
+			w.need[f] = true
+		case w.asked[f]:
+			w.need[f] = c.use.addr != w.address[f]
+		case s.Request.Pool != "" && c.use.name != s.Request.Pool:
+			w.need[f] = true
+		default:
+			w.need[f] = w.anew || c.reassigns()
+		}
+	}
+}
+
+// reassigns reports whether the pool wants the address moved off.
+func (c *claim) reassigns() bool {
+	return c.use.orphan && c.use.pool != nil && c.use.pool.Orphans == lb.OrphanReassign
+}
+
+// attempt looks for what a Service needs and promises it.
+func (p *Planner) attempt(s *service) Decision {
+	w, why := p.wish(s)
+	if why.Reason == Allocated {
+		return p.find(s, w)
+	}
+	return p.conclude(s, w, [2]grant{}, why)
+}
+
+func (p *Planner) find(s *service, w wish) Decision {
+	var got [2]grant
+	var why [2]refusal
+	var search [2]bool
+	for _, want := range w.families {
+		f := index(want)
+		if w.need[f] && w.asked[f] {
+			got[f], why[f] = p.fetch(s, &w, got, w.address[f])
+		}
+		search[f] = w.need[f] && !w.asked[f]
+	}
+	p.search(s, &w, search, &got, &why)
+
+	// Reallocation is all or nothing: half of it would be done over and over.
+	for f, c := range w.held {
+		if w.anew && c != nil && w.need[f] && got[f].pool == nil && !w.asked[f] {
+			w.anew, w.need = false, [2]bool{}
+			p.needs(s, &w)
+			why[f].Reallocate = true
+			d := p.find(s, w)
+			return p.refuse(s, d, why[f])
+		}
+	}
+
+	primary, nothing := index(w.families[0]), w.held == [2]*claim{}
+	for _, want := range w.families {
+		f := index(want)
+		missing := w.need[f] && got[f].pool == nil
+		if missing && nothing && (s.FamilyPolicy == lb.RequireDualStack || f == primary) {
+			if s.FamilyPolicy == lb.PreferDualStack && got[1-f].pool != nil {
+				w.need[1-f] = false // it may have taken the last that a limit allows
+				return p.find(s, w)
+			}
+			return p.conclude(s, w, [2]grant{}, why[f])
+		}
+	}
+	for _, want := range w.families {
+		f := index(want)
+		if !w.need[f] || got[f].pool != nil {
+			continue
+		}
+		r := why[f]
+		holdsPrimary := got[primary].pool != nil || w.held[primary] != nil
+		if s.FamilyPolicy == lb.PreferDualStack && f != primary && holdsPrimary && w.held[f] == nil && r.Reason >= Exhausted && r.Reason <= NoPool {
+			r.Reason = PartialDualStack
+		}
+		return p.conclude(s, w, got, r)
+	}
+	return p.conclude(s, w, got, refusal{})
+}
+
+// refuse turns a decision into one that says why a reallocation did not come
+// about.
+func (p *Planner) refuse(s *service, d Decision, why refusal) Decision {
+	why.Short = d.Detail.Short
+	d.Reason, d.Detail, d.Reallocated = why.Reason, why.Detail, s.Reallocated
+	return d
+}
+
+// fetch looks at the address that a Service asks for.
+func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refusal) {
+	at := p.land.owner(a)
+	d := Detail{Family: families[a.family()], Address: a.netip(), Pool: s.Request.Pool}
+	if at != nil {
+		d.Owner = at.Name
+	}
+	u := p.uses[a]
+	switch {
+	case d.Pool != "" && p.byName[d.Pool] == nil:
+		return grant{}, refusal{PoolNotFound, d}
+	case p.nodes[a] != "":
+		d.Node = p.nodes[a]
+		return grant{}, refusal{NodeAddress, d}
+	case at == nil, d.Pool != "" && d.Pool != at.Name, !p.lendable(at, a):
+		return grant{}, refusal{AddressNotInPool, d}
+	case !at.admits(&s.Service):
+		return grant{}, refusal{NotPermitted, d}
+	case at.drains():
+		return grant{}, refusal{Draining, d}
+	case u != nil:
+		if d.Clash, d.Port = u.join(&s.Service); d.Clash != NoClash {
+			d.Holders = u.holders()
+			if s.Request.SharingKey == "" {
+				return grant{}, refusal{AddressInUse, d}
+			}
+			return grant{}, refusal{SharingConflict, d}
+		}
+		if u.has(s.Key.Namespace) > 0 {
+			return grant{a, at}, refusal{}
+		}
+	}
+	h := &at.half[a.family()]
+	if u == nil && h.reserved > 0 && !h.fresh.contains(a) {
+		i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
+		if e := h.journal[i]; e.reserved && e.last != s.Key {
+			d.Holders, d.Until = []lb.ServiceKey{e.last}, e.at.Add(at.Retention)
+			return grant{}, refusal{AddressReserved, d}
+		}
+	}
+	if p.room(s, w, got, at) < 1 {
+		d.Pools = []PoolVerdict{{Pool: at.Name, Reason: LimitReached, Total: h.total, Limit: at.limit()}}
+		return grant{}, refusal{LimitReached, d}
+	}
+	return grant{a, at}, refusal{}
+}
+
+// search looks for an address of each family, both from one pool if one can.
+func (p *Planner) search(s *service, w *wish, families [2]bool, got *[2]grant, why *[2]refusal) {
+	if families == [2]bool{} {
+		return
+	}
+	pools := p.scopeOf(s).pools
+	if name := s.Request.Pool; name != "" {
+		at := p.byName[name]
+		switch {
+		case at == nil:
+			p.refuseAll(families, why, refusal{PoolNotFound, Detail{Pool: name}})
+			return
+		case !at.admits(&s.Service):
+			p.refuseAll(families, why, refusal{NotPermitted, Detail{Pool: name}})
+			return
+		}
+		pools = []*pool{at}
+	}
+	open := func(f family) bool { return families[f] && got[f].pool == nil }
+	take := func(f family, at *pool) { got[f] = grant{at.pick(f, s.Key), at} }
+
+	for _, want := range w.families {
+		f := index(want)
+		if open(f) && s.Request.SharingKey != "" {
+			got[f] = p.company(s, w, *got, f, pools)
+		}
+		if open(f) {
+			got[f] = p.returning(s, w, *got, f, pools)
+		}
+	}
+	for _, want := range w.families {
+		// When the other family is settled, its pool comes first.
+		if f := index(want); open(f) && !open(1-f) {
+			partner := got[1-f].pool
+			if c := w.held[1-f]; partner == nil && c != nil {
+				partner = c.use.pool
+			}
+			if slices.Contains(pools, partner) && p.verdict(s, w, *got, partner, f, 1) == Allocated {
+				take(f, partner)
+			}
+		}
+	}
+	if open(v4) && open(v6) {
+		for _, at := range pools {
+			if p.verdict(s, w, *got, at, v4, 2) == Allocated && p.verdict(s, w, *got, at, v6, 2) == Allocated {
+				take(v4, at)
+				take(v6, at)
+				break
+			}
+		}
+	}
+	for _, want := range w.families {
+		f := index(want)
+		for _, at := range pools {
+			if !open(f) {
+				break
+			}
+			if p.verdict(s, w, *got, at, f, 1) == Allocated {
+				take(f, at)
+			}
+		}
+		if open(f) {
+			why[f] = p.explain(s, w, *got, f, pools)
+		}
+	}
+}
+
+func (p *Planner) refuseAll(which [2]bool, why *[2]refusal, r refusal) {
+	for f := range which {
+		if which[f] {
+			why[f] = r
+			why[f].Family = families[f]
+		}
+	}
+}
+
+// verdict says whether a pool has an address of the family for a Service that
+// is to get n of the pool's.
+func (p *Planner) verdict(s *service, w *wish, got [2]grant, at *pool, f family, n int) Reason {
+	switch {
+	case at.half[f].total == 0:
+		return FamilyUnavailable
+	case at.drains():
+		return Draining
+	case p.room(s, w, got, at) < n:
+		return LimitReached
+	case at.dry(f):
+		return Exhausted
+	default:
+		return Allocated
+	}
+}
+
+// room returns how many more addresses of the pool the Service may take. Those
+// that it gives up for them do not count.
+func (p *Planner) room(s *service, w *wish, got [2]grant, at *pool) int {
+	limit := at.limit()
+	if limit == 0 {
+		return math.MaxInt
+	}
+	n := limit - at.namespaces[s.Key.Namespace]
+	for _, c := range s.claims {
+		if f := c.use.family(); c.use.pool == at && c.use.has(s.Key.Namespace) == 1 && (w.held[f] != c || w.need[f]) {
+			n++
+		}
+	}
+	for _, g := range got {
+		if u := p.uses[g.addr]; g.pool == at && (u == nil || u.has(s.Key.Namespace) == 0) {
+			n--
+		}
+	}
+	return n
+}
+
+// company finds an address that is already used with the Service's key: in the
+// first of its pools, then in any other that admits it, the lowest.
+func (p *Planner) company(s *service, w *wish, got [2]grant, f family, pools []*pool) grant {
+	rank := func(at *pool) int {
+		if i := slices.Index(pools, at); i >= 0 {
+			return i
+		}
+		return len(pools)
+	}
+	var best *use
+	for _, namespace := range [...]string{s.Key.Namespace, ""} {
+		c := p.circles[circleKey{s.Request.SharingKey, namespace}]
+		if c == nil {
+			continue
+		}
+		for _, u := range c.uses[f] {
+			if best != nil {
+				order := cmp.Or(cmp.Compare(rank(u.pool), rank(best.pool)), cmp.Compare(u.name, best.name), u.compare(best.addr))
+				if order >= 0 {
+					continue
+				}
+			}
+			if s.Request.Pool != "" && u.name != s.Request.Pool || !u.pool.admits(&s.Service) || !p.lendable(u.pool, u.addr) {
+				continue
+			}
+			if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u }) {
+				continue
+			}
+			if why, _ := u.join(&s.Service); why != NoClash || u.has(s.Key.Namespace) == 0 && p.room(s, w, got, u.pool) < 1 {
+				continue
+			}
+			best = u
+		}
+	}
+	if best == nil {
+		return grant{}
+	}
+	return grant{best.addr, best.pool}
+}
+
+// returning finds the address that retention keeps for the Service: the one it
+// held last.
+func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, pools []*pool) grant {
+	var best freed
+	var from *pool
+	for _, e := range p.reserved[s.Key] {
+		at := p.land.owner(e.addr)
+		if e.family() != f || !slices.Contains(pools, at) || at.drains() || p.room(s, w, got, at) < 1 {
+			continue
+		}
+		if from == nil || best.compare(e) < 0 {
+			best, from = e, at
+		}
+	}
+	return grant{best.addr, from}
+}
+
+// explain says why none of the pools has an address of the family.
+func (p *Planner) explain(s *service, w *wish, got [2]grant, f family, pools []*pool) refusal {
+	r := refusal{NoPool, Detail{Family: families[f], Pool: s.Request.Pool}}
+	for _, at := range pools {
+		v := PoolVerdict{at.Name, p.verdict(s, w, got, at, f, 1), at.half[f].total, at.limit()}
+		if r.Reason == NoPool || v.Reason < r.Reason {
+			r.Reason = v.Reason
+		}
+		r.Pools = append(r.Pools, v)
+	}
+	if s.Request.Pool == "" {
+		sc := p.scopeOf(s)
+		p.tell(s, sc)
+		r.Closed, r.Unasked = sc.closed[f], sc.unasked[f]
+	}
+	return r
+}
+
+// conclude makes the promises and states the decision.
+func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decision {
+	d := Decision{Service: s.Key, Reason: why.Reason, Detail: why.Detail, Reallocated: s.Reallocated}
+	for f, g := range got {
+		if g.pool == nil {
+			continue
+		}
+		if c := w.held[f]; c != nil {
+			p.alter(c, c.from, true)
+		}
+		p.claim(s, g.addr, g.pool.Name, true, false)
+		s.promised = true
+	}
+	var kept [2]*use
+	for _, want := range w.families {
+		f := index(want)
+		if got[f].pool != nil {
+			kept[f] = p.uses[got[f].addr]
+		} else if w.held[f] != nil {
+			kept[f] = w.held[f].use
+		}
+		if u := kept[f]; u != nil {
+			d.Assignments = append(d.Assignments, Assignment{u.netip(), u.name, u.orphan})
+			if d.Reason == Allocated {
+				d.Reason, d.Detail = p.lapse(s, u)
+			}
+		}
+	}
+	for _, c := range s.claims {
+		if f := c.use.family(); kept[f] != c.use {
+			d.Released = append(d.Released, c.release(s, &w))
+		}
+	}
+	slices.SortFunc(d.Released, func(a, b Release) int { return a.Address.Compare(b.Address) })
+
+	d.Detail.Short = served(&s.Service) && (len(d.Assignments) == 0 || s.FamilyPolicy == lb.RequireDualStack && len(d.Assignments) < 2)
+	asked := why.Reason == Allocated || why.Reason >= PartialDualStack && why.Reason < BadRequest
+	if token := s.Request.Reallocate; token != "" && asked && len(d.Assignments) > 0 && !why.Reallocate {
+		d.Reallocated = token
+	}
+	return d
+}
+
+// lapse says whether a pool would hand out again what it once did.
+func (p *Planner) lapse(s *service, u *use) (Reason, Detail) {
+	d := Detail{Address: u.netip(), Pool: u.name}
+	switch {
+	case u.pool == nil:
+		d.Lapse = LapseGone
+	case u.pool.Deleting:
+		d.Lapse = LapseDeleting
+	case u.orphan:
+		d.Lapse = LapseShrunk
+	case u.pool.Drain:
+		d.Lapse = LapseDrains
+		return Kept, d
+	case !u.pool.admits(&s.Service):
+		d.Lapse = LapseRestricted
+		return Kept, d
+	case p.nodes[u.addr] != "":
+		d.Lapse, d.Node = LapseNode, p.nodes[u.addr]
+		return Kept, d
+	default:
+		return Allocated, Detail{}
+	}
+	return Orphaned, d
+}
+
+// release says why a Service gives up an address.
+func (c *claim) release(s *service, w *wish) Release {
+	r := Release{Address: c.use.netip(), Pool: c.use.name}
+	f := c.use.family()
+	switch {
+	case !served(&s.Service):
+		r.Cause = NoLongerServed
+	case c.lost:
+		r.Cause, r.Holder = LostToOlder, c.use.claims[0].Key
+	case w.held[f] != c:
+		r.Cause = FamilyDropped
+	case w.asked[f] || s.Request.Pool != "" && c.use.name != s.Request.Pool:
+		r.Cause = Requested
+	case w.anew:
+		r.Cause = Reallocated
+	default:
+		r.Cause = Reassigned
+	}
+	return r
+}

@@ -1,0 +1,319 @@
+package allocator
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Decision is what one Service is to hold from now on, and why. Its Reason
+// and Detail describe the state that the decision leads to, so they stay the
+// same when the decision has been carried out and is planned again.
+type Decision struct {
+	Service lb.ServiceKey
+	// Assignments are the addresses to hold, primary family first.
+	Assignments []Assignment
+	Reason      Reason
+	Detail      Detail
+	// Released are the addresses that the Service's status still shows and that
+	// it gives up. They stay taken until the status shows them no more.
+	Released []Release
+	// Reallocated is the token to record as honoured.
+	Reallocated string
+}
+
+// An Assignment is one address that a Service holds.
+type Assignment struct {
+	Address netip.Addr
+	// Pool is the pool that the address came from; empty when nobody knows.
+	Pool string
+	// Orphan is set when that pool no longer covers the address, is being
+	// deleted, or is gone.
+	Orphan bool
+}
+
+// A Release is one address that a Service gives up.
+type Release struct {
+	Address netip.Addr
+	Pool    string
+	Cause   Cause
+	// Holder is the older Service that keeps the address (LostToOlder).
+	Holder lb.ServiceKey
+}
+
+// Allocated reports whether the Service holds what its families require: an
+// address, and for RequireDualStack one of each family.
+func (d Decision) Allocated() bool {
+	return len(d.Assignments) > 0 && !d.Detail.Short
+}
+
+// Apply returns the Service as it is once the decision is written to it.
+func (d Decision) Apply(s lb.Service) lb.Service {
+	s.Assigned, s.AssignedPools = nil, nil
+	for _, a := range d.Assignments {
+		s.Assigned = append(s.Assigned, a.Address)
+		s.AssignedPools = append(s.AssignedPools, a.Pool)
+	}
+	s.Reallocated = d.Reallocated
+	return s
+}
+
+// Changes reports whether carrying the decision out changes what the Service's
+// status holds. (A decision that changes nothing may still have news to tell.)
+func (d Decision) Changes(s lb.Service) bool {
+	after := d.Apply(s)
+	return !slices.Equal(after.Assigned, s.Assigned) || !slices.Equal(after.AssignedPools, s.AssignedPools) ||
+		after.Reallocated != s.Reallocated
+}
+
+// Equal reports whether two decisions say the same.
+func (d Decision) Equal(o Decision) bool {
+	return d.Service == o.Service && d.Reason == o.Reason && d.Reallocated == o.Reallocated &&
+		slices.Equal(d.Assignments, o.Assignments) && slices.Equal(d.Released, o.Released) && d.Detail.equal(o.Detail)
+}
+
+// A Reason is why a Service holds what it holds, or does not. It is the reason
+// of the Service's condition, so the list is part of the contract.
+type Reason uint8
+
+// Reasons. A Service whose request cannot be met carries the reason for that,
+// whether it keeps an older address meanwhile or holds none.
+const (
+	// Allocated: it holds all it wants.
+	Allocated Reason = iota
+	// Kept: it holds all it wants, but its pool would not hand the address out
+	// today: it drains, no longer admits the Service, or a Node has the address.
+	Kept
+	// Orphaned: it holds all it wants, but a pool no longer covers an address.
+	Orphaned
+	// PartialDualStack: PreferDualStack has one family; the other is awaited.
+	PartialDualStack
+	// Exhausted: no address of the family is free.
+	Exhausted
+	// LimitReached: perNamespaceLimit is used up.
+	LimitReached
+	// Draining: the pool hands out nothing new.
+	Draining
+	// FamilyUnavailable: no pool in question has addresses of the family.
+	FamilyUnavailable
+	// NoPool: no pool serves the Service unasked.
+	NoPool
+	// PoolNotFound: the requested pool does not exist.
+	PoolNotFound
+	// NotPermitted: serviceAllocation does not admit the Service.
+	NotPermitted
+	// AddressNotInPool: the requested address is in no pool, or not in the
+	// requested one.
+	AddressNotInPool
+	// AddressInUse: another Service holds the requested address.
+	AddressInUse
+	// AddressReserved: retention keeps the requested address for its last
+	// Service.
+	AddressReserved
+	// NodeAddress: the requested address belongs to a Node.
+	NodeAddress
+	// SharingConflict: the requested address is shared, but not with this one.
+	SharingConflict
+	// BadRequest: the request contradicts itself or cannot be understood.
+	BadRequest
+	// WaitingForClusterIP: the cluster IPs, and so the families, are not known.
+	WaitingForClusterIP
+	// Headless: clusterIP is None.
+	Headless
+	// NotOurs: type, class or deletion took the Service from us.
+	NotOurs
+)
+
+var reasons = [...]string{
+	"Allocated", "Kept", "Orphaned", "PartialDualStack", "Exhausted", "LimitReached", "Draining", "FamilyUnavailable", "NoPool",
+	"PoolNotFound", "NotPermitted", "AddressNotInPool", "AddressInUse", "AddressReserved", "NodeAddress", "SharingConflict",
+	"BadRequest", "WaitingForClusterIP", "Headless", "NotOurs",
+}
+
+// Reasons returns every reason, in order.
+func Reasons() []Reason {
+	all := make([]Reason, len(reasons))
+	for i := range all {
+		all[i] = Reason(i)
+	}
+	return all
+}
+
+// String returns the reason as conditions and metrics spell it.
+func (r Reason) String() string { return reasons[r] }
+
+// Satisfied reports whether the Service has all it asks for.
+func (r Reason) Satisfied() bool { return r <= Orphaned }
+
+// Waiting reports whether the Service waits for something that may come by
+// itself or by an operator's hand.
+func (r Reason) Waiting() bool { return r >= PartialDualStack && r <= WaitingForClusterIP }
+
+// A Cause is why an address is given up.
+type Cause uint8
+
+// Causes.
+const (
+	// Requested: the Service moved to the address or pool it asks for.
+	Requested Cause = iota
+	// Reallocated: a new belfry.dev/reallocate token asked for a fresh address.
+	Reallocated
+	// Reassigned: its pool no longer covers it, and reassigns orphans.
+	Reassigned
+	// FamilyDropped: the Service no longer wants that family.
+	FamilyDropped
+	// LostToOlder: an older Service holds the same address.
+	LostToOlder
+	// NoLongerServed: the Service became headless or is not ours any more.
+	NoLongerServed
+)
+
+var causes = [...]string{"Requested", "Reallocated", "Reassigned", "FamilyDropped", "LostToOlder", "NoLongerServed"}
+
+// String returns the cause's name.
+func (c Cause) String() string { return causes[c] }
+
+// A Detail holds the facts behind a Reason; only those that the reason is about
+// are set.
+type Detail struct {
+	// Short is set when the Service holds less than its families require.
+	Short bool
+	// Reallocate is set when it is a fresh address that cannot be had.
+	Reallocate bool
+	// Family is the family that cannot be had.
+	Family lb.Family
+	// Address is the requested address.
+	Address netip.Addr
+	// Pool is the pool in question, or the requested one; Owner the pool that
+	// has the requested address.
+	Pool, Owner string
+	// Pools says of each pool that was tried why it would not do, in order.
+	Pools []PoolVerdict
+	// Closed are the pools that have the family but do not admit the Service;
+	// Unasked those that admit it but are not automatic.
+	Closed, Unasked []string
+	// Holders are the Services that hold the requested address.
+	Holders []lb.ServiceKey
+	// Clash says why the address cannot be shared with them, and Port on which
+	// port.
+	Clash Clash
+	Port  lb.Port
+	// Lapse is why the pool would not hand the address out again.
+	Lapse Lapse
+	// Until is when a reservation ends.
+	Until time.Time
+	// Node has the address for itself.
+	Node string
+	// Problems are those of the request, in words.
+	Problems []string
+}
+
+func (d Detail) equal(o Detail) bool {
+	return d.Short == o.Short && d.Reallocate == o.Reallocate && d.Family == o.Family && d.Address == o.Address &&
+		d.Pool == o.Pool && d.Owner == o.Owner && d.Clash == o.Clash && d.Lapse == o.Lapse && d.Port == o.Port && d.Until.Equal(o.Until) && d.Node == o.Node &&
+		slices.Equal(d.Pools, o.Pools) && slices.Equal(d.Closed, o.Closed) && slices.Equal(d.Unasked, o.Unasked) &&
+		slices.Equal(d.Holders, o.Holders) && slices.Equal(d.Problems, o.Problems)
+}
+
+// A PoolVerdict says why one pool would not do.
+type PoolVerdict struct {
+	Pool string
+	// Reason is Exhausted, LimitReached, Draining or FamilyUnavailable.
+	Reason Reason
+	// Total is how many addresses of the family it has; Limit is its
+	// perNamespaceLimit.
+	Total uint64
+	Limit int
+}
+
+// A Clash is why two Services cannot share an address.
+type Clash uint8
+
+// Clashes.
+const (
+	NoClash Clash = iota
+	// ClashKey: the sharing keys differ, or one has none.
+	ClashKey
+	// ClashNamespace: the namespaces differ and the pool does not permit that.
+	ClashNamespace
+	// ClashPort: both serve the same protocol and port.
+	ClashPort
+	// ClashTrafficPolicy: one is Cluster, the other Local.
+	ClashTrafficPolicy
+	// ClashSelector: both are Local and select different Pods.
+	ClashSelector
+	// ClashUnsettled: the address is held wrongly by two and is about to move.
+	ClashUnsettled
+	// ClashOrphan: its pool no longer covers the address.
+	ClashOrphan
+)
+
+// A Lapse is why a pool would not hand out again an address that it did.
+type Lapse uint8
+
+// Lapses.
+const (
+	NoLapse Lapse = iota
+	// LapseGone: the pool exists no more.
+	LapseGone
+	// LapseDeleting: it is being deleted.
+	LapseDeleting
+	// LapseShrunk: none of its ranges has the address any more.
+	LapseShrunk
+	// LapseDrains: it hands out nothing new.
+	LapseDrains
+	// LapseRestricted: it no longer admits the Service.
+	LapseRestricted
+	// LapseNode: a Node has the address.
+	LapseNode
+)
+
+// A PoolDecision is what a pool's status says: counts, the journal of freed
+// addresses, and what is wrong with its ranges.
+type PoolDecision struct {
+	Pool   string
+	V4, V6 Count
+	// InUse is set while a Service holds an address under this pool; the pool's
+	// finalizer stays as long.
+	InUse bool
+	// Overlaps are the ranges that an older pool keeps.
+	Overlaps []Overlap
+	// Freed is the journal to record, oldest first.
+	Freed []lb.FreedAddress
+}
+
+// A Count counts the addresses of one family. Counts saturate at
+// math.MaxUint64.
+type Count struct {
+	// Total = Assigned + Available + Reserved, all within the pool's ranges.
+	Total, Assigned, Available, Reserved uint64
+	// Orphans are the addresses held under the pool that it no longer covers.
+	Orphans uint64
+}
+
+// An Overlap is a range that two pools name; With is the older and keeps it.
+type Overlap struct {
+	Range lb.AddressRange
+	With  string
+}
+
+// Equal reports whether two decisions say the same.
+func (d PoolDecision) Equal(o PoolDecision) bool {
+	return d.Pool == o.Pool && d.V4 == o.V4 && d.V6 == o.V6 && d.InUse == o.InUse && slices.Equal(d.Overlaps, o.Overlaps) &&
+		slices.EqualFunc(d.Freed, o.Freed, func(a, b lb.FreedAddress) bool {
+			return a.Address == b.Address && a.Service == b.Service && a.At.Equal(b.At)
+		})
+}
+
+// A Result is what one planning decided.
+type Result struct {
+	// Services are sorted by key, Pools by name. [Plan] returns all of them; a
+	// [Planner] those that were put or whose decision changed.
+	Services []Decision
+	Pools    []PoolDecision
+	// Until is when a reservation ends and it is worth planning again; zero
+	// when time alone changes nothing.
+	Until time.Time
+}

@@ -1,0 +1,233 @@
+package allocator
+
+import (
+	"slices"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// lendable reports whether an address of the pool's spans may be handed out.
+func (p *Planner) lendable(at *pool, a addr) bool {
+	return !(at.AvoidBuggyIPs && a.buggy()) && p.nodes[a] == ""
+}
+
+// take enters an address that comes into use.
+func (p *Planner) take(u *use) {
+	at := u.owner
+	if at == nil {
+		return
+	}
+	h := &at.half[u.family()]
+	at.stale = true
+	h.taken++
+	if !p.lendable(at, u.addr) {
+		h.odd++
+		return
+	}
+	if !h.fresh.remove(u.addr) {
+		p.forget(h, u.addr)
+	}
+	if at.dry(u.family()) {
+		p.loosened = true
+	}
+}
+
+// giveBack enters that it is no longer in use; bury makes it free.
+func (p *Planner) giveBack(u *use) {
+	at := u.owner
+	if at == nil {
+		return
+	}
+	h := &at.half[u.family()]
+	at.stale = true
+	h.taken--
+	if !p.lendable(at, u.addr) {
+		h.odd--
+	}
+}
+
+// leave notes who gave an address up. Of several between two plannings the
+// oldest that is gone counts, so that their order does not.
+func (p *Planner) leave(a addr, s *service, gone bool) {
+	last, known := p.left[a]
+	if !known || gone && (!last.gone || s.older(last.service) < 0) {
+		p.left[a] = leaver{s, gone}
+	}
+}
+
+// bury enters the addresses that nobody holds any more into the journals.
+func (p *Planner) bury() {
+	for a, l := range p.left {
+		e := freed{addr: a, at: p.now.UTC().Truncate(time.Second)} // as precise as the journal is kept
+		if l.gone {
+			e.last = l.Key
+		}
+		if at := p.land.owner(a); at != nil && p.uses[a] == nil && p.lendable(at, a) {
+			p.remember(at, e)
+		}
+	}
+	clear(p.left)
+}
+
+// remember makes an address free that is neither in use nor fresh nor in the
+// journal: fresh where the journal has no use for it.
+func (p *Planner) remember(at *pool, e freed) {
+	h := &at.half[e.family()]
+	at.stale = true
+	ends := e.at.Add(at.Retention)
+	e.reserved = at.Retention > 0 && e.last != lb.ServiceKey{} && p.now.Before(ends)
+	if !e.reserved && at.Strategy != lb.LeastRecentlyUsed {
+		h.fresh.add(e.addr)
+		return
+	}
+	i, _ := slices.BinarySearchFunc(h.journal, e, freed.compare)
+	h.journal = slices.Insert(h.journal, i, e)
+	if e.reserved {
+		h.reserved++
+		p.reserved[e.last] = append(p.reserved[e.last], e)
+	}
+	if len(h.journal) > journalLimit {
+		oldest := h.journal[0].addr
+		p.forget(h, oldest)
+		h.fresh.add(oldest)
+	}
+}
+
+// forget takes an address out of the journal.
+func (p *Planner) forget(h *half, a addr) {
+	i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
+	if i < 0 {
+		return
+	}
+	e := h.journal[i]
+	h.journal = slices.Delete(h.journal, i, i+1)
+	if e.reserved {
+		p.unreserve(h, e)
+	}
+}
+
+func (p *Planner) unreserve(h *half, e freed) {
+	h.reserved--
+	rest := slices.DeleteFunc(p.reserved[e.last], func(o freed) bool { return o.addr == e.addr })
+	if p.reserved[e.last] = rest; len(rest) == 0 {
+		delete(p.reserved, e.last)
+	}
+}
+
+// expire ends the reservations whose time has come.
+func (p *Planner) expire() {
+	for _, at := range p.pools {
+		if ends := at.nextExpiry(); ends.IsZero() || p.now.Before(ends) {
+			continue
+		}
+		at.stale, p.loosened = true, true
+		for f := range at.half {
+			h := &at.half[f]
+			h.journal = slices.DeleteFunc(h.journal, func(e freed) bool {
+				return e.reserved && !p.now.Before(e.at.Add(at.Retention)) && at.Strategy != lb.LeastRecentlyUsed && p.free(h, e)
+			})
+			for i := range h.journal {
+				if e := &h.journal[i]; e.reserved && !p.now.Before(e.at.Add(at.Retention)) {
+					p.unreserve(h, *e)
+					e.reserved = false
+				}
+			}
+		}
+	}
+}
+
+func (p *Planner) free(h *half, e freed) bool {
+	p.unreserve(h, e)
+	h.fresh.add(e.addr)
+	return true
+}
+
+// nextExpiry returns when the first reservation ends, or zero.
+func (p *pool) nextExpiry() (first time.Time) {
+	for f := range p.half {
+		if p.half[f].reserved == 0 {
+			continue
+		}
+		i := slices.IndexFunc(p.half[f].journal, func(e freed) bool { return e.reserved })
+		if ends := p.half[f].journal[i].at.Add(p.Retention); first.IsZero() || ends.Before(first) {
+			first = ends
+		}
+	}
+	return first
+}
+
+// reread takes in journals that came back other than they were read last: what
+// another wrote, or our own words. Of two entries the newer counts.
+func (p *Planner) reread() {
+	for _, given := range p.given {
+		for _, e := range given.Freed {
+			p.recall(e)
+		}
+	}
+	p.loosened = true
+}
+
+// recall takes in one entry of a journal.
+func (p *Planner) recall(e lb.FreedAddress) {
+	a := number(e.Address)
+	at := p.land.owner(a)
+	if at == nil || p.uses[a] != nil || !p.lendable(at, a) {
+		return
+	}
+	next, h := freed{addr: a, last: e.Service, at: e.At}, &at.half[a.family()]
+	if _, left := p.left[a]; left {
+		return
+	}
+	if !h.fresh.remove(a) {
+		i := slices.IndexFunc(h.journal, func(o freed) bool { return o.addr == a })
+		if i >= 0 && !h.journal[i].at.Before(next.at) {
+			return
+		}
+		p.forget(h, a)
+	}
+	p.remember(at, next)
+}
+
+// layOut compiles the pools anew and enters all claims again.
+func (p *Planner) layOut() {
+	var journals []lb.FreedAddress
+	said := map[string]PoolDecision{}
+	for _, at := range p.pools {
+		journals = append(journals, at.decision().Freed...)
+		said[at.Name] = at.said
+	}
+	p.pools, p.land = compile(p.given, p.nodes)
+	p.byName = map[string]*pool{}
+	p.public, p.restricted = nil, nil
+	for _, at := range p.pools {
+		journals = append(journals, at.Freed...)
+		at.said = said[at.Name]
+		p.byName[at.Name] = at
+		switch {
+		case !at.AutoAssign:
+		case at.Allocation == nil:
+			p.public = append(p.public, at)
+		default:
+			p.restricted = append(p.restricted, at)
+		}
+	}
+	slices.SortStableFunc(p.restricted, byPriority)
+
+	clear(p.uses)
+	clear(p.circles)
+	clear(p.reserved)
+	p.generation++
+	p.loosened = true
+	for _, s := range p.services {
+		claims := s.claims
+		s.claims = nil
+		for _, c := range claims {
+			p.claim(s, c.use.addr, c.from, c.promised, c.leaving)
+		}
+		p.mark(s)
+	}
+	for _, e := range journals {
+		p.recall(e)
+	}
+}

@@ -1,0 +1,292 @@
+package allocator
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"sort"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// journalLimit bounds the journal of freed addresses in a pool's status: about
+// a hundred bytes each, so a hundred kilobytes of an object that may have 1.5
+// MB. Beyond it the oldest are forgotten, which makes them as good as new.
+const journalLimit = 1024
+
+// A pool is a compiled lb.Pool with what is taken from it.
+type pool struct {
+	lb.Pool
+	half     [2]half
+	overlaps []Overlap
+	// namespaces counts the addresses held under the pool by namespace.
+	namespaces map[string]int
+	// held and orphans count the addresses held under the pool.
+	held, orphans [2]uint64
+
+	said  PoolDecision // last returned
+	stale bool         // may differ from what was said
+}
+
+// A half is a pool's addresses of one family. Every address of its spans that
+// may be handed out is in exactly one place: in use, in the journal, or fresh.
+type half struct {
+	// raw are the pool's own ranges; spans what overlaps with older pools leave.
+	raw, spans []span
+	// total counts the addresses that may be handed out, used or not.
+	total uint64
+	// taken counts the addresses of the spans in use; odd those of them that
+	// would not be handed out today.
+	taken, odd uint64
+	fresh      spanSet
+	journal    []freed // by time, then address
+	reserved   int     // how many of the journal are
+}
+
+// A freed is an entry of the journal. Its reserved ones wait for the Service
+// that held them last; the others wait at the end of the queue.
+type freed struct {
+	addr
+	last     lb.ServiceKey // zero when it moved away of its own accord
+	at       time.Time
+	reserved bool
+}
+
+func (f freed) compare(o freed) int { return cmp.Or(f.at.Compare(o.at), f.addr.compare(o.addr)) }
+
+// A territory says which pool each range belongs to.
+type territory []segment
+
+type segment struct {
+	span
+	pool *pool
+}
+
+func (t territory) owner(a addr) *pool {
+	i := sort.Search(len(t), func(i int) bool { return a.less(t[i].lo) }) - 1
+	if i < 0 || !t[i].contains(a) {
+		return nil
+	}
+	return t[i].pool
+}
+
+// settle gives p what is still nobody's of s.
+func (t *territory) settle(p *pool, s span) (left []span) {
+	rest, done := s, false
+	for i := sort.Search(len(*t), func(i int) bool { return !(*t)[i].hi.less(s.lo) }); !done && i < len(*t) && !s.hi.less((*t)[i].lo); i++ {
+		older, common := (*t)[i], s
+		if common.lo.less(older.lo) {
+			common.lo = older.lo
+		}
+		if older.hi.less(common.hi) {
+			common.hi = older.hi
+		}
+		if older.pool != p {
+			p.overlaps = append(p.overlaps, Overlap{common.lb(), older.pool.Name})
+		}
+		if rest.lo.less(common.lo) {
+			left = append(left, span{rest.lo, common.lo.prev()})
+		}
+		rest.lo, done = common.hi.next(), common.hi == s.hi
+	}
+	if !done {
+		left = append(left, rest)
+	}
+	for _, l := range left {
+		i := sort.Search(len(*t), func(i int) bool { return l.hi.less((*t)[i].lo) })
+		*t = slices.Insert(*t, i, segment{l, p})
+	}
+	return left
+}
+
+// compile lays the pools out: the older, then the one with the lesser name,
+// keeps what two of them name. The result is sorted by name.
+func compile(pools []lb.Pool, nodes map[addr]string) ([]*pool, territory) {
+	var all []*pool
+	for _, p := range pools {
+		all = append(all, &pool{Pool: p, namespaces: map[string]int{}, stale: true})
+	}
+	slices.SortFunc(all, func(a, b *pool) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name)) })
+	var land territory
+	for _, p := range all {
+		for _, r := range p.Ranges {
+			s := span{number(r.First), number(r.Last)}
+			parts, f := []span{s}, s.lo.family()
+			if f == v6 {
+				parts = s.without(mapped)
+			}
+			for _, part := range parts {
+				h := &p.half[f]
+				h.raw = append(h.raw, part)
+				for _, left := range land.settle(p, part) {
+					h.spans = append(h.spans, left)
+					size := left.size()
+					if f == v4 && p.AvoidBuggyIPs {
+						size -= left.buggies()
+					}
+					h.total = saturate(h.total, size)
+				}
+			}
+		}
+		for f := range p.half {
+			h := &p.half[f]
+			byStart := func(a, b span) int { return a.lo.compare(b.lo) }
+			slices.SortFunc(h.raw, byStart)
+			slices.SortFunc(h.spans, byStart)
+			h.fresh = newSpanSet(h.spans)
+		}
+	}
+	for a := range nodes {
+		if p := land.owner(a); p != nil && !(p.AvoidBuggyIPs && a.buggy()) {
+			h := &p.half[a.family()]
+			h.fresh.remove(a)
+			if h.total < math.MaxUint64 {
+				h.total--
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b *pool) int { return cmp.Compare(a.Name, b.Name) })
+	return all, land
+}
+
+func saturate(a, b uint64) uint64 {
+	if a > math.MaxUint64-b {
+		return math.MaxUint64
+	}
+	return a + b
+}
+
+// drains reports whether the pool hands out nothing new.
+func (p *pool) drains() bool { return p.Drain || p.Deleting }
+
+// covers reports whether an address held under the pool is no orphan.
+func (p *pool) covers(a addr) bool {
+	_, in := within(p.half[a.family()].raw, a)
+	return in && !p.Deleting
+}
+
+// admits reports whether serviceAllocation lets the Service use the pool.
+func (p *pool) admits(s *lb.Service) bool {
+	a := p.Allocation
+	if a == nil {
+		return true
+	}
+	if len(a.Namespaces) > 0 || len(a.NamespaceSelectors) > 0 {
+		if !slices.Contains(a.Namespaces, s.Key.Namespace) && !lb.MatchesAny(a.NamespaceSelectors, s.NamespaceLabels) {
+			return false
+		}
+	}
+	return len(a.ServiceSelectors) == 0 || lb.MatchesAny(a.ServiceSelectors, s.Labels)
+}
+
+func (p *pool) limit() int {
+	if p.Allocation == nil {
+		return 0
+	}
+	return p.Allocation.PerNamespaceLimit
+}
+
+// priority orders the pools that select a Service; 0 is last.
+func (p *pool) priority() uint {
+	if p.Allocation.Priority == 0 {
+		return math.MaxUint
+	}
+	return uint(p.Allocation.Priority)
+}
+
+// dry reports in constant time whether no address of the family is free.
+func (p *pool) dry(f family) bool {
+	h := &p.half[f]
+	p.skipBuggy(h)
+	return h.fresh.empty() && len(h.journal) == h.reserved
+}
+
+// skipBuggy forgets the buggy addresses at the front of the fresh ones. Doing
+// it here, rather than when the pool is compiled, keeps a large pool one span.
+func (p *pool) skipBuggy(h *half) {
+	for p.AvoidBuggyIPs && !h.fresh.empty() && h.fresh.blocks[0][0].lo.buggy() {
+		h.fresh.remove(h.fresh.blocks[0][0].lo)
+	}
+}
+
+// pick chooses a free address; the half is not dry.
+func (p *pool) pick(f family, key lb.ServiceKey) addr {
+	h := &p.half[f]
+	p.skipBuggy(h)
+	switch {
+	case h.fresh.empty():
+		return h.journal[slices.IndexFunc(h.journal, func(f freed) bool { return !f.reserved })].addr
+	case p.Strategy == lb.Hash:
+		return p.pickHashed(h, key)
+	default:
+		return h.fresh.blocks[0][0].lo
+	}
+}
+
+// pickHashed takes the first free address at or after the place that the name
+// hashes to.
+func (p *pool) pickHashed(h *half, key lb.ServiceKey) addr {
+	var size uint64
+	for _, s := range h.spans {
+		size = saturate(size, s.size())
+	}
+	place, at := hash(key)%size, h.spans[0].lo
+	for _, s := range h.spans {
+		if n := s.size(); place >= n {
+			place -= n
+			continue
+		}
+		at = s.lo.plus(place)
+		break
+	}
+	for {
+		a, ok := h.fresh.from(at)
+		if !ok {
+			return h.fresh.blocks[0][0].lo
+		}
+		if !p.AvoidBuggyIPs || !a.buggy() {
+			return a
+		}
+		h.fresh.remove(a)
+		at = a
+	}
+}
+
+// hash is FNV-1a over "namespace/name", its bits then mixed as MurmurHash3
+// finishes: similar names land far apart.
+func hash(key lb.ServiceKey) uint64 {
+	h := uint64(0xcbf29ce484222325)
+	for _, part := range [...]string{key.Namespace, "/", key.Name} {
+		for i := range len(part) {
+			h = (h ^ uint64(part[i])) * 0x100000001b3
+		}
+	}
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	return h ^ h>>33
+}
+
+// count returns the pool's counts of one family.
+func (p *pool) count(f family) Count {
+	h := &p.half[f]
+	c := Count{Assigned: h.taken, Reserved: uint64(h.reserved), Orphans: p.orphans[f]}
+	if c.Total = saturate(h.total, h.odd); h.total == math.MaxUint64 {
+		c.Available = math.MaxUint64
+	} else {
+		c.Available = h.total - (h.taken - h.odd) - c.Reserved
+	}
+	return c
+}
+
+// decision returns what the pool's status is to say.
+func (p *pool) decision() PoolDecision {
+	d := PoolDecision{Pool: p.Name, V4: p.count(v4), V6: p.count(v6), InUse: p.held[v4]+p.held[v6] > 0, Overlaps: p.overlaps}
+	for f := range p.half {
+		for _, e := range p.half[f].journal {
+			d.Freed = append(d.Freed, lb.FreedAddress{Address: e.netip(), Service: e.last, At: e.at})
+		}
+	}
+	slices.SortStableFunc(d.Freed, func(a, b lb.FreedAddress) int { return a.At.Compare(b.At) })
+	return d
+}

@@ -1,0 +1,223 @@
+package allocator
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// listed is how many names a sentence lists before it counts the rest.
+const listed = 5
+
+// Sentence says what the decision is and, when something is wanting, what an
+// operator can do about it.
+func (d Decision) Sentence() string {
+	held := d.holdings()
+	switch {
+	case d.Reason == Allocated:
+		return held
+	case d.Reason == Kept || d.Reason == Orphaned:
+		return held + "; " + d.Detail.lapse()
+	case d.Reason == PartialDualStack:
+		return fmt.Sprintf("%s; no %s address yet: %s", held, d.Detail.Family, d.cause())
+	case held == "":
+		return d.cause()
+	case d.Detail.Reallocate:
+		return fmt.Sprintf("keeps %s; no other address to move to: %s", held, d.cause())
+	default:
+		return fmt.Sprintf("keeps %s; %s", held, d.cause())
+	}
+}
+
+// holdings lists the addresses and where they are from.
+func (d Decision) holdings() string {
+	switch a := d.Assignments; {
+	case len(a) == 0:
+		return ""
+	case len(a) == 2 && a[0].Pool == a[1].Pool:
+		return fmt.Sprintf("%s and %s%s", a[0].Address, a[1].Address, fromPool(a[0].Pool))
+	case len(a) == 2:
+		return fmt.Sprintf("%s%s and %s%s", a[0].Address, fromPool(a[0].Pool), a[1].Address, fromPool(a[1].Pool))
+	default:
+		return a[0].Address.String() + fromPool(a[0].Pool)
+	}
+}
+
+func fromPool(name string) string {
+	if name == "" {
+		return ""
+	}
+	return " from pool " + name
+}
+
+func (d Detail) lapse() string {
+	const move = "; to move the Service, give belfry.dev/reallocate a new value"
+	switch d.Lapse {
+	case LapseGone:
+		if d.Pool == "" {
+			return fmt.Sprintf("no pool covers %s", d.Address) + move
+		}
+		return fmt.Sprintf("pool %s does not exist any more", d.Pool) + move
+	case LapseDeleting:
+		return fmt.Sprintf("pool %s is being deleted and waits for this Service", d.Pool) + move
+	case LapseShrunk:
+		return fmt.Sprintf("pool %s no longer covers %s", d.Pool, d.Address) + move
+	case LapseDrains:
+		return fmt.Sprintf("pool %s drains", d.Pool) + move
+	case LapseRestricted:
+		return fmt.Sprintf("pool %s no longer admits this Service", d.Pool) + move
+	case LapseNode:
+		return fmt.Sprintf("node %s has the address %s too", d.Node, d.Address) + move
+	default:
+		return "" // NoLapse has nothing to say
+	}
+}
+
+// cause says why something is wanting.
+func (d Decision) cause() string {
+	t := d.Detail
+	switch d.Reason {
+	case PoolNotFound:
+		return fmt.Sprintf("pool %s does not exist", t.Pool)
+	case NotPermitted:
+		name := t.Pool
+		if name == "" {
+			name = t.Owner
+		}
+		return fmt.Sprintf("serviceAllocation of pool %s does not admit this Service", name)
+	case AddressNotInPool:
+		switch {
+		case t.Owner == "":
+			return fmt.Sprintf("no pool contains %s", t.Address)
+		case t.Pool != "" && t.Pool != t.Owner:
+			return fmt.Sprintf("%s is in pool %s, not in the requested pool %s", t.Address, t.Owner, t.Pool)
+		default:
+			return fmt.Sprintf("pool %s has avoidBuggyIPs and does not hand out %s", t.Owner, t.Address)
+		}
+	case AddressInUse:
+		return fmt.Sprintf("%s is in use by %s; to share it, give both Services the same belfry.dev/allow-shared-ip",
+			t.Address, services(t.Holders))
+	case AddressReserved:
+		return fmt.Sprintf("%s is reserved for %s until %s", t.Address, services(t.Holders), t.Until.UTC().Format(time.RFC3339))
+	case NodeAddress:
+		return fmt.Sprintf("%s is an address of node %s", t.Address, t.Node)
+	case SharingConflict:
+		return fmt.Sprintf("%s cannot be shared with %s: %s", t.Address, services(t.Holders), t.clash(d.Service.Namespace))
+	case Draining:
+		if len(t.Pools) == 0 {
+			return fmt.Sprintf("pool %s drains and hands out nothing new", t.Owner)
+		}
+	case BadRequest:
+		if len(t.Problems) == 0 {
+			return fmt.Sprintf("the requested address %s is %s, but the Service has no %s cluster IP", t.Address, t.Family, t.Family)
+		}
+		return strings.Join(t.Problems, "; ")
+	case WaitingForClusterIP:
+		return "the Service has not all of its cluster IPs yet"
+	case Headless:
+		return "a headless Service (clusterIP None) has no load balancer address"
+	case NotOurs:
+		return "the Service is not served by this controller any more"
+	}
+	return t.pools(d.Service.Namespace)
+}
+
+// pools says of each pool why it would not do, and which others might.
+func (d Detail) pools(namespace string) string {
+	var parts []string
+	useful := false
+	for _, v := range d.Pools {
+		useful = useful || v.Reason != FamilyUnavailable
+	}
+	skipped := 0
+	for _, v := range d.Pools {
+		switch {
+		case useful && v.Reason == FamilyUnavailable:
+		case len(parts) == listed:
+			skipped++
+		default:
+			parts = append(parts, v.sentence(d.Family, namespace))
+		}
+	}
+	if skipped > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more pools", skipped))
+	}
+	if len(parts) == 0 {
+		parts = append(parts, fmt.Sprintf("no pool serves this Service with %s unasked", d.Family))
+	}
+	if len(d.Closed) > 0 {
+		parts = append(parts, "pools it could use after changing serviceAllocation: "+names(d.Closed))
+	}
+	if len(d.Unasked) > 0 {
+		parts = append(parts, "pools it could ask for by belfry.dev/address-pool: "+names(d.Unasked))
+	}
+	return strings.Join(parts, "; ")
+}
+
+func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
+	switch v.Reason {
+	case LimitReached:
+		return fmt.Sprintf("pool %s: namespace %s has used up its perNamespaceLimit of %d", v.Pool, namespace, v.Limit)
+	case Draining:
+		return fmt.Sprintf("pool %s: drains and hands out nothing new", v.Pool)
+	case FamilyUnavailable:
+		return fmt.Sprintf("pool %s: has no %s addresses", v.Pool, f)
+	default:
+		return fmt.Sprintf("pool %s: 0 of %d %s addresses free", v.Pool, v.Total, f)
+	}
+}
+
+func (d Detail) clash(namespace string) string {
+	switch d.Clash {
+	case ClashKey:
+		return "it has another belfry.dev/allow-shared-ip, or none"
+	case ClashNamespace:
+		return fmt.Sprintf("it is not in namespace %s, and pool %s is not sharedAcrossNamespaces", namespace, d.Owner)
+	case ClashPort:
+		return fmt.Sprintf("%s port %d is taken", d.Port.Protocol, d.Port.Number)
+	case ClashTrafficPolicy:
+		return "its externalTrafficPolicy differs"
+	case ClashSelector:
+		return "externalTrafficPolicy Local needs identical selectors"
+	case ClashOrphan:
+		return fmt.Sprintf("pool %s no longer hands it out", d.Owner)
+	default:
+		return "two Services hold it wrongly and one is about to move"
+	}
+}
+
+// Sentence says what is given up and why.
+func (r Release) Sentence() string {
+	what := "released " + r.Address.String() + fromPool(r.Pool) + ": "
+	switch r.Cause {
+	case Requested:
+		return what + "the Service asks for another"
+	case Reallocated:
+		return what + "belfry.dev/reallocate asks for a fresh one"
+	case Reassigned:
+		return what + "the pool no longer covers it and reassigns orphans"
+	case FamilyDropped:
+		return what + "the Service no longer wants that family"
+	case LostToOlder:
+		return what + r.Holder.String() + " is older and holds it too"
+	default:
+		return what + "the Service is not served any more"
+	}
+}
+
+func services(keys []lb.ServiceKey) string {
+	var s []string
+	for _, k := range keys {
+		s = append(s, k.String())
+	}
+	return names(s)
+}
+
+func names(all []string) string {
+	if len(all) > listed {
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:listed], ", "), len(all)-listed)
+	}
+	return strings.Join(all, ", ")
+}

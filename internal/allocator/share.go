@@ -1,0 +1,364 @@
+package allocator
+
+import (
+	"slices"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A claim is one Service's hold on one address: its status shows the address,
+// or a decision promised it.
+type claim struct {
+	*service
+	use *use
+	// from is the pool it is said to come from; empty when nobody said.
+	from string
+	// promised is set until the status shows the address.
+	promised bool
+	// leaving is set when the Service gives the address up in any case.
+	leaving bool
+	// lost is set when an older Service holds the address and does not share.
+	lost bool
+}
+
+// holds reports whether the Service may go on with the address.
+func (c *claim) holds() bool { return !c.leaving && !c.lost }
+
+// older orders claims to one address: those who leave yield to those who stay.
+func (c *claim) older(o *claim) int {
+	if c.leaving != o.leaving {
+		if c.leaving {
+			return 1
+		}
+		return -1
+	}
+	return c.service.older(o.service)
+}
+
+// A use is one address in use.
+type use struct {
+	addr
+	owner *pool // whose ranges have it; nil when none do
+	// pool is the one it is held under, nil when that is gone; name names it.
+	pool *pool
+	name string
+	// orphan is set when that pool no longer covers it.
+	orphan bool
+	claims []*claim // oldest first
+	// settled is set while all claims agree to share; else the oldest win.
+	settled bool
+	// ports and namespaces count the claims; nil while there is one claim.
+	ports      map[lb.Port]int
+	namespaces map[string]int
+	circle     *circle // nil while it is not open to others
+}
+
+// A circle is the addresses that Services of one key may share.
+type circle struct {
+	circleKey
+	uses [2][]*use // by address
+}
+
+// A circleKey names a circle; the namespace is empty for pools that are shared
+// across namespaces.
+type circleKey struct{ key, namespace string }
+
+// clash returns why two Services cannot share an address, leaving ports aside.
+func clash(a, b *lb.Service) Clash {
+	switch {
+	case a.Request.SharingKey == "" || a.Request.SharingKey != b.Request.SharingKey:
+		return ClashKey
+	case a.TrafficPolicy != b.TrafficPolicy:
+		return ClashTrafficPolicy
+	case a.TrafficPolicy == lb.TrafficLocal && a.PodSelector != b.PodSelector:
+		return ClashSelector
+	default:
+		return NoClash
+	}
+}
+
+// serves reports whether a Service that holds the address serves the port.
+func (u *use) serves(p lb.Port) bool {
+	if u.ports != nil {
+		return u.ports[p] > 0
+	}
+	return slices.Contains(u.claims[0].Ports, p)
+}
+
+// has counts the claims of a namespace.
+func (u *use) has(namespace string) int {
+	if u.namespaces != nil {
+		return u.namespaces[namespace]
+	}
+	if u.claims[0].Key.Namespace == namespace {
+		return 1
+	}
+	return 0
+}
+
+// join returns why the Service cannot share the address with those who hold it.
+func (u *use) join(s *lb.Service) (Clash, lb.Port) {
+	if c := clash(s, &u.claims[0].Service); c != NoClash {
+		return c, lb.Port{}
+	}
+	switch {
+	case !u.settled:
+		return ClashUnsettled, lb.Port{}
+	case u.orphan || u.pool != u.owner:
+		return ClashOrphan, lb.Port{}
+	case !u.pool.SharedAcrossNamespaces && (u.has(s.Key.Namespace) == 0 || len(u.namespaces) > 1):
+		return ClashNamespace, lb.Port{}
+	}
+	for _, p := range s.Ports {
+		if u.serves(p) {
+			return ClashPort, p
+		}
+	}
+	return NoClash, lb.Port{}
+}
+
+// holders names those who hold the address, the oldest few.
+func (u *use) holders() []lb.ServiceKey {
+	var keys []lb.ServiceKey
+	for _, c := range u.claims[:min(len(u.claims), 3)] {
+		keys = append(keys, c.Key)
+	}
+	return keys
+}
+
+// claim enters a Service's claim to an address.
+func (p *Planner) claim(s *service, a addr, from string, promised, leaving bool) *claim {
+	u := p.uses[a]
+	if u == nil {
+		u = &use{addr: a, owner: p.land.owner(a), settled: true}
+		p.uses[a] = u
+		p.take(u)
+	}
+	c := &claim{service: s, use: u, from: from, promised: promised, leaving: leaving}
+	p.uncount(u)
+	i, _ := slices.BinarySearchFunc(u.claims, c, (*claim).older)
+	u.claims = slices.Insert(u.claims, i, c)
+	switch {
+	case len(u.claims) == 1:
+	case u.settled && u.agrees(c):
+		u.tally(c)
+	default:
+		p.contest(u)
+	}
+	p.recount(u)
+	s.claims = append(s.claims, c)
+	return c
+}
+
+// unclaim takes a claim back. A Service that is gone leaves its name in the
+// journal, so that it finds its address again.
+func (p *Planner) unclaim(c *claim, gone bool) {
+	u := c.use
+	c.service.claims = slices.DeleteFunc(c.service.claims, func(o *claim) bool { return o == c })
+	p.uncount(u)
+	u.claims = slices.DeleteFunc(u.claims, func(o *claim) bool { return o == c })
+	p.loosened = true
+	if len(u.claims) == 0 {
+		delete(p.uses, u.addr)
+		p.giveBack(u)
+		p.leave(u.addr, c.service, gone)
+		return
+	}
+	p.leave(u.addr, c.service, gone)
+	if u.settled {
+		u.untally(c)
+	} else {
+		p.contest(u)
+	}
+	p.recount(u)
+}
+
+// agrees reports whether a new claim shares with all others of a settled use.
+func (u *use) agrees(c *claim) bool {
+	other := u.claims[0]
+	if other == c {
+		other = u.claims[1]
+	}
+	if clash(&c.Service, &other.Service) != NoClash {
+		return false
+	}
+	if u.ports == nil {
+		return !slices.ContainsFunc(c.Ports, func(p lb.Port) bool { return slices.Contains(other.Ports, p) })
+	}
+	return !slices.ContainsFunc(c.Ports, u.serves)
+}
+
+func (u *use) tally(c *claim) {
+	if u.ports == nil {
+		u.count()
+		return
+	}
+	for _, p := range c.Ports {
+		u.ports[p]++
+	}
+	u.namespaces[c.Key.Namespace]++
+}
+
+func (u *use) untally(c *claim) {
+	if len(u.claims) == 1 {
+		u.ports, u.namespaces = nil, nil
+		return
+	}
+	for _, p := range c.Ports {
+		if u.ports[p]--; u.ports[p] == 0 {
+			delete(u.ports, p)
+		}
+	}
+	if n := c.Key.Namespace; u.namespaces[n] == 1 {
+		delete(u.namespaces, n)
+	} else {
+		u.namespaces[n]--
+	}
+}
+
+// count counts ports and namespaces anew.
+func (u *use) count() {
+	u.ports, u.namespaces = nil, nil
+	if len(u.claims) < 2 {
+		return
+	}
+	u.ports, u.namespaces = map[lb.Port]int{}, map[string]int{}
+	for _, c := range u.claims {
+		u.tally(c)
+	}
+}
+
+// contest decides an address that several hold, not all of whom share: each,
+// oldest first, keeps it if it shares with all who keep it already.
+func (p *Planner) contest(u *use) {
+	u.count()
+	u.settled = true
+	var keep []*claim
+	ports := map[lb.Port]bool{}
+	for _, c := range u.claims {
+		agrees := (len(keep) == 0 || clash(&c.Service, &keep[0].Service) == NoClash) &&
+			!slices.ContainsFunc(c.Ports, func(p lb.Port) bool { return ports[p] })
+		u.settled = u.settled && agrees
+		if lost := !agrees && !c.leaving; lost != c.lost {
+			c.lost = lost
+			p.mark(c.service)
+		}
+		if !agrees {
+			continue
+		}
+		keep = append(keep, c)
+		for _, port := range c.Ports {
+			ports[port] = true
+		}
+	}
+}
+
+// recount enters a use into the books of the pool that it is held under and
+// into its circle; uncount takes it out. Between the two it may change.
+func (p *Planner) recount(u *use) {
+	name, orphan := u.name, u.orphan
+	u.name = u.claims[0].from
+	if u.pool = p.byName[u.name]; u.pool == nil && u.owner != nil {
+		u.pool, u.name = u.owner, u.owner.Name
+	}
+	u.orphan = u.pool == nil || !u.pool.covers(u.addr)
+	if len(u.claims) > 1 && (u.name != name || u.orphan != orphan) {
+		for _, c := range u.claims {
+			p.mark(c.service)
+		}
+	}
+	if u.pool != nil {
+		p.book(u, +1)
+	}
+	if u.claims[0].Request.SharingKey != "" {
+		p.open(u)
+	}
+	if p.asked[u.addr] > 0 {
+		p.loosened = true
+	}
+}
+
+func (p *Planner) uncount(u *use) {
+	if len(u.claims) == 0 {
+		return
+	}
+	if u.pool != nil {
+		p.book(u, -1)
+	}
+	if u.circle != nil {
+		p.close(u)
+	}
+}
+
+func (p *Planner) book(u *use, n int) {
+	at, f := u.pool, u.family()
+	at.stale = true
+	at.held[f] += uint64(n)
+	if u.orphan {
+		at.orphans[f] += uint64(n)
+	}
+	if u.namespaces == nil {
+		p.bookNamespace(at, u.claims[0].Key.Namespace, n)
+		return
+	}
+	for namespace := range u.namespaces {
+		p.bookNamespace(at, namespace, n)
+	}
+}
+
+func (p *Planner) bookNamespace(at *pool, namespace string, n int) {
+	if at.namespaces[namespace] += n; at.namespaces[namespace] == 0 {
+		delete(at.namespaces, namespace)
+	}
+	if limit := at.limit(); limit > 0 && at.namespaces[namespace] >= limit {
+		p.loosened = true
+	}
+}
+
+// open lets others of the same key find the address; close hides it.
+func (p *Planner) open(u *use) {
+	p.loosened = true
+	if !u.settled || u.orphan || u.pool != u.owner || u.pool.drains() {
+		return
+	}
+	key := circleKey{key: u.claims[0].Request.SharingKey}
+	if !u.pool.SharedAcrossNamespaces {
+		key.namespace = u.claims[0].Key.Namespace
+	}
+	c := p.circles[key]
+	if c == nil {
+		c = &circle{circleKey: key}
+		p.circles[key] = c
+	}
+	u.circle = c
+	uses := &c.uses[u.family()]
+	i, _ := slices.BinarySearchFunc(*uses, u, func(a, b *use) int { return a.compare(b.addr) })
+	*uses = slices.Insert(*uses, i, u)
+}
+
+func (p *Planner) close(u *use) {
+	p.loosened = true
+	uses := &u.circle.uses[u.family()]
+	i, _ := slices.BinarySearchFunc(*uses, u, func(a, b *use) int { return a.compare(b.addr) })
+	*uses = slices.Delete(*uses, i, i+1)
+	if len(u.circle.uses[v4])+len(u.circle.uses[v6]) == 0 {
+		delete(p.circles, u.circle.circleKey)
+	}
+	u.circle = nil
+}
+
+// alter changes what is known of a claim.
+func (p *Planner) alter(c *claim, from string, leaving bool) {
+	u := c.use
+	p.uncount(u)
+	c.from = from
+	if c.leaving != leaving {
+		c.leaving = leaving
+		slices.SortFunc(u.claims, (*claim).older)
+	}
+	if !u.settled {
+		p.contest(u)
+	}
+	p.recount(u)
+	p.loosened = true
+}
