@@ -112,6 +112,8 @@ type Verdict struct {
 // A Session is a session that this node is to hold, and all it is to say there.
 type Session struct {
 	Peer lb.BGPPeer
+	// RouterID is our BGP identifier in it.
+	RouterID netip.Addr
 	// Routes are sorted by prefix; what is absent is withdrawn.
 	Routes []Route
 }
@@ -192,7 +194,7 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 	}
 	conflicts := map[[2]string]Conflict{}
 	for i, p := range d.peers {
-		intent.Sessions = append(intent.Sessions, Session{p, d.table(i, conflicts)})
+		intent.Sessions = append(intent.Sessions, Session{p, RouterID(p, d.node), d.table(i, conflicts)})
 	}
 	for _, c := range conflicts {
 		intent.Conflicts = append(intent.Conflicts, c)

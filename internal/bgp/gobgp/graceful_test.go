@@ -1,0 +1,3 @@
+package gobgp
+
+func speakUntilKilled() {}

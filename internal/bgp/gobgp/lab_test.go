@@ -1,0 +1,452 @@
+package gobgp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// The lab: this process lives in a network namespace of its own, as a node
+// would. Routers live in namespaces of their own, each on a wire of its own, and
+// are told apart by it. They are shared by all tests: a test takes a source
+// address of the wire that no other uses, and makes it a neighbor.
+//
+// Namespaces have no name; they go with the processes that hold them.
+
+const (
+	labChild  = "BELFRY_BGP_LAB"
+	childNode = "node" // the test process proper, in its namespace
+	childHold = "hold" // holds a namespace until its standard input ends
+	childGone = "peer" // a speaker to be killed; see graceful_test.go
+)
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(labChild) {
+	case childNode:
+		code := 1
+		if err := run("ip", "link", "set", "lo", "up"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		} else {
+			code = m.Run()
+		}
+		lab.close()
+		os.Exit(code)
+	case childHold:
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	case childGone:
+		speakUntilKilled()
+	}
+	if os.Geteuid() != 0 {
+		fmt.Println("not root: the tests against routers are skipped")
+		os.Exit(m.Run())
+	}
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(self, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), labChild+"="+childNode)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// The thread that starts the child must live as long as it does, for
+	// Pdeathsig's sake.
+	runtime.LockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		panic(err)
+	}
+	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+func run(args ...string) error {
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// labs are the routers that tests have asked for.
+type labs struct {
+	mu      sync.Mutex
+	closers []func()
+	frr     *frr
+	bird    *bird
+}
+
+var lab labs
+
+func (l *labs) close() {
+	for _, c := range slices.Backward(l.closers) {
+		c()
+	}
+}
+
+// wire makes a namespace at the other end of a new wire whose networks are
+// 192.0.n.0/24 and 2001:db8:n::/64. The router has .1 and ::1, we have .10 to
+// .49 and ::10 to ::49.
+func (l *labs) wire(n int) (namespace, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	hold := exec.Command(self)
+	hold.Env = append(os.Environ(), labChild+"="+childHold)
+	in, err := hold.StdinPipe()
+	if err != nil {
+		return 0, err
+	}
+	hold.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	if err := hold.Start(); err != nil {
+		return 0, err
+	}
+	l.closers = append(l.closers, func() { in.Close(); _ = hold.Wait() })
+	ns := namespace(hold.Process.Pid)
+	here, there := fmt.Sprintf("node%d", n), fmt.Sprintf("rtr%d", n)
+	steps := [][]string{
+		{"ip", "link", "add", here, "type", "veth", "peer", "name", there},
+		{"ip", "link", "set", there, "netns", fmt.Sprint(hold.Process.Pid)},
+		{"sysctl", "-qw", "net.ipv6.conf." + here + ".accept_dad=0"},
+		ns.args("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"),
+		ns.args("sysctl", "-qw", "net.ipv6.conf."+there+".accept_dad=0"),
+		{"ip", "link", "set", here, "up"},
+		ns.args("ip", "link", "set", "lo", "up"),
+		ns.args("ip", "link", "set", there, "up"),
+		ns.args("ip", "addr", "add", fmt.Sprintf("192.0.%d.1/24", n), "dev", there),
+		ns.args("ip", "addr", "add", fmt.Sprintf("2001:db8:%d::1/64", n), "dev", there, "nodad"),
+	}
+	for i := 10; i < 50; i++ {
+		steps = append(steps,
+			[]string{"ip", "addr", "add", fmt.Sprintf("192.0.%d.%d/24", n, i), "dev", here},
+			[]string{"ip", "addr", "add", fmt.Sprintf("2001:db8:%d::%d/64", n, i), "dev", here, "nodad"})
+	}
+	for _, step := range steps {
+		if err := run(step...); err != nil {
+			return ns, err
+		}
+	}
+	return ns, nil
+}
+
+// A namespace is the process that holds a network namespace.
+type namespace int
+
+func (ns namespace) args(args ...string) []string {
+	return append([]string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", int(ns))}, args...)
+}
+
+// daemon starts a program in a namespace, ended by the lab's end at the latest.
+func (l *labs) daemon(ns namespace, log string, args ...string) (stop func(), err error) {
+	args = ns.args(args...)
+	cmd := exec.Command(args[0], args[1:]...)
+	out, err := os.Create(log)
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			done := make(chan struct{})
+			go func() { _ = cmd.Wait(); close(done) }()
+			select {
+			case <-done:
+			case <-time.After(3 * time.Second):
+				_ = cmd.Process.Kill()
+				<-done
+			}
+			out.Close()
+		})
+	}
+	l.closers = append(l.closers, stop)
+	return stop, nil
+}
+
+// A frr is FRR's zebra and bgpd at 192.0.2.1 and 2001:db8:2::1, AS 65001.
+type frr struct {
+	dir string
+	ns  namespace
+	// mu serialises configuration; FRR locks it.
+	mu   sync.Mutex
+	next int
+}
+
+const frrAS = 65001
+
+func needFRR(t *testing.T) *frr {
+	t.Helper()
+	need(t, "/usr/lib/frr/bgpd", "/usr/lib/frr/zebra", "vtysh")
+	lab.mu.Lock()
+	defer lab.mu.Unlock()
+	if lab.frr != nil {
+		return lab.frr
+	}
+	dir, err := os.MkdirTemp("", "belfry-frr-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lab.closers = append(lab.closers, func() { os.RemoveAll(dir) })
+	// Its daemons give up being root.
+	if err := run("chown", "frr:frr", dir); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := lab.wire(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &frr{dir: dir, ns: ns, next: 10}
+	for _, d := range []struct{ name, conf string }{
+		{"zebra", ""},
+		{"bgpd", fmt.Sprintf("router bgp %d\n bgp router-id 192.0.2.1\n no bgp ebgp-requires-policy\n no bgp network import-check\n bgp graceful-restart-disable\n", frrAS)},
+	} {
+		conf := filepath.Join(dir, d.name+".conf")
+		if err := os.WriteFile(conf, []byte(d.conf), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := lab.daemon(ns, filepath.Join(dir, d.name+".log"), "/usr/lib/frr/"+d.name, "-u", "frr", "-g", "frr",
+			"-f", conf, "-i", filepath.Join(dir, d.name+".pid"), "-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, 10*time.Second, func() (bool, any) {
+			_, err := os.Stat(filepath.Join(dir, d.name+".vty"))
+			return err == nil, err
+		})
+	}
+	lab.frr = f
+	return f
+}
+
+func need(t *testing.T, programs ...string) {
+	t.Helper()
+	if os.Getenv(labChild) != childNode {
+		t.Skip("needs root, to make network namespaces")
+	}
+	if testing.Short() {
+		t.Skip("-short: a test against a real router")
+	}
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			t.Skipf("SKIPPED, this machine cannot run it: %v", err)
+		}
+	}
+}
+
+func (f *frr) vtysh(commands ...string) ([]byte, error) {
+	args := []string{"vtysh", "--vty_socket", f.dir}
+	for _, c := range commands {
+		args = append(args, "-c", c)
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("vtysh %q: %w: %s%s", commands, err, out, stderr.Bytes())
+	}
+	return out, nil
+}
+
+// configure enters commands below "router bgp".
+func (f *frr) configure(t *testing.T, lines ...string) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if out, err := f.vtysh(append([]string{"configure terminal", fmt.Sprintf("router bgp %d", frrAS)}, lines...)...); err != nil {
+		t.Fatal(err)
+	} else if bytes.Contains(out, []byte("%")) {
+		t.Fatalf("%q: %s", lines, out)
+	}
+}
+
+// show decodes what a show command prints as JSON.
+func (f *frr) show(t *testing.T, command string) map[string]any {
+	t.Helper()
+	out, err := f.vtysh(command + " json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := map[string]any{}
+	if err := json.Unmarshal(out, &v); err != nil {
+		t.Fatalf("%s: %v: %s", command, err, out)
+	}
+	return v
+}
+
+// sources returns two addresses of ours on FRR's wire that no other test has.
+func (f *frr) sources() (v4, v6 netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.next++
+	return netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", f.next)), netip.MustParseAddr(fmt.Sprintf("2001:db8:2::%d", f.next))
+}
+
+var (
+	frr4 = netip.MustParseAddr("192.0.2.1")
+	frr6 = netip.MustParseAddr("2001:db8:2::1")
+)
+
+// neighbor makes source a neighbor of FRR for this test, and returns the peer
+// for our side.
+func (f *frr) neighbor(t *testing.T, source netip.Addr, as uint32, lines ...string) lb.BGPPeer {
+	t.Helper()
+	n := "neighbor " + source.String() + " "
+	family := "ipv4 unicast"
+	if source.Is6() {
+		family = "ipv6 unicast"
+	}
+	conf := []string{n + fmt.Sprintf("remote-as %d", as), n + "timers connect 1", n + "timers 3 9"}
+	for _, l := range lines {
+		conf = append(conf, strings.ReplaceAll(l, "NEIGHBOR", "neighbor "+source.String()))
+	}
+	conf = append(conf, "address-family "+family, n+"activate", n+"soft-reconfiguration inbound")
+	f.configure(t, conf...)
+	t.Cleanup(func() { f.configure(t, "no "+strings.TrimSpace(n)) })
+	p := lb.BGPPeer{Name: strings.ToLower(t.Name()), MyASN: as, PeerASN: frrAS, Address: frr4, Source: source, HoldTime: 9 * time.Second, ConnectTime: time.Second}
+	if source.Is6() {
+		p.Address = frr6
+	}
+	return p
+}
+
+// state returns FRR's view of a neighbor.
+func (f *frr) state(t *testing.T, source netip.Addr) map[string]any {
+	t.Helper()
+	v, _ := f.show(t, "show bgp neighbors "+source.String())[source.String()].(map[string]any)
+	return v
+}
+
+// routes returns the prefixes that FRR has from a neighbor, with its next hops.
+func (f *frr) routes(t *testing.T, family string, source netip.Addr) map[string]any {
+	t.Helper()
+	v := f.show(t, "show bgp "+family+" unicast neighbors "+source.String()+" routes")
+	routes, _ := v["routes"].(map[string]any)
+	return routes
+}
+
+// A speaker is a Peering that runs for one test.
+type speaker struct {
+	*Peering
+	t    *testing.T
+	stop func()
+}
+
+func speak(t *testing.T) *speaker {
+	t.Helper()
+	level := slog.LevelInfo
+	if os.Getenv("BELFRY_BGP_DEBUG") != "" {
+		level = slog.LevelDebug
+	}
+	p := New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level})))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); _ = p.Run(ctx) }()
+	s := &speaker{Peering: p, t: t, stop: func() { cancel(); <-done }}
+	t.Cleanup(s.stop)
+	return s
+}
+
+var routerID = netip.MustParseAddr("10.255.0.1")
+
+// say sets one session.
+func (s *speaker) say(p lb.BGPPeer, routes ...bgp.Route) {
+	slices.SortFunc(routes, func(a, b bgp.Route) int { return bgp.ComparePrefix(a.Prefix, b.Prefix) })
+	s.Set([]bgp.Session{{Peer: p, RouterID: routerID, Routes: routes}})
+}
+
+// view returns the session of a peer.
+func (s *speaker) view(name string) bgp.SessionView {
+	for _, v := range s.Sessions() {
+		if v.Peer == name {
+			return v
+		}
+	}
+	return bgp.SessionView{Peer: "none"}
+}
+
+// established waits until a session is, with its routes sent.
+func (s *speaker) established(name string) bgp.SessionView {
+	s.t.Helper()
+	var v bgp.SessionView
+	eventually(s.t, 15*time.Second, func() (bool, any) {
+		v = s.view(name)
+		return v.State == bgp.Established && v.Sent == v.Routes, v
+	})
+	return v
+}
+
+// faults waits until a session shows a cause.
+func (s *speaker) faults(name string, cause bgp.Cause) bgp.SessionView {
+	s.t.Helper()
+	var v bgp.SessionView
+	eventually(s.t, 15*time.Second, func() (bool, any) {
+		v = s.view(name)
+		return v.Fault != nil && v.Fault.Cause == cause, show(v)
+	})
+	return v
+}
+
+func show(v bgp.SessionView) string {
+	s := fmt.Sprintf("%s %v routes %d sent %d", v.Peer, v.State, v.Routes, v.Sent)
+	if v.Fault != nil {
+		s += fmt.Sprintf(" fault %v: %s", v.Fault.Cause, v.Fault.Text)
+	}
+	return s
+}
+
+// eventually waits for a fact, and shows what it saw when that does not come.
+func eventually(t *testing.T, within time.Duration, fact func() (bool, any)) {
+	t.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		ok, seen := fact()
+		if ok {
+			return
+		}
+		if time.Now().After(deadline) {
+			if v, is := seen.(bgp.SessionView); is {
+				seen = show(v)
+			}
+			if v, is := seen.(map[string]any); is {
+				js, _ := json.MarshalIndent(v, "", " ")
+				seen = string(js)
+			}
+			t.Fatalf("not within %v; last seen: %v", within, seen)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func route(prefix string, a ...bgp.Attributes) bgp.Route {
+	r := bgp.Route{Prefix: netip.MustParsePrefix(prefix)}
+	if len(a) > 0 {
+		r.Attributes = a[0]
+	}
+	return r
+}
+
+type bird struct{}

@@ -1,0 +1,368 @@
+package gobgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+
+	api "github.com/osrg/gobgp/v3/api"
+	"github.com/osrg/gobgp/v3/pkg/server"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/bgp/guard"
+	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// bandwidthUnit is the link bandwidth of one endpoint, in octets per second:
+// 1 Gbit/s. Routers only compare.
+const bandwidthUnit = 125e6
+
+// starting guards StartBgp, which writes package variables of gobgp.
+var starting sync.Mutex
+
+// A pool keeps servers that are done with: gobgp's Serve never returns, so a
+// server is used again rather than thrown away.
+type pool struct {
+	log  *slog.Logger
+	mu   sync.Mutex
+	free []*server.BgpServer
+}
+
+func (p *pool) get() *server.BgpServer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.free); n > 0 {
+		s := p.free[n-1]
+		p.free = p.free[:n-1]
+		return s
+	}
+	s := server.NewBgpServer(server.LoggerOption(logger{p.log}))
+	go s.Serve()
+	return s
+}
+
+func (p *pool) put(s *server.BgpServer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.free = append(p.free, s)
+}
+
+// A shape is what a gobgp server must know about a session. While it stays the
+// same the server, and its table, outlive the session.
+type shape struct {
+	localAS, peerAS uint32
+	// behindAS, when not 0, stands behind localAS in the AS path.
+	behindAS    uint32
+	fourOctetAS bool
+	v4, v6      bool
+}
+
+func shapeOf(p lb.BGPPeer, peerAS uint32, fourOctetAS bool) shape {
+	families := bgp.Families(p)
+	sh := shape{
+		localAS: p.LocalAS(), peerAS: peerAS, fourOctetAS: fourOctetAS,
+		v4: slices.Contains(families, lb.IPv4), v6: slices.Contains(families, lb.IPv6),
+	}
+	if p.LocalASN != 0 && p.LocalASN != p.MyASN && sh.localAS != sh.peerAS {
+		sh.behindAS = p.MyASN
+	}
+	return sh
+}
+
+func (sh shape) families() []wire.Family {
+	var out []wire.Family
+	if sh.v4 {
+		out = append(out, wire.IPv4Unicast)
+	}
+	if sh.v6 {
+		out = append(out, wire.IPv6Unicast)
+	}
+	return out
+}
+
+// A hop is a route with its next hop.
+type hop struct {
+	bgp.Route
+	next netip.Addr
+}
+
+// A table is a gobgp server with one peer, the guard. Its methods are not for
+// several goroutines at once.
+type table struct {
+	pool   *pool
+	server *server.BgpServer
+	shape  shape
+	inner  *guard.Inner
+	// routes are those that the server has, by prefix.
+	routes []hop
+	// lost is closed when the connection between the server and the guard has
+	// ended, and err then says why.
+	lost chan struct{}
+	err  error
+}
+
+// The two ends of the connection on loopback. Neither identifier is seen by
+// anybody else; they must differ, and from the AS alone gobgp decides between
+// internal and external.
+const serverID, guardID = "127.0.0.1", "127.0.0.2"
+
+// newTable starts a server that has these routes, and waits until it talks to
+// the guard.
+func newTable(ctx context.Context, p *pool, sh shape, routes []hop) (*table, error) {
+	inner, err := guard.Listen()
+	if err != nil {
+		return nil, err
+	}
+	t := &table{pool: p, server: p.get(), shape: sh, inner: inner, lost: make(chan struct{})}
+	if err := t.start(ctx, routes); err != nil {
+		inner.Close()
+		t.retire()
+		return nil, err
+	}
+	go func() {
+		defer close(t.lost)
+		t.err = inner.Run()
+	}()
+	return t, nil
+}
+
+func (t *table) start(ctx context.Context, routes []hop) error {
+	starting.Lock()
+	err := t.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: t.shape.localAS, RouterId: serverID, ListenPort: -1}})
+	starting.Unlock()
+	if err != nil {
+		return fmt.Errorf("start gobgp: %w", err)
+	}
+	// With routes before peers the first table is packed as tight as can be.
+	if err := t.set(routes); err != nil {
+		return err
+	}
+	peer := &api.Peer{
+		Conf:      &api.PeerConf{NeighborAddress: t.inner.Addr().Addr().String(), PeerAsn: t.shape.peerAS, LocalAsn: t.shape.localAS},
+		Transport: &api.Transport{RemotePort: uint32(t.inner.Addr().Port()), LocalAddress: "127.0.0.1"},
+		// The guard answers each keepalive, so the hold time is of no account.
+		// It is also the time after which gobgp gives up on a write, which the
+		// guard delays as long as its router is slow.
+		Timers: &api.Timers{Config: &api.TimersConfig{ConnectRetry: 1, HoldTime: 3600, KeepaliveInterval: 1200}},
+		// For the End-of-RIB behind each table.
+		GracefulRestart: &api.GracefulRestart{Enabled: true, RestartTime: 1},
+	}
+	for _, f := range t.shape.families() {
+		peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: familyOf(f), Enabled: true}})
+	}
+	if err := t.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer}); err != nil {
+		return fmt.Errorf("add the guard as gobgp's peer: %w", err)
+	}
+	return t.inner.Accept(ctx, wire.Open{
+		AS: t.shape.peerAS, HoldTime: 3600, ID: netip.MustParseAddr(guardID),
+		Capabilities: wire.Capabilities{
+			Families: t.shape.families(), FourOctetAS: t.shape.fourOctetAS, RouteRefresh: true, ExtendedNextHop: t.shape.v4,
+			GracefulRestart: &wire.GracefulRestart{Time: 1},
+		},
+	})
+}
+
+// close ends the table.
+func (t *table) close() {
+	t.inner.Close()
+	<-t.lost
+	t.retire()
+}
+
+// retire stops the server and keeps it for another table.
+func (t *table) retire() {
+	if err := t.server.StopBgp(context.Background(), &api.StopBgpRequest{}); err == nil {
+		t.pool.put(t.server)
+	}
+}
+
+// set gives the server these routes, sorted by prefix. What is new is added
+// before what is gone is withdrawn.
+func (t *table) set(routes []hop) error {
+	announce, withdraw := diff(t.routes, routes)
+	attrs := map[string][]*anypb.Any{}
+	var errs []error
+	for _, r := range announce {
+		key := r.next.String() + " " + r.Attributes.String()
+		if attrs[key] == nil {
+			a, err := t.attributes(r)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("route %v: %w", r.Prefix, err))
+				continue
+			}
+			attrs[key] = a
+		}
+		path, err := pathOf(r.Prefix)
+		if err == nil {
+			path.Pattrs = attrs[key]
+			_, err = t.server.AddPath(context.Background(), &api.AddPathRequest{TableType: api.TableType_GLOBAL, Path: path})
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("announce %v: %w", r.Prefix, err))
+		}
+	}
+	for _, p := range withdraw {
+		path, err := pathOf(p)
+		if err == nil {
+			// gobgp wants a next hop here too, and does not look at it.
+			path.Pattrs, err = anys(&api.OriginAttribute{}, &api.NextHopAttribute{NextHop: "192.0.2.1"})
+		}
+		if err == nil {
+			err = t.server.DeletePath(context.Background(), &api.DeletePathRequest{TableType: api.TableType_GLOBAL, Path: path})
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("withdraw %v: %w", p, err))
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs[:min(len(errs), 3)]...)
+	}
+	t.routes = routes
+	return nil
+}
+
+// diff returns what leads from one table to another.
+func diff(from, to []hop) (announce []hop, withdraw []netip.Prefix) {
+	// A route with another next hop is another route.
+	plain := func(hops []hop) []bgp.Route {
+		out := make([]bgp.Route, len(hops))
+		for i, h := range hops {
+			out[i] = h.Route
+		}
+		return out
+	}
+	changes := bgp.Diff(plain(from), plain(to))
+	was := make(map[netip.Prefix]netip.Addr, len(from))
+	for _, h := range from {
+		was[h.Prefix] = h.next
+	}
+	changed := make(map[netip.Prefix]bool, len(changes.Announce))
+	for _, r := range changes.Announce {
+		changed[r.Prefix] = true
+	}
+	for _, h := range to {
+		if changed[h.Prefix] || was[h.Prefix] != h.next {
+			announce = append(announce, h)
+		}
+	}
+	return announce, changes.Withdraw
+}
+
+// attributes spells a route's attributes as gobgp wants them.
+func (t *table) attributes(r hop) ([]*anypb.Any, error) {
+	sh := t.shape
+	// The next hop may be of either family; gobgp makes MP_REACH_NLRI of it
+	// where that is needed.
+	msgs := []proto.Message{&api.OriginAttribute{}, &api.NextHopAttribute{NextHop: r.next.String()}}
+	var path []uint32
+	for range r.Prepend {
+		path = append(path, sh.localAS)
+	}
+	if sh.behindAS != 0 {
+		path = append(path, sh.behindAS)
+	}
+	if len(path) > 0 {
+		msgs = append(msgs, &api.AsPathAttribute{Segments: []*api.AsSegment{{Type: api.AsSegment_AS_SEQUENCE, Numbers: path}}})
+	}
+	if r.MED.Set {
+		msgs = append(msgs, &api.MultiExitDiscAttribute{Med: r.MED.Value})
+	}
+	if r.LocalPref.Set && sh.localAS == sh.peerAS {
+		msgs = append(msgs, &api.LocalPrefAttribute{LocalPref: r.LocalPref.Value})
+	}
+	var standard []uint32
+	var large []*api.LargeCommunity
+	for _, c := range r.Communities {
+		if c.Large {
+			large = append(large, &api.LargeCommunity{GlobalAdmin: c.A, LocalData1: c.B, LocalData2: c.C})
+		} else {
+			standard = append(standard, c.A<<16|c.B)
+		}
+	}
+	if len(standard) > 0 {
+		msgs = append(msgs, &api.CommunitiesAttribute{Communities: standard})
+	}
+	if len(large) > 0 {
+		msgs = append(msgs, &api.LargeCommunitiesAttribute{Communities: large})
+	}
+	if r.Endpoints > 0 {
+		as := sh.localAS
+		if as > 0xffff {
+			as = 23456 // AS_TRANS: the community has two octets for it
+		}
+		weight, err := anypb.New(&api.LinkBandwidthExtended{Asn: as, Bandwidth: float32(r.Endpoints) * bandwidthUnit})
+		if err != nil {
+			return nil, err
+		}
+		msgs = append(msgs, &api.ExtendedCommunitiesAttribute{Communities: []*anypb.Any{weight}})
+	}
+	return anys(msgs...)
+}
+
+func anys(msgs ...proto.Message) ([]*anypb.Any, error) {
+	out := make([]*anypb.Any, len(msgs))
+	for i, m := range msgs {
+		a, err := anypb.New(m)
+		if err != nil {
+			return nil, err
+		}
+		out[i] = a
+	}
+	return out, nil
+}
+
+// pathOf returns a path without attributes.
+func pathOf(p netip.Prefix) (*api.Path, error) {
+	f := wire.IPv4Unicast
+	if p.Addr().Is6() {
+		f = wire.IPv6Unicast
+	}
+	nlri, err := anypb.New(&api.IPAddressPrefix{PrefixLen: uint32(p.Bits()), Prefix: p.Addr().String()})
+	return &api.Path{Family: familyOf(f), Nlri: nlri}, err
+}
+
+func familyOf(f wire.Family) *api.Family {
+	return &api.Family{Afi: api.Family_Afi(f.AFI), Safi: api.Family_Safi(f.SAFI)}
+}
+
+// resolve gives routes their next hops. What has none, or is of a family that
+// the session does not carry, is left out and counted.
+func resolve(routes []bgp.Route, n bgp.Negotiated, l bgp.Local) ([]hop, map[lb.Family]int) {
+	hops := make([]hop, 0, len(routes))
+	var unsendable map[lb.Family]int
+	for _, r := range routes {
+		f := lb.FamilyOf(r.Prefix.Addr())
+		next := netip.Addr{}
+		if slices.Contains(n.Families, f) {
+			next = l.NextHop(f, n.ExtendedNextHop)
+		}
+		if !next.IsValid() {
+			if unsendable == nil {
+				unsendable = map[lb.Family]int{}
+			}
+			unsendable[f]++
+			continue
+		}
+		hops = append(hops, hop{r, next})
+	}
+	return hops, unsendable
+}
+
+// describe says which routes cannot be sent.
+func describe(unsendable map[lb.Family]int) string {
+	var parts []string
+	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+		if n := unsendable[f]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %v", n, f))
+		}
+	}
+	return strings.Join(parts, ", ")
+}

@@ -1,0 +1,204 @@
+package guard
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belfrylb/belfry/internal/bgp/wire"
+)
+
+// innerTimeout bounds what happens on loopback, between two parts of one
+// process.
+const innerTimeout = 20 * time.Second
+
+// An Inner is the connection that a gobgp server holds with us in place of its
+// router. It lives as long as that server; Links to the router come and go.
+type Inner struct {
+	listener *net.TCPListener
+	// conn is set by Accept.
+	conn net.Conn
+	link atomic.Pointer[Link]
+	// mu serialises writes to conn, which are short and read at once.
+	mu sync.Mutex
+}
+
+// Listen opens the address at which gobgp is to find its router.
+func Listen() (*Inner, error) {
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp4", "127.0.0.1:0")
+	if err != nil {
+		return nil, fmt.Errorf("listen on loopback: %w", err)
+	}
+	return &Inner{listener: l.(*net.TCPListener)}, nil
+}
+
+// Addr returns the address of Listen.
+func (in *Inner) Addr() netip.AddrPort {
+	return in.listener.Addr().(*net.TCPAddr).AddrPort()
+}
+
+// Accept waits for gobgp and opens a session with it as open says. It takes a
+// connection from this process only, and only one.
+func (in *Inner) Accept(ctx context.Context, open wire.Open) error {
+	defer in.listener.Close()
+	stop := context.AfterFunc(ctx, func() { _ = in.listener.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if err := in.listener.SetDeadline(time.Now().Add(innerTimeout)); err != nil {
+		return err
+	}
+	for {
+		conn, err := in.listener.Accept()
+		if err != nil {
+			return fmt.Errorf("wait for gobgp on loopback: %w", errors.Join(ctx.Err(), err))
+		}
+		if !ours(conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()) {
+			conn.Close()
+			continue
+		}
+		if err := greet(conn, open); err != nil {
+			conn.Close()
+			return fmt.Errorf("open the session with gobgp on loopback: %w", err)
+		}
+		in.conn = conn
+		return nil
+	}
+}
+
+// greet exchanges OPEN and KEEPALIVE with gobgp.
+func greet(conn net.Conn, open wire.Open) error {
+	if err := conn.SetDeadline(time.Now().Add(innerTimeout)); err != nil {
+		return err
+	}
+	if _, err := conn.Write(wire.AppendKeepalive(wire.AppendOpen(nil, open))); err != nil {
+		return err
+	}
+	for _, want := range []wire.Type{wire.TypeOpen, wire.TypeKeepalive} {
+		frame, err := readFrame(conn)
+		if err != nil {
+			return err
+		}
+		if got := wire.Type(frame[18]); got != want {
+			return fmt.Errorf("%v instead of %v", got, want)
+		}
+	}
+	return conn.SetDeadline(time.Time{})
+}
+
+// Run relays until gobgp or Close ends the connection. It must be called after
+// Accept.
+func (in *Inner) Run() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+		in.Close()
+	}()
+	r := bufio.NewReaderSize(in.conn, 1<<16)
+	for {
+		frame, err := readFrame(r)
+		if err != nil {
+			return err
+		}
+		switch wire.Type(frame[18]) {
+		case wire.TypeKeepalive:
+			// The router on this side is always there.
+			if err := in.write(frame); err != nil {
+				return err
+			}
+		case wire.TypeUpdate:
+			if link := in.link.Load(); link != nil {
+				link.update(frame)
+			}
+		case wire.TypeNotification:
+			n, _ := wire.ParseNotification(frame[wire.HeaderLen:])
+			return fmt.Errorf("gobgp says: %v", n)
+		}
+	}
+}
+
+// Attach sends what gobgp says from now on to a link, nil for nowhere.
+func (in *Inner) Attach(link *Link) { in.link.Store(link) }
+
+// Refresh asks gobgp to say its whole table of a family again, which it ends
+// with an End-of-RIB.
+func (in *Inner) Refresh(f wire.Family) error {
+	return in.write(wire.AppendRouteRefresh(nil, f))
+}
+
+func (in *Inner) write(b []byte) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	_, err := in.conn.Write(b)
+	return err
+}
+
+// Close ends Accept and Run.
+func (in *Inner) Close() {
+	in.listener.Close()
+	if in.conn != nil {
+		in.conn.Close()
+	}
+}
+
+// readFrame reads one message into memory of its own.
+func readFrame(r io.Reader) ([]byte, error) {
+	var h [wire.HeaderLen]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return nil, err
+	}
+	_, n, err := wire.ParseHeader(h)
+	if err != nil {
+		return nil, err
+	}
+	frame := make([]byte, wire.HeaderLen+n)
+	copy(frame, h[:])
+	_, err = io.ReadFull(r, frame[wire.HeaderLen:])
+	return frame, err
+}
+
+// ours reports whether a socket with these ends belongs to this process, so
+// that no other on the node can speak to a router in our name.
+func ours(local, remote netip.AddrPort) bool {
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return false
+	}
+	for _, entry := range fds {
+		fd, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		name, err := unix.Getsockname(fd)
+		if err != nil || addrPortOf(name) != local {
+			continue
+		}
+		if peer, err := unix.Getpeername(fd); err == nil && addrPortOf(peer) == remote {
+			return true
+		}
+	}
+	return false
+}
+
+func addrPortOf(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	default:
+		return netip.AddrPort{}
+	}
+}

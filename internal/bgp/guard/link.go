@@ -1,0 +1,483 @@
+package guard
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/bgp/wire"
+)
+
+const (
+	// openTimeout bounds the wait for a router's OPEN and for the KEEPALIVE that
+	// confirms ours. RFC 4271 suggests four minutes; a router that needs more
+	// than one is better tried again.
+	openTimeout = time.Minute
+	// silentSendTimeout is the send hold time of a session without keepalives
+	// (RFC 9687 section 4.4).
+	silentSendTimeout = 8 * time.Minute
+	// partingTimeout bounds the time to say goodbye.
+	partingTimeout = time.Second
+	// inwardRate is how many octets a second are read from a router. Nothing it
+	// says is of use, so nothing it says shall cost much; TCP slows it down.
+	inwardRate = 4 << 20
+	// batch is how many octets at most go to the router in one write.
+	batch = 1 << 16
+)
+
+// An Ending is why a session ended, or is to end.
+type Ending struct {
+	Fault *bgp.Fault
+	// Notification is what the router is told; nil closes the connection without
+	// a word, so that a router that has agreed on graceful restart keeps our
+	// routes.
+	Notification *wire.Notification
+}
+
+// Error returns the fault's text.
+func (e *Ending) Error() string { return e.Fault.Text }
+
+// Counters count messages. They outlive the Links that write them.
+type Counters struct {
+	MessagesIn, UpdatesIn, MalformedIn atomic.Uint64
+	MessagesOut, UpdatesOut            atomic.Uint64
+}
+
+// A Link is a connection to a router, from OPEN on.
+type Link struct {
+	conn     *net.TCPConn
+	r        *bufio.Reader
+	counters *Counters
+	// maximum is how many received prefixes are remembered, to be counted.
+	maximum int
+	// changed is called when a count has settled.
+	changed func()
+
+	negotiated bgp.Negotiated
+	// out carries frames to the writer.
+	out chan []byte
+	// refresh carries the families that the router asks for.
+	refresh chan wire.Family
+	// done is closed when the session is to end.
+	done chan struct{}
+
+	sent, received atomic.Int64
+	tooMany        atomic.Bool
+	tables         atomic.Int64
+}
+
+// NewLink wraps a connection to a router. Changed is called from the link's
+// goroutines when a table has been sent, and must not block.
+func NewLink(conn *net.TCPConn, maximumPrefixes int, counters *Counters, changed func()) *Link {
+	if maximumPrefixes <= 0 {
+		maximumPrefixes = bgp.DefaultMaximumPrefixes
+	}
+	return &Link{
+		conn: conn, r: bufio.NewReaderSize(conn, 1<<14), counters: counters, maximum: maximumPrefixes, changed: changed,
+		out: make(chan []byte, 64), refresh: make(chan wire.Family), done: make(chan struct{}),
+	}
+}
+
+// Sent returns how many prefixes the router has been told and not been told to
+// forget, as written to its connection.
+func (l *Link) Sent() int { return int(l.sent.Load()) }
+
+// Tables returns how many times a family's whole table has been sent.
+func (l *Link) Tables() int { return int(l.tables.Load()) }
+
+// Received returns how many prefixes the router announces, and whether there
+// are more than are counted.
+func (l *Link) Received() (int, bool) { return int(l.received.Load()), l.tooMany.Load() }
+
+// Close closes the connection without a word. It is for a Link that does not
+// run.
+func (l *Link) Close() { l.conn.Close() }
+
+// Open exchanges OPENs: it sends ours, and gives the router's to judge, whose
+// error is told to the router when it is a [*wire.Error]. An error of Open is an
+// [*Ending]; the connection is then closed.
+func (l *Link) Open(ctx context.Context, ours wire.Open, judge func(wire.Open) (bgp.Negotiated, error)) (bgp.Negotiated, error) {
+	defer l.interruptible(ctx)()
+	_ = l.conn.SetDeadline(time.Now().Add(openTimeout))
+	l.counters.MessagesOut.Add(2) // OPEN and the KEEPALIVE of Confirm, or the NOTIFICATION in its place
+	if err := l.write(wire.AppendOpen(nil, ours)); err != nil {
+		return bgp.Negotiated{}, l.end(ctx, lost(err, bgp.ClosedBeforeOpen))
+	}
+	typ, body, err := l.read()
+	if err != nil {
+		return bgp.Negotiated{}, l.end(ctx, lost(err, bgp.ClosedBeforeOpen))
+	}
+	switch typ {
+	case wire.TypeOpen:
+	case wire.TypeNotification:
+		return bgp.Negotiated{}, l.end(ctx, notified(body))
+	default:
+		return bgp.Negotiated{}, l.end(ctx, unexpected(1, typ))
+	}
+	theirs, err := wire.ParseOpen(body)
+	if err == nil {
+		l.negotiated, err = judge(theirs)
+	}
+	if err != nil {
+		return bgp.Negotiated{}, l.end(ctx, rejected(err, bgp.OpenRejected))
+	}
+	return l.negotiated, nil
+}
+
+// Confirm exchanges the KEEPALIVEs that make the session established. An error
+// is an [*Ending]; the connection is then closed.
+func (l *Link) Confirm(ctx context.Context) error {
+	defer l.interruptible(ctx)()
+	wait := openTimeout
+	if l.negotiated.HoldTime > 0 {
+		wait = l.negotiated.HoldTime
+	}
+	_ = l.conn.SetDeadline(time.Now().Add(wait))
+	if err := l.write(wire.AppendKeepalive(nil)); err != nil {
+		return l.end(ctx, lost(err, bgp.ConnectionLost))
+	}
+	typ, body, err := l.read()
+	switch {
+	case err != nil:
+		return l.end(ctx, lost(err, bgp.ConnectionLost))
+	case typ == wire.TypeNotification:
+		return l.end(ctx, notified(body))
+	case typ != wire.TypeKeepalive:
+		return l.end(ctx, unexpected(2, typ))
+	}
+	_ = l.conn.SetDeadline(time.Time{})
+	return nil
+}
+
+// Refreshes carries the families whose table the router asks for again. It must
+// be read while Run runs.
+func (l *Link) Refreshes() <-chan wire.Family { return l.refresh }
+
+// Run holds the established session until it falls or is told on endings to end,
+// and returns why. What is announced comes from the [Inner] that the link is
+// attached to.
+func (l *Link) Run(endings <-chan Ending) Ending {
+	ended := make(chan Ending, 2)
+	whole := false
+	var wg sync.WaitGroup
+	wg.Go(func() { ended <- contained(l.readAll) })
+	wg.Go(func() {
+		ended <- contained(func() (e Ending) {
+			e, whole = l.writeAll()
+			return e
+		})
+	})
+	var end Ending
+	select {
+	case end = <-endings:
+	case end = <-ended:
+	}
+	close(l.done)
+	_ = l.conn.SetReadDeadline(time.Unix(1, 0))
+	// What is being written may take this long yet, so that the last words
+	// stand at the beginning of a message.
+	_ = l.conn.SetWriteDeadline(time.Now().Add(partingTimeout))
+	wg.Wait()
+	if !whole {
+		end.Notification = nil
+	}
+	l.part(end)
+	return end
+}
+
+// update queues an UPDATE of ours. It waits while the router is slow.
+func (l *Link) update(frame []byte) {
+	select {
+	case l.out <- frame:
+	case <-l.done:
+	}
+}
+
+// readAll reads until the session ends.
+func (l *Link) readAll() Ending {
+	prefixes := map[netip.Prefix]struct{}{}
+	pace := pace{since: time.Now()}
+	for {
+		// The hold timer runs from one whole message to the next. It is set
+		// before done is looked at, so that Run's own deadline comes last.
+		if hold := l.negotiated.HoldTime; hold > 0 {
+			_ = l.conn.SetReadDeadline(time.Now().Add(hold))
+		}
+		select {
+		case <-l.done:
+			return Ending{Fault: &bgp.Fault{Cause: bgp.ConnectionLost}}
+		default:
+		}
+		typ, body, err := l.read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return Ending{&bgp.Fault{Cause: bgp.HoldTimerExpired, Text: "hold timer expired"}, &wire.Notification{Code: wire.CodeHoldTimer}}
+		} else if err != nil {
+			return *lost(err, bgp.ConnectionLost)
+		}
+		switch typ {
+		case wire.TypeKeepalive:
+		case wire.TypeUpdate:
+			l.counters.UpdatesIn.Add(1)
+			l.count(prefixes, body)
+		case wire.TypeNotification:
+			return *notified(body)
+		case wire.TypeRouteRefresh:
+			f, ordinary, err := wire.ParseRouteRefresh(body)
+			if err != nil {
+				return *rejected(err, bgp.Malformed)
+			}
+			if ordinary && l.carries(f) {
+				select {
+				case l.refresh <- f:
+				case <-l.done:
+				}
+			}
+		default:
+			return *unexpected(3, typ)
+		}
+		pace.spent(wire.HeaderLen+len(body), l.done)
+	}
+}
+
+// carries reports whether a family is part of the session.
+func (l *Link) carries(f wire.Family) bool {
+	for _, n := range l.negotiated.Families {
+		if bgp.WireFamily(n) == f {
+			return true
+		}
+	}
+	return false
+}
+
+// count keeps the set of prefixes that a router announces, up to the maximum.
+// An UPDATE that is not well formed is no reason to lose the session: it would
+// have been dropped anyhow (RFC 7606 in spirit).
+func (l *Link) count(prefixes map[netip.Prefix]struct{}, body []byte) {
+	_, err := wire.ParseUpdate(body, func(c wire.Change) {
+		if c.Withdrawn {
+			delete(prefixes, c.Prefix)
+		} else if len(prefixes) < l.maximum {
+			prefixes[c.Prefix] = struct{}{}
+		} else if _, known := prefixes[c.Prefix]; !known && !l.tooMany.Swap(true) {
+			l.changed()
+		}
+	})
+	if err != nil {
+		l.counters.MalformedIn.Add(1)
+	}
+	l.received.Store(int64(len(prefixes)))
+}
+
+// writeAll writes until the session ends, and reports whether what it wrote is
+// whole messages.
+func (l *Link) writeAll() (end Ending, whole bool) {
+	var keepalive <-chan time.Time
+	timeout := silentSendTimeout
+	if l.negotiated.HoldTime > 0 {
+		ticker := time.NewTicker(l.negotiated.KeepaliveTime)
+		defer ticker.Stop()
+		keepalive = ticker.C
+		// A router that takes nothing for so long does not see our keepalives
+		// either; RFC 9687 makes this the send hold timer.
+		timeout = l.negotiated.HoldTime
+	}
+	sent := map[netip.Prefix]struct{}{}
+	buf := make([]byte, 0, batch)
+	var frames [][]byte
+	for {
+		buf, frames = buf[:0], frames[:0]
+		messages := uint64(0)
+		select {
+		case <-l.done:
+			return Ending{}, true
+		case <-keepalive:
+			buf, messages = wire.AppendKeepalive(buf), 1
+		case frame := <-l.out:
+			buf, frames = append(buf, frame...), append(frames, frame)
+		}
+		for more := true; more && len(buf) <= batch-wire.MaxLen; {
+			select {
+			case frame := <-l.out:
+				buf, frames = append(buf, frame...), append(frames, frame)
+			default:
+				more = false
+			}
+		}
+		_ = l.conn.SetWriteDeadline(time.Now().Add(timeout))
+		select {
+		case <-l.done:
+			return Ending{}, true
+		default:
+		}
+		if err := l.write(buf); errors.Is(err, os.ErrDeadlineExceeded) {
+			return Ending{Fault: &bgp.Fault{Cause: bgp.SendTimeout, Text: fmt.Sprintf("the router has read nothing for %v", timeout)}}, false
+		} else if err != nil {
+			return *lost(err, bgp.ConnectionLost), false
+		}
+		l.counters.MessagesOut.Add(messages + uint64(len(frames)))
+		l.counters.UpdatesOut.Add(uint64(len(frames)))
+		if l.tally(sent, frames) {
+			l.changed()
+		}
+	}
+}
+
+// tally keeps the set of prefixes that the router was told, and reports whether
+// it has reached the end of a table.
+func (l *Link) tally(sent map[netip.Prefix]struct{}, frames [][]byte) bool {
+	end := false
+	for _, frame := range frames {
+		eor, _ := wire.ParseUpdate(frame[wire.HeaderLen:], func(c wire.Change) {
+			if c.Withdrawn {
+				delete(sent, c.Prefix)
+			} else {
+				sent[c.Prefix] = struct{}{}
+			}
+		})
+		if eor != nil {
+			l.tables.Add(1)
+			end = true
+		}
+	}
+	l.sent.Store(int64(len(sent)))
+	return end
+}
+
+// read reads one message.
+func (l *Link) read() (wire.Type, []byte, error) {
+	frame, err := readFrame(l.r)
+	if err != nil {
+		return 0, nil, err
+	}
+	l.counters.MessagesIn.Add(1)
+	return wire.Type(frame[18]), frame[wire.HeaderLen:], nil
+}
+
+func (l *Link) write(b []byte) error {
+	_, err := l.conn.Write(b)
+	return err
+}
+
+// end parts from the router before the session was established.
+func (l *Link) end(ctx context.Context, e *Ending) error {
+	if ctx.Err() != nil {
+		e = &Ending{Fault: &bgp.Fault{Cause: bgp.Leave, Text: "no longer wanted"}}
+	}
+	l.part(*e)
+	return e
+}
+
+// part says the last words, if there are any, and closes the connection. The
+// router gets the time to read them: closing a socket with unread data resets
+// the connection, and a reset overtakes a NOTIFICATION.
+func (l *Link) part(e Ending) {
+	defer l.conn.Close()
+	if e.Notification == nil {
+		return
+	}
+	_ = l.conn.SetDeadline(time.Now().Add(partingTimeout))
+	if l.write(wire.AppendNotification(nil, *e.Notification)) == nil && l.conn.CloseWrite() == nil {
+		_, _ = io.Copy(io.Discard, l.conn)
+	}
+}
+
+// interruptible lets the end of ctx interrupt what the connection is doing,
+// until the function it returns is called.
+func (l *Link) interruptible(ctx context.Context) func() bool {
+	return context.AfterFunc(ctx, func() { _ = l.conn.SetDeadline(time.Unix(1, 0)) })
+}
+
+// A pace keeps reading to inwardRate.
+type pace struct {
+	since  time.Time
+	octets int
+}
+
+// spent accounts for what was read, and waits when it was too much.
+func (p *pace) spent(octets int, done <-chan struct{}) {
+	if p.octets += octets; p.octets < inwardRate/8 {
+		return
+	}
+	due := time.Duration(p.octets) * time.Second / inwardRate
+	if wait := due - time.Since(p.since); wait > 0 {
+		timer := time.NewTimer(wait)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-done:
+		}
+	}
+	p.since, p.octets = time.Now(), 0
+}
+
+// contained turns a panic into the end of the session.
+func contained(f func() Ending) (e Ending) {
+	defer func() {
+		if p := recover(); p != nil {
+			e = internal(fmt.Errorf("panic: %v", p))
+		}
+	}()
+	return f()
+}
+
+func internal(err error) Ending {
+	n := wire.Cease(wire.CeaseReset, "")
+	return Ending{&bgp.Fault{Cause: bgp.InternalFault, Text: err.Error()}, &n}
+}
+
+func unexpected(state uint8, typ wire.Type) *Ending {
+	n := wire.Notification{Code: wire.CodeFSM, Subcode: state}
+	return &Ending{&bgp.Fault{Cause: bgp.Malformed, Text: fmt.Sprintf("unexpected %v", typ)}, &n}
+}
+
+// notified is the end that a router's NOTIFICATION brings.
+func notified(body []byte) *Ending {
+	n, err := wire.ParseNotification(body)
+	if err != nil {
+		return rejected(err, bgp.Malformed)
+	}
+	return &Ending{Fault: &bgp.Fault{Cause: bgp.Notified, Text: "the router says: " + n.String()}}
+}
+
+// rejected is the end for a message that we do not accept.
+func rejected(err error, cause bgp.Cause) *Ending {
+	var bad *wire.Error
+	if !errors.As(err, &bad) {
+		e := internal(err)
+		return &e
+	}
+	n := bad.Notification()
+	return &Ending{&bgp.Fault{Cause: cause, Text: bad.Text}, &n}
+}
+
+// lost is the end that an error of the connection brings; cause is for one that
+// was closed.
+func lost(err error, cause bgp.Cause) *Ending {
+	var bad *wire.Error
+	switch {
+	case errors.As(err, &bad):
+		return rejected(err, bgp.Malformed)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		n := wire.Notification{Code: wire.CodeHoldTimer}
+		return &Ending{&bgp.Fault{Cause: bgp.HoldTimerExpired, Text: "hold timer expired before the session was established"}, &n}
+	case cause == bgp.ClosedBeforeOpen:
+		return &Ending{Fault: &bgp.Fault{Cause: cause, Text: "the router closed the connection before OPEN; does it know this node as a neighbor?"}}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return &Ending{Fault: &bgp.Fault{Cause: cause, Text: "the router closed the connection"}}
+	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		return &Ending{Fault: &bgp.Fault{Cause: cause, Text: "the router reset the connection"}}
+	default:
+		return &Ending{Fault: &bgp.Fault{Cause: cause, Text: fmt.Sprintf("connection lost: %v", rootOf(err))}}
+	}
+}

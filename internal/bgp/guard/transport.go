@@ -1,0 +1,249 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// MaxPassword is the greatest length of a password (TCP_MD5SIG_MAXKEYLEN).
+const MaxPassword = unix.TCP_MD5SIG_MAXKEYLEN
+
+// dialTimeout bounds one attempt: the SYN and two repetitions.
+const dialTimeout = 5 * time.Second
+
+// A Transport is how to reach a router.
+type Transport struct {
+	// Remote is the router; a link-local address has a zone.
+	Remote netip.AddrPort
+	// Source is the address to dial from; invalid leaves it to the kernel.
+	Source netip.Addr
+	// Device is bound to; empty for none.
+	Device string
+	// TTL is that of our packets, MinTTL the least that the router's may arrive
+	// with; 0 leaves either to the kernel.
+	TTL, MinTTL int
+	// Password signs every segment (RFC 2385); empty for none.
+	Password lb.Secret
+}
+
+// TransportOf returns how to reach a peer's router at an address, which is
+// p.Address unless the peer is found by interface.
+func TransportOf(p lb.BGPPeer, address netip.Addr) Transport {
+	port := p.Port
+	if port == 0 {
+		port = bgp.DefaultPort
+	}
+	t := Transport{Remote: netip.AddrPortFrom(address, port), Source: p.Source, Device: p.VRF, Password: p.Password}
+	switch {
+	case p.TTLSecurity > 0:
+		// RFC 5082: sent with 255, the router's has lost one at each hop.
+		t.TTL, t.MinTTL = 255, 256-p.TTLSecurity
+	case p.EBGPMultiHop:
+		t.TTL = 255
+	case !bgp.Internal(p):
+		// An external router is next door (RFC 4271 section 5.1.3).
+		t.TTL = 1
+	}
+	return t
+}
+
+// Dial connects to the router. The error is a [*bgp.Fault] in words.
+func Dial(ctx context.Context, t Transport) (*net.TCPConn, error) {
+	if n := len(t.Password.Reveal()); n > MaxPassword {
+		return nil, &bgp.Fault{Cause: bgp.PasswordMissing, Text: fmt.Sprintf("the password has %d octets, TCP MD5 takes %d", n, MaxPassword)}
+	}
+	var control error
+	d := net.Dialer{
+		Timeout: dialTimeout,
+		Control: func(_, _ string, c syscall.RawConn) error {
+			if err := c.Control(func(fd uintptr) { control = t.setOptions(int(fd)) }); err != nil {
+				return err
+			}
+			return control
+		},
+	}
+	d.SetMultipathTCP(false)
+	if t.Source.IsValid() {
+		source := t.Source
+		if t.Remote.Addr().Zone() != "" && source.IsLinkLocalUnicast() {
+			source = source.WithZone(t.Remote.Addr().Zone())
+		}
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	}
+	network := "tcp6"
+	if t.Remote.Addr().Is4() {
+		network = "tcp4"
+	}
+	conn, err := d.DialContext(ctx, network, t.Remote.String())
+	if err != nil {
+		return nil, t.fault(err, control != nil)
+	}
+	return conn.(*net.TCPConn), nil
+}
+
+// setOptions prepares a socket before it connects.
+func (t Transport) setOptions(fd int) error {
+	v6 := t.Remote.Addr().Is6()
+	level, ttl, min, class := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MINTTL, unix.IP_TOS
+	if v6 {
+		level, ttl, min, class = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MINHOPCOUNT, unix.IPV6_TCLASS
+	}
+	// Network control (CS6), as routers mark it, so that a congested link drops
+	// other packets first. Not worth a session if the kernel will not have it.
+	_ = unix.SetsockoptInt(fd, level, class, 0xc0)
+	if t.TTL > 0 {
+		if err := unix.SetsockoptInt(fd, level, ttl, t.TTL); err != nil {
+			return fmt.Errorf("set TTL %d: %w", t.TTL, err)
+		}
+	}
+	if t.MinTTL > 0 {
+		if err := unix.SetsockoptInt(fd, level, min, t.MinTTL); err != nil {
+			return fmt.Errorf("set minimum TTL %d: %w", t.MinTTL, err)
+		}
+	}
+	if t.Device != "" {
+		if err := unix.BindToDevice(fd, t.Device); err != nil {
+			return fmt.Errorf("bind to device %s: %w", t.Device, err)
+		}
+	}
+	if !t.Password.Empty() {
+		if err := setMD5(fd, t.Remote.Addr(), t.Password); err != nil {
+			return fmt.Errorf("set TCP MD5 key: %w", err)
+		}
+	}
+	return nil
+}
+
+// setMD5 installs the key for one address. It carries no interface, which makes
+// it valid on whichever the segments take, a VRF's included.
+func setMD5(fd int, a netip.Addr, password lb.Secret) error {
+	var sig unix.TCPMD5Sig
+	sig.Keylen = uint16(copy(sig.Key[:], password.Reveal()))
+	// A sockaddr: family, then the port, which the kernel does not look at, then
+	// for IPv6 the flow label, then the address. Data begins after the family.
+	if a.Is4() {
+		sig.Addr.Family = unix.AF_INET
+		copy(sig.Addr.Data[2:], a.AsSlice())
+	} else {
+		sig.Addr.Family = unix.AF_INET6
+		copy(sig.Addr.Data[6:], a.AsSlice())
+	}
+	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
+}
+
+// fault classifies an error of dialing.
+func (t Transport) fault(err error, option bool) *bgp.Fault {
+	to := t.Remote.String()
+	switch {
+	case option:
+		return &bgp.Fault{Cause: bgp.SourceUnusable, Text: fmt.Sprintf("prepare the connection to %s: %v", to, rootOf(err))}
+	case errors.Is(err, context.Canceled):
+		return &bgp.Fault{Cause: bgp.Leave, Text: "no longer wanted"}
+	case errors.Is(err, unix.ECONNREFUSED):
+		return &bgp.Fault{Cause: bgp.ConnectionRefused, Text: "connection refused by " + to}
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.ETIMEDOUT):
+		if !t.Password.Empty() {
+			return &bgp.Fault{Cause: bgp.MD5Suspected, Text: "MD5 mismatch suspected: SYN unanswered by " + to}
+		}
+		return &bgp.Fault{Cause: bgp.Unanswered, Text: "SYN unanswered by " + to + " (away, filtered, or it wants a password)"}
+	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EINVAL):
+		return &bgp.Fault{Cause: bgp.SourceUnusable, Text: fmt.Sprintf("source address for %s: %v", to, rootOf(err))}
+	default:
+		return &bgp.Fault{Cause: bgp.Unreachable, Text: fmt.Sprintf("no way to %s: %v", to, rootOf(err))}
+	}
+}
+
+// rootOf drops the wrapping that package net puts round an error: it repeats
+// addresses that our own words name already.
+func rootOf(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return err
+}
+
+// LocalOf describes this end of a connection: its address, and global addresses
+// of the interface that holds it.
+func LocalOf(conn *net.TCPConn) bgp.Local {
+	return localOf(conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
+}
+
+// Predict tells what LocalOf will say of a connection, as the kernel's routes
+// have it now. It sends nothing.
+func (t Transport) Predict() bgp.Local {
+	source := t.Source
+	if !source.IsValid() {
+		// Connecting a datagram socket chooses its source address.
+		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+			var err error
+			if t.Device != "" {
+				if ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), t.Device) }); ctl != nil {
+					return ctl
+				}
+			}
+			return err
+		}}
+		conn, err := d.Dial("udp", t.Remote.String())
+		if err != nil {
+			return bgp.Local{}
+		}
+		defer conn.Close()
+		source = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+	}
+	return localOf(source)
+}
+
+func localOf(own netip.Addr) bgp.Local {
+	l := bgp.Local{Address: own.WithZone("")}
+	interfaces, err := net.Interfaces()
+	if err != nil {
+		return l
+	}
+	for _, i := range interfaces {
+		if own.Zone() != "" && own.Zone() != i.Name {
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		var v4, v6 netip.Addr
+		here := false
+		for _, a := range addrs {
+			p, err := netip.ParsePrefix(a.String())
+			if err != nil {
+				continue
+			}
+			at := p.Addr().Unmap()
+			here = here || at == l.Address
+			switch {
+			case at.IsLoopback() || at.IsLinkLocalUnicast():
+			case at.Is4() && !v4.IsValid():
+				v4 = at
+			case at.Is6() && (!v6.IsValid() || v6.IsPrivate() && !at.IsPrivate()):
+				v6 = at
+			}
+		}
+		if here {
+			l.IPv4, l.IPv6 = v4, v6
+			return l
+		}
+	}
+	return l
+}
