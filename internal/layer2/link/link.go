@@ -112,7 +112,8 @@ func (l *Link) Set(claims []layer2.Claim) {
 }
 
 // Watch installs the ranges in which other stations' use of an address is
-// reported by Heard. What this node claims is watched in any case.
+// reported by Heard. What this node claims is watched in any case. We listen
+// where we have claims: a family on an interface without any is not heard.
 func (l *Link) Watch(ranges []lb.AddressRange) {
 	sorted := merge(ranges)
 	if slices.Equal(sorted, *l.watched.Load()) {
