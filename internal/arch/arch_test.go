@@ -59,7 +59,7 @@ var pure = []string{
 	"internal/announce",
 	"internal/layer2",
 	"internal/bgp",
-	"internal/bfd",
+	"internal/bgp/wire",
 }
 
 // impure are imports that bring in the world.
