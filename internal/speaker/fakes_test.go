@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -249,7 +248,7 @@ type hub struct {
 type part struct {
 	hub     *hub
 	node    string
-	local   membership.Local
+	local   election.Local
 	ledger  election.Ledger
 	said    int
 	peers   []netip.Addr
@@ -258,7 +257,7 @@ type part struct {
 	state   election.State
 }
 
-func (p *part) Publish(l membership.Local) {
+func (p *part) Publish(l election.Local) {
 	h := p.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -340,20 +340,15 @@ func same(verdicts []announce.Verdict, intent announce.Intent) bool {
 
 // spokesman returns who reports on a Service, empty for no speaker.
 func (h *herald) spokesman(v view, verdicts []announce.Verdict) string {
-	owner, orphans := "", false
+	possible := false
 	for _, d := range verdicts {
-		if d.Owner == "" {
-			if v.index.Refusal(d.Address).Reason != announce.Eligible {
-				return ""
-			}
-			orphans = true
+		if d.Owner != "" {
+			return d.Owner
 		}
-		if owner == "" {
-			owner = d.Owner
-		}
+		possible = possible || v.index.Refusal(d.Address).Reason == announce.Eligible
 	}
-	if owner != "" || !orphans {
-		return owner
+	if !possible {
+		return ""
 	}
 	for _, m := range v.members {
 		if m.State == election.Alive {

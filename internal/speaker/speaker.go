@@ -12,7 +12,6 @@ import (
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -42,7 +41,7 @@ type Link interface {
 
 // A Membership is this node's part in gossip. None of its methods waits.
 type Membership interface {
-	Publish(membership.Local)
+	Publish(election.Local)
 	SetPeers([]netip.Addr)
 	Members() []election.Member
 	Changed() <-chan struct{}
@@ -98,7 +97,7 @@ type Speaker struct {
 	passed   time.Time // when the last pass ended
 	index    *announce.Index
 	peers    []netip.Addr
-	said     membership.Local
+	said     election.Local
 	intent   announce.Intent
 	holding  map[netip.Addr]layer2.Claim // with the role Holder
 	leftover map[netip.Addr]leftover
@@ -154,7 +153,7 @@ func (s *Speaker) Run(ctx context.Context) {
 	defer cancel()
 	s.loop(last, leaving)
 	s.link.Set(nil)
-	s.publish(membership.Local{Leaving: true})
+	s.publish(election.Local{Leaving: true})
 	s.log.Info("stopped answering")
 }
 
@@ -269,7 +268,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	for i, c := range s.intent.Claims {
 		owned[i] = c.Address
 	}
-	s.publish(membership.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned})
+	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned})
 	s.reannounce(members)
 	s.herald.tell(view{s.index, s.intent, members})
 	s.metrics.count(before, s.intent, members, s.cfg.Node)
@@ -338,7 +337,7 @@ func (s *Speaker) claims() []layer2.Claim {
 }
 
 // publish tells the other speakers, when there is something to tell.
-func (s *Speaker) publish(local membership.Local) {
+func (s *Speaker) publish(local election.Local) {
 	same := s.said.Leaving == local.Leaving && slices.Equal(s.said.Owned, local.Owned) &&
 		slices.EqualFunc(s.said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
 			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)

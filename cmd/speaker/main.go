@@ -1,0 +1,162 @@
+// Belfry-speaker runs on every node and announces the addresses that the node
+// owns.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election/membership"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/layer2/link"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/speaker"
+)
+
+func main() {
+	o, err := parse(os.Args[1:])
+	switch {
+	case errors.Is(err, errDone):
+		return
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "belfry-speaker:", err)
+		os.Exit(2)
+	}
+	log := o.logger(os.Stderr)
+	kube.LogTo(log)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	if err := run(ctx, o, log); err != nil {
+		log.Error("stopped", "err", err)
+		os.Exit(1)
+	}
+}
+
+// run wires the parts and runs them until ctx is done. The parts that carry out
+// what the speaker decides outlive it: it hands over first.
+func run(ctx context.Context, o options, log *slog.Logger) error {
+	parts, fail := context.WithCancelCause(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer fail(nil)
+	start := func(run func(context.Context) error) {
+		wg.Go(func() {
+			if err := run(parts); err != nil {
+				fail(err)
+			}
+		})
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(parts, cancel)
+
+	config, err := kube.LoadConfig(o.kubeconfig)
+	if err != nil {
+		return err
+	}
+	clients, err := kube.NewClients(config, "belfry-speaker/"+version())
+	if err != nil {
+		return err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	l2, err := link.New(log, registry, link.Options{RefreshInterval: o.refresh, Rate: o.rate})
+	if err != nil {
+		return err
+	}
+	health := &health{}
+	if err := serve(parts, &wg, o, health, registry, log); err != nil {
+		return err
+	}
+
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint})
+	events := kube.NewRecorder(clients.Core, "belfry.dev/speaker", o.node, log)
+	start(func(ctx context.Context) error { cluster.Run(ctx); return nil })
+	start(func(ctx context.Context) error { events.Run(ctx); return nil })
+	start(l2.Run)
+
+	key, err := kube.ReadGossipKey(ctx, clients.Core, o.namespace, o.secret, log)
+	if err != nil {
+		return ended(parts, err)
+	}
+	gossip, size, err := o.place(ctx, cluster, log)
+	if err != nil {
+		return ended(parts, err)
+	}
+	members, err := membership.New(membership.Config{
+		Node: o.node, Bind: gossip, Port: o.gossipPort, Key: key, Size: size,
+	}, log, registry, speaker.NewConfirmer(l2))
+	if err != nil {
+		return err
+	}
+	start(members.Run)
+
+	reports := reporter{cluster, events}
+	s := speaker.New(speaker.Config{
+		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
+	}, reports, l2, members, reports, log, registry)
+	health.watch(members, o.node)
+	log.Info("speaking", "node", o.node, "address", gossip, "version", version())
+	s.Run(ctx)
+	return ended(parts, nil)
+}
+
+// ended returns why a part failed, or else err, unless that only says that the
+// process was told to stop.
+func ended(parts context.Context, err error) error {
+	if cause := context.Cause(parts); cause != nil {
+		return cause
+	}
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// place returns where to gossip, and how many speakers to expect. Unless the
+// address is given it is the node's first InternalIP, which is waited for.
+func (o options) place(ctx context.Context, cluster *kube.Cluster, log *slog.Logger) (gossip netip.Addr, size int, err error) {
+	select {
+	case <-cluster.Synced():
+	case <-ctx.Done():
+		return gossip, 0, ctx.Err()
+	}
+	for said := false; ; said = true {
+		nodes := cluster.Snapshot().Nodes
+		if gossip = o.gossip; !gossip.IsValid() {
+			gossip = firstAddress(nodes, o.node)
+		}
+		if gossip.IsValid() {
+			return gossip, len(nodes), nil
+		}
+		if !said {
+			log.Info("waiting for the Node to have an InternalIP", "node", o.node)
+		}
+		select {
+		case <-cluster.Changed():
+		case <-ctx.Done():
+			return gossip, 0, ctx.Err()
+		}
+	}
+}
+
+func firstAddress(nodes []lb.Node, name string) netip.Addr {
+	for _, n := range nodes {
+		if n.Name == name && len(n.Addresses) > 0 {
+			return n.Addresses[0]
+		}
+	}
+	return netip.Addr{}
+}

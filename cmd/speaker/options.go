@@ -1,0 +1,117 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/belfrylb/belfry/internal/election/membership"
+	"github.com/belfrylb/belfry/internal/layer2/link"
+)
+
+// options are the flags.
+type options struct {
+	kubeconfig, node, namespace, class, drainTaint string
+	ignoreExclude                                  bool
+	secret                                         string
+	gossip                                         netip.Addr
+	gossipPort                                     uint16
+	healthAddress, metricsAddress                  string
+	refresh                                        time.Duration
+	rate                                           int
+	logFormat                                      string
+	logLevel                                       slog.Level
+}
+
+// errDone says that what was asked for is done already.
+var errDone = errors.New("done")
+
+// parse reads the flags and reports all that is wrong with them.
+func parse(args []string) (options, error) {
+	var o options
+	flags := pflag.NewFlagSet("belfry-speaker", pflag.ContinueOnError)
+	flags.SortFlags = false
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; empty: the Pod's own credentials")
+	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "name of this node; default: environment variable NODE_NAME")
+	flags.StringVar(&o.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "belfry-system"), "namespace of the gossip Secret; default: environment variable POD_NAMESPACE")
+	flags.StringVar(&o.class, "lb-class", "", "loadBalancerClass of the Services to announce; empty: those without one")
+	flags.BoolVar(&o.ignoreExclude, "ignore-exclude-lb", false, "announce also from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers")
+	flags.StringVar(&o.drainTaint, "drain-taint", "", "key of a node taint that moves addresses away")
+	flags.StringVar(&o.secret, "gossip-secret", "belfry-gossip", "name of the Secret that gossip is encrypted with")
+	gossip := flags.String("gossip-address", "", "this node's address for gossip; default: the Node's first InternalIP")
+	flags.Uint16Var(&o.gossipPort, "gossip-port", membership.DefaultPort, "UDP and TCP port of gossip, the same on all nodes")
+	flags.StringVar(&o.healthAddress, "health-address", ":7871", "address to serve /healthz and /readyz on; empty: do not")
+	flags.StringVar(&o.metricsAddress, "metrics-address", "127.0.0.1:7872", "address to serve /metrics on; empty: do not")
+	flags.DurationVar(&o.refresh, "refresh-interval", time.Minute, "time between two unasked announcements of an address; 0: announce changes only")
+	flags.IntVar(&o.rate, "announce-rate", link.DefaultRate, "most unasked announcements per second and interface")
+	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	level := flags.String("log-level", "info", "debug, info, warn or error")
+	showVersion := flags.Bool("version", false, "print the version and exit")
+	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
+		return o, errDone
+	} else if err != nil {
+		return o, err
+	}
+	if *showVersion {
+		fmt.Println("belfry-speaker", version())
+		return o, errDone
+	}
+	var errs []error
+	wrong := func(flag, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("--%s: "+format, append([]any{flag}, args...)...))
+	}
+	if flags.NArg() > 0 {
+		errs = append(errs, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
+	}
+	if o.node == "" {
+		wrong("node-name", "must be given, or environment variable NODE_NAME be set")
+	}
+	if *gossip != "" {
+		var err error
+		if o.gossip, err = netip.ParseAddr(*gossip); err != nil {
+			wrong("gossip-address", "%w", err)
+		}
+		o.gossip = o.gossip.Unmap()
+	}
+	if o.gossipPort == 0 {
+		wrong("gossip-port", "must be 1 to 65535")
+	}
+	if o.refresh < 0 {
+		wrong("refresh-interval", "%v is negative", o.refresh)
+	}
+	if o.rate <= 0 {
+		wrong("announce-rate", "%d is not positive", o.rate)
+	}
+	if o.logFormat != "text" && o.logFormat != "json" {
+		wrong("log-format", "%q is neither text nor json", o.logFormat)
+	}
+	if err := o.logLevel.UnmarshalText([]byte(*level)); err != nil {
+		wrong("log-level", "%w", err)
+	}
+	return o, errors.Join(errs...)
+}
+
+func (o options) logger(w io.Writer) *slog.Logger {
+	handler := &slog.HandlerOptions{Level: o.logLevel}
+	if o.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, handler))
+	}
+	return slog.New(slog.NewTextHandler(w, handler))
+}
+
+// version returns what the binary was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/speaker"
+)
+
+// A reporter is the cluster as the speaker sees it.
+type reporter struct {
+	*kube.Cluster
+	events *kube.Recorder
+}
+
+// writeTimeout bounds one write of a condition.
+const writeTimeout = 10 * time.Second
+
+// Snapshot returns the whole. What has changed is of no interest to a speaker:
+// it decides on everything.
+func (r reporter) Snapshot() lb.Snapshot {
+	r.Changes()
+	return r.Cluster.Snapshot()
+}
+
+// Announced returns the condition of a Service.
+func (r reporter) Announced(key lb.ServiceKey) (speaker.Condition, bool) {
+	s, ok := r.Service(key)
+	c := s.Announced
+	return speaker.Condition{Announced: c.Status == metav1.ConditionTrue, Reason: c.Reason, Message: c.Message}, ok
+}
+
+// SetAnnounced writes it.
+func (r reporter) SetAnnounced(ctx context.Context, key lb.ServiceKey, c speaker.Condition) (bool, error) {
+	s, ok := r.Service(key)
+	if !ok {
+		return false, nil
+	}
+	want := kube.Condition{Status: metav1.ConditionFalse, Reason: c.Reason, Message: c.Message}
+	if c.Announced {
+		want.Status = metav1.ConditionTrue
+	}
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	switch outcome, err := r.WriteAnnounced(ctx, s, want); outcome {
+	case kube.Unchanged, kube.Stale, kube.Gone: // the watch brings what it is now
+		return false, nil
+	case kube.Done:
+		return true, nil
+	default:
+		return false, err
+	}
+}
+
+// Event records an event.
+func (r reporter) Event(key lb.ServiceKey, e speaker.Event) {
+	if s, ok := r.Service(key); ok {
+		r.events.Record(kube.Event{About: s.Reference(), Warning: e.Kind.Warns(), Reason: string(e.Kind), Action: "Announce", Note: e.Message})
+	}
+}
