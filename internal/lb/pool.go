@@ -53,7 +53,7 @@ type Pool struct {
 	Created time.Time
 	Labels  map[string]string
 	// Ranges are the addresses of the pool less the excluded ones: sorted,
-	// disjoint, not adjacent. Overlaps with older pools are not yet removed.
+	// disjoint, not adjacent. What an older pool has too is not among them.
 	Ranges []AddressRange
 	// AvoidBuggyIPs skips IPv4 addresses that end in .0 and .255.
 	AvoidBuggyIPs bool

@@ -1,0 +1,223 @@
+// Package config turns API objects into the nouns of package lb, or tells every
+// problem with them by field.
+//
+// The API server has refused what one object alone can show to be wrong; this
+// package checks all of it again, for objects stored before it knew the rules,
+// and then compares objects with each other. An object with problems is still
+// handed on, because what works must not be withdrawn, with everything that
+// could not be understood left out so that it can only narrow: a selector matches
+// nothing, and a pool hands out nothing new.
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Problem is one thing that is wrong with one field of an object.
+type Problem struct {
+	// Field is its path, such as spec.addresses[2].
+	Field string
+	// Reason classifies it. With ReasonUnknownName the object is acted on all
+	// the same.
+	Reason v1beta1.Reason
+	// Why says what is wrong, without naming the field.
+	Why string
+}
+
+// String returns the field and what is wrong with it.
+func (p Problem) String() string { return p.Field + ": " + p.Why }
+
+func invalid(field, format string, args ...any) Problem {
+	return Problem{field, v1beta1.ReasonInvalid, fmt.Sprintf(format, args...)}
+}
+
+// A Verdict says whether one object is acted on as written.
+type Verdict struct {
+	Kind, Name string
+	// Generation is the generation of the object that was judged.
+	Generation int64
+	// Problems are in the order of the fields; none means accepted.
+	Problems []Problem
+}
+
+// gravity orders reasons by how much they matter to whoever wrote the object.
+var gravity = []v1beta1.Reason{
+	v1beta1.ReasonInvalid,
+	v1beta1.ReasonConflict,
+	v1beta1.ReasonDuplicateName,
+	v1beta1.ReasonSecretMissing,
+	v1beta1.ReasonSecretInvalid,
+	v1beta1.ReasonOverlaps,
+	v1beta1.ReasonUnsupported,
+	v1beta1.ReasonUnknownName,
+	v1beta1.ReasonAccepted,
+}
+
+// Reason returns the gravest reason among the problems, ReasonAccepted without
+// any.
+func (v Verdict) Reason() v1beta1.Reason {
+	reason := v1beta1.ReasonAccepted
+	for _, p := range v.Problems {
+		if slices.Index(gravity, p.Reason) < slices.Index(gravity, reason) {
+			reason = p.Reason
+		}
+	}
+	return reason
+}
+
+// Accepted reports whether the object is acted on as written. Naming something
+// that does not exist yet does not prevent that.
+func (v Verdict) Accepted() bool {
+	r := v.Reason()
+	return r == v1beta1.ReasonAccepted || r == v1beta1.ReasonUnknownName
+}
+
+// maxMessage is the longest message that the API server takes in a condition.
+const maxMessage = 32768
+
+// Message returns a sentence for each problem.
+func (v Verdict) Message() string {
+	if len(v.Problems) == 0 {
+		return "Acted on as written."
+	}
+	var all []string
+	for _, p := range v.Problems {
+		all = append(all, p.String()+".")
+	}
+	m := strings.Join(all, " ")
+	if len(m) > maxMessage {
+		m = strings.ToValidUTF8(m[:maxMessage-len("...")], "") + "..."
+	}
+	return m
+}
+
+// Condition returns the condition Accepted without its transition time, which
+// depends on the condition that the object has.
+func (v Verdict) Condition() metav1.Condition {
+	c := metav1.Condition{
+		Type:               v1beta1.ConditionAccepted,
+		Status:             metav1.ConditionFalse,
+		ObservedGeneration: v.Generation,
+		Reason:             string(v.Reason()),
+		Message:            v.Message(),
+	}
+	if v.Accepted() {
+		c.Status = metav1.ConditionTrue
+	}
+	return c
+}
+
+// Objects are the objects to compile, in any order.
+type Objects struct {
+	Pools            []*v1beta1.IPAddressPool
+	L2Advertisements []*v1beta1.L2Advertisement
+}
+
+// A Config is what Objects mean. Its lists are sorted by name, the verdicts by
+// kind and name.
+type Config struct {
+	Pools            []lb.Pool
+	L2Advertisements []lb.L2Advertisement
+	Verdicts         []Verdict
+}
+
+// Compile compiles objects and compares them with each other. Nothing depends on
+// the order of the objects.
+//
+// Of two pools that have an address in common the older keeps it, or, of pools
+// of one age, the one whose name comes first; the other is served without it.
+// An advertisement that names a pool that does not exist is accepted, with a
+// reason that says so: pool and advertisement may come in any order.
+func Compile(o Objects) Config {
+	var c Config
+	known := map[string]bool{}
+	var pools []compiledPool
+	for _, p := range o.Pools {
+		pool, problems := Pool(p)
+		pools = append(pools, compiledPool{pool, Verdict{"IPAddressPool", p.Name, p.Generation, problems}})
+		known[p.Name] = true
+	}
+	divide(pools)
+	for _, p := range pools {
+		c.Pools = append(c.Pools, p.pool)
+		c.Verdicts = append(c.Verdicts, p.verdict)
+	}
+	for _, a := range o.L2Advertisements {
+		ad, problems := L2Advertisement(a)
+		problems = append(problems, unknownPools(a.Spec.IPAddressPools, known)...)
+		c.L2Advertisements = append(c.L2Advertisements, ad)
+		c.Verdicts = append(c.Verdicts, Verdict{"L2Advertisement", a.Name, a.Generation, problems})
+	}
+	slices.SortFunc(c.Pools, func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(c.L2Advertisements, func(a, b lb.L2Advertisement) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(c.Verdicts, func(a, b Verdict) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	return c
+}
+
+type compiledPool struct {
+	pool    lb.Pool
+	verdict Verdict
+}
+
+// divide leaves each address with the oldest pool that has it, and tells the
+// others.
+func divide(pools []compiledPool) {
+	slices.SortFunc(pools, func(a, b compiledPool) int {
+		return cmp.Or(a.pool.Created.Compare(b.pool.Created), cmp.Compare(a.pool.Name, b.pool.Name))
+	})
+	var taken []lb.AddressRange
+	for i := range pools {
+		young := &pools[i]
+		if common := Intersect(young.pool.Ranges, taken); len(common) > 0 {
+			for _, old := range pools[:i] {
+				if lost := Intersect(common, old.pool.Ranges); len(lost) > 0 {
+					young.verdict.Problems = append(young.verdict.Problems, Problem{
+						"spec.addresses", v1beta1.ReasonOverlaps,
+						fmt.Sprintf("%s belongs to the older pool %s and is not served from this one", list(lost), old.pool.Name),
+					})
+				}
+			}
+			young.pool.Ranges = Subtract(young.pool.Ranges, common)
+		}
+		taken = Union(taken, young.pool.Ranges)
+	}
+}
+
+// maxListed is how many ranges a sentence names.
+const maxListed = 8
+
+// list names ranges in a sentence.
+func list(ranges []lb.AddressRange) string {
+	var names []string
+	for i, r := range ranges {
+		if i == maxListed {
+			names = append(names, fmt.Sprintf("%d ranges more", len(ranges)-i))
+			break
+		}
+		names = append(names, r.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+func unknownPools(names []v1beta1.ObjectName, known map[string]bool) []Problem {
+	var problems []Problem
+	for i, n := range names {
+		if !known[string(n)] {
+			problems = append(problems, Problem{
+				fmt.Sprintf("spec.ipAddressPools[%d]", i), v1beta1.ReasonUnknownName,
+				fmt.Sprintf("there is no IPAddressPool %s; it is advertised once there is", n),
+			})
+		}
+	}
+	return problems
+}
