@@ -14,11 +14,13 @@ type Standing uint8
 const (
 	// NoClaim is the standing of the zero Claim.
 	NoClaim Standing = iota
-	// Blind: it had heard nobody since it started, though there are others.
+	// Blind: it had heard nobody since it started, though there are others; or
+	// it found that it was stopped for so long that others may have taken over.
 	Blind
-	// Minority: it heard half of the members it knew, or fewer.
+	// Minority: it heard half of the members it knew, or fewer, or it was not
+	// sure yet that it heard more.
 	Minority
-	// Majority: it heard more than half of them.
+	// Majority: it heard more than half of them, for long enough to be sure.
 	Majority
 )
 
@@ -78,7 +80,6 @@ type Claims map[netip.Addr]Claim
 // A Ledger keeps a node's own claims and its logical clock.
 type Ledger struct {
 	epoch  uint64
-	calm   uint64
 	claims Claims
 }
 
@@ -119,11 +120,11 @@ func (l *Ledger) Set(owned []netip.Addr, standing Standing) (changed bool) {
 	return true
 }
 
-// Calm settles the ledger of a node that hears every member it knows and has
-// heard the claims of each. Its claims of a lesser standing, unless contested,
-// are rightly its own by now: they rise to Majority, under a new epoch. It
-// reports whether any did.
-func (l *Ledger) Calm(contested func(netip.Addr) bool) (changed bool) {
+// Raise raises the claims of a lesser standing to Majority, under a new epoch,
+// unless they are contested. It is for a node that is sure of a majority and has
+// heard the claims of every member: what nobody contests is rightly its own. It
+// reports whether any changed.
+func (l *Ledger) Raise(contested func(netip.Addr) bool) (changed bool) {
 	fresh := Claim{Standing: Majority, Epoch: l.epoch + 1}
 	changed = l.rewrite(func(a netip.Addr, c Claim) Claim {
 		if c.Standing < Majority && !contested(a) {
@@ -134,24 +135,10 @@ func (l *Ledger) Calm(contested func(netip.Addr) bool) (changed bool) {
 	if changed {
 		l.epoch = fresh.Epoch
 	}
-	l.calm = l.epoch
 	return changed
 }
 
-// Weaken is for a node that finds itself without a majority. Members are lost
-// one after the other, so it made its first claims of this outage while it
-// still believed in one: whatever it claimed since the last Calm becomes a
-// Minority claim. It reports whether any did.
-func (l *Ledger) Weaken() (changed bool) {
-	return l.rewrite(func(_ netip.Addr, c Claim) Claim {
-		if c.Standing == Majority && c.Epoch > l.calm {
-			c.Standing = Minority
-		}
-		return c
-	})
-}
-
-// Doubt makes all claims Blind: whoever else claims does so rightly. Calm ends
+// Doubt makes all claims Blind: whoever else claims does so rightly. Raise ends
 // the doubt about those that nobody does. It reports whether any changed.
 func (l *Ledger) Doubt() (changed bool) {
 	return l.rewrite(func(_ netip.Addr, c Claim) Claim {

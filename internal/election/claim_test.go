@@ -53,41 +53,29 @@ func TestALedgerStampsWhatIsNewAndKeepsWhatIsHeld(t *testing.T) {
 	}
 }
 
-func TestWhatIsClaimedWhileTheMajorityIsBeingLostCountsAsMinority(t *testing.T) {
+func TestOnlyWhatNobodyContestsIsRaised(t *testing.T) {
 	third := netip.MustParseAddr("192.0.2.3")
-	nobody := func(netip.Addr) bool { return false }
 	var l Ledger
 	l.Set([]netip.Addr{v4}, Majority)
-	l.Calm(nobody)
-	// The cable is cut. The first of many neighbours is lost, its address
-	// claimed; then another one, and no majority is left.
-	l.Set([]netip.Addr{v4, v6}, Majority)
-	if !l.Weaken() {
-		t.Error("nothing became weaker")
-	}
-	l.Set([]netip.Addr{v4, v6, third}, Minority)
-	want := Claims{v4: claim(Majority, 1), v6: claim(Minority, 2), third: claim(Minority, 3)}
-	for a, c := range want {
-		if l.Claims()[a] != c {
-			t.Errorf("%s: %v, want %v", a, l.Claims()[a], c)
-		}
-	}
-	if l.Weaken() {
-		t.Error("weakened twice")
-	}
-	// The cable is back. One address is contested and not settled.
+	l.Set([]netip.Addr{v4, v6}, Minority)
+	l.Set([]netip.Addr{v4, v6, third}, Blind)
 	l.Witness(10)
-	if !l.Calm(func(a netip.Addr) bool { return a == v6 }) {
-		t.Error("nothing settled")
+	if !l.Raise(func(a netip.Addr) bool { return a == v6 }) {
+		t.Error("nothing was raised")
 	}
-	want = Claims{v4: claim(Majority, 1), v6: claim(Minority, 2), third: claim(Majority, 11)}
-	for a, c := range want {
-		if l.Claims()[a] != c {
-			t.Errorf("settled: %s: %v, want %v", a, l.Claims()[a], c)
+	for a, want := range (Claims{v4: claim(Majority, 1), v6: claim(Minority, 2), third: claim(Majority, 11)}) {
+		if l.Claims()[a] != want {
+			t.Errorf("%s: %v, want %v", a, l.Claims()[a], want)
 		}
 	}
-	if l.Weaken() {
-		t.Error("what was settled became weaker")
+	if l.Raise(func(a netip.Addr) bool { return a == v6 }) {
+		t.Error("raised twice")
+	}
+	if !l.Doubt() || l.Claims()[v4] != claim(Blind, 1) || l.Claims()[v6] != claim(Blind, 2) {
+		t.Errorf("in doubt: %v", l.Claims())
+	}
+	if l.Doubt() {
+		t.Error("doubted twice")
 	}
 }
 

@@ -48,6 +48,11 @@
 //     the earlier wins: nothing but isolation made the second.
 //   - Equal ones are ranked by the hash.
 //
+// A node that is cut off finds out slowly: it loses the others one after the
+// other. So nobody is sure of a majority until half a second passed since the
+// last loss; what it claims before that is raised then, unless contested. A cut
+// shorter than that leaves everything where it was.
+//
 // Later and earlier are Lamport's: an epoch exceeds every epoch its claimant
 // had heard of. No clocks are compared between machines. An even split (two
 // nodes, say) has no majority on either side, so all returns to where it was.

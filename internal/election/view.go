@@ -78,6 +78,10 @@ type Pace struct {
 	// Remember is how long a member that is gone counts as one that should be
 	// there.
 	Remember time.Duration
+	// Sure is how long after the last loss of a member a node that hears a
+	// majority can be sure of that. One that is cut off loses the others one
+	// after the other, and must not take the first for the only one.
+	Sure time.Duration
 }
 
 // DefaultPace returns the pace of a speaker whose gossip needs so long to lose
@@ -90,6 +94,7 @@ func DefaultPace(slow, lostAfter time.Duration) Pace {
 		KnockShare: 20 * time.Millisecond,
 		Exchange:   2 * time.Second,
 		Remember:   10 * time.Minute,
+		Sure:       500 * time.Millisecond,
 	}
 }
 
@@ -159,10 +164,15 @@ type View struct {
 	peers  map[string]*peer
 	places map[netip.Addr]*place
 	// called is set once SetPeers was called, which was first at calledAt;
-	// synced once a node that had learned who owns what told us; learned once
-	// there is nothing to wait for any more.
+	// synced once a node that had learned who owns what told us, so that all
+	// who live are known; learned once there is nothing to wait for any more.
 	called, synced, learned bool
 	calledAt                time.Duration
+
+	// lost is set once a member was lost, which was last at lastLoss.
+	lost     bool
+	lastLoss time.Duration
+	stood    Standing // At the last Settle.
 
 	stale bool // What was published may not be what is.
 	told  []identity
@@ -258,7 +268,11 @@ func (v *View) Heard(now time.Duration, node string, addr netip.Addr) {
 		return
 	}
 	p := v.peer(now, node)
-	if !p.listed() {
+	switch p.life.State {
+	case Alive:
+	case Suspected, Stalled:
+		v.tell(addr, Knock) // Each may have missed what the other said.
+	default:
 		p.fresh, p.ask = false, now
 	}
 	if p.addr != addr {
@@ -389,9 +403,13 @@ func (v *View) Settle(now time.Duration) Effects {
 		p.seen = now
 	}
 	next = min(next, v.callMissing(now), v.learn(now))
-	if v.stale {
-		v.stale = false
-		v.settleClaims()
+	standing, sure, wait := v.standing(now)
+	if wait {
+		next = min(next, sure)
+	}
+	if v.stale || standing != v.stood {
+		v.stale, v.stood = false, standing
+		v.settleClaims(standing)
 		v.publish()
 	}
 	out := v.out
@@ -454,34 +472,42 @@ func (v *View) learn(now time.Duration) time.Duration {
 	if v.learned || !v.called {
 		return now + time.Minute
 	}
-	heard := map[netip.Addr]bool{v.self.Address: true}
+	// What others told of a member is no proof that it is so still: each has to
+	// speak for itself.
+	heard, all := map[netip.Addr]bool{v.self.Address: true}, v.synced
 	for _, p := range v.peers {
-		heard[p.addr] = heard[p.addr] || p.ready()
+		if p.listed() {
+			heard[p.addr] = p.ready()
+			all = all && p.ready()
+		}
 	}
-	all := true
-	for a := range v.places {
-		all = all && heard[a]
+	if !v.synced { // Nobody knows, unless nobody is missing.
+		all = true
+		for a := range v.places {
+			all = all && heard[a]
+		}
 	}
-	if end := v.calledAt + v.pace.Grace; !v.synced && !all && now < end {
+	if end := v.calledAt + v.pace.Grace; !all && now < end {
 		return end
 	}
 	v.learned, v.stale = true, true
 	return now + time.Minute
 }
 
-// standing returns what a claim made now rests on, and whether every member
-// that should be there is heard.
-func (v *View) standing() (s Standing, calm bool) {
-	hears, knows := 1, 1
-	calm = v.learned
+// standing returns what a claim made now rests on. A Majority is one that the
+// node is sure of, and all who live have told what they claim. If time alone
+// will make a Majority of it, standing returns when.
+func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait bool) {
+	hears, knows, told := 1, 1, v.learned
 	for _, p := range v.peers {
 		switch {
 		case p.life.State == Alive:
 			hears, knows = hears+1, knows+1
-			calm = calm && p.ready()
-		case p.listed(), p.life.State == Gone && p.life.Cause != GoneLeft:
+			told = told && p.ready()
+		case p.listed():
+			knows, told = knows+1, false
+		case p.life.State == Gone && p.life.Cause != GoneLeft:
 			knows++
-			calm = false
 		}
 	}
 	others := len(v.places)
@@ -489,32 +515,40 @@ func (v *View) standing() (s Standing, calm bool) {
 		others--
 	}
 	s = StandingOf(hears, knows, others)
-	return s, calm && s == Majority
+	if s != Majority {
+		return s, 0, false
+	}
+	if !told {
+		return Minority, 0, false
+	}
+	if sure = v.lastLoss + v.pace.Sure; v.lost && now < sure {
+		return Minority, sure, true
+	}
+	return Majority, 0, false
 }
 
 // settleClaims brings the ledger up to date with the rest, and tells everybody
 // if this node has something new to say.
-func (v *View) settleClaims() {
-	standing, calm := v.standing()
+func (v *View) settleClaims(standing Standing) {
 	changed := v.ledger.Set(v.local.Owned, standing)
-	if standing == Minority {
-		changed = v.ledger.Weaken() || changed
-	}
-	if calm {
-		changed = v.ledger.Calm(func(a netip.Addr) bool {
-			for _, p := range v.peers {
-				if p.listed() && p.claims != nil && !p.claims.Claims[a].None() {
-					return true
-				}
-			}
-			return false
-		}) || changed
+	if standing == Majority {
+		changed = v.ledger.Raise(v.contested) || changed
 	}
 	if changed || v.self.Joining == v.learned || v.self.Leaving != v.local.Leaving ||
 		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) {
 		v.renew()
 		v.tellAll()
 	}
+}
+
+// contested reports whether another member claims the address.
+func (v *View) contested(a netip.Addr) bool {
+	for _, p := range v.peers {
+		if p.listed() && p.claims != nil && !p.claims.Claims[a].None() {
+			return true
+		}
+	}
+	return false
 }
 
 func sameInterfaces(a, b []lb.Interface) bool {
@@ -613,6 +647,9 @@ func (v *View) step(now time.Duration, p *peer, e Event) {
 		return
 	}
 	v.stale = true
+	if next.State != Alive && next.Cause != GoneLeft {
+		v.lost, v.lastLoss = true, now
+	}
 	c := Change{Node: p.node, State: next.State, Cause: next.Cause}
 	if before.State == Suspected || before.State == Stalled {
 		c.Doubted, c.For = true, now-before.Since

@@ -1,6 +1,7 @@
 package membership
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/netip"
@@ -30,6 +31,7 @@ type loop struct {
 	deaf time.Duration
 
 	own       *election.Record
+	heard     map[string]heard            // What acks brought last, by node.
 	wire      map[*election.Record][]byte // Encoded, of the records handed over.
 	exchanges map[netip.Addr]int          // Under way.
 	streams   map[netip.Addr]bool         // Under way; true when another is to follow.
@@ -106,6 +108,9 @@ func (l *loop) perform(e election.Effects) time.Duration {
 		l.ask(q)
 	}
 	for _, c := range e.Changes {
+		if c.State == election.Gone {
+			delete(l.heard, c.Node)
+		}
 		l.log(c)
 	}
 	if e.Members != nil {
@@ -126,6 +131,14 @@ func (l *loop) hand(records []*election.Record) {
 	}
 	l.wire = wire
 	l.m.state.Store(&state)
+	ack := as(state[0], election.Direct)
+	if len(ack) > packetSize {
+		ack = encodeBrief(l.own, election.Direct)
+	}
+	if len(ack) > packetSize {
+		ack = nil
+	}
+	l.m.ack.Store(&ack)
 }
 
 // encoded returns the record encoded as a relayed one.
@@ -305,6 +318,28 @@ func (l *loop) receiveState(b []byte) {
 		}
 	}
 	l.view.ReceiveState(l.now(), rs)
+}
+
+// A heard is a record that came with an ack.
+type heard struct {
+	b []byte
+	r *election.Record
+}
+
+// receiveAck takes the record that came with an ack. Most of the time it is the
+// same as last time; the View still wants to see it, for its node may claim
+// what is ours because it has not heard of that.
+func (l *loop) receiveAck(node string, b []byte) {
+	h := l.heard[node]
+	if !bytes.Equal(h.b, b) {
+		r, _ := l.decode(b)
+		if r == nil {
+			return
+		}
+		h = heard{b, r}
+		l.heard[node] = h
+	}
+	l.view.Receive(l.now(), h.r, election.Direct)
 }
 
 func (l *loop) decode(b []byte) (*election.Record, election.Kind) {

@@ -71,6 +71,8 @@ type Membership struct {
 	// state is what a peer is told in an exchange: encoded records, this
 	// node's first.
 	state atomic.Pointer[[][]byte]
+	// ack is what this node's acks bring along.
+	ack   atomic.Pointer[[]byte]
 	inbox inbox
 	news  *memberlist.TransmitLimitedQueue
 	size  atomic.Int32 // Listed members, for news.
@@ -93,6 +95,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 	m.size.Store(1)
 	m.members.Store(&[]election.Member{{Node: cfg.Node, Address: cfg.Bind, State: election.Joining}})
 	m.state.Store(&[][]byte{})
+	m.ack.Store(&[]byte{})
 	return m, nil
 }
 
@@ -146,7 +149,7 @@ func (m *Membership) Run(ctx context.Context) error {
 		// memory of it.
 		view:  election.NewView(m.cfg.Node, m.cfg.Bind, uint64(start.UnixNano()), p.view()),
 		slots: make(chan struct{}, atOnce), deaf: p.slow - 2*heartbeat,
-		exchanges: map[netip.Addr]int{}, streams: map[netip.Addr]bool{},
+		exchanges: map[netip.Addr]int{}, streams: map[netip.Addr]bool{}, heard: map[string]heard{},
 	}
 	l.perform(l.view.Settle(0)) // So that there is a record to hand over.
 
@@ -160,7 +163,7 @@ func (m *Membership) Run(ctx context.Context) error {
 	conf.EnableCompression = false
 	conf.TCPTimeout = streamTimeout
 	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
-	conf.Delegate, conf.Events = delegate{m}, delegate{m}
+	conf.Delegate, conf.Events, conf.Ping = delegate{m}, delegate{m}, delegate{m}
 	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped}
 	l.ml, err = memberlist.Create(conf)
 	if err != nil {
@@ -236,6 +239,21 @@ func (d delegate) NotifyMsg(b []byte) {
 // GetBroadcasts returns news to pass on.
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.m.news.GetBroadcasts(overhead, limit)
+}
+
+// AckPayload returns this node's record. Pings go round all members for ever, so
+// whatever loss swallowed is repaired within a round.
+func (d delegate) AckPayload() []byte { return *d.m.ack.Load() }
+
+// NotifyPingComplete takes the record that an ack brought.
+func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, b []byte) {
+	if len(b) == 0 {
+		return // Relayed by a third node: without.
+	}
+	name := n.Name
+	if !d.m.inbox.offer(func(l *loop) { l.receiveAck(name, b) }) {
+		d.m.metrics.dropped.WithLabelValues(dropOverflow).Inc()
+	}
 }
 
 // LocalState returns all this node knows, for an exchange.

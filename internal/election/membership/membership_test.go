@@ -305,7 +305,10 @@ func TestAPartitionHealsAtTheFirstPacket(t *testing.T) {
 		// The majority takes over what the minority owned.
 		heir := ms[2+round]
 		heir.Publish(Local{Interfaces: c.ifaces(3 + round), Owned: []netip.Addr{vip4}})
-		heir.sees("own claim", time.Second, claims(heir.node, vip4))
+		heir.sees("own claim, of a majority that it is sure of", 2*time.Second, func(l []election.Member) bool {
+			me, _ := find(l, heir.node)
+			return me.Claims[vip4].Standing == election.Majority
+		})
 		c.heal()
 		start := time.Now()
 		for _, m := range ms {
@@ -335,7 +338,7 @@ func TestAnIsolatedMembersClaimsAreTheLesserOnes(t *testing.T) {
 	ms[0].sees("the claim", time.Second, claims(ms[1].node, vip4))
 	c.partition([]int{1}, []int{2, 3, 4, 5})
 	ms[0].sees("the first loss", 3*time.Second, func(l []election.Member) bool { return len(l) < 5 })
-	// It claims as soon as it misses the owner, maybe while it still hears most.
+	// It claims as soon as it misses the owner, while it may still hear most.
 	ms[0].sees("loss of the owner", 5*time.Second, without(ms[1].node))
 	ms[0].Publish(Local{Interfaces: c.ifaces(1), Owned: []netip.Addr{vip4}})
 	ms[0].sees("isolation", 5*time.Second, func(l []election.Member) bool {

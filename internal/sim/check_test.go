@@ -1,0 +1,205 @@
+package sim
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Bounds of the invariants.
+const (
+	// calmAfter is how long after the last disturbance everything must be in
+	// order again.
+	calmAfter = 4 * time.Second
+	// gapMost is how long an address may go unanswered while somebody could
+	// answer for it: gossip's verdict, the questions, the decision. gapStalled
+	// is the same where a process was stopped, up to the slow bound.
+	gapMost    = lostLatest + 60*ms + 120*ms
+	gapStalled = slow + lostLatest + 300*ms
+	// bothMost is how long two nodes that hear each other may both answer, on a
+	// network that loses nothing: hand-over and healing; what a short cut
+	// swallowed is repaired by the next round of pings. bothLossy is the same
+	// with loss.
+	bothMost  = 4*pingEvery + 100*ms
+	bothLossy = 3 * time.Second
+)
+
+// A checker looks at the world whenever time passes.
+type checker struct {
+	w *world
+	// disturbed is when something last happened to the cluster, stalled when a
+	// process was last stopped or started.
+	disturbed, stalled time.Duration
+	gap, both          map[netip.Addr]time.Duration // Since when.
+	// calm is who owned what at the last calm moment, touched who was affected
+	// by anything since.
+	calm                map[netip.Addr]int
+	touched             map[int]bool
+	moved               map[netip.Addr]bool // Whose configuration changed.
+	worstGap, worstBoth time.Duration
+	// settled: connectivity is clean and all know the same configuration;
+	// whole: all that run hear each other; compared: and were compared.
+	settled, whole, compared bool
+}
+
+func (c *checker) init(w *world) {
+	*c = checker{w: w, gap: map[netip.Addr]time.Duration{}, both: map[netip.Addr]time.Duration{}, touched: map[int]bool{}, moved: map[netip.Addr]bool{}}
+	c.stalled = calmAfter
+}
+
+// disturb is called when something happens.
+func (c *checker) disturb() {
+	c.disturbed = c.w.now
+	clear(c.gap)
+	clear(c.both)
+	c.w.changed = true
+}
+
+// could reports whether the node could answer for the address, as far as it is
+// concerned: it runs, has a cable, may, and has learned who owns what.
+func (c *checker) could(n *node, a netip.Addr) bool {
+	return n.active() && n.carrier && !n.leaving && !n.config.barred[a][n.id] && n.own != nil && !n.own.Joining
+}
+
+func (c *checker) answers(n *node, a netip.Addr) bool {
+	return n.active() && n.carrier && slices.Contains(n.owned, a)
+}
+
+// before is called before time goes on to t; the world was as it is since now.
+func (c *checker) before(t time.Duration) {
+	w := c.w
+	if t == w.now {
+		return
+	}
+	if w.changed {
+		w.changed = false
+		c.look()
+	}
+	for a := range c.gap {
+		limit := gapMost
+		if w.now < c.stalled+gapStalled+time.Second {
+			limit = gapStalled
+		}
+		c.worstGap = max(c.worstGap, t-c.gap[a])
+		if t-c.gap[a] > limit {
+			w.fail("%s is not answered for since %.3fs although somebody could\n%s", a, c.gap[a].Seconds(), w)
+		}
+	}
+	for a := range c.both {
+		limit := bothMost
+		if w.loss > 0 {
+			limit = bothLossy
+		}
+		c.worstBoth = max(c.worstBoth, t-c.both[a])
+		if t-c.both[a] > limit {
+			w.fail("%s is answered for by two that hear each other since %.3fs\n%s", a, c.both[a].Seconds(), w)
+		}
+	}
+	if t < c.disturbed+calmAfter || !c.settled {
+		return
+	}
+	for _, m := range []map[netip.Addr]time.Duration{c.gap, c.both} {
+		for a := range m {
+			w.fail("%s has no or two owners long after the last disturbance\n%s", a, w)
+		}
+	}
+	if c.whole {
+		c.compare()
+	}
+}
+
+// look finds out how the world is now.
+func (c *checker) look() {
+	w := c.w
+	groups, clean := w.groups()
+	agreed := !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.running && !n.config.equal(w.truth) })
+	c.settled, c.whole, c.compared = clean && agreed, len(groups) == 1, false
+	for _, a := range w.addrs {
+		gap, both := false, false
+		for _, g := range groups {
+			owners, able := 0, 0
+			for _, n := range g {
+				if c.answers(n, a) {
+					owners++
+				}
+				if c.could(n, a) {
+					able++
+				}
+			}
+			gap = gap || owners == 0 && able > 0
+			both = both || owners > 1
+		}
+		c.lasting(c.gap, a, gap && c.settled)
+		c.lasting(c.both, a, both && c.settled)
+	}
+}
+
+func (c *checker) lasting(m map[netip.Addr]time.Duration, a netip.Addr, is bool) {
+	if !is {
+		delete(m, a)
+	} else if _, ok := m[a]; !ok {
+		m[a] = c.w.now
+	}
+}
+
+// compare finds what moved since the last calm moment, and whether it had a
+// cause.
+func (c *checker) compare() {
+	if c.compared {
+		return
+	}
+	c.compared = true
+	now := map[netip.Addr]int{}
+	for _, a := range c.w.addrs {
+		now[a] = -1
+		for _, n := range c.w.nodes {
+			if c.answers(n, a) {
+				now[a] = n.id
+			}
+		}
+		was, known := c.calm[a]
+		// To the node that the controller placed it on it may move at any time:
+		// it is the controller that lets placement follow a failover.
+		placed := now[a] >= 0 && c.w.truth.placed[a] == c.w.nodes[now[a]].name
+		if known && was >= 0 && now[a] != was && !c.touched[was] && !c.moved[a] && !placed {
+			c.w.fail("%s moved from n%d to n%d without a cause\n%s", a, was, now[a], c.w)
+		}
+	}
+	c.calm = now
+	clear(c.touched)
+	clear(c.moved)
+}
+
+// groups returns the nodes that run as groups that hear each other, and whether
+// they are cleanly parted: within a group everybody hears everybody.
+func (w *world) groups() (groups [][]*node, clean bool) {
+	clean = true
+	in := make([]int, len(w.nodes))
+	for i := range in {
+		in[i] = -1
+	}
+	for i, n := range w.nodes {
+		if !n.active() || in[i] >= 0 {
+			continue
+		}
+		g := []*node{n}
+		in[i] = len(groups)
+		for k := 0; k < len(g); k++ {
+			for j, m := range w.nodes {
+				if m.active() && in[j] < 0 && (!w.cut[g[k].id][j] || !w.cut[j][g[k].id]) && m.carrier && g[k].carrier {
+					in[j] = len(groups)
+					g = append(g, m)
+				}
+			}
+		}
+		groups = append(groups, g)
+	}
+	for i, n := range w.nodes {
+		for j, m := range w.nodes {
+			if i != j && in[i] >= 0 && in[i] == in[j] && n.active() && m.active() && !w.linked(i, j) {
+				clean = false
+			}
+		}
+	}
+	return groups, clean
+}

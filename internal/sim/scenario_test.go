@@ -1,0 +1,288 @@
+package sim
+
+import (
+	"bufio"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A scenario is a cluster and what happens to it, in the order of time. As text
+// it is one step a line:
+//
+//	seed 7 nodes 3 addresses 2 loss 0.05
+//	4000 crash 1 500       n1 is killed, and started again after 500 ms
+//	5000 power 2 off       n2 loses power
+//	5000 stop 0 900        n0's process is stopped for 900 ms
+//	5000 cable 0 out       n0's cable is pulled
+//	5000 leave 2 100       n2 leaves, and starts again 100 ms after
+//	5000 cut 0 1           packets from n0 to n1 are lost
+//	5000 part 0,1          n0 and n1 are parted from the rest
+//	5000 heal              nothing is cut or parted any more
+//	5000 bar 1 0 300       n1 may not announce address 0; told within 300 ms
+//	5000 allow 1 0 300     it may again
+//	5000 place 0 2 300     address 0 is placed on n2
+//	5000 suspect 0 1       n0's gossip takes n1 for dead, wrongly
+type scenario struct {
+	seed         uint64
+	nodes, addrs int
+	loss         float64
+	steps        []step
+	// gentle: there is time to recover between any two disturbances, so each
+	// move must have a cause.
+	gentle bool
+}
+
+type step struct {
+	at   time.Duration
+	verb string
+	args []string
+}
+
+func (s scenario) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d nodes %d addresses %d loss %g\n", s.seed, s.nodes, s.addrs, s.loss)
+	for _, st := range s.steps {
+		fmt.Fprintf(&b, "%d %s\n", st.at/ms, strings.TrimSpace(st.verb+" "+strings.Join(st.args, " ")))
+	}
+	return b.String()
+}
+
+func parse(text string) (s scenario, err error) {
+	lines := bufio.NewScanner(strings.NewReader(text))
+	for lines.Scan() {
+		line, _, _ := strings.Cut(lines.Text(), "#")
+		f := strings.Fields(line)
+		switch {
+		case len(f) == 0:
+		case f[0] == "seed":
+			if _, err = fmt.Sscanf(line, "seed %d nodes %d addresses %d loss %g", &s.seed, &s.nodes, &s.addrs, &s.loss); err != nil {
+				return s, fmt.Errorf("%q: %w", line, err)
+			}
+		default:
+			at, err := strconv.Atoi(f[0])
+			if err != nil || len(f) < 2 {
+				return s, fmt.Errorf("%q: want a time in milliseconds and what happens", line)
+			}
+			s.steps = append(s.steps, step{time.Duration(at) * ms, f[1], f[2:]})
+		}
+	}
+	return s, nil
+}
+
+// generate derives a scenario from a seed.
+func generate(seed uint64) scenario {
+	r := rand.New(rand.NewPCG(seed, 1))
+	s := scenario{seed: seed, nodes: 2 + r.IntN(4), addrs: 1 + r.IntN(4), gentle: r.IntN(2) == 0}
+	if r.IntN(3) == 0 {
+		s.loss = 0.05
+	}
+	at := 6 * time.Second
+	add := func(verb string, args ...any) {
+		st := step{at: at, verb: verb}
+		for _, a := range args {
+			st.args = append(st.args, fmt.Sprint(a))
+		}
+		s.steps = append(s.steps, st)
+	}
+	n := func() int { return r.IntN(s.nodes) }
+	count := 1 + r.IntN(3)
+	if !s.gentle {
+		count = 2 + r.IntN(8)
+	}
+	for range count {
+		pause := time.Duration(r.IntN(1500)) * ms
+		length := time.Duration(200+r.IntN(3000)) * ms
+		if s.gentle {
+			pause, length = 7*time.Second, time.Duration(200+r.IntN(6000))*ms
+		}
+		switch r.IntN(11) {
+		case 0:
+			add("crash", n(), r.IntN(2500))
+		case 1:
+			i := n()
+			add("power", i, "off")
+			at += length
+			add("power", i, "on")
+		case 2:
+			d := []int{100, 500, 1000, 1000, 200 + r.IntN(3000)}[r.IntN(5)]
+			add("stop", n(), d)
+			at += time.Duration(d) * ms
+		case 3:
+			i := n()
+			add("cable", i, "out")
+			at += length
+			add("cable", i, "in")
+		case 4:
+			add("leave", n(), r.IntN(2000))
+		case 5:
+			add("cut", n(), n())
+			at += length
+			add("heal")
+		case 6, 7:
+			var side []string
+			for i := range s.nodes {
+				if r.IntN(2) == 0 {
+					side = append(side, fmt.Sprint(i))
+				}
+			}
+			add("part", strings.Join(side, ","))
+			if side == nil {
+				s.steps = s.steps[:len(s.steps)-1]
+			}
+			at += length
+			add("heal")
+		case 8:
+			i, a := n(), r.IntN(s.addrs)
+			add("bar", i, a, r.IntN(1000))
+			at += length
+			add("allow", i, a, r.IntN(1000))
+		case 9:
+			add("place", r.IntN(s.addrs), n(), r.IntN(1000))
+		case 10:
+			add("suspect", n(), n())
+		}
+		at += pause
+	}
+	add("heal")
+	for i := range s.nodes {
+		add("power", i, "on")
+		add("cable", i, "in")
+	}
+	return s
+}
+
+// play runs the scenario and returns the world at its end.
+func (s scenario) play(verbose bool) *world {
+	w := newWorld(s)
+	w.verbose = verbose
+	for _, st := range s.steps {
+		w.run(st.at)
+		if w.failure != "" {
+			return w
+		}
+		s.do(w, st)
+	}
+	w.run(w.now + calmAfter + 3*time.Second)
+	return w
+}
+
+func (s scenario) do(w *world, st step) {
+	c := &w.check
+	arg := func(i int) int {
+		v, err := strconv.Atoi(st.args[i])
+		if err != nil {
+			panic(err)
+		}
+		return v
+	}
+	length := func(i int) time.Duration { return time.Duration(arg(i)) * ms }
+	// Without time to recover, anything may have been the cause.
+	if !s.gentle {
+		for i := range w.nodes {
+			c.touched[i] = true
+		}
+	}
+	w.note("-- %s %s", st.verb, strings.Join(st.args, " "))
+	c.disturb()
+	restart := func(after time.Duration) {
+		w.after(after, func() { c.disturb(); c.stalled = w.now })
+	}
+	switch st.verb {
+	case "crash":
+		n := w.nodes[arg(0)]
+		c.touched[n.id] = true
+		n.kill("is killed")
+		w.after(length(1), n.start)
+		restart(length(1))
+	case "power":
+		n := w.nodes[arg(0)]
+		if on := st.args[1] == "on"; on != n.powered {
+			c.touched[n.id] = true
+			n.power(on)
+			if on {
+				c.stalled = w.now
+			}
+		}
+	case "stop":
+		n := w.nodes[arg(0)]
+		if length(1) > time.Second {
+			c.touched[n.id] = true
+		}
+		c.stalled = w.now + length(1)
+		n.pause(length(1))
+		restart(length(1))
+	case "cable":
+		n := w.nodes[arg(0)]
+		if in := st.args[1] == "in"; in != n.carrier {
+			c.touched[n.id] = true
+			n.plug(in)
+		}
+	case "leave":
+		n := w.nodes[arg(0)]
+		c.touched[n.id] = true
+		n.leave(length(1))
+		restart(length(1))
+		restart(length(1) + 2*time.Second)
+	case "cut":
+		if i, j := arg(0), arg(1); i != j {
+			c.touched[i], c.touched[j] = true, true
+			w.cut[i][j] = true
+		}
+		w.watch()
+	case "part":
+		side := map[int]bool{}
+		for _, f := range strings.Split(st.args[0], ",") {
+			i, err := strconv.Atoi(f)
+			if err != nil {
+				panic(err)
+			}
+			side[i] = true
+		}
+		for i := range w.nodes {
+			for j := range w.nodes {
+				if side[i] != side[j] {
+					w.cut[i][j] = true
+				}
+			}
+			// Only what a minority owns may have to move, and only if there is
+			// a majority to take it over.
+			if mine := map[bool]int{true: len(side), false: s.nodes - len(side)}[side[i]]; 2*mine < s.nodes {
+				c.touched[i] = true
+			}
+		}
+		w.watch()
+	case "heal":
+		for i := range w.cut {
+			clear(w.cut[i])
+		}
+		w.watch()
+	case "bar", "allow":
+		n, a := arg(0), w.addrs[arg(1)]
+		c.moved[a] = true
+		w.configure(length(2), func(cfg *config) {
+			if cfg.barred[a] == nil {
+				cfg.barred[a] = map[int]bool{}
+			}
+			if st.verb == "bar" {
+				cfg.barred[a][n] = true
+			} else {
+				delete(cfg.barred[a], n)
+			}
+		})
+		restart(length(2))
+	case "place":
+		a := w.addrs[arg(0)]
+		c.moved[a] = true
+		w.configure(length(2), func(cfg *config) { cfg.placed[a] = w.nodes[arg(1)].name })
+		restart(length(2))
+	case "suspect":
+		if n, other := w.nodes[arg(0)], w.nodes[arg(1)]; n != other && n.active() && n.gossip[other.id] {
+			n.lose(other)
+		}
+	default:
+		panic("no such step: " + st.verb)
+	}
+}

@@ -1,0 +1,113 @@
+package sim
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	seeds = flag.Uint64("seeds", 10000, "how many scenarios to derive from seeds")
+	first = flag.Uint64("first", 0, "the first seed")
+)
+
+// report plays the scenario again, with its history.
+func report(t *testing.T, s scenario) {
+	t.Helper()
+	w := s.play(true)
+	history := w.history
+	if most := 120; len(history) > most {
+		history = append([]string{"..."}, history[len(history)-most:]...)
+	}
+	t.Errorf("%s\nscenario (gentle %v):\n%s\nhistory:\n%s", w.failure, s.gentle, s, strings.Join(history, "\n"))
+}
+
+// Among nodes that hear each other at most one answers for an address, one does
+// within the bound whenever one could, and nothing moves without a cause.
+func TestOneOwnerWhateverHappens(t *testing.T) {
+	n := *seeds
+	if testing.Short() {
+		n = min(n, 1000)
+	}
+	var next, failures atomic.Uint64
+	var mu sync.Mutex
+	var gap, both time.Duration
+	next.Store(*first)
+	start := time.Now()
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				seed := next.Add(1) - 1
+				if seed >= *first+n || failures.Load() >= 3 {
+					return
+				}
+				s := generate(seed)
+				w := s.play(false)
+				mu.Lock()
+				if w.failure != "" && failures.Add(1) <= 3 {
+					report(t, s)
+				}
+				if s.loss == 0 {
+					both = max(both, w.check.worstBoth)
+				}
+				gap = max(gap, w.check.worstGap)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d scenarios in %v; longest gap %v; longest overlap without loss %v", n, time.Since(start).Round(time.Millisecond), gap, both)
+}
+
+// Each file is a scenario that broke an invariant once.
+func TestRegressions(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", "*.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Fatal("no scenarios in testdata")
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := parse(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.gentle = strings.Contains(string(text), "# gentle")
+			if w := s.play(false); w.failure != "" {
+				report(t, s)
+			}
+		})
+	}
+}
+
+func TestAScenarioSurvivesItsText(t *testing.T) {
+	for seed := range uint64(200) {
+		s := generate(seed)
+		again, err := parse(s.String())
+		if err != nil || again.String() != s.String() {
+			t.Fatalf("seed %d: %v\n%s\n%s", seed, err, s, again)
+		}
+	}
+}
+
+func TestTheSameScenarioHasTheSameHistory(t *testing.T) {
+	for seed := range uint64(50) {
+		a, b := generate(seed).play(true), generate(seed).play(true)
+		if strings.Join(a.history, "\n") != strings.Join(b.history, "\n") {
+			t.Fatalf("seed %d: two histories", seed)
+		}
+	}
+}
