@@ -1,0 +1,199 @@
+// Command belfry-controller assigns addresses to Services of type LoadBalancer.
+// Of its replicas one is the leader and writes; the others are ready to follow.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/pflag"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/controller"
+	"github.com/belfrylb/belfry/internal/kube"
+)
+
+// version is set when a release is linked.
+var version = "unknown"
+
+type flags struct {
+	kubeconfig, namespace, class, identity string
+	drainTaint, gossipSecret               string
+	ignoreExcludeLB                        bool
+	lease                                  kube.LeaseTiming
+	healthAddress, metricsAddress          string
+	logLevel                               slog.Level
+	logFormat                              string
+}
+
+func main() {
+	f, done, err := parse(os.Args[1:])
+	if done {
+		return
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "belfry-controller: %v\n", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	log := logger(f)
+	kube.LogTo(log)
+	if err := run(ctx, f, log); err != nil {
+		log.Error("stopped", "err", err)
+		os.Exit(1)
+	}
+	log.Info("stopped")
+}
+
+// parse reads the command line; done is set when there is nothing left to do.
+func parse(args []string) (f flags, done bool, err error) {
+	namespace := os.Getenv("POD_NAMESPACE")
+	if namespace == "" {
+		namespace = "belfry-system"
+	}
+	hostname, _ := os.Hostname()
+	var level string
+	var showVersion bool
+	s := pflag.NewFlagSet("belfry-controller", pflag.ContinueOnError)
+	s.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's ServiceAccount")
+	s.StringVar(&f.namespace, "namespace", namespace, "namespace of the Lease and the gossip Secret")
+	s.StringVar(&f.class, "lb-class", "", "spec.loadBalancerClass of the Services to serve; empty serves those without a class")
+	s.StringVar(&f.identity, "identity", hostname, "name of this replica in the Lease; no two replicas may share one")
+	s.DurationVar(&f.lease.Lease, "lease-duration", 15*time.Second, "how long the other replicas wait for a leader that is silent")
+	s.DurationVar(&f.lease.Renew, "renew-deadline", 10*time.Second, "how long a leader goes on without renewing its Lease")
+	s.DurationVar(&f.lease.Retry, "retry-period", 2*time.Second, "pause between attempts to get or renew the Lease")
+	s.BoolVar(&f.ignoreExcludeLB, "ignore-exclude-lb", false, "as given to the speakers: nodes labelled node.kubernetes.io/exclude-from-external-load-balancers announce all the same")
+	s.StringVar(&f.drainTaint, "drain-taint", "", "as given to the speakers: key of a taint that drains a node")
+	s.StringVar(&f.gossipSecret, "gossip-secret", "belfry-gossip", "Secret with the speakers' gossip key, created when it does not exist")
+	s.StringVar(&f.healthAddress, "health-address", ":7881", "address for /healthz and /readyz")
+	s.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:7882", "address for /metrics; empty serves none")
+	s.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	s.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	s.BoolVar(&showVersion, "version", false, "print the version and exit")
+	if err := s.Parse(args); err != nil {
+		return f, errors.Is(err, pflag.ErrHelp), err
+	}
+	if showVersion {
+		fmt.Println("belfry-controller", version)
+		return f, true, nil
+	}
+	errs := []error{f.logLevel.UnmarshalText([]byte(level)), f.lease.Validate()}
+	if s.NArg() > 0 {
+		errs = append(errs, fmt.Errorf("unexpected argument %q", s.Arg(0)))
+	}
+	if f.logFormat != "text" && f.logFormat != "json" {
+		errs = append(errs, fmt.Errorf("--log-format %q: text or json", f.logFormat))
+	}
+	if f.identity == "" {
+		errs = append(errs, errors.New("--identity: the hostname is unknown, give a name"))
+	}
+	return f, false, errors.Join(errs...)
+}
+
+func logger(f flags) *slog.Logger {
+	o := &slog.HandlerOptions{Level: f.logLevel}
+	if f.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
+
+// run wires everything and returns when ctx ends or something cannot go on.
+func run(ctx context.Context, f flags, log *slog.Logger) error {
+	log.Info("starting", "version", version, "identity", f.identity)
+	config, err := kube.LoadConfig(f.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("kubeconfig: %w", err)
+	}
+	clients, err := kube.NewClients(config, "belfry-controller/"+version)
+	if err != nil {
+		return err
+	}
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{
+		Role: kube.Allocating, Class: kube.Class(f.class), DrainTaint: f.drainTaint,
+	})
+	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", f.identity, log)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	election := &kube.Election{
+		Client: clients.Core, Namespace: f.namespace, Name: "belfry-controller",
+		Identity: f.identity, Timing: f.lease, Log: log,
+	}
+	c := controller.New(controller.Options{
+		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(registry, events),
+		Announce: announce.Options{IgnoreExcludeLB: f.ignoreExcludeLB},
+		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Log: log,
+	})
+
+	// The watches, the Events and the servers outlive the leader's work, which
+	// needs them until its last write has returned.
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer end()
+	health := http.NewServeMux()
+	health.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	health.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-cluster.Synced():
+			fmt.Fprintln(w, "ok")
+		default:
+			http.Error(w, "the cluster has not been read yet", http.StatusServiceUnavailable)
+		}
+	})
+	if err := serve(background, &wg, f.healthAddress, health, log); err != nil {
+		return err
+	}
+	if f.metricsAddress != "" {
+		metrics := http.NewServeMux()
+		metrics.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+		if err := serve(background, &wg, f.metricsAddress, metrics, log); err != nil {
+			return err
+		}
+	}
+	wg.Go(func() { cluster.Run(background) })
+	wg.Go(func() { events.Run(background) })
+
+	return election.Run(ctx, func(ctx context.Context) error {
+		created, err := kube.EnsureGossipSecret(ctx, clients.Core, f.namespace, f.gossipSecret)
+		if err != nil {
+			// The speakers wait for it; the Services need not.
+			log.Warn("no gossip secret", "err", err)
+		} else if created {
+			log.Info("created the gossip secret", "secret", f.gossipSecret)
+		}
+		return c.Lead(ctx)
+	})
+}
+
+// serve serves HTTP in the background until ctx ends.
+func serve(ctx context.Context, wg *sync.WaitGroup, address string, h http.Handler, log *slog.Logger) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	wg.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("server ended", "address", address, "err", err)
+		}
+	})
+	wg.Go(func() {
+		<-ctx.Done()
+		server.Close()
+	})
+	return nil
+}

@@ -1,0 +1,390 @@
+package controller
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A loop is one term as leader. All of it belongs to the goroutine of run.
+type loop struct {
+	*Controller
+	planner  *allocator.Planner
+	services map[lb.ServiceKey]*service
+	pools    map[string]*pool
+	left     map[lb.ServiceKey]*leftover
+	// advertisements are the L2Advertisements by name.
+	advertisements map[string]*advertisement
+	// holders are the Services that hold an address, by the latest decisions.
+	holders map[netip.Addr][]lb.ServiceKey
+	// setting is what the last pass saw of the cluster besides its Services.
+	setting  lb.Snapshot
+	verdicts map[verdictKey]config.Verdict
+	// until is when the next reservation ends; zero when none does.
+	until time.Time
+
+	// backlog are the jobs for which no writer was free yet.
+	backlog []job
+	jobs    chan job
+	results chan result
+	// leftovers delivers what was found once.
+	leftovers chan map[lb.ServiceKey]string
+	// delayed are the attempts that wait for their time.
+	delayed map[*attempt]struct{}
+}
+
+// An attempt is the writing of one thing: at most one write is under way.
+type attempt struct {
+	// settle compares what is with what should be, and submits what is missing.
+	settle func()
+	// again is set when settle is due as soon as the write under way is over.
+	underWay, again bool
+	failures        int
+	notUntil        time.Time
+}
+
+// A service is what the loop knows of one Service.
+type service struct {
+	attempt
+	decision allocator.Decision
+	// version is the one that the planner knows.
+	version string
+	// refused says why no node may announce any of its addresses; the zero
+	// Condition when one may.
+	refused kube.Condition
+	// fresh is when it was first seen, until it has been told anything.
+	fresh time.Time
+}
+
+// A leftover is a Service that has left the LoadBalancers with marks of ours.
+type leftover struct {
+	attempt
+	uid string
+}
+
+func newLoop(c *Controller) *loop {
+	return &loop{
+		Controller: c,
+		planner:    allocator.New(),
+		services:   map[lb.ServiceKey]*service{},
+		pools:      map[string]*pool{},
+		left:       map[lb.ServiceKey]*leftover{},
+		holders:    map[netip.Addr][]lb.ServiceKey{},
+		verdicts:   map[verdictKey]config.Verdict{},
+
+		advertisements: map[string]*advertisement{},
+		jobs:           make(chan job),
+		results:        make(chan result, writers),
+		leftovers:      make(chan map[lb.ServiceKey]string, 1),
+		delayed:        map[*attempt]struct{}{},
+	}
+}
+
+// run lives until ctx ends. There is room for the results of the writes that
+// are under way then.
+func (l *loop) run(ctx context.Context) {
+	l.pass(l.Cluster.Everything())
+	cool := time.After(coolDown)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		// While cooling down, changes wait; writes and their results do not.
+		changed := l.Cluster.Changed()
+		if cool != nil {
+			changed = nil
+		}
+		var (
+			out  chan<- job
+			next job
+		)
+		if len(l.backlog) > 0 {
+			out, next = l.jobs, l.backlog[0]
+		}
+		timer.Reset(l.rest())
+		select {
+		case <-ctx.Done():
+			return
+		case <-cool:
+			cool = nil
+		case <-changed:
+			l.pass(l.Cluster.Changes())
+			cool = time.After(coolDown)
+		case out <- next:
+			l.backlog = l.backlog[1:]
+		case r := <-l.results:
+			l.ended(r)
+		case found := <-l.leftovers:
+			l.leave(found)
+		case <-timer.C:
+			l.wake()
+		}
+	}
+}
+
+// rest is how long nothing is due by time alone.
+func (l *loop) rest() time.Duration {
+	next := l.until
+	for a := range l.delayed {
+		if next.IsZero() || a.notUntil.Before(next) {
+			next = a.notUntil
+		}
+	}
+	if next.IsZero() {
+		return 24 * time.Hour
+	}
+	return max(time.Until(next), 0)
+}
+
+// wake does what is due by time.
+func (l *loop) wake() {
+	now := time.Now()
+	for a := range l.delayed {
+		if !now.Before(a.notUntil) {
+			delete(l.delayed, a)
+			l.look(a)
+		}
+	}
+	if !l.until.IsZero() && !now.Before(l.until) {
+		l.pass(kube.Changes{})
+	}
+}
+
+// look settles an attempt now, or as soon as it may.
+func (l *loop) look(a *attempt) {
+	switch {
+	case a.underWay:
+		a.again = true
+	case time.Now().Before(a.notUntil):
+		l.delayed[a] = struct{}{}
+	default:
+		a.settle()
+	}
+}
+
+// delay keeps an attempt from being settled for a while.
+func (l *loop) delay(a *attempt, d time.Duration) {
+	a.notUntil = time.Now().Add(d)
+	l.delayed[a] = struct{}{}
+}
+
+// forgive lets an attempt be made at once: its object has changed.
+func (l *loop) forgive(a *attempt) {
+	a.failures, a.notUntil = 0, time.Time{}
+	delete(l.delayed, a)
+}
+
+// submit queues the write of an attempt.
+func (l *loop) submit(a *attempt, j job) {
+	a.underWay = true
+	j.attempt = a
+	l.backlog = append(l.backlog, j)
+}
+
+// ended takes note of what became of a write.
+func (l *loop) ended(r result) {
+	switch r.outcome {
+	case kube.Refused, kube.Busy, kube.Unknown:
+		l.Log.Warn("write failed", "kind", r.kind, "object", r.object, "reason", r.outcome.String(), "err", r.err)
+	case kube.Stale, kube.Gone:
+		l.Log.Debug("write overtaken", "kind", r.kind, "object", r.object, "reason", r.outcome.String(), "err", r.err)
+	}
+	a := r.attempt
+	a.underWay = false
+	if pause := retryAfter(r.outcome, a.failures+1); pause > 0 {
+		a.failures++
+		l.delay(a, pause)
+	} else {
+		l.forgive(a)
+	}
+	if r.done != nil {
+		r.done(r.outcome)
+	}
+	if a.again {
+		a.again = false
+		l.look(a)
+	}
+}
+
+// pass tells the planner what has changed, and settles what it decides.
+func (l *loop) pass(ch kube.Changes) {
+	began := time.Now()
+	defer func() { l.Metrics.passes.Observe(time.Since(began).Seconds()) }()
+	if ch.Config || ch.Pools || ch.Nodes {
+		l.takeSetting()
+	}
+	if ch.Config || ch.Pools {
+		l.planner.SetPools(l.setting.Pools)
+	}
+	if ch.Nodes {
+		l.planner.SetNodes(l.setting.Nodes)
+	}
+	for _, key := range ch.Services {
+		l.put(key)
+	}
+	plan := l.planner.Plan(began)
+	l.until = plan.Until
+
+	affected := make([]lb.ServiceKey, 0, len(plan.Services)+len(ch.Endpoints))
+	for _, d := range plan.Services {
+		affected = append(affected, l.decided(d)...)
+	}
+	affected = append(affected, ch.Endpoints...)
+	if ch.Config || ch.Nodes {
+		affected = affected[:0]
+		for key := range l.services {
+			affected = append(affected, key)
+		}
+	}
+	slices.SortFunc(affected, lb.ServiceKey.Compare)
+	affected = slices.Compact(affected)
+	l.judge(affected)
+	for _, key := range affected {
+		if s := l.services[key]; s != nil {
+			l.look(&s.attempt)
+		}
+	}
+	l.settlePools(plan.Pools, ch)
+	if ch.Config {
+		l.settleAdvertisements()
+	}
+	l.leave(ch.Left)
+}
+
+// put tells the planner what a Service is now.
+func (l *loop) put(key lb.ServiceKey) {
+	is, ok := l.Cluster.Service(key)
+	s := l.services[key]
+	if !ok {
+		l.planner.Delete(key)
+		if s != nil {
+			l.hold(key, s.decision.Assignments, nil)
+			l.Metrics.count(s.decision.Reason, -1)
+			delete(l.delayed, &s.attempt)
+			delete(l.services, key)
+		}
+		return
+	}
+	if s == nil {
+		s = &service{}
+		s.settle = func() { l.settle(key, s) }
+		l.services[key] = s
+		l.Metrics.count(s.decision.Reason, +1)
+		if is.Allocated == (kube.Condition{}) {
+			s.fresh = is.Seen
+		}
+	}
+	if s.version != is.Version {
+		s.version = is.Version
+		l.forgive(&s.attempt)
+	}
+	l.planner.Put(is.Service)
+}
+
+// decided takes note of a decision and returns the Services whose announcing it
+// bears on: its own and those that share an address with it, or did.
+func (l *loop) decided(d allocator.Decision) []lb.ServiceKey {
+	s := l.services[d.Service]
+	if s == nil {
+		return nil
+	}
+	affected := []lb.ServiceKey{d.Service}
+	affected = append(affected, l.sharing(s.decision)...)
+	affected = append(affected, l.sharing(d)...)
+	l.hold(d.Service, s.decision.Assignments, d.Assignments)
+	l.Metrics.count(s.decision.Reason, -1)
+	l.Metrics.count(d.Reason, +1)
+	s.decision = d
+	return affected
+}
+
+// hold enters which addresses a Service holds.
+func (l *loop) hold(key lb.ServiceKey, was, is []allocator.Assignment) {
+	for _, a := range was {
+		rest := slices.DeleteFunc(l.holders[a.Address], func(k lb.ServiceKey) bool { return k == key })
+		if len(rest) == 0 {
+			delete(l.holders, a.Address)
+		} else {
+			l.holders[a.Address] = rest
+		}
+	}
+	for _, a := range is {
+		l.holders[a.Address] = append(l.holders[a.Address], key)
+	}
+}
+
+// sharing returns the Services that hold an address of a decision.
+func (l *loop) sharing(d allocator.Decision) []lb.ServiceKey {
+	var all []lb.ServiceKey
+	for _, a := range d.Assignments {
+		all = append(all, l.holders[a.Address]...)
+	}
+	return all
+}
+
+// settle writes to a Service what it should carry, unless it does.
+func (l *loop) settle(key lb.ServiceKey, s *service) {
+	is, ok := l.Cluster.Service(key)
+	if !ok || l.services[key] != s {
+		return // the next pass knows more
+	}
+	want := s.want()
+	if is.Carries(want) {
+		return
+	}
+	d := s.decision
+	l.submit(&s.attempt, job{
+		kind: kindService, object: key.String(),
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteService(ctx, is, want) },
+		done: func(o kube.Outcome) {
+			switch o {
+			case kube.Done:
+				l.tell(is, d, want)
+				if len(want.Addresses) > 0 && !s.fresh.IsZero() {
+					l.Metrics.latency.Observe(time.Since(s.fresh).Seconds())
+				}
+				s.fresh = time.Time{}
+			case kube.Stale:
+				// What it has become may have been seen while this was under way.
+				if now, ok := l.Cluster.Service(key); ok && now.Version != is.Version {
+					s.again = true
+				}
+			}
+		},
+	})
+}
+
+// leave cleans up the Services that have left the LoadBalancers.
+func (l *loop) leave(found map[lb.ServiceKey]string) {
+	for key, uid := range found {
+		o := &leftover{uid: uid}
+		o.settle = func() { l.clean(key, o) }
+		l.left[key] = o
+		l.look(&o.attempt)
+	}
+}
+
+func (l *loop) clean(key lb.ServiceKey, o *leftover) {
+	if l.left[key] != o {
+		return // superseded
+	}
+	l.submit(&o.attempt, job{
+		kind: kindCleanup, object: key.String(),
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.CleanService(ctx, key, o.uid) },
+		done: func(outcome kube.Outcome) {
+			switch outcome {
+			case kube.Stale:
+				o.again = true // it has changed since it was read: read it again
+			case kube.Done, kube.Unchanged, kube.Gone:
+				if l.left[key] == o {
+					delete(l.left, key)
+				}
+			}
+		},
+	})
+}

@@ -1,0 +1,156 @@
+package controller
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A pool is what the loop knows of one IPAddressPool.
+type pool struct {
+	status, finalizer attempt
+	decision          allocator.PoolDecision
+	// written is when its status was last written.
+	written time.Time
+}
+
+// An advertisement is what the loop knows of one L2Advertisement.
+type advertisement struct {
+	attempt
+	verdict config.Verdict
+}
+
+// A verdictKey names an object that configures us.
+type verdictKey struct{ kind, name string }
+
+// takeSetting takes note of the cluster besides its Services.
+func (l *loop) takeSetting() {
+	var verdicts []config.Verdict
+	l.setting, verdicts = l.Cluster.Setting()
+	clear(l.verdicts)
+	for _, v := range verdicts {
+		l.verdicts[verdictKey{v.Kind, v.Name}] = v
+	}
+}
+
+// settleAdvertisements writes what has been found about them.
+func (l *loop) settleAdvertisements() {
+	for key, a := range l.advertisements {
+		if _, exists := l.verdicts[verdictKey{"L2Advertisement", key}]; !exists {
+			delete(l.delayed, &a.attempt)
+			delete(l.advertisements, key)
+		}
+	}
+	for key, v := range l.verdicts {
+		if key.kind != "L2Advertisement" {
+			continue
+		}
+		a := l.advertisements[key.name]
+		if a == nil {
+			a = &advertisement{}
+			a.settle = func() { l.settleAdvertisement(a) }
+			l.advertisements[key.name] = a
+		}
+		if a.verdict.Generation != v.Generation || !slices.Equal(a.verdict.Problems, v.Problems) {
+			l.forgive(&a.attempt)
+		}
+		a.verdict = v
+		l.look(&a.attempt)
+	}
+}
+
+func (l *loop) settleAdvertisement(a *advertisement) {
+	v := a.verdict
+	if l.advertisements[v.Name] != a || l.Cluster.ShowsVerdict(v) {
+		return
+	}
+	l.submit(&a.attempt, job{
+		kind: kindAdvertisement, object: v.Name,
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteAccepted(ctx, v) },
+	})
+}
+
+// settlePools takes note of what was decided about pools, and writes what has
+// become of them.
+func (l *loop) settlePools(decisions []allocator.PoolDecision, ch kube.Changes) {
+	for _, d := range decisions {
+		p := l.pools[d.Pool]
+		if p == nil {
+			p = &pool{}
+			p.status.settle = func() { l.settlePoolStatus(d.Pool, p) }
+			p.finalizer.settle = func() { l.settleFinalizer(d.Pool, p) }
+			l.pools[d.Pool] = p
+		}
+		p.decision = d
+		l.Metrics.pool(d)
+	}
+	for name, p := range l.pools {
+		if _, exists := l.Cluster.Pool(name); !exists {
+			delete(l.delayed, &p.status)
+			delete(l.delayed, &p.finalizer)
+			delete(l.pools, name)
+			l.Metrics.forget(name)
+			continue
+		}
+		if ch.Config || ch.Pools || slices.ContainsFunc(decisions, func(d allocator.PoolDecision) bool { return d.Pool == name }) {
+			l.look(&p.finalizer)
+			l.look(&p.status)
+		}
+	}
+}
+
+// settleFinalizer keeps a pool from being deleted while it is in use.
+func (l *loop) settleFinalizer(name string, p *pool) {
+	is, ok := l.Cluster.Pool(name)
+	if !ok || l.pools[name] != p {
+		return
+	}
+	inUse := p.decision.InUse
+	if slices.Contains(is.Finalizers, kube.FinalizerInUse) == inUse || inUse && is.DeletionTimestamp != nil {
+		return
+	}
+	l.submit(&p.finalizer, job{
+		kind: kindFinalizer, object: name,
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.SetPoolInUse(ctx, is, inUse) },
+	})
+}
+
+// settlePoolStatus writes a pool's status when it differs, after a pause when
+// it was written just now: what happens meanwhile is written together.
+func (l *loop) settlePoolStatus(name string, p *pool) {
+	is, ok := l.Cluster.Pool(name)
+	if !ok || l.pools[name] != p {
+		return
+	}
+	want := l.poolReport(name, p).status(is.Status)
+	if kube.SamePoolStatus(is.Status, want) {
+		return
+	}
+	if wait := time.Until(p.written.Add(poolPause)); wait > 0 {
+		l.delay(&p.status, wait)
+		return
+	}
+	p.written = time.Now()
+	l.submit(&p.status, job{
+		kind: kindPool, object: name,
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WritePoolStatus(ctx, is, want) },
+	})
+}
+
+// poolReport collects what a pool's status is made of.
+func (l *loop) poolReport(name string, p *pool) poolReport {
+	r := poolReport{decision: p.decision, verdict: l.verdicts[verdictKey{"IPAddressPool", name}]}
+	if i, found := slices.BinarySearchFunc(l.setting.Pools, name, func(p lb.Pool, name string) int { return cmp.Compare(p.Name, name) }); found {
+		r.ranges = l.setting.Pools[i].Ranges
+	}
+	if p.decision.V4.Orphans+p.decision.V6.Orphans > 0 {
+		r.orphans = l.orphans(name)
+	}
+	return r
+}

@@ -1,0 +1,130 @@
+package controller
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// want is what a Service should carry by what has been decided about it.
+func (s *service) want() kube.ServiceWrite {
+	d := s.decision
+	if d.Reason == allocator.NotOurs {
+		return kube.ServiceWrite{Announced: &kube.Condition{}}
+	}
+	w := kube.ServiceWrite{
+		Reallocated: d.Reallocated,
+		Allocated:   kube.Condition{Status: metav1.ConditionFalse, Reason: d.Reason.String(), Message: d.Sentence()},
+	}
+	if d.Allocated() {
+		w.Allocated.Status = metav1.ConditionTrue
+	}
+	for _, a := range d.Assignments {
+		w.Addresses = append(w.Addresses, a.Address)
+		w.Pools = append(w.Pools, a.Pool)
+	}
+	switch {
+	case len(d.Assignments) == 0:
+		w.Announced = &kube.Condition{}
+	case s.refused != kube.Condition{}:
+		refused := s.refused // the write outlives the judgement
+		w.Announced = &refused
+	}
+	return w
+}
+
+// judge finds out for some Services whether any node may announce them as they
+// will be once their decisions are carried out. The Services that share an
+// address with them must be among them.
+func (l *loop) judge(keys []lb.ServiceKey) {
+	world := l.setting
+	world.Services = nil
+	for _, key := range keys {
+		s := l.services[key]
+		if s == nil {
+			continue
+		}
+		s.refused = kube.Condition{}
+		if is, ok := l.Cluster.Service(key); ok && len(s.decision.Assignments) > 0 {
+			world.Services = append(world.Services, s.decision.Apply(is.Service))
+		}
+	}
+	if len(world.Services) == 0 {
+		return
+	}
+	index := announce.NewIndex(world, l.Announce)
+	for _, s := range world.Services {
+		l.services[s.Key].refused = refusal(index, s.Assigned)
+	}
+}
+
+// refusal is the condition of a Service none of whose addresses any node may
+// announce, or the zero Condition.
+func refusal(index *announce.Index, addresses []netip.Addr) kube.Condition {
+	var (
+		reason    announce.Reason
+		sentences []string
+	)
+	for _, a := range addresses {
+		r := index.Refusal(a)
+		if r.Reason == announce.Eligible {
+			return kube.Condition{}
+		}
+		reason = max(reason, r.Reason)
+		if s := r.Sentence(); !slices.Contains(sentences, s) {
+			sentences = append(sentences, s)
+		}
+	}
+	return kube.Condition{Status: metav1.ConditionFalse, Reason: reason.String(), Message: strings.Join(sentences, "; ")}
+}
+
+// Reasons of Events about Services.
+const (
+	eventAllocated = "IPAllocated"
+	eventFailed    = "AllocationFailed"
+	eventReleased  = "IPReleased"
+	eventOrphaned  = "IPOrphaned"
+	eventSilent    = "NotAnnounced"
+)
+
+// tell reports the transitions that a write has made: from what the Service was
+// to what it carries now.
+func (l *loop) tell(was kube.Service, d allocator.Decision, is kube.ServiceWrite) {
+	about := was.Reference()
+	event := func(warning bool, reason, action, format string, args ...any) {
+		l.Events.Record(kube.Event{About: about, Warning: warning, Reason: reason, Action: action, Note: fmt.Sprintf(format, args...)})
+	}
+	var gained []string
+	for i, a := range is.Addresses {
+		if !slices.Contains(was.Assigned, a) {
+			gained = append(gained, fmt.Sprintf("%v from pool %s", a, is.Pools[i]))
+		}
+	}
+	if len(gained) > 0 {
+		event(false, eventAllocated, "Allocate", "assigned %s", strings.Join(gained, " and "))
+	}
+	for _, r := range d.Released {
+		if slices.Contains(was.Assigned, r.Address) {
+			event(r.Cause == allocator.LostToOlder, eventReleased, "Release", "%s", r.Sentence())
+		}
+	}
+	if is.Allocated.Reason != was.Allocated.Reason {
+		switch {
+		case d.Reason == allocator.Orphaned:
+			event(true, eventOrphaned, "Allocate", "%s", is.Allocated.Message)
+		case !d.Reason.Satisfied() && d.Reason != allocator.NotOurs:
+			event(true, eventFailed, "Allocate", "%s", is.Allocated.Message)
+		}
+	}
+	if is.Announced != nil && is.Announced.Status == metav1.ConditionFalse && was.Announced.Reason != is.Announced.Reason {
+		event(true, eventSilent, "Announce", "%s", is.Announced.Message)
+	}
+}

@@ -1,0 +1,485 @@
+package kube
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/kube/client/versioned"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Role is what a Cluster is watched for.
+type Role uint8
+
+// Roles.
+const (
+	// Announcing needs to know what is assigned, not how that came about.
+	Announcing Role = iota
+	// Allocating needs the journals in the pools' status besides.
+	Allocating
+)
+
+// Options say which part of the cluster concerns us.
+type Options struct {
+	Role Role
+	// Class decides which Services are ours.
+	Class Class
+	// DrainTaint is the key of a taint that drains a Node; empty for none.
+	DrainTaint string
+}
+
+// A Cluster is what the API server holds that concerns us, in our own nouns and
+// always nearly up to date. [Cluster.Run] keeps it so.
+//
+// It says that something has changed; whoever asks then gets the whole, or
+// which parts. Values handed out are shared and must not be changed.
+type Cluster struct {
+	core    kubernetes.Interface
+	own     versioned.Interface
+	options Options
+	signal  chan struct{}
+	synced  chan struct{}
+
+	mu         sync.Mutex
+	loading    int // tables that are not loaded yet
+	services   *table[*Service]
+	slices     *table[slice]
+	nodes      *table[lb.Node]
+	namespaces *table[map[string]string]
+	pools      *table[*v1beta1.IPAddressPool]
+	l2ads      *table[*v1beta1.L2Advertisement]
+	// byService are the EndpointSlices of each Service, endpoints their sums.
+	byService map[lb.ServiceKey]map[name]*slice
+	endpoints map[lb.ServiceKey]lb.Endpoints
+	changes   changes
+
+	// snapshot is the last one made; stale are the Services in it that have
+	// changed since, and config, nodes say the same of the rest.
+	snapshot                lb.Snapshot
+	stale                   map[lb.ServiceKey]struct{}
+	staleConfig, staleNodes bool
+	config                  config.Config
+}
+
+// changes are what has changed since somebody asked.
+type changes struct {
+	services, endpoints  map[lb.ServiceKey]struct{}
+	left                 map[lb.ServiceKey]string
+	config, pools, nodes bool
+}
+
+// Changes are the parts of the cluster that changed since they were last asked
+// for. Keys are in no order.
+type Changes struct {
+	// Services came, went or changed; Endpoints have other usable endpoints.
+	Services, Endpoints []lb.ServiceKey
+	// Left are the Services, with their UID, that are no LoadBalancer any more
+	// or do not exist any more, and carried something of ours when last seen.
+	Left map[lb.ServiceKey]string
+	// Config is set when the spec of a pool or an advertisement changed, Pools
+	// when anything of a pool did ([Allocating] only), Nodes when a Node did.
+	Config, Pools, Nodes bool
+}
+
+// NewCluster prepares to watch a cluster.
+func NewCluster(core kubernetes.Interface, own versioned.Interface, o Options) *Cluster {
+	c := &Cluster{
+		core: core, own: own, options: o,
+		signal:      make(chan struct{}, 1),
+		synced:      make(chan struct{}),
+		byService:   map[lb.ServiceKey]map[name]*slice{},
+		endpoints:   map[lb.ServiceKey]lb.Endpoints{},
+		stale:       map[lb.ServiceKey]struct{}{},
+		staleConfig: true,
+		staleNodes:  true,
+	}
+	c.changes.reset()
+	c.services = newTable(&c.mu, as(c.reduceService), c.serviceChanged, c.loaded)
+	c.slices = newTable(&c.mu, as(func(s *discoveryv1.EndpointSlice) slice { return reduceSlice(s) }), c.sliceChanged, c.loaded)
+	c.nodes = newTable(&c.mu, as(func(n *corev1.Node) lb.Node { return reduceNode(n, o.DrainTaint) }), c.nodeChanged, c.loaded)
+	c.namespaces = newTable(&c.mu, as(func(n *corev1.Namespace) map[string]string { return n.Labels }), c.namespaceChanged, c.loaded)
+	c.pools = newTable(&c.mu, as(stripped[*v1beta1.IPAddressPool]), c.poolChanged, c.loaded)
+	c.l2ads = newTable(&c.mu, as(stripped[*v1beta1.L2Advertisement]), specChanged[*v1beta1.L2Advertisement](c), c.loaded)
+	c.loading = 6
+	return c
+}
+
+// as makes a table's reduction of a function for one API type.
+func as[T, V any](reduce func(T) V) func(any) (V, error) {
+	return func(o any) (v V, err error) {
+		t, ok := o.(T)
+		if !ok {
+			return v, fmt.Errorf("unexpected type, want %T", t)
+		}
+		return reduce(t), nil
+	}
+}
+
+// stripped drops the metadata that nobody reads.
+func stripped[T metav1.Object](o T) T {
+	o.SetManagedFields(nil)
+	annotations := o.GetAnnotations()
+	delete(annotations, corev1.LastAppliedConfigAnnotation)
+	o.SetAnnotations(annotations)
+	return o
+}
+
+// Run watches the cluster until ctx ends.
+func (c *Cluster) Run(ctx context.Context) {
+	core, discovery, own := c.core.CoreV1(), c.core.DiscoveryV1(), c.own.BelfryV1beta1()
+	services, slices := core.Services(""), discovery.EndpointSlices("")
+	reflectors := []*cache.Reflector{
+		reflect(&corev1.Service{}, c.services, c.core, services.List, services.Watch, onlyLoadBalancers),
+		reflect(&discoveryv1.EndpointSlice{}, c.slices, c.core, slices.List, slices.Watch, notHeadless),
+		reflect(&corev1.Node{}, c.nodes, c.core, core.Nodes().List, core.Nodes().Watch, everything),
+		reflect(&corev1.Namespace{}, c.namespaces, c.core, core.Namespaces().List, core.Namespaces().Watch, everything),
+		reflect(&v1beta1.IPAddressPool{}, c.pools, c.own, own.IPAddressPools().List, own.IPAddressPools().Watch, everything),
+		reflect(&v1beta1.L2Advertisement{}, c.l2ads, c.own, own.L2Advertisements().List, own.L2Advertisements().Watch, everything),
+	}
+	var wg sync.WaitGroup
+	for _, r := range reflectors {
+		wg.Go(func() { r.RunWithContext(ctx) })
+	}
+	wg.Wait()
+}
+
+// reflect prepares to keep a table up to date. A broken watch is resumed within
+// seconds, however long the API server was away: addresses wait.
+func reflect[L runtime.Object](
+	example runtime.Object, store cache.ReflectorStore, client any,
+	list func(context.Context, metav1.ListOptions) (L, error),
+	watch func(context.Context, metav1.ListOptions) (watch.Interface, error),
+	only func(metav1.ListOptions) metav1.ListOptions,
+) *cache.Reflector {
+	source := &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			return list(ctx, only(o))
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watchInterface, error) {
+			return watch(ctx, only(o))
+		},
+	}
+	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(source, client), example, store, cache.ReflectorOptions{
+		Name:    fmt.Sprintf("%T", example),
+		Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Cap: 3 * time.Second, Factor: 2, Jitter: 0.5, Steps: 10},
+	})
+}
+
+// watchInterface is watch.Interface where a parameter hides the package.
+type watchInterface = watch.Interface
+
+func everything(o metav1.ListOptions) metav1.ListOptions { return o }
+
+// onlyLoadBalancers leaves out all other Services. One that ceases to be a
+// LoadBalancer is reported as deleted.
+func onlyLoadBalancers(o metav1.ListOptions) metav1.ListOptions {
+	o.FieldSelector = "spec.type=" + string(corev1.ServiceTypeLoadBalancer)
+	return o
+}
+
+// notHeadless leaves out the EndpointSlices that cannot concern us.
+func notHeadless(o metav1.ListOptions) metav1.ListOptions {
+	o.LabelSelector = discoveryv1.LabelServiceName + ",!" + corev1.IsHeadlessService
+	return o
+}
+
+// Synced is closed once everything has been read for the first time.
+func (c *Cluster) Synced() <-chan struct{} { return c.synced }
+
+// Changed delivers when something has changed since it last delivered.
+func (c *Cluster) Changed() <-chan struct{} { return c.signal }
+
+func (c *Cluster) loaded() {
+	if c.loading--; c.loading == 0 {
+		close(c.synced)
+	}
+}
+
+// notify wakes whoever waits on Changed.
+func (c *Cluster) notify() {
+	select {
+	case c.signal <- struct{}{}:
+	default:
+	}
+}
+
+func (c *Cluster) reduceService(s *corev1.Service) *Service {
+	out := c.options.Class.service(s)
+	if out != nil {
+		out.Seen = time.Now()
+	}
+	return out
+}
+
+func (c *Cluster) serviceChanged(was, is *row[*Service]) {
+	var old, now *Service
+	if was != nil {
+		old = was.value
+	}
+	if is != nil {
+		now = is.value
+	}
+	if old == nil && now == nil {
+		return
+	}
+	var key lb.ServiceKey
+	if old != nil {
+		key = old.Key
+	} else {
+		key = now.Key
+	}
+	if is == nil && old.Marked {
+		c.changes.left[key] = old.UID
+	}
+	if is != nil {
+		delete(c.changes.left, key)
+	}
+	c.changes.services[key] = struct{}{}
+	c.stale[key] = struct{}{}
+	c.notify()
+}
+
+func (c *Cluster) sliceChanged(was, is *row[slice]) {
+	if was != nil && is != nil && was.value.equal(&is.value) {
+		return
+	}
+	if was != nil {
+		if of := c.byService[was.value.service]; of != nil {
+			delete(of, was.name)
+			if len(of) == 0 {
+				delete(c.byService, was.value.service)
+			}
+		}
+		c.sum(was.value.service)
+	}
+	if is != nil {
+		of := c.byService[is.value.service]
+		if of == nil {
+			of = map[name]*slice{}
+			c.byService[is.value.service] = of
+		}
+		of[is.name] = &is.value
+		c.sum(is.value.service)
+	}
+}
+
+// sum counts a Service's endpoints anew.
+func (c *Cluster) sum(key lb.ServiceKey) {
+	is := sumSlices(slices.Collect(maps.Values(c.byService[key])))
+	if maps.Equal(is, c.endpoints[key]) {
+		return
+	}
+	if len(is) == 0 {
+		delete(c.endpoints, key)
+	} else {
+		c.endpoints[key] = is
+	}
+	if s := c.services.rows[name{Namespace: key.Namespace, Name: key.Name}]; s == nil || s.value == nil {
+		return
+	}
+	c.changes.endpoints[key] = struct{}{}
+	c.stale[key] = struct{}{}
+	c.notify()
+}
+
+func (c *Cluster) nodeChanged(was, is *row[lb.Node]) {
+	if was != nil && is != nil && equalNode(was.value, is.value) {
+		return
+	}
+	c.changes.nodes, c.staleNodes = true, true
+	c.notify()
+}
+
+func (c *Cluster) namespaceChanged(was, is *row[map[string]string]) {
+	if is == nil || was != nil && maps.Equal(was.value, is.value) {
+		return // its Services go before a namespace does
+	}
+	for n, s := range c.services.rows {
+		if n.Namespace == is.name.Name && s.value != nil {
+			c.changes.services[s.value.Key] = struct{}{}
+			c.stale[s.value.Key] = struct{}{}
+			c.notify()
+		}
+	}
+}
+
+// sameSpec reports whether an object differs in its status at most.
+func sameSpec[T metav1.Object](was, is *row[T]) bool {
+	return was != nil && is != nil && was.uid == is.uid &&
+		was.value.GetGeneration() == is.value.GetGeneration() &&
+		(was.value.GetDeletionTimestamp() == nil) == (is.value.GetDeletionTimestamp() == nil) &&
+		maps.Equal(was.value.GetLabels(), is.value.GetLabels())
+}
+
+func specChanged[T metav1.Object](c *Cluster) func(was, is *row[T]) {
+	return func(was, is *row[T]) {
+		if !sameSpec(was, is) {
+			c.changes.config, c.staleConfig = true, true
+			c.notify()
+		}
+	}
+}
+
+func (c *Cluster) poolChanged(was, is *row[*v1beta1.IPAddressPool]) {
+	specChanged[*v1beta1.IPAddressPool](c)(was, is)
+	if c.options.Role == Allocating {
+		c.changes.pools, c.staleConfig = true, true
+		c.notify()
+	}
+}
+
+func (c *changes) reset() {
+	*c = changes{
+		services: map[lb.ServiceKey]struct{}{}, endpoints: map[lb.ServiceKey]struct{}{},
+		left: map[lb.ServiceKey]string{},
+	}
+}
+
+// Changes returns what has changed since the last call.
+func (c *Cluster) Changes() Changes {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := Changes{
+		Services:  slices.Collect(maps.Keys(c.changes.services)),
+		Endpoints: slices.Collect(maps.Keys(c.changes.endpoints)),
+		Left:      c.changes.left,
+		Config:    c.changes.config,
+		Pools:     c.changes.pools,
+		Nodes:     c.changes.nodes,
+	}
+	c.changes.reset()
+	return out
+}
+
+// Everything returns Changes that name everything there is, for those who know
+// nothing yet.
+func (c *Cluster) Everything() Changes {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true}
+	for s := range rows(c.services) {
+		if s != nil {
+			out.Services = append(out.Services, s.Key)
+		}
+	}
+	c.changes.reset()
+	return out
+}
+
+// Service returns a Service as it is now, and false when there is none that
+// concerns us.
+func (c *Cluster) Service(key lb.ServiceKey) (Service, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.service(key)
+}
+
+// service completes a row with what other objects say about it.
+func (c *Cluster) service(key lb.ServiceKey) (Service, bool) {
+	r := c.services.rows[name{Namespace: key.Namespace, Name: key.Name}]
+	if r == nil || r.value == nil {
+		return Service{}, false
+	}
+	s := *r.value
+	s.Endpoints = c.endpoints[key]
+	if ns := c.namespaces.rows[name{Name: key.Namespace}]; ns != nil {
+		s.NamespaceLabels = ns.value
+	}
+	return s, true
+}
+
+// Pool returns the API object of a pool.
+func (c *Cluster) Pool(poolName string) (*v1beta1.IPAddressPool, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.pools.rows[name{Name: poolName}]
+	if r == nil {
+		return nil, false
+	}
+	return r.value, true
+}
+
+// Snapshot returns the whole as it is now. What has not changed since the last
+// call is shared with its result.
+func (c *Cluster) Snapshot() lb.Snapshot {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refresh()
+	if len(c.stale) > 0 {
+		c.snapshot.Services = c.mergeServices(c.snapshot.Services)
+		clear(c.stale)
+	}
+	return c.snapshot
+}
+
+// Setting returns the whole without the Services, and what is wrong with the
+// objects that configure it.
+func (c *Cluster) Setting() (lb.Snapshot, []config.Verdict) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.refresh()
+	out := c.snapshot
+	out.Services = nil
+	return out, c.config.Verdicts
+}
+
+// refresh renews all of the snapshot but the Services.
+func (c *Cluster) refresh() {
+	if c.staleConfig {
+		c.config = config.Compile(config.Objects{
+			Pools:            slices.Collect(rows(c.pools)),
+			L2Advertisements: slices.Collect(rows(c.l2ads)),
+		})
+		c.snapshot.Pools, c.snapshot.L2Advertisements = c.config.Pools, c.config.L2Advertisements
+		c.staleConfig = false
+	}
+	if c.staleNodes {
+		c.snapshot.Nodes = slices.SortedFunc(rows(c.nodes), func(a, b lb.Node) int { return cmp.Compare(a.Name, b.Name) })
+		c.staleNodes = false
+	}
+}
+
+// mergeServices returns the sorted Services with the stale ones renewed.
+func (c *Cluster) mergeServices(old []lb.Service) []lb.Service {
+	keys := slices.SortedFunc(maps.Keys(c.stale), lb.ServiceKey.Compare)
+	out := make([]lb.Service, 0, len(old)+len(keys))
+	for _, k := range keys {
+		n, found := slices.BinarySearchFunc(old, k, func(s lb.Service, k lb.ServiceKey) int { return s.Key.Compare(k) })
+		out = append(out, old[:n]...)
+		if found {
+			n++
+		}
+		old = old[n:]
+		if s, ok := c.service(k); ok {
+			out = append(out, s.Service)
+		}
+	}
+	return append(out, old...)
+}
+
+// rows yields the values of a table.
+func rows[V any](t *table[V]) func(yield func(V) bool) {
+	return func(yield func(V) bool) {
+		for _, r := range t.rows {
+			if !yield(r.value) {
+				return
+			}
+		}
+	}
+}

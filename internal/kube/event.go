@@ -1,0 +1,169 @@
+package kube
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+)
+
+// An Event tells a person that something about an object has changed. It is
+// told once, by whoever saw the change; nothing waits for it.
+type Event struct {
+	// About is the object; see [Service.Reference] and [PoolReference].
+	About corev1.ObjectReference
+	// Warning marks what somebody should look into.
+	Warning bool
+	// Reason and Action are words in CamelCase: what happened, and what was
+	// being done.
+	Reason, Action string
+	Note           string
+}
+
+// Reference names the Service in Events.
+func (s *Service) Reference() corev1.ObjectReference {
+	return corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Service",
+		Namespace: s.Key.Namespace, Name: s.Key.Name, UID: types.UID(s.UID), ResourceVersion: s.Version,
+	}
+}
+
+// PoolReference names a pool in Events.
+func PoolReference(p *v1beta1.IPAddressPool) corev1.ObjectReference {
+	return corev1.ObjectReference{
+		APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: "IPAddressPool",
+		Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
+	}
+}
+
+// A Recorder writes Events. It keeps a bounded queue and never makes anybody
+// wait: when the API server cannot keep up, Events are dropped and counted.
+type Recorder struct {
+	client               kubernetes.Interface
+	controller, instance string
+	log                  *slog.Logger
+	queue                chan Event
+	dropped              atomic.Int64
+}
+
+// Limits of the events API, and of our patience.
+const (
+	maxNote       = 1024
+	eventQueue    = 4096
+	eventWriters  = 2
+	eventTimeout  = 10 * time.Second
+	eventAttempts = 3
+)
+
+// NewRecorder makes a Recorder for a controller, such as
+// belfry.dev/controller, of which instance is one.
+func NewRecorder(client kubernetes.Interface, controller, instance string, log *slog.Logger) *Recorder {
+	return &Recorder{client: client, controller: controller, instance: instance, log: log, queue: make(chan Event, eventQueue)}
+}
+
+// Record queues an Event.
+func (r *Recorder) Record(e Event) {
+	select {
+	case r.queue <- e:
+	default:
+		r.dropped.Add(1)
+	}
+}
+
+// Dropped counts the Events that were never written.
+func (r *Recorder) Dropped() int64 { return r.dropped.Load() }
+
+// Run writes Events until ctx ends; those still queued then are dropped.
+func (r *Recorder) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for range eventWriters {
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case e := <-r.queue:
+					if err := r.write(ctx, e); err != nil && ctx.Err() == nil {
+						r.dropped.Add(1)
+						r.log.Warn("event lost", "reason", e.Reason, "about", e.About.Namespace+"/"+e.About.Name, "err", err)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// write creates one Event. An attempt whose answer is lost is repeated under
+// the same name, so that the Event appears once.
+func (r *Recorder) write(ctx context.Context, e Event) error {
+	now := time.Now()
+	namespace := e.About.Namespace
+	if namespace == "" {
+		namespace = metav1.NamespaceDefault
+	}
+	kind := corev1.EventTypeNormal
+	if e.Warning {
+		kind = corev1.EventTypeWarning
+	}
+	event := &eventsv1.Event{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace,
+			Name:      fmt.Sprintf("%.200s.%x", e.About.Name, now.UnixNano()),
+		},
+		EventTime:           metav1.NewMicroTime(now),
+		ReportingController: r.controller,
+		ReportingInstance:   cut(r.instance, 128),
+		Action:              e.Action,
+		Reason:              e.Reason,
+		Regarding:           e.About,
+		Note:                cut(e.Note, maxNote),
+		Type:                kind,
+	}
+	var err error
+	for range eventAttempts {
+		attempt, cancel := context.WithTimeout(ctx, eventTimeout)
+		_, err = r.client.EventsV1().Events(namespace).Create(attempt, event, metav1.CreateOptions{})
+		cancel()
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		switch classify(err) {
+		case Unknown, Busy:
+		default:
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	return err
+}
+
+// cut shortens a text to n bytes, between characters.
+func cut(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	const mark = "..."
+	end := n - len(mark)
+	for end > 0 && !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return strings.TrimRight(text[:end], " ,;") + mark
+}

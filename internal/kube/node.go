@@ -1,0 +1,46 @@
+package kube
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// AnnotationDrain on a Node drains it of addresses, whatever its value.
+const AnnotationDrain = "belfry.dev/drain"
+
+// reduceNode keeps of a Node what announcing depends on. A taint of the key
+// drainTaint drains it; an empty key names none.
+func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
+	out := lb.Node{Name: n.Name, Labels: n.Labels}
+	// InternalIPs come first: the speakers reach each other by them.
+	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
+		for _, a := range n.Status.Addresses {
+			if a.Type != kind {
+				continue
+			}
+			if ip, err := netip.ParseAddr(a.Address); err == nil && !slices.Contains(out.Addresses, ip.Unmap()) {
+				out.Addresses = append(out.Addresses, ip.Unmap())
+			}
+		}
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
+			out.NetworkUnavailable = true
+		}
+	}
+	_, out.Drain = n.Annotations[AnnotationDrain]
+	if drainTaint != "" && slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == drainTaint }) {
+		out.Drain = true
+	}
+	return out
+}
+
+func equalNode(a, b lb.Node) bool {
+	return a.Name == b.Name && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain &&
+		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Addresses, b.Addresses)
+}

@@ -1,0 +1,127 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/config"
+)
+
+// FinalizerInUse keeps a pool that is deleted until no Service holds an address
+// of it any more.
+const FinalizerInUse = "belfry.dev/in-use"
+
+// WritePoolStatus makes a pool's status say what it should. The leader alone
+// writes it, so whatever version the pool has will do.
+func (c *Cluster) WritePoolStatus(ctx context.Context, p *v1beta1.IPAddressPool, status v1beta1.IPAddressPoolStatus) (Outcome, error) {
+	if equality.Semantic.DeepEqual(p.Status, status) {
+		return Unchanged, nil
+	}
+	// A merge patch removes what is null: name every field.
+	return c.patchPool(ctx, p, object{
+		"metadata": object{"uid": p.UID},
+		"status": object{
+			"conditions": orNull(status.Conditions), "addresses": orNull(status.Addresses),
+			"ipv4": status.IPv4, "ipv6": status.IPv6,
+			"orphans": orNull(status.Orphans), "freed": orNull(status.Freed),
+		},
+	}, "status")
+}
+
+// orNull makes an absent list of an empty one.
+func orNull[T any](list []T) any {
+	if len(list) == 0 {
+		return nil
+	}
+	return list
+}
+
+// SetPoolInUse puts the finalizer on a pool, or takes it off.
+func (c *Cluster) SetPoolInUse(ctx context.Context, p *v1beta1.IPAddressPool, inUse bool) (Outcome, error) {
+	if slices.Contains(p.Finalizers, FinalizerInUse) == inUse || inUse && p.DeletionTimestamp != nil {
+		return Unchanged, nil // what is being deleted takes no new finalizer
+	}
+	finalizers := slices.DeleteFunc(slices.Clone(p.Finalizers), func(f string) bool { return f == FinalizerInUse })
+	if inUse {
+		finalizers = append(finalizers, FinalizerInUse)
+	}
+	// The list is replaced, so it must be the one that was read.
+	return c.patchPool(ctx, p, object{
+		"metadata": object{"uid": p.UID, "resourceVersion": p.ResourceVersion, "finalizers": finalizers},
+	})
+}
+
+func (c *Cluster) patchPool(ctx context.Context, p *v1beta1.IPAddressPool, patch object, subresources ...string) (Outcome, error) {
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return Refused, fmt.Errorf("patch of pool %s: %w", p.Name, err)
+	}
+	answer, err := c.own.BelfryV1beta1().IPAddressPools().Patch(ctx, p.Name, types.MergePatchType, body, metav1.PatchOptions{}, subresources...)
+	if err != nil {
+		return classify(err), fmt.Errorf("write pool %s: %w", p.Name, err)
+	}
+	return Done, c.pools.Answer(answer)
+}
+
+// SamePoolStatus reports whether two statuses of a pool say the same.
+func SamePoolStatus(a, b v1beta1.IPAddressPoolStatus) bool { return equality.Semantic.DeepEqual(a, b) }
+
+// SetCondition returns an object's conditions with one of them set. Its time
+// stays while its status does; the given conditions are not changed.
+func SetCondition(conditions []metav1.Condition, want metav1.Condition) []metav1.Condition {
+	out := slices.Clone(conditions)
+	want.LastTransitionTime = metav1.Now().Rfc3339Copy()
+	i := slices.IndexFunc(out, func(c metav1.Condition) bool { return c.Type == want.Type })
+	if i < 0 {
+		return append(out, want)
+	}
+	if out[i].Status == want.Status {
+		want.LastTransitionTime = out[i].LastTransitionTime
+	}
+	out[i] = want
+	return out
+}
+
+// ShowsVerdict reports whether an advertisement's condition says what has been
+// found, or there is no such advertisement.
+func (c *Cluster) ShowsVerdict(v config.Verdict) bool {
+	_, _, changes := c.accepted(v)
+	return !changes
+}
+
+// accepted returns an advertisement's row and the conditions that it should
+// have, and whether those differ from the ones it has.
+func (c *Cluster) accepted(v config.Verdict) (*row[*v1beta1.L2Advertisement], []metav1.Condition, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.l2ads.rows[name{Name: v.Name}]
+	if r == nil {
+		return nil, nil, false
+	}
+	conditions := SetCondition(r.value.Status.Conditions, v.Condition())
+	return r, conditions, !equality.Semantic.DeepEqual(conditions, r.value.Status.Conditions)
+}
+
+// WriteAccepted makes an advertisement's condition say what has been found.
+func (c *Cluster) WriteAccepted(ctx context.Context, v config.Verdict) (Outcome, error) {
+	r, conditions, changes := c.accepted(v)
+	if !changes {
+		return Unchanged, nil
+	}
+	body, err := json.Marshal(object{"metadata": object{"uid": r.uid}, "status": object{"conditions": conditions}})
+	if err != nil {
+		return Refused, fmt.Errorf("patch of %s %s: %w", v.Kind, v.Name, err)
+	}
+	answer, err := c.own.BelfryV1beta1().L2Advertisements().Patch(ctx, v.Name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return classify(err), fmt.Errorf("write %s %s: %w", v.Kind, v.Name, err)
+	}
+	return Done, c.l2ads.Answer(answer)
+}

@@ -1,0 +1,267 @@
+package kube
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// Annotations of a Service that are asked of us, by name after the prefix.
+const (
+	askAddresses = "loadBalancerIPs"
+	askPool      = "address-pool"
+	askSharing   = "allow-shared-ip"
+)
+
+// prefixes are where the asking annotations are looked for. The first that has
+// one decides; MetalLB's let its users' manifests stay as they are.
+var prefixes = [...]string{"belfry.dev/", "metallb.io/", "metallb.universe.tf/"}
+
+// Annotations that are ours alone.
+const (
+	// AnnotationReallocate asks for a fresh address by any new value.
+	AnnotationReallocate = "belfry.dev/reallocate"
+	// AnnotationReallocated records the last value that was honoured.
+	AnnotationReallocated = "belfry.dev/reallocated"
+	// AnnotationPool names the pool of each address in status, in their order,
+	// separated by commas; one name when all are equal.
+	AnnotationPool = "belfry.dev/pool"
+	// AnnotationPlaced names the node on which layer 2 placed the addresses.
+	AnnotationPlaced = "belfry.dev/l2-node"
+)
+
+// A ConditionType is the type of a condition of ours on a Service.
+type ConditionType string
+
+// The conditions of a Service.
+const (
+	ConditionAllocated ConditionType = "belfry.dev/Allocated"
+	ConditionAnnounced ConditionType = "belfry.dev/Announced"
+)
+
+// A Condition is a condition of ours on an object: what holds and why. The zero
+// Condition stands for none.
+type Condition struct {
+	Status  metav1.ConditionStatus
+	Reason  string
+	Message string
+	// Since is when Status last changed.
+	Since metav1.Time
+}
+
+// same reports whether two conditions say the same to a program: a message
+// alone is no difference worth a write.
+func (c Condition) same(o Condition) bool { return c.Status == o.Status && c.Reason == o.Reason }
+
+// A Service is a Service that is ours, or that still carries something of ours.
+type Service struct {
+	lb.Service
+	// Version is the resource version that all of this was read from.
+	Version string
+	// Allocated and Announced are the conditions it shows.
+	Allocated, Announced Condition
+	// Exact is set when status holds Assigned and nothing else, the way we write
+	// it.
+	Exact bool
+	// Marked is set when it carries an annotation or a condition of ours.
+	Marked bool
+	// Seen is when this version was received.
+	Seen time.Time
+	// pool is the pool annotation, verbatim.
+	pool string
+}
+
+// A Class decides which Services are ours.
+type Class string
+
+// ours reports whether the Service is one that asks us for an address.
+func (c Class) ours(s *corev1.Service) bool {
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer || s.DeletionTimestamp != nil {
+		return false
+	}
+	if s.Spec.LoadBalancerClass == nil {
+		return c == ""
+	}
+	return c != "" && *s.Spec.LoadBalancerClass == string(c)
+}
+
+// service reduces a Service to what decisions depend on. Those that are not ours
+// and hold nothing of ours give nil.
+func (c Class) service(s *corev1.Service) *Service {
+	out := &Service{Version: s.ResourceVersion}
+	for _, have := range s.Status.Conditions {
+		kept := Condition{Status: have.Status, Reason: have.Reason, Message: have.Message, Since: have.LastTransitionTime}
+		switch ConditionType(have.Type) {
+		case ConditionAllocated:
+			out.Allocated = kept
+		case ConditionAnnounced:
+			out.Announced = kept
+		}
+	}
+	out.pool = s.Annotations[AnnotationPool]
+	placed := s.Annotations[AnnotationPlaced]
+	reallocated := s.Annotations[AnnotationReallocated]
+	out.Marked = out.pool != "" || placed != "" || reallocated != "" || out.Allocated != Condition{} || out.Announced != Condition{}
+	ours := c.ours(s)
+	if !ours && !out.Marked {
+		return nil
+	}
+	out.Service = lb.Service{
+		Key:           lb.ServiceKey{Namespace: s.Namespace, Name: s.Name},
+		UID:           string(s.UID),
+		Created:       s.CreationTimestamp.Time,
+		Labels:        s.Labels,
+		FamilyPolicy:  familyPolicy(s.Spec.IPFamilyPolicy),
+		Headless:      s.Spec.ClusterIP == corev1.ClusterIPNone,
+		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
+		PodSelector:   labels.Set(s.Spec.Selector).String(),
+		Reallocated:   reallocated,
+		Placed:        placed,
+		Released:      !ours,
+	}
+	for _, ip := range s.Spec.ClusterIPs {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			out.Families = append(out.Families, lb.FamilyOf(a.Unmap()))
+		}
+	}
+	for _, p := range s.Spec.Ports {
+		out.Ports = append(out.Ports, lb.Port{Protocol: lb.Protocol(p.Protocol), Number: uint16(p.Port)})
+	}
+	out.Assigned, out.Exact = assigned(s.Status.LoadBalancer.Ingress)
+	out.AssignedPools = splitPools(out.pool, len(out.Assigned))
+	out.Request = request(s)
+	return out
+}
+
+// assigned returns the addresses of an ingress list, and whether the list is
+// just what we would write for them.
+func assigned(ingress []corev1.LoadBalancerIngress) (addresses []netip.Addr, exact bool) {
+	exact = true
+	for _, in := range ingress {
+		a, err := netip.ParseAddr(in.IP)
+		if err != nil || slices.Contains(addresses, a.Unmap()) {
+			exact = false
+			continue
+		}
+		addresses = append(addresses, a.Unmap())
+		if in.Hostname != "" || in.IPMode == nil || *in.IPMode != corev1.LoadBalancerIPModeVIP ||
+			len(in.Ports) > 0 || in.IP != a.Unmap().String() {
+			exact = false
+		}
+	}
+	return addresses, exact
+}
+
+// splitPools gives each of n addresses its pool.
+func splitPools(annotation string, n int) []string {
+	if annotation == "" || n == 0 {
+		return nil
+	}
+	pools := strings.Split(annotation, ",")
+	out := make([]string, n)
+	for i := range out {
+		switch {
+		case len(pools) == 1:
+			out[i] = strings.TrimSpace(pools[0])
+		case i < len(pools):
+			out[i] = strings.TrimSpace(pools[i])
+		}
+	}
+	return out
+}
+
+// joinPools is the annotation for the pools of addresses, in their order.
+func joinPools(pools []string) string {
+	if len(pools) > 0 && !slices.ContainsFunc(pools, func(p string) bool { return p != pools[0] }) {
+		return pools[0]
+	}
+	return strings.Join(pools, ",")
+}
+
+// ask returns the first of the asking annotations, with the key that has it.
+func ask(s *corev1.Service, what string) (value, key string) {
+	for _, p := range prefixes {
+		if v, ok := s.Annotations[p+what]; ok {
+			return strings.TrimSpace(v), p + what
+		}
+	}
+	return "", ""
+}
+
+// request reads what the owner of a Service asks for. What cannot be understood
+// becomes a problem; the rest is still read.
+func request(s *corev1.Service) lb.Request {
+	var r lb.Request
+	problem := func(format string, args ...any) { r.Problems = append(r.Problems, fmt.Sprintf(format, args...)) }
+	list, key := ask(s, askAddresses)
+	addresses, problems := parseAddresses(list)
+	for _, p := range problems {
+		problem("annotation %s: %s", key, p)
+	}
+	r.Addresses = addresses
+	if spec := strings.TrimSpace(s.Spec.LoadBalancerIP); spec != "" {
+		switch wanted, problems := parseAddresses(spec); {
+		case len(problems) > 0:
+			problem("spec.loadBalancerIP: %s", problems[0])
+		case list == "":
+			r.Addresses = wanted
+		case slices.ContainsFunc(wanted, func(a netip.Addr) bool { return !slices.Contains(addresses, a) }):
+			problem("spec.loadBalancerIP is %s but annotation %s is %s: make them equal or remove one", spec, key, list)
+		}
+	}
+	r.Pool, _ = ask(s, askPool)
+	r.SharingKey, _ = ask(s, askSharing)
+	r.Reallocate = s.Annotations[AnnotationReallocate]
+	return r
+}
+
+// parseAddresses reads a comma list of addresses, at most one per family.
+func parseAddresses(list string) (addresses []netip.Addr, problems []string) {
+	if list == "" {
+		return nil, nil
+	}
+	for part := range strings.SplitSeq(list, ",") {
+		part = strings.TrimSpace(part)
+		a, err := netip.ParseAddr(part)
+		if err != nil || a.Zone() != "" {
+			problems = append(problems, fmt.Sprintf("%q is not an IP address", part))
+			continue
+		}
+		a = a.Unmap()
+		if slices.ContainsFunc(addresses, func(b netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(b) }) {
+			problems = append(problems, fmt.Sprintf("%s is a second %v address: at most one of each family", part, lb.FamilyOf(a)))
+			continue
+		}
+		addresses = append(addresses, a)
+	}
+	return addresses, problems
+}
+
+func familyPolicy(p *corev1.IPFamilyPolicy) lb.FamilyPolicy {
+	if p == nil {
+		return lb.SingleStack
+	}
+	switch *p {
+	case corev1.IPFamilyPolicyPreferDualStack:
+		return lb.PreferDualStack
+	case corev1.IPFamilyPolicyRequireDualStack:
+		return lb.RequireDualStack
+	default:
+		return lb.SingleStack
+	}
+}
+
+func trafficPolicy(p corev1.ServiceExternalTrafficPolicy) lb.TrafficPolicy {
+	if p == corev1.ServiceExternalTrafficPolicyLocal {
+		return lb.TrafficLocal
+	}
+	return lb.TrafficCluster
+}

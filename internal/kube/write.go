@@ -1,0 +1,212 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A ServiceWrite is what a Service is to carry of ours. The zero value, with
+// Announced set, removes every trace.
+type ServiceWrite struct {
+	// Addresses go to status, and Pools, one for each, to the annotation.
+	Addresses []netip.Addr
+	Pools     []string
+	// Reallocated is the token to record as honoured.
+	Reallocated string
+	// Allocated is the condition; the zero Condition removes it.
+	Allocated Condition
+	// Announced likewise; nil leaves it to the speakers.
+	Announced *Condition
+}
+
+// object is a part of a patch.
+type object map[string]any
+
+// patch returns what changes a Service into what it is to carry, and false when
+// it already does.
+func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
+	annotations := object{}
+	annotate := func(key, have, want string) {
+		switch {
+		case have == want:
+		case want == "":
+			annotations[key] = nil
+		default:
+			annotations[key] = want
+		}
+	}
+	annotate(AnnotationPool, s.pool, joinPools(w.Pools))
+	annotate(AnnotationReallocated, s.Reallocated, w.Reallocated)
+	if len(w.Addresses) == 0 {
+		annotate(AnnotationPlaced, s.Placed, "")
+	}
+
+	status := object{}
+	if !s.Exact || !slices.Equal(s.Assigned, w.Addresses) {
+		var ingress []corev1.LoadBalancerIngress
+		vip := corev1.LoadBalancerIPModeVIP
+		for _, a := range w.Addresses {
+			ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &vip})
+		}
+		status["loadBalancer"] = object{"ingress": ingress}
+	}
+	var conditions []any
+	set := func(t ConditionType, have, want Condition) {
+		if c := conditionPatch(t, have, want, now); c != nil {
+			conditions = append(conditions, c)
+		}
+	}
+	set(ConditionAllocated, s.Allocated, w.Allocated)
+	if w.Announced != nil {
+		set(ConditionAnnounced, s.Announced, *w.Announced)
+	}
+	if conditions != nil {
+		status["conditions"] = conditions
+	}
+
+	if len(annotations) == 0 && len(status) == 0 {
+		return nil, false
+	}
+	metadata := object{"uid": s.UID, "resourceVersion": s.Version}
+	if len(annotations) > 0 {
+		metadata["annotations"] = annotations
+	}
+	out := object{"metadata": metadata}
+	if len(status) > 0 {
+		out["status"] = status
+	}
+	return out, true
+}
+
+// conditionPatch returns the element of a strategic merge patch that changes
+// one condition into another, or nil.
+func conditionPatch(t ConditionType, have, want Condition, now metav1.Time) any {
+	switch {
+	case want == Condition{}:
+		if have == (Condition{}) {
+			return nil
+		}
+		return object{"$patch": "delete", "type": t}
+	case have.Status == want.Status && have.Reason == want.Reason && have.Message == want.Message:
+		return nil
+	}
+	since := have.Since
+	if have.Status != want.Status {
+		since = now
+	}
+	return metav1.Condition{Type: string(t), Status: want.Status, Reason: want.Reason, Message: want.Message, LastTransitionTime: since}
+}
+
+// Carries reports whether the Service already is what a write would make of it.
+func (s *Service) Carries(w ServiceWrite) bool {
+	_, changes := s.patch(w, metav1.Time{})
+	return !changes
+}
+
+// WriteService makes a Service carry w, all of it in one write, provided that
+// the Service still is the version s.
+func (c *Cluster) WriteService(ctx context.Context, s Service, w ServiceWrite) (Outcome, error) {
+	patch, changes := s.patch(w, metav1.Now())
+	if !changes {
+		return Unchanged, nil
+	}
+	return c.patchService(ctx, s.Key, patch)
+}
+
+func (c *Cluster) patchService(ctx context.Context, key lb.ServiceKey, patch object) (Outcome, error) {
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return Refused, fmt.Errorf("patch of %v: %w", key, err)
+	}
+	answer, err := c.core.CoreV1().Services(key.Namespace).Patch(ctx, key.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status")
+	if err != nil {
+		return classify(err), fmt.Errorf("write status of service %v: %w", key, err)
+	}
+	return Done, c.services.Answer(answer)
+}
+
+// WriteAnnounced sets the condition Announced of a Service, whatever version it
+// has; only the Service with that UID, though.
+func (c *Cluster) WriteAnnounced(ctx context.Context, s Service, want Condition) (Outcome, error) {
+	element := conditionPatch(ConditionAnnounced, s.Announced, want, metav1.Now())
+	if element == nil {
+		return Unchanged, nil
+	}
+	return c.patchService(ctx, s.Key, object{
+		"metadata": object{"uid": s.UID},
+		"status":   object{"conditions": []any{element}},
+	})
+}
+
+// CleanService removes what is left of ours on a Service that has left the
+// LoadBalancers, if it still exists and has not come back.
+func (c *Cluster) CleanService(ctx context.Context, key lb.ServiceKey, uid string) (Outcome, error) {
+	found, err := c.core.CoreV1().Services(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) || err == nil && string(found.UID) != uid {
+		return Gone, nil
+	}
+	if err != nil {
+		return max(classify(err), Refused), fmt.Errorf("read service %v: %w", key, err)
+	}
+	s := c.options.Class.service(found)
+	if s == nil || found.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		return Unchanged, nil
+	}
+	return c.WriteService(ctx, *s, ServiceWrite{Announced: &Condition{}})
+}
+
+// page is how many objects are listed at a time.
+const page = 500
+
+// CatchUp makes sure that everything written to Services before the call is
+// known. A new leader needs it: its watch may lag behind the last writes of the
+// old one, and what it does not know to be taken it might hand out.
+func (c *Cluster) CatchUp(ctx context.Context) error {
+	return c.listServices(ctx, "spec.type="+string(corev1.ServiceTypeLoadBalancer), func(l *corev1.ServiceList) {
+		objects := make([]any, len(l.Items))
+		for i := range l.Items {
+			objects[i] = &l.Items[i]
+		}
+		c.services.CatchUp(objects, l.ResourceVersion)
+	})
+}
+
+// Leftovers finds the Services, with their UID, that ceased to be LoadBalancers
+// while nobody watched, and still carry something of ours.
+func (c *Cluster) Leftovers(ctx context.Context) (map[lb.ServiceKey]string, error) {
+	found := map[lb.ServiceKey]string{}
+	err := c.listServices(ctx, "spec.type!="+string(corev1.ServiceTypeLoadBalancer), func(l *corev1.ServiceList) {
+		for i := range l.Items {
+			if s := c.options.Class.service(&l.Items[i]); s != nil {
+				found[s.Key] = s.UID
+			}
+		}
+	})
+	return found, err
+}
+
+// listServices pages through the Services that a field selector selects, as
+// they are at this moment and not as some cache remembers them.
+func (c *Cluster) listServices(ctx context.Context, selector string, each func(*corev1.ServiceList)) error {
+	o := metav1.ListOptions{FieldSelector: selector, Limit: page}
+	for {
+		l, err := c.core.CoreV1().Services("").List(ctx, o)
+		if err != nil {
+			return fmt.Errorf("list services with %s: %w", selector, err)
+		}
+		each(l)
+		if o.Continue = l.Continue; o.Continue == "" {
+			return nil
+		}
+	}
+}
