@@ -302,5 +302,7 @@ func (l *Lab) Command(ctx context.Context, host string, args ...string) *exec.Cm
 	if ns := l.netnsPath(host); ns != "" {
 		args = append([]string{"nsenter", "--net=" + ns, "--"}, args...)
 	}
-	return exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.WaitDelay = time.Second // a grandchild must not hold us by our pipe
+	return cmd
 }

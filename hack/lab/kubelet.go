@@ -2,7 +2,6 @@ package lab
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,6 +33,9 @@ const (
 
 const defaultLinger = time.Second
 
+// resync is how soon what could not be done is tried again.
+const resync = 2 * time.Second
+
 // RunKubelet stands in for the kubelets of all nodes: each Pod that is bound to
 // a node gets addresses of that node's range and an HTTP server in the
 // namespace of that node's pods, and is Ready at once. It returns when ctx
@@ -43,7 +46,7 @@ func (l *Lab) RunKubelet(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	k := &kubelet{lab: l, cs: cs, log: log, pods: map[types.UID]*pod{}}
-	factory := informers.NewSharedInformerFactory(cs, 0)
+	factory := informers.NewSharedInformerFactory(cs, resync)
 	informer := factory.Core().V1().Pods().Informer()
 	sync := func(obj any) {
 		if p, ok := obj.(*corev1.Pod); ok && p.Spec.NodeName != "" {
@@ -125,28 +128,53 @@ func (k *kubelet) ensure(p *corev1.Pod) (*pod, error) {
 		return nil, err
 	}
 	running := &pod{node: p.Spec.NodeName, ips: ips}
+	if err := k.serve(p, running); err != nil {
+		k.end(running)
+		return nil, err
+	}
+	k.pods[p.UID] = running
+	return running, nil
+}
+
+// serve gives a Pod its addresses and starts its servers.
+func (k *kubelet) serve(p *corev1.Pod, running *pod) error {
+	host := podHost(running.node)
+	if err := ipBatch(context.Background(), k.lab.Netns(host), addressLines("replace", running.ips, "nodad")); err != nil {
+		return err
+	}
 	handler := answer(p)
-	for i, ip := range ips {
-		bits := []int{24, 64}[i]
-		if err := ipBatch(context.Background(), k.lab.Netns(podHost(running.node)), []string{fmt.Sprintf("address replace %s/%d dev %s", ip, bits, NIC)}); err != nil {
-			return nil, err
-		}
+	for _, ip := range running.ips {
 		for _, port := range ports(p) {
 			var ln net.Listener
-			err := k.lab.inside(podHost(running.node), func() (err error) {
+			if err := k.lab.inside(host, func() (err error) {
 				ln, err = net.Listen("tcp", net.JoinHostPort(ip.String(), port))
 				return err
-			})
-			if err != nil {
-				return nil, err
+			}); err != nil {
+				return err
 			}
 			srv := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 			running.servers = append(running.servers, srv)
 			k.wait.Go(func() { _ = srv.Serve(ln) })
 		}
 	}
-	k.pods[p.UID] = running
-	return running, nil
+	return nil
+}
+
+// addressLines are ip's commands for a Pod's addresses.
+func addressLines(verb string, ips []netip.Addr, flags ...string) []string {
+	var lines []string
+	for _, ip := range ips {
+		bits := 24
+		if ip.Is6() {
+			bits = 64
+		}
+		line := fmt.Sprintf("address %s %s/%d dev %s", verb, ip, bits, NIC)
+		if ip.Is6() {
+			line += " " + strings.Join(flags, " ")
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }
 
 // addressesFor picks the lowest free address of each of the node's ranges, or
@@ -227,9 +255,12 @@ func (k *kubelet) stop(uid types.UID) {
 	running := k.pods[uid]
 	delete(k.pods, uid)
 	k.mu.Unlock()
-	if running == nil {
-		return
+	if running != nil {
+		k.end(running)
 	}
+}
+
+func (k *kubelet) end(running *pod) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	for _, srv := range running.servers {
@@ -237,11 +268,7 @@ func (k *kubelet) stop(uid types.UID) {
 			_ = srv.Close()
 		}
 	}
-	var batch []string
-	for i, ip := range running.ips {
-		batch = append(batch, fmt.Sprintf("address delete %s/%d dev %s", ip, []int{24, 64}[i], NIC))
-	}
-	if err := ipBatch(context.Background(), k.lab.Netns(podHost(running.node)), batch); err != nil && !errors.Is(err, context.Canceled) {
+	if err := ipBatch(context.Background(), k.lab.Netns(podHost(running.node)), addressLines("delete", running.ips)); err != nil {
 		k.log.Error("cannot remove addresses", "node", running.node, "err", err)
 	}
 }

@@ -1,0 +1,313 @@
+package lab_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/hack/lab"
+)
+
+// arping asks from a host for another's IPv4 address and returns how many
+// answers came to count questions.
+func arping(t *testing.T, l *lab.Lab, from, to string, count int) int {
+	t.Helper()
+	v4, _ := l.Addresses(to)
+	out, err := l.Exec(t.Context(), from, "arping", "-b", "-c", strconv.Itoa(count), "-w", "1", "-I", lab.NIC, v4.String())
+	m := regexp.MustCompile(`Received (\d+) response`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("arping printed %q: %v", out, err)
+	}
+	n, err := strconv.Atoi(m[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// reaches asks by arping until the answer is what it should be.
+func reaches(t *testing.T, l *lab.Lab, from, to string, want bool) {
+	t.Helper()
+	eventually(t, 5*time.Second, func() error {
+		if got := arping(t, l, from, to, 1) > 0; got != want {
+			return fmt.Errorf("%s reaches %s: %t, want %t", from, to, got, want)
+		}
+		return nil
+	})
+}
+
+func carrier(t *testing.T, l *lab.Lab, host string) bool {
+	t.Helper()
+	out, err := l.Exec(t.Context(), host, "ip", "-brief", "link", "show", lab.NIC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Contains(out, "LOWER_UP")
+}
+
+// carrierChanges is how often the kernel saw a host's carrier come or go.
+func carrierChanges(t *testing.T, l *lab.Lab, host string) int {
+	t.Helper()
+	out, err := l.Exec(t.Context(), host, "ip", "-json", "-stats", "-stats", "link", "show", lab.NIC)
+	must(t, err)
+	var links []struct {
+		Stats64 struct {
+			TX struct {
+				CarrierChanges int `json:"carrier_changes"`
+			}
+		}
+	}
+	must(t, json.Unmarshal([]byte(out), &links))
+	return links[0].Stats64.TX.CarrierChanges
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestACutLinkLosesCarrierAndTraffic(t *testing.T) {
+	l := shared.Get(t)
+	reaches(t, l, lab.Client, "node1", true)
+	must(t, l.CutLink(t.Context(), "node1"))
+	t.Cleanup(func() { must(t, l.HealLink(context.Background(), "node1")) })
+	if carrier(t, l, "node1") {
+		t.Error("node1 has carrier on a cut link")
+	}
+	reaches(t, l, lab.Client, "node1", false)
+	reaches(t, l, lab.Client, "node2", true)
+	must(t, l.HealLink(t.Context(), "node1"))
+	reaches(t, l, lab.Client, "node1", true)
+	if !carrier(t, l, "node1") {
+		t.Error("node1 has no carrier after healing")
+	}
+}
+
+func TestAPartitionSeparatesItsGroupsOnly(t *testing.T) {
+	l := shared.Get(t)
+	must(t, l.Partition(t.Context(), []string{"node1", lab.Client}, []string{"node2"}))
+	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
+	reaches(t, l, "node1", lab.Client, true)
+	reaches(t, l, "node1", "node2", false)
+	reaches(t, l, "node2", "node1", false)
+	reaches(t, l, "node1", "node3", true)
+	reaches(t, l, "node2", "node3", true)
+	if !carrier(t, l, "node2") {
+		t.Error("a partition behind the switch took node2's carrier")
+	}
+	must(t, l.HealNetwork(t.Context()))
+	reaches(t, l, "node1", "node2", true)
+}
+
+func TestABlockIsOneWay(t *testing.T) {
+	l := shared.Get(t)
+	must(t, l.Block(t.Context(), []string{"node1"}, []string{lab.Client}))
+	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
+	// Questions still arrive: tcpdump on node1 sees what the client asks,
+	// although the client hears no answer.
+	dump := l.Command(t.Context(), "node1", "tcpdump", "-c", "1", "-nl", "-i", lab.NIC, "arp and src 198.51.100.3")
+	out := new(strings.Builder)
+	dump.Stdout = out
+	must(t, dump.Start())
+	heard := make(chan error, 1)
+	go func() { heard <- dump.Wait() }()
+	t.Cleanup(func() { _ = dump.Process.Kill() })
+	answers := 0
+	deadline := time.Now().Add(10 * time.Second)
+	for waiting := true; waiting; {
+		if time.Now().After(deadline) {
+			t.Fatal("node1 heard no question in 10 s")
+		}
+		answers += arping(t, l, lab.Client, "node1", 3)
+		select {
+		case err := <-heard:
+			if err != nil {
+				t.Errorf("node1 heard no question: %v", err)
+			}
+			waiting = false
+		default:
+		}
+	}
+	if answers > 0 {
+		t.Errorf("the client heard %d answers through a block", answers)
+	}
+	if !strings.Contains(out.String(), "who-has 198.51.100.11") {
+		t.Errorf("tcpdump on node1 printed %q", out)
+	}
+}
+
+func TestLossTakesItsShare(t *testing.T) {
+	l := shared.Get(t)
+	must(t, l.Lose(t.Context(), []string{"node1"}, []string{lab.Client}, 0.5))
+	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
+	v4, _ := l.Addresses(lab.Client)
+	before := udpNoPorts(t, l, lab.Client)
+	const sent = 200
+	_, err := l.Exec(t.Context(), "node1", "bash", "-c", fmt.Sprintf("for i in $(seq %d); do echo >/dev/udp/%s/9; done", sent, v4))
+	must(t, err)
+	// 200 draws of one half: beyond 50 and 150 less than once in 10^11 times.
+	eventually(t, 5*time.Second, func() error {
+		if got := udpNoPorts(t, l, lab.Client) - before; got < 50 || got > 150 {
+			return fmt.Errorf("%d of %d datagrams came through a loss of one half", got, sent)
+		}
+		return nil
+	})
+}
+
+// udpNoPorts is how many datagrams for ports that nobody listens on a host's
+// kernel has counted.
+func udpNoPorts(t *testing.T, l *lab.Lab, host string) int {
+	t.Helper()
+	out, err := l.Exec(t.Context(), host, "grep", "^Udp: [0-9]", "/proc/net/snmp")
+	must(t, err)
+	var datagrams, noPorts int
+	if _, err := fmt.Sscanf(out, "Udp: %d %d", &datagrams, &noPorts); err != nil {
+		t.Fatalf("/proc/net/snmp has %q: %v", out, err)
+	}
+	return noPorts
+}
+
+func TestAFaultThatMakesNoSenseIsRefused(t *testing.T) {
+	l := shared.Get(t)
+	for what, err := range map[string]error{
+		"unknown host":  l.Block(t.Context(), []string{"node9"}, []string{"node1"}),
+		"nobody":        l.Block(t.Context(), nil, []string{"node1"}),
+		"share above 1": l.Lose(t.Context(), []string{"node1"}, []string{"node2"}, 5),
+		"no such host":  l.CutLink(t.Context(), "node9"),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", what)
+		}
+	}
+}
+
+func TestAChangedMACIsSeenAndKnown(t *testing.T) {
+	l := shared.Get(t)
+	v4, v6 := l.Addresses("node2")
+	before, err := l.Resolve(t.Context(), v4)
+	must(t, err)
+	if len(before) != 1 {
+		t.Fatalf("%v answer for node2", before)
+	}
+	mac := net.HardwareAddr{0x02, 0xbe, 0x1f, 0, 1, 0x02}
+	must(t, l.ChangeMAC(t.Context(), "node2", mac))
+	t.Cleanup(func() { must(t, l.ChangeMAC(context.Background(), "node2", before[0])) })
+	for _, address := range []netip.Addr{v4, v6} {
+		after, err := l.Resolve(t.Context(), address)
+		must(t, err)
+		if len(after) != 1 || !slices.Equal(after[0], mac) {
+			t.Errorf("%v answers for %s, want %s", after, address, mac)
+		}
+		hosts, err := l.Resolvers(t.Context(), address)
+		must(t, err)
+		if !slices.Equal(hosts, []string{"node2"}) {
+			t.Errorf("%s is known as %v, want node2", mac, hosts)
+		}
+	}
+}
+
+func TestAFlapEndsWithAddressesAndRoutesRestored(t *testing.T) {
+	l := shared.Get(t)
+	facts := func() string {
+		var all []string
+		for _, args := range [][]string{{"-4", "route"}, {"-6", "route"}, {"-brief", "address", "show", lab.NIC}} {
+			out, err := l.Exec(t.Context(), "node3", append([]string{"ip"}, args...)...)
+			must(t, err)
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			slices.Sort(lines)
+			all = append(all, lines...)
+		}
+		return strings.Join(all, "\n")
+	}
+	before, changes := facts(), carrierChanges(t, l, "node3")
+	must(t, l.Flap(t.Context(), "node3", 200*time.Millisecond))
+	eventually(t, 5*time.Second, func() error {
+		if after := facts(); after != before {
+			return fmt.Errorf("before:\n%s\nafter:\n%s", before, after)
+		}
+		return nil
+	})
+	if n := carrierChanges(t, l, "node3") - changes; n != 2 {
+		t.Errorf("the carrier changed %d times, want down and up", n)
+	}
+	reaches(t, l, lab.Client, "node3", true)
+}
+
+func TestAPausedAPIServerAnswersNothingAndGoesOn(t *testing.T) {
+	l := shared.Get(t)
+	ask := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		_, err := l.Exec(ctx, lab.Client, "curl", "--silent", "--insecure", "--max-time", "10", l.Server()+"/readyz")
+		return err
+	}
+	must(t, ask(10*time.Second))
+	must(t, l.PauseAPI())
+	t.Cleanup(func() { must(t, l.ResumeAPI()) })
+	if err := ask(500 * time.Millisecond); err == nil {
+		t.Error("a paused API server answered")
+	}
+	must(t, l.ResumeAPI())
+	must(t, ask(10*time.Second))
+}
+
+func TestAPoweredOffNodeRunsNothingUntilItIsPoweredOn(t *testing.T) {
+	l := shared.Get(t)
+	proxy, err := l.Process("kube-proxy/node1")
+	must(t, err)
+	old := proxy.PID()
+	t.Cleanup(func() { must(t, l.PowerOn(context.Background(), "node1")) })
+	must(t, l.PowerOff(t.Context(), "node1"))
+	if proxy.Alive() {
+		t.Error("kube-proxy runs on a node without power")
+	}
+	out, err := l.Exec(t.Context(), "", "ps", "-o", "stat=", "-p", strconv.Itoa(old))
+	if err == nil && !strings.HasPrefix(strings.TrimSpace(out), "Z") {
+		t.Errorf("ps still shows kube-proxy: %q", out)
+	}
+	reaches(t, l, lab.Client, "node1", false)
+	must(t, l.PowerOn(t.Context(), "node1"))
+	reaches(t, l, lab.Client, "node1", true)
+	if !proxy.Alive() || proxy.PID() == old {
+		t.Errorf("kube-proxy after power on: running %t, pid %d, before %d", proxy.Alive(), proxy.PID(), old)
+	}
+}
+
+func TestAPausedProcessStaysAndResumes(t *testing.T) {
+	l := shared.Get(t)
+	proxy, err := l.Process("kube-proxy/node2")
+	must(t, err)
+	state := func() string {
+		out, err := l.Exec(t.Context(), "", "ps", "-o", "stat=", "-p", strconv.Itoa(proxy.PID()))
+		must(t, err)
+		return strings.TrimSpace(out)
+	}
+	must(t, proxy.Pause())
+	t.Cleanup(func() { must(t, proxy.Resume()) })
+	eventually(t, 5*time.Second, func() error {
+		if s := state(); !strings.HasPrefix(s, "T") {
+			return fmt.Errorf("ps shows %q, want T (stopped)", s)
+		}
+		return nil
+	})
+	if !proxy.Alive() {
+		t.Error("a stopped process counts as gone")
+	}
+	must(t, proxy.Resume())
+	eventually(t, 5*time.Second, func() error {
+		if s := state(); strings.HasPrefix(s, "T") {
+			return fmt.Errorf("ps shows %q after resuming", s)
+		}
+		return nil
+	})
+}
