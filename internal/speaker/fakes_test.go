@@ -143,6 +143,7 @@ type fakeLink struct {
 	heard      chan layer2.Heard
 	claims     []layer2.Claim
 	announced  []netip.Addr
+	probed     []string
 }
 
 func (l *fakeLink) Set(claims []layer2.Claim) {
@@ -172,6 +173,13 @@ func (l *fakeLink) Interfaces() []lb.Interface {
 
 func (l *fakeLink) Changed() <-chan struct{}   { return l.changed }
 func (l *fakeLink) Heard() <-chan layer2.Heard { return l.heard }
+
+func (l *fakeLink) Probe(_ context.Context, ifindex int, target netip.Addr, mac lb.MAC) (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.probed = append(l.probed, fmt.Sprint(ifindex, target, mac))
+	return true, nil
+}
 
 func (l *fakeLink) answers(a netip.Addr) bool {
 	l.mu.Lock()
@@ -248,6 +256,7 @@ type hub struct {
 type part struct {
 	hub     *hub
 	node    string
+	address netip.Addr
 	local   election.Local
 	ledger  election.Ledger
 	said    int
@@ -284,7 +293,7 @@ func (p *part) Members() []election.Member {
 
 // present returns the part as a member, or false when it is gone.
 func (p *part) present() (election.Member, bool) {
-	m := election.Member{Node: p.node, State: p.state, Interfaces: p.local.Interfaces, Claims: p.ledger.Claims()}
+	m := election.Member{Node: p.node, Address: p.address, State: p.state, Interfaces: p.local.Interfaces, Claims: p.ledger.Claims()}
 	if p.local.Leaving && m.State == election.Alive {
 		m.State = election.Leaving
 	}
@@ -368,7 +377,7 @@ func inWorld(t *testing.T, nodes []string, test func(t *testing.T, w *fakeWorld)
 					{Index: 4, Name: "eth9", MAC: lb.MAC{2, 4: 9, 5: byte(11 + i)}, Up: true},
 				},
 			}
-			n.part = &part{hub: w.hub, node: name, changed: make(chan struct{}, 1), state: election.Alive}
+			n.part = &part{hub: w.hub, node: name, address: nodeAddress(i), changed: make(chan struct{}, 1), state: election.Alive}
 			w.lan.links = append(w.lan.links, n.link)
 			w.hub.parts = append(w.hub.parts, n.part)
 			w.nodes = append(w.nodes, n)

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,6 +38,8 @@ type Link interface {
 	Changed() <-chan struct{}
 	// Heard delivers other stations' use of claimed addresses.
 	Heard() <-chan layer2.Heard
+	// Probe asks a station on an interface's segment for its own address.
+	Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb.MAC) (bool, error)
 }
 
 // A Membership is this node's part in gossip. None of its methods waits.
@@ -75,6 +78,9 @@ const (
 	// defence is the least time between two announcements of an address in
 	// answer to another speaker's.
 	defence = time.Second
+	// greeting is the least time between two questions to a speaker that was
+	// heard on the wire though it is no member.
+	greeting = 200 * time.Millisecond
 	// quarrel is how long a stranger must not have been heard to be reported
 	// anew, and quarrels how many strangers are remembered.
 	quarrel  = 10 * time.Minute
@@ -91,6 +97,8 @@ type Speaker struct {
 	log     *slog.Logger
 	metrics *metrics
 
+	errands sync.WaitGroup // questions under way
+
 	// What follows belongs to the goroutine of Run.
 	dirty    bool      // the cluster has changed since it was read
 	readable time.Time // when it may be read again
@@ -104,7 +112,8 @@ type Speaker struct {
 	// answered are the held addresses whose new owner was heard on the wire.
 	answered  map[netip.Addr]bool
 	contested []netip.Addr
-	stations  map[lb.MAC]string // the nodes' interfaces, also of those gone
+	stations  map[lb.MAC]string   // the nodes' interfaces, also of those gone
+	speakers  map[string]*station // by node, also those gone
 	defended  map[netip.Addr]time.Time
 	strangers map[stranger]time.Time
 }
@@ -113,6 +122,13 @@ type Speaker struct {
 type leftover struct {
 	claim layer2.Claim
 	until time.Time
+}
+
+// A station is another node's speaker.
+type station struct {
+	address netip.Addr
+	member  bool
+	greeted time.Time
 }
 
 type stranger struct {
@@ -131,6 +147,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Re
 		leftover:  map[netip.Addr]leftover{},
 		answered:  map[netip.Addr]bool{},
 		stations:  map[lb.MAC]string{},
+		speakers:  map[string]*station{},
 		defended:  map[netip.Addr]time.Time{},
 		strangers: map[stranger]time.Time{},
 	}
@@ -145,7 +162,7 @@ func (s *Speaker) Run(ctx context.Context) {
 	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() { defer close(done); s.herald.run(writing) }()
-	defer func() { stop(); <-done }()
+	defer func() { stop(); <-done; s.errands.Wait() }()
 
 	s.loop(ctx, present)
 	s.log.Info("leaving: handing over", "addresses", len(s.intent.Claims))
@@ -200,7 +217,7 @@ func (s *Speaker) loop(ctx context.Context, at stage) {
 		case <-s.link.Changed():
 			sooner(s.passed.Add(urgent))
 		case h := <-s.link.Heard():
-			if s.hear(h) {
+			if s.hear(ctx, h) {
 				sooner(s.passed.Add(urgent))
 			}
 		case <-timer.C:
@@ -377,9 +394,16 @@ func (s *Speaker) reannounce(members []election.Member) {
 	s.contested = contested
 }
 
-// know remembers whose interfaces are whose.
+// know remembers who has which interfaces, and who is a member.
 func (s *Speaker) know(members []election.Member) {
+	for _, other := range s.speakers {
+		other.member = false
+	}
 	for _, m := range members {
+		if s.speakers[m.Node] == nil {
+			s.speakers[m.Node] = &station{}
+		}
+		s.speakers[m.Node].address, s.speakers[m.Node].member = m.Address, true
 		for _, i := range m.Interfaces {
 			if s.stations[i.MAC] != m.Node {
 				s.stations[i.MAC] = m.Node
@@ -388,9 +412,27 @@ func (s *Speaker) know(members []election.Member) {
 	}
 }
 
+// greet asks a speaker for its own address that is heard on the wire though
+// gossip has lost it: a partition is healing. What matters is not the answer but
+// that by question and answer both kernels learn, at once, where the other is.
+// They gave up asking each other, and by themselves would do so once a second;
+// gossip knocks all the time, and gets through as soon as they know.
+func (s *Speaker) greet(ctx context.Context, h layer2.Heard, other *station) {
+	if other.member || h.At.Sub(other.greeted) < greeting {
+		return
+	}
+	other.greeted = h.At
+	address := other.address
+	s.errands.Go(func() {
+		if _, err := s.link.Probe(ctx, h.Interface, address, h.MAC); err != nil && ctx.Err() == nil {
+			s.log.Debug("cannot ask a speaker that returns", "address", address, "err", err)
+		}
+	})
+}
+
 // hear takes note of another station's use of an address that we answer for. It
 // reports whether that calls for a pass.
-func (s *Speaker) hear(h layer2.Heard) (pass bool) {
+func (s *Speaker) hear(ctx context.Context, h layer2.Heard) (pass bool) {
 	if !h.Kind.Claims() {
 		return false
 	}
@@ -399,6 +441,7 @@ func (s *Speaker) hear(h layer2.Heard) (pass bool) {
 		s.estrange(h)
 		return false
 	}
+	s.greet(ctx, h, s.speakers[node])
 	if h.Kind == layer2.HeardRequest || node == s.cfg.Node {
 		return false // its kernel uses the address; its speaker claims nothing
 	}

@@ -353,6 +353,31 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 	})
 }
 
+// By question and answer the two kernels learn of each other again.
+func TestASpeakerThatGossipHasLostIsAskedWhenItIsHeard(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		b := w.node("b").link.interfaces[0].MAC
+		w.heard("a", v4, b, layer2.HeardAnnouncement)
+		if got := w.node("a").link.probed; len(got) > 0 {
+			t.Errorf("a member is asked: %q", got)
+		}
+		w.hub.become("b", election.Gone)
+		w.rest()
+		for range 5 { // over 160 ms
+			w.heard("a", v6, b, layer2.HeardAnnouncement)
+			time.Sleep(40 * time.Millisecond)
+		}
+		time.Sleep(greeting)
+		w.heard("a", v4, b, layer2.HeardReply)
+		want := "2 192.0.2.12 02:00:00:00:00:0c"
+		if got := w.node("a").link.probed; !slices.Equal(got, []string{want, want}) {
+			t.Errorf("asked %q", got)
+		}
+	})
+}
+
 func TestAStrangerIsReportedOnce(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		w.start()
