@@ -125,6 +125,10 @@ func (l *loop) tell(was kube.Service, d allocator.Decision, is kube.ServiceWrite
 		}
 	}
 	if is.Announced != nil && is.Announced.Status == metav1.ConditionFalse && was.Announced.Reason != is.Announced.Reason {
-		event(true, eventSilent, "Announce", "%s", is.Announced.Message)
+		// Services are commonly there before their endpoints are.
+		early := was.Announced == (kube.Condition{}) && is.Announced.Reason == announce.NoEndpoint.String()
+		if !early {
+			event(true, eventSilent, "Announce", "%s", is.Announced.Message)
+		}
 	}
 }

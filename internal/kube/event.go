@@ -55,8 +55,15 @@ type Recorder struct {
 	client               kubernetes.Interface
 	controller, instance string
 	log                  *slog.Logger
-	queue                chan Event
-	dropped              atomic.Int64
+	queue                chan queuedEvent
+	recorded, dropped    atomic.Int64
+}
+
+// A queuedEvent is an Event with its time and a number of its own.
+type queuedEvent struct {
+	Event
+	at     time.Time
+	number int64
 }
 
 // Limits of the events API, and of our patience.
@@ -71,13 +78,13 @@ const (
 // NewRecorder makes a Recorder for a controller, such as
 // belfry.dev/controller, of which instance is one.
 func NewRecorder(client kubernetes.Interface, controller, instance string, log *slog.Logger) *Recorder {
-	return &Recorder{client: client, controller: controller, instance: instance, log: log, queue: make(chan Event, eventQueue)}
+	return &Recorder{client: client, controller: controller, instance: instance, log: log, queue: make(chan queuedEvent, eventQueue)}
 }
 
 // Record queues an Event.
 func (r *Recorder) Record(e Event) {
 	select {
-	case r.queue <- e:
+	case r.queue <- queuedEvent{e, time.Now(), r.recorded.Add(1)}:
 	default:
 		r.dropped.Add(1)
 	}
@@ -109,8 +116,7 @@ func (r *Recorder) Run(ctx context.Context) {
 
 // write creates one Event. An attempt whose answer is lost is repeated under
 // the same name, so that the Event appears once.
-func (r *Recorder) write(ctx context.Context, e Event) error {
-	now := time.Now()
+func (r *Recorder) write(ctx context.Context, e queuedEvent) error {
 	namespace := e.About.Namespace
 	if namespace == "" {
 		namespace = metav1.NamespaceDefault
@@ -122,9 +128,9 @@ func (r *Recorder) write(ctx context.Context, e Event) error {
 	event := &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace,
-			Name:      fmt.Sprintf("%.200s.%x", e.About.Name, now.UnixNano()),
+			Name:      fmt.Sprintf("%.200s.%x.%x", e.About.Name, e.at.UnixNano(), e.number),
 		},
-		EventTime:           metav1.NewMicroTime(now),
+		EventTime:           metav1.NewMicroTime(e.at),
 		ReportingController: r.controller,
 		ReportingInstance:   cut(r.instance, 128),
 		Action:              e.Action,
