@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -30,6 +32,8 @@ import (
 // address of the wire that no other uses, and makes it a neighbor.
 //
 // Namespaces have no name; they go with the processes that hold them.
+
+var rewrite = flag.Bool("rewrite", false, "write what routers print into testdata")
 
 const (
 	labChild  = "BELFRY_BGP_LAB"
@@ -102,10 +106,8 @@ func (l *labs) close() {
 	}
 }
 
-// wire makes a namespace at the other end of a new wire whose networks are
-// 192.0.n.0/24 and 2001:db8:n::/64. The router has .1 and ::1, we have .10 to
-// .49 and ::10 to ::49.
-func (l *labs) wire(n int) (namespace, error) {
+// namespace makes a network namespace.
+func (l *labs) namespace() (namespace, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return 0, err
@@ -122,30 +124,45 @@ func (l *labs) wire(n int) (namespace, error) {
 	}
 	l.closers = append(l.closers, func() { in.Close(); _ = hold.Wait() })
 	ns := namespace(hold.Process.Pid)
-	here, there := fmt.Sprintf("node%d", n), fmt.Sprintf("rtr%d", n)
-	steps := [][]string{
-		{"ip", "link", "add", here, "type", "veth", "peer", "name", there},
-		{"ip", "link", "set", there, "netns", fmt.Sprint(hold.Process.Pid)},
-		{"sysctl", "-qw", "net.ipv6.conf." + here + ".accept_dad=0"},
-		ns.args("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1"),
-		ns.args("sysctl", "-qw", "net.ipv6.conf."+there+".accept_dad=0"),
-		{"ip", "link", "set", here, "up"},
+	for _, step := range [][]string{
 		ns.args("ip", "link", "set", "lo", "up"),
-		ns.args("ip", "link", "set", there, "up"),
-		ns.args("ip", "addr", "add", fmt.Sprintf("192.0.%d.1/24", n), "dev", there),
-		ns.args("ip", "addr", "add", fmt.Sprintf("2001:db8:%d::1/64", n), "dev", there, "nodad"),
-	}
-	for i := 10; i < 50; i++ {
-		steps = append(steps,
-			[]string{"ip", "addr", "add", fmt.Sprintf("192.0.%d.%d/24", n, i), "dev", here},
-			[]string{"ip", "addr", "add", fmt.Sprintf("2001:db8:%d::%d/64", n, i), "dev", here, "nodad"})
-	}
-	for _, step := range steps {
+		ns.args("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1", "net.ipv4.conf.all.forwarding=1"),
+	} {
 		if err := run(step...); err != nil {
 			return ns, err
 		}
 	}
 	return ns, nil
+}
+
+// wire lays wire n between us and a namespace: node<n> here and rtr<n> there.
+// Its networks are 192.0.<n>.0/24 and 2001:db8:<n>::/64; the router has .1 and
+// ::1, we have .10 and ::10 up to .99 and ::99.
+func (l *labs) wire(n int, ns namespace) error {
+	here, there := fmt.Sprintf("node%d", n), fmt.Sprintf("rtr%d", n)
+	var ours strings.Builder
+	for i := 10; i < 100; i++ {
+		fmt.Fprintf(&ours, "addr add 192.0.%d.%d/24 dev %s\naddr add 2001:db8:%d::%d/64 dev %s nodad\n", n, i, here, n, i, here)
+	}
+	for _, step := range [][]string{
+		{"ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", fmt.Sprint(int(ns))},
+		{"sysctl", "-qw", "net.ipv6.conf." + here + ".accept_dad=0", "net.ipv6.conf." + here + ".accept_ra=0"},
+		ns.args("sysctl", "-qw", "net.ipv6.conf."+there+".accept_dad=0"),
+		{"ip", "link", "set", here, "up"},
+		ns.args("ip", "link", "set", there, "up"),
+		ns.args("ip", "addr", "add", fmt.Sprintf("192.0.%d.1/24", n), "dev", there),
+		ns.args("ip", "addr", "add", fmt.Sprintf("2001:db8:%d::1/64", n), "dev", there, "nodad"),
+	} {
+		if err := run(step...); err != nil {
+			return err
+		}
+	}
+	batch := exec.Command("ip", "-batch", "-")
+	batch.Stdin = strings.NewReader(ours.String())
+	if out, err := batch.CombinedOutput(); err != nil {
+		return fmt.Errorf("our addresses: %w: %s", err, out)
+	}
+	return nil
 }
 
 // A namespace is the process that holds a network namespace.
@@ -214,7 +231,11 @@ func needFRR(t *testing.T) *frr {
 	if err := run("chown", "frr:frr", dir); err != nil {
 		t.Fatal(err)
 	}
-	ns, err := lab.wire(2)
+	ns, err := lab.namespace()
+	if err == nil {
+		// 2 for sessions between addresses, 4 for unnumbered ones.
+		err = errors.Join(lab.wire(2, ns), lab.wire(4, ns))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -297,12 +318,37 @@ func (f *frr) show(t *testing.T, command string) map[string]any {
 	return v
 }
 
-// sources returns two addresses of ours on FRR's wire that no other test has.
-func (f *frr) sources() (v4, v6 netip.Addr) {
+// source returns an address of ours on FRR's wire that no other test has.
+func (f *frr) source(family string) netip.Addr {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.next++
-	return netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", f.next)), netip.MustParseAddr(fmt.Sprintf("2001:db8:2::%d", f.next))
+	if family == "ipv4" {
+		return netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", f.next))
+	}
+	return netip.MustParseAddr(fmt.Sprintf("2001:db8:2::%d", f.next))
+}
+
+// stopped stops FRR's bgpd while f runs.
+func (f *frr) stopped(t *testing.T, while func()) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(f.dir, "bgpd.pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	while()
 }
 
 var (
@@ -326,7 +372,8 @@ func (f *frr) neighbor(t *testing.T, source netip.Addr, as uint32, lines ...stri
 	conf = append(conf, "address-family "+family, n+"activate", n+"soft-reconfiguration inbound")
 	f.configure(t, conf...)
 	t.Cleanup(func() { f.configure(t, "no "+strings.TrimSpace(n)) })
-	p := lb.BGPPeer{Name: strings.ToLower(t.Name()), MyASN: as, PeerASN: frrAS, Address: frr4, Source: source, HoldTime: 9 * time.Second, ConnectTime: time.Second}
+	name := strings.NewReplacer("/", "-", "_", "-").Replace(strings.ToLower(t.Name()))
+	p := lb.BGPPeer{Name: name, MyASN: as, PeerASN: frrAS, Address: frr4, Source: source, HoldTime: 9 * time.Second, ConnectTime: time.Second}
 	if source.Is6() {
 		p.Address = frr6
 	}
@@ -448,5 +495,3 @@ func route(prefix string, a ...bgp.Attributes) bgp.Route {
 	}
 	return r
 }
-
-type bird struct{}

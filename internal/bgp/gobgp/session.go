@@ -285,7 +285,7 @@ func (s *session) supply(ctx context.Context, link *guard.Link, n bgp.Negotiated
 	}
 	s.table.inner.Attach(link)
 	for _, f := range n.Families {
-		if err := s.table.inner.Refresh(bgp.WireFamily(f)); err != nil {
+		if err := s.table.refresh(bgp.WireFamily(f)); err != nil {
 			return err
 		}
 	}
@@ -317,7 +317,7 @@ func (s *session) tend(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 			timer.Reset(time.Until(served.Add(refreshInterval)))
 		case served = <-timer.C:
 			for f := range asked {
-				if err := s.table.inner.Refresh(f); err != nil {
+				if err := s.table.refresh(f); err != nil {
 					return err
 				}
 			}

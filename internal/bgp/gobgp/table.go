@@ -25,8 +25,9 @@ import (
 // 1 Gbit/s. Routers only compare.
 const bandwidthUnit = 125e6
 
-// starting guards StartBgp, which writes package variables of gobgp.
-var starting sync.Mutex
+// globals guards package variables of gobgp: StartBgp writes them (always the
+// same values), every server reads them when it changes or says its table.
+var globals sync.RWMutex
 
 // A pool keeps servers that are done with: gobgp's Serve never returns, so a
 // server is used again rather than thrown away.
@@ -107,6 +108,11 @@ type table struct {
 	// ended, and err then says why.
 	lost chan struct{}
 	err  error
+
+	// owed counts the tables that the server has been asked for and has not yet
+	// said. While there are any, the table holds globals, once.
+	mu   sync.Mutex
+	owed map[wire.Family]int
 }
 
 // The two ends of the connection on loopback. Neither identifier is seen by
@@ -117,27 +123,30 @@ const serverID, guardID = "127.0.0.1", "127.0.0.2"
 // newTable starts a server that has these routes, and waits until it talks to
 // the guard.
 func newTable(ctx context.Context, p *pool, sh shape, routes []hop) (*table, error) {
-	inner, err := guard.Listen()
+	t := &table{pool: p, shape: sh, lost: make(chan struct{}), owed: map[wire.Family]int{}}
+	inner, err := guard.Listen(t.said)
 	if err != nil {
 		return nil, err
 	}
-	t := &table{pool: p, server: p.get(), shape: sh, inner: inner, lost: make(chan struct{})}
+	t.inner, t.server = inner, p.get()
 	if err := t.start(ctx, routes); err != nil {
 		inner.Close()
+		t.release()
 		t.retire()
 		return nil, err
 	}
 	go func() {
 		defer close(t.lost)
 		t.err = inner.Run()
+		t.release()
 	}()
 	return t, nil
 }
 
 func (t *table) start(ctx context.Context, routes []hop) error {
-	starting.Lock()
+	globals.Lock()
 	err := t.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: t.shape.localAS, RouterId: serverID, ListenPort: -1}})
-	starting.Unlock()
+	globals.Unlock()
 	if err != nil {
 		return fmt.Errorf("start gobgp: %w", err)
 	}
@@ -149,8 +158,7 @@ func (t *table) start(ctx context.Context, routes []hop) error {
 		Conf:      &api.PeerConf{NeighborAddress: t.inner.Addr().Addr().String(), PeerAsn: t.shape.peerAS, LocalAsn: t.shape.localAS},
 		Transport: &api.Transport{RemotePort: uint32(t.inner.Addr().Port()), LocalAddress: "127.0.0.1"},
 		// The guard answers each keepalive, so the hold time is of no account.
-		// It is also the time after which gobgp gives up on a write, which the
-		// guard delays as long as its router is slow.
+		// It is also the time after which gobgp gives up on a write.
 		Timers: &api.Timers{Config: &api.TimersConfig{ConnectRetry: 1, HoldTime: 3600, KeepaliveInterval: 1200}},
 		// For the End-of-RIB behind each table.
 		GracefulRestart: &api.GracefulRestart{Enabled: true, RestartTime: 1},
@@ -161,13 +169,63 @@ func (t *table) start(ctx context.Context, routes []hop) error {
 	if err := t.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer}); err != nil {
 		return fmt.Errorf("add the guard as gobgp's peer: %w", err)
 	}
-	return t.inner.Accept(ctx, wire.Open{
+	if err := t.inner.Accept(ctx); err != nil {
+		return err
+	}
+	for _, f := range t.shape.families() {
+		t.owe(f)
+	}
+	return t.inner.Greet(wire.Open{
 		AS: t.shape.peerAS, HoldTime: 3600, ID: netip.MustParseAddr(guardID),
 		Capabilities: wire.Capabilities{
 			Families: t.shape.families(), FourOctetAS: t.shape.fourOctetAS, RouteRefresh: true, ExtendedNextHop: t.shape.v4,
 			GracefulRestart: &wire.GracefulRestart{Time: 1},
 		},
 	})
+}
+
+// refresh lets the server say its table of a family again, to the attached
+// link.
+func (t *table) refresh(f wire.Family) error {
+	t.owe(f)
+	return t.inner.Refresh(f)
+}
+
+// owe takes globals for the time in which a server says a table.
+func (t *table) owe(f wire.Family) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.owed) == 0 {
+		globals.RLock()
+	}
+	t.owed[f]++
+}
+
+// said gives globals back when all that was asked for has been said.
+func (t *table) said(f wire.Family) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch t.owed[f] {
+	case 0:
+		return
+	case 1:
+		delete(t.owed, f)
+	default:
+		t.owed[f]--
+	}
+	if len(t.owed) == 0 {
+		globals.RUnlock()
+	}
+}
+
+// release gives globals back for tables that will not be said any more.
+func (t *table) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.owed) > 0 {
+		clear(t.owed)
+		globals.RUnlock()
+	}
 }
 
 // close ends the table.
@@ -187,6 +245,8 @@ func (t *table) retire() {
 // set gives the server these routes, sorted by prefix. What is new is added
 // before what is gone is withdrawn.
 func (t *table) set(routes []hop) error {
+	globals.RLock()
+	defer globals.RUnlock()
 	announce, withdraw := diff(t.routes, routes)
 	attrs := map[string][]*anypb.Any{}
 	var errs []error

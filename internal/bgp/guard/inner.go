@@ -27,6 +27,8 @@ const innerTimeout = 20 * time.Second
 // router. It lives as long as that server; Links to the router come and go.
 type Inner struct {
 	listener *net.TCPListener
+	// said is called when gobgp has said the whole table of a family.
+	said func(wire.Family)
 	// conn is set by Accept.
 	conn net.Conn
 	link atomic.Pointer[Link]
@@ -34,15 +36,17 @@ type Inner struct {
 	mu sync.Mutex
 }
 
-// Listen opens the address at which gobgp is to find its router.
-func Listen() (*Inner, error) {
+// Listen opens the address at which gobgp is to find its router. Said is called
+// by Run each time that gobgp has said the whole table of a family: once after
+// Greet, and after each Refresh.
+func Listen(said func(wire.Family)) (*Inner, error) {
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(context.Background(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		return nil, fmt.Errorf("listen on loopback: %w", err)
 	}
-	return &Inner{listener: l.(*net.TCPListener)}, nil
+	return &Inner{listener: l.(*net.TCPListener), said: said}, nil
 }
 
 // Addr returns the address of Listen.
@@ -50,43 +54,48 @@ func (in *Inner) Addr() netip.AddrPort {
 	return in.listener.Addr().(*net.TCPAddr).AddrPort()
 }
 
-// Accept waits for gobgp and opens a session with it as open says. It takes a
-// connection from this process only, and only one.
-func (in *Inner) Accept(ctx context.Context, open wire.Open) error {
+// Accept waits for gobgp. It takes a connection from this process only, and
+// only one.
+func (in *Inner) Accept(ctx context.Context) error {
 	defer in.listener.Close()
 	stop := context.AfterFunc(ctx, func() { _ = in.listener.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if err := in.listener.SetDeadline(time.Now().Add(innerTimeout)); err != nil {
 		return err
 	}
-	for {
+	for ctx.Err() == nil {
 		conn, err := in.listener.Accept()
 		if err != nil {
 			return fmt.Errorf("wait for gobgp on loopback: %w", errors.Join(ctx.Err(), err))
 		}
-		if !ours(conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()) {
-			conn.Close()
-			continue
+		if ours(conn.RemoteAddr().(*net.TCPAddr).AddrPort(), conn.LocalAddr().(*net.TCPAddr).AddrPort()) {
+			in.conn = conn
+			return nil
 		}
-		if err := greet(conn, open); err != nil {
-			conn.Close()
-			return fmt.Errorf("open the session with gobgp on loopback: %w", err)
-		}
-		in.conn = conn
-		return nil
+		conn.Close()
 	}
+	return ctx.Err()
 }
 
-// greet exchanges OPEN and KEEPALIVE with gobgp.
-func greet(conn net.Conn, open wire.Open) error {
-	if err := conn.SetDeadline(time.Now().Add(innerTimeout)); err != nil {
+// Greet opens a session with gobgp as open says; gobgp then says its table. It
+// must be called after Accept.
+func (in *Inner) Greet(open wire.Open) error {
+	if err := in.greet(open); err != nil {
+		return fmt.Errorf("open the session with gobgp on loopback: %w", err)
+	}
+	return nil
+}
+
+func (in *Inner) greet(open wire.Open) error {
+	if err := in.conn.SetDeadline(time.Now().Add(innerTimeout)); err != nil {
 		return err
 	}
-	if _, err := conn.Write(wire.AppendKeepalive(wire.AppendOpen(nil, open))); err != nil {
+	if err := in.write(wire.AppendKeepalive(wire.AppendOpen(nil, open))); err != nil {
 		return err
 	}
 	for _, want := range []wire.Type{wire.TypeOpen, wire.TypeKeepalive} {
-		frame, err := readFrame(conn)
+		// Without a buffer: what follows is for Run.
+		frame, err := readFrame(in.conn)
 		if err != nil {
 			return err
 		}
@@ -94,7 +103,7 @@ func greet(conn net.Conn, open wire.Open) error {
 			return fmt.Errorf("%v instead of %v", got, want)
 		}
 	}
-	return conn.SetDeadline(time.Time{})
+	return in.conn.SetDeadline(time.Time{})
 }
 
 // Run relays until gobgp or Close ends the connection. It must be called after
@@ -121,6 +130,13 @@ func (in *Inner) Run() (err error) {
 		case wire.TypeUpdate:
 			if link := in.link.Load(); link != nil {
 				link.update(frame)
+			}
+			// The longest End-of-RIB is shorter than any UPDATE that says
+			// something, or nearly so.
+			if len(frame) <= wire.HeaderLen+12 {
+				if f, _ := wire.ParseUpdate(frame[wire.HeaderLen:], func(wire.Change) {}); f != nil {
+					in.said(*f)
+				}
 			}
 		case wire.TypeNotification:
 			n, _ := wire.ParseNotification(frame[wire.HeaderLen:])

@@ -34,6 +34,9 @@ const (
 	inwardRate = 4 << 20
 	// batch is how many octets at most go to the router in one write.
 	batch = 1 << 16
+	// backlog is how many octets may wait for a router that reads slowly: more
+	// than the largest table of a session.
+	backlog = 64 << 20
 )
 
 // An Ending is why a session ended, or is to end.
@@ -65,8 +68,8 @@ type Link struct {
 	changed func()
 
 	negotiated bgp.Negotiated
-	// out carries frames to the writer.
-	out chan []byte
+	// out holds frames for the writer.
+	out queue
 	// refresh carries the families that the router asks for.
 	refresh chan wire.Family
 	// done is closed when the session is to end.
@@ -85,7 +88,7 @@ func NewLink(conn *net.TCPConn, maximumPrefixes int, counters *Counters, changed
 	}
 	return &Link{
 		conn: conn, r: bufio.NewReaderSize(conn, 1<<14), counters: counters, maximum: maximumPrefixes, changed: changed,
-		out: make(chan []byte, 64), refresh: make(chan wire.Family), done: make(chan struct{}),
+		out: queue{filled: make(chan struct{}, 1)}, refresh: make(chan wire.Family), done: make(chan struct{}),
 	}
 }
 
@@ -196,12 +199,53 @@ func (l *Link) Run(endings <-chan Ending) Ending {
 	return end
 }
 
-// update queues an UPDATE of ours. It waits while the router is slow.
-func (l *Link) update(frame []byte) {
-	select {
-	case l.out <- frame:
-	case <-l.done:
+// update queues an UPDATE of ours. It does not wait for a slow router: that is
+// for the send hold timer to judge.
+func (l *Link) update(frame []byte) { l.out.put(frame) }
+
+// A queue holds frames between gobgp and a router.
+type queue struct {
+	mu     sync.Mutex
+	frames [][]byte
+	octets int
+	// filled has an element when there are frames.
+	filled chan struct{}
+}
+
+func (q *queue) put(frame []byte) {
+	q.mu.Lock()
+	if q.octets += len(frame); q.octets <= backlog+wire.MaxLen {
+		q.frames = append(q.frames, frame)
 	}
+	q.mu.Unlock()
+	select {
+	case q.filled <- struct{}{}:
+	default:
+	}
+}
+
+// take moves frames to into, as many as fit limit octets, and reports whether
+// the queue has not run over.
+func (q *queue) take(into [][]byte, limit int) ([][]byte, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, taken := 0, 0
+	for n < len(q.frames) && taken+len(q.frames[n]) <= limit {
+		taken += len(q.frames[n])
+		n++
+	}
+	into = append(into, q.frames[:n]...)
+	whole := q.octets <= backlog
+	q.octets -= taken
+	if q.frames = q.frames[n:]; len(q.frames) == 0 {
+		q.frames = nil
+	} else {
+		select {
+		case q.filled <- struct{}{}:
+		default:
+		}
+	}
+	return into, whole
 }
 
 // readAll reads until the session ends.
@@ -303,15 +347,13 @@ func (l *Link) writeAll() (end Ending, whole bool) {
 			return Ending{}, true
 		case <-keepalive:
 			buf, messages = wire.AppendKeepalive(buf), 1
-		case frame := <-l.out:
-			buf, frames = append(buf, frame...), append(frames, frame)
-		}
-		for more := true; more && len(buf) <= batch-wire.MaxLen; {
-			select {
-			case frame := <-l.out:
-				buf, frames = append(buf, frame...), append(frames, frame)
-			default:
-				more = false
+		case <-l.out.filled:
+			var whole bool
+			if frames, whole = l.out.take(frames, batch); !whole {
+				return Ending{Fault: &bgp.Fault{Cause: bgp.SendTimeout, Text: "the router reads too slowly"}}, true
+			}
+			for _, frame := range frames {
+				buf = append(buf, frame...)
 			}
 		}
 		_ = l.conn.SetWriteDeadline(time.Now().Add(timeout))

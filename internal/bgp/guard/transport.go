@@ -22,6 +22,9 @@ const MaxPassword = unix.TCP_MD5SIG_MAXKEYLEN
 // dialTimeout bounds one attempt: the SYN and two repetitions.
 const dialTimeout = 5 * time.Second
 
+// sendBuffer is the size of a connection's send buffer, in octets.
+const sendBuffer = 256 << 10
+
 // A Transport is how to reach a router.
 type Transport struct {
 	// Remote is the router; a link-local address has a zone.
@@ -102,6 +105,8 @@ func (t Transport) setOptions(fd int) error {
 	// Network control (CS6), as routers mark it, so that a congested link drops
 	// other packets first. Not worth a session if the kernel will not have it.
 	_ = unix.SetsockoptInt(fd, level, class, 0xc0)
+	// A router that does not read holds no more of the kernel's memory than this.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
 	if t.TTL > 0 {
 		if err := unix.SetsockoptInt(fd, level, ttl, t.TTL); err != nil {
 			return fmt.Errorf("set TTL %d: %w", t.TTL, err)
