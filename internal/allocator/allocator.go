@@ -28,6 +28,7 @@ package allocator
 import (
 	"cmp"
 	"maps"
+	"net/netip"
 	"reflect"
 	"slices"
 	"time"
@@ -61,24 +62,27 @@ func Plan(w World) Result {
 //
 // It remembers what it promised: the addresses of a decision are taken until
 // the Service's status shows them, however late it does, and the decision
-// stands until then. So the caller need not, and must not, tell it of its own
+// stands until then, or until an older Service stops sharing them. So the caller need not, and must not, tell it of its own
 // writes before they are seen.
 //
 // A Planner is not safe for concurrent use. What is put into it must not be
 // changed afterwards.
 type Planner struct {
 	services map[lb.ServiceKey]*service
-	given    []lb.Pool
-	nodes    map[addr]string
 	now      time.Time
+
+	// given is what the next layOut makes the pools of.
+	given      []lb.Pool
+	givenNodes map[addr]string
+	rebuild    bool
 
 	pools      []*pool // by name
 	byName     map[string]*pool
 	land       territory
 	public     []*pool // unrestricted and automatic, by name
 	restricted []*pool // restricted and automatic, by priority and name
-	generation int     // of the pools
-	rebuild    bool
+	nodes      map[addr]string
+	generation int // of the pools
 
 	uses     map[addr]*use
 	circles  map[circleKey]*circle
@@ -90,7 +94,6 @@ type Planner struct {
 	waiting        []*service // oldest first
 	unwaited       bool       // some of waiting no longer do
 	loosened       bool       // something happened that may concern those who wait
-	unread         bool       // a pool's journal came back different
 	tally          [len(reasons)]int
 }
 
@@ -130,12 +133,10 @@ func New() *Planner {
 // SetPools replaces all pools.
 func (p *Planner) SetPools(pools []lb.Pool) {
 	sorted := slices.SortedFunc(slices.Values(pools), func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
-	same := slices.EqualFunc(p.given, sorted, func(a, b lb.Pool) bool {
+	p.rebuild = p.rebuild || !slices.EqualFunc(p.given, sorted, func(a, b lb.Pool) bool {
 		a.Freed, a.Labels, b.Freed, b.Labels = nil, nil, nil, nil
 		return reflect.DeepEqual(a, b)
 	})
-	p.rebuild = p.rebuild || !same
-	p.unread = p.unread || !slices.EqualFunc(p.given, sorted, func(a, b lb.Pool) bool { return slices.Equal(a.Freed, b.Freed) })
 	p.given = sorted
 }
 
@@ -149,9 +150,8 @@ func (p *Planner) SetNodes(nodes []lb.Node) {
 			}
 		}
 	}
-	if !maps.Equal(p.nodes, next) {
-		p.nodes, p.rebuild = next, true
-	}
+	p.rebuild = p.rebuild || !maps.Equal(p.givenNodes, next)
+	p.givenNodes = next
 }
 
 // Put tells of a Service that is new or changed. Putting what has not changed
@@ -211,8 +211,12 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 		if i < len(next.AssignedPools) {
 			w.from = next.AssignedPools[i]
 		}
+		// Of two of one family it keeps the one it asks for, else the first.
 		f := w.family()
-		w.leaving = seen[f] || !wantsFamily(&next, f)
+		better := slices.ContainsFunc(next.Request.Addresses, func(r netip.Addr) bool {
+			return r != a && index(lb.FamilyOf(r)) == f && slices.Contains(next.Assigned, r)
+		})
+		w.leaving = seen[f] || better || !wantsFamily(&next, f)
 		seen[f] = seen[f] || !w.leaving
 		if !slices.ContainsFunc(wants, func(o want) bool { return o.addr == w.addr }) {
 			wants = append(wants, w)
@@ -311,13 +315,11 @@ func (p *Planner) Plan(now time.Time) Result {
 	if now.After(p.now) {
 		p.now = now
 	}
+	p.bury()
 	if p.rebuild {
 		p.layOut()
-	} else if p.unread {
-		p.reread()
+		p.rebuild = false
 	}
-	p.rebuild, p.unread = false, false
-	p.bury()
 	p.expire()
 
 	changed := p.serve(p.examineAll())
@@ -336,8 +338,16 @@ func (p *Planner) examineAll() (needy, changed []*service) {
 	for i := 0; i < len(p.dirty); i++ {
 		s := p.dirty[i]
 		s.dirty = false
-		if s.deleted || s.promised {
+		if s.deleted {
 			continue
+		}
+		if s.promised {
+			if !slices.ContainsFunc(s.claims, func(c *claim) bool { return c.promised && c.lost }) {
+				continue
+			}
+			// It stopped sharing with an older one that was promised the same.
+			s.promised = false
+			p.adopt(s, s.Service)
 		}
 		p.unwait(s)
 		if d, ok := p.examine(s); !ok {

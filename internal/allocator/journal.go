@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -157,52 +158,40 @@ func (p *pool) nextExpiry() (first time.Time) {
 	return first
 }
 
-// reread takes in journals that came back other than they were read last: what
-// another wrote, or our own words. Of two entries the newer counts.
-func (p *Planner) reread() {
-	for _, given := range p.given {
-		for _, e := range given.Freed {
-			p.recall(e)
+// recall enters journals, from wherever they are: of several entries for one
+// address the newest counts, in the pool that has it now.
+func (p *Planner) recall(journals []lb.FreedAddress) {
+	slices.SortFunc(journals, func(a, b lb.FreedAddress) int {
+		return cmp.Or(a.Address.Compare(b.Address), b.At.Compare(a.At), b.Service.Compare(a.Service))
+	})
+	journals = slices.CompactFunc(journals, func(a, b lb.FreedAddress) bool { return a.Address == b.Address })
+	for _, e := range journals {
+		a := number(e.Address)
+		if at := p.land.owner(a); at != nil && p.lendable(at, a) && at.half[a.family()].fresh.remove(a) {
+			p.remember(at, freed{addr: a, last: e.Service, at: e.At})
 		}
 	}
-	p.loosened = true
 }
 
-// recall takes in one entry of a journal.
-func (p *Planner) recall(e lb.FreedAddress) {
-	a := number(e.Address)
-	at := p.land.owner(a)
-	if at == nil || p.uses[a] != nil || !p.lendable(at, a) {
-		return
-	}
-	next, h := freed{addr: a, last: e.Service, at: e.At}, &at.half[a.family()]
-	if _, left := p.left[a]; left {
-		return
-	}
-	if !h.fresh.remove(a) {
-		i := slices.IndexFunc(h.journal, func(o freed) bool { return o.addr == a })
-		if i >= 0 && !h.journal[i].at.Before(next.at) {
-			return
-		}
-		p.forget(h, a)
-	}
-	p.remember(at, next)
-}
-
-// layOut compiles the pools anew and enters all claims again.
+// layOut compiles the pools anew and enters all claims again. The journal of a
+// pool is read when the pool is first seen; then the planner is the one who
+// writes it, and its own memory is ahead of what it reads back.
 func (p *Planner) layOut() {
 	var journals []lb.FreedAddress
-	said := map[string]PoolDecision{}
+	known := p.byName
 	for _, at := range p.pools {
 		journals = append(journals, at.decision().Freed...)
-		said[at.Name] = at.said
 	}
+	p.nodes = p.givenNodes
 	p.pools, p.land = compile(p.given, p.nodes)
 	p.byName = map[string]*pool{}
 	p.public, p.restricted = nil, nil
 	for _, at := range p.pools {
-		journals = append(journals, at.Freed...)
-		at.said = said[at.Name]
+		if last := known[at.Name]; last != nil {
+			at.said = last.said
+		} else {
+			journals = append(journals, at.Freed...)
+		}
 		p.byName[at.Name] = at
 		switch {
 		case !at.AutoAssign:
@@ -227,7 +216,5 @@ func (p *Planner) layOut() {
 		}
 		p.mark(s)
 	}
-	for _, e := range journals {
-		p.recall(e)
-	}
+	p.recall(journals)
 }

@@ -25,9 +25,9 @@ func (d Decision) Sentence() string {
 	case held == "":
 		return d.cause()
 	case d.Detail.Reallocate:
-		return fmt.Sprintf("keeps %s; no other address to move to: %s", held, d.cause())
+		return fmt.Sprintf("holds %s; no other address to move to: %s", held, d.cause())
 	default:
-		return fmt.Sprintf("keeps %s; %s", held, d.cause())
+		return fmt.Sprintf("holds %s; %s", held, d.cause())
 	}
 }
 

@@ -310,7 +310,7 @@ func (p *Planner) bookNamespace(at *pool, namespace string, n int) {
 	if at.namespaces[namespace] += n; at.namespaces[namespace] == 0 {
 		delete(at.namespaces, namespace)
 	}
-	if limit := at.limit(); limit > 0 && at.namespaces[namespace] >= limit {
+	if limit := at.limit(); limit > 0 && at.namespaces[namespace] >= limit-1 { // one less matters to those who need two
 		p.loosened = true
 	}
 }

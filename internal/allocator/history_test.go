@@ -1,0 +1,326 @@
+package allocator
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A history is a cluster in small: objects that users edit, a planner that sees
+// each change late, and a controller whose writes land late. Whatever happens
+// between, every object is seen in the order of its own changes.
+type history struct {
+	gen
+	t        *testing.T
+	now      time.Time
+	services map[lb.ServiceKey]lb.Service // as they are
+	seen     map[lb.ServiceKey]lb.Service // as the planner was told
+	pools    []lb.Pool
+	nodes    []lb.Node
+	news     []func() // what the planner has not seen yet, in order
+	writes   map[lb.ServiceKey]decided
+	grounds  map[lb.ServiceKey]map[lb.ServiceKey]lb.Service // what was seen when its last write was decided
+	planner  *Planner
+	said     map[string]PoolDecision
+	log      []string
+	keepOnly bool // pools never reassign
+}
+
+// A decided is a decision and what the planner had seen when it made it.
+type decided struct {
+	Decision
+	seen map[lb.ServiceKey]lb.Service
+}
+
+func newHistory(t *testing.T, seed uint64) *history {
+	h := &history{
+		gen: gen{rand.New(rand.NewPCG(seed, 5))}, t: t, now: epoch.Add(time.Hour), services: map[lb.ServiceKey]lb.Service{},
+		seen: map[lb.ServiceKey]lb.Service{}, grounds: map[lb.ServiceKey]map[lb.ServiceKey]lb.Service{}, writes: map[lb.ServiceKey]decided{}, planner: New(), said: map[string]PoolDecision{},
+	}
+	for _, name := range []string{"edge", "lab"} {
+		h.pools = append(h.pools, h.pool(name))
+	}
+	h.tellPools()
+	return h
+}
+
+func (h *history) logf(format string, args ...any) {
+	h.log = append(h.log, fmt.Sprintf(format, args...))
+}
+
+func (h *history) tellPools() {
+	pools := slices.Clone(h.pools)
+	h.news = append(h.news, func() { h.planner.SetPools(pools) })
+}
+
+func (h *history) tell(key lb.ServiceKey) {
+	s, exists := h.services[key]
+	h.news = append(h.news, func() {
+		if exists {
+			h.seen[key] = s
+			h.planner.Put(s)
+		} else {
+			delete(h.seen, key)
+			h.planner.Delete(key)
+		}
+	})
+}
+
+func (h *history) some() lb.ServiceKey {
+	keys := slices.SortedFunc(maps.Keys(h.services), lb.ServiceKey.Compare)
+	if len(keys) == 0 {
+		return lb.ServiceKey{}
+	}
+	return keys[h.IntN(len(keys))]
+}
+
+// happen lets one thing happen.
+func (h *history) happen() {
+	switch n := h.IntN(100); {
+	case n < 20: // a Service comes, or goes and comes as another
+		s := h.service(h.key())
+		h.services[s.Key] = s
+		h.logf("create %+v", s)
+		h.tell(s.Key)
+	case n < 28:
+		if s, ok := h.services[h.some()]; ok {
+			delete(h.services, s.Key)
+			h.logf("delete %v", s.Key)
+			h.tell(s.Key)
+		}
+	case n < 36:
+		if s, ok := h.services[h.some()]; ok {
+			h.wishes(&s)
+			h.services[s.Key] = s
+			h.logf("edit %+v", s)
+			h.tell(s.Key)
+		}
+	case n < 42:
+		h.editPools()
+	case n < 44:
+		h.nodes = h.gen.nodes()
+		nodes := h.nodes
+		h.logf("nodes %v", nodes)
+		h.news = append(h.news, func() { h.planner.SetNodes(nodes) })
+	case n < 50:
+		h.now = h.now.Add(time.Duration(h.IntN(8000)) * time.Millisecond)
+		h.logf("now %v", h.now.Format("15:04:05"))
+	case n < 70:
+		h.see(1 + h.IntN(3))
+	case n < 85:
+		h.plan()
+	default:
+		h.write(h.some())
+	}
+}
+
+func (h *history) editPools() {
+	name := h.poolName()
+	i := slices.IndexFunc(h.pools, func(p lb.Pool) bool { return p.Name == name })
+	h.pools = slices.Clone(h.pools)
+	switch {
+	case i < 0:
+		h.pools = append(h.pools, h.pool(name))
+	case h.one(15) && !h.keepOnly: // as if by force: the finalizer of a pool in use is gone
+		h.pools = slices.Delete(h.pools, i, i+1)
+	default:
+		next := h.pool(name)
+		next.Created, next.Freed = h.pools[i].Created, h.pools[i].Freed
+		h.pools[i] = next
+	}
+	if h.keepOnly {
+		for i := range h.pools {
+			h.pools[i].Orphans = lb.OrphanKeep
+		}
+	}
+	for _, p := range h.pools {
+		h.logf("pool %+v allocation %+v", p, p.Allocation)
+	}
+	h.tellPools()
+}
+
+// see shows the planner the oldest news.
+func (h *history) see(n int) {
+	for ; n > 0 && len(h.news) > 0; n-- {
+		h.news[0]()
+		h.news = h.news[1:]
+	}
+}
+
+// plan is one pass of the controller; the writes that follow from it wait.
+func (h *history) plan() {
+	r := h.planner.Plan(h.now)
+	for _, d := range r.Services {
+		if s := h.seen[d.Service]; d.Changes(s) {
+			seen := maps.Clone(h.seen)
+			if last, waits := h.writes[d.Service]; waits && last.seen[d.Service].UID == seen[d.Service].UID && slices.Equal(last.Assignments, d.Assignments) {
+				seen = last.seen
+			}
+			h.writes[d.Service] = decided{d, seen}
+			h.logf("decide %v %v %v: %s", d.Service, d.Assignments, d.Reason, d.Sentence())
+		} else {
+			delete(h.writes, d.Service)
+		}
+	}
+	for _, d := range r.Pools {
+		h.said[d.Pool] = d
+	}
+	h.writePools()
+}
+
+func (h *history) writePools() {
+	changed := false
+	h.pools = slices.Clone(h.pools)
+	for i, p := range h.pools {
+		d, ok := h.said[p.Name]
+		if ok && !slices.Equal(p.Freed, d.Freed) {
+			h.pools[i].Freed, changed = d.Freed, true
+		}
+	}
+	if changed {
+		h.tellPools()
+	}
+}
+
+// write carries out one decision on the object as it is by now.
+func (h *history) write(key lb.ServiceKey) {
+	d, waits := h.writes[key]
+	s, exists := h.services[key]
+	delete(h.writes, key)
+	if !waits || !exists || s.UID != d.seen[key].UID {
+		return
+	}
+	for _, a := range d.Assignments {
+		if slices.Contains(s.Assigned, a.Address) {
+			continue
+		}
+		for other, o := range h.services {
+			if other != key && slices.Contains(o.Assigned, a.Address) && h.seen[other].UID == o.UID {
+				// What was shared when it was decided may come apart meanwhile.
+				mine, theirs := d.seen[key], d.seen[other]
+				before, after := h.grounds[other][key], h.grounds[other][other]
+				if !slowlyShares(&mine, &theirs) && !slowlyShares(&before, &after) {
+					h.t.Errorf("%v is written to %v while %v still holds it", a.Address, key, other)
+				}
+			}
+		}
+	}
+	h.logf("write %v %v", key, d.Assignments)
+	h.services[key], h.grounds[key] = d.Apply(s), d.seen
+	h.tell(key)
+}
+
+// settle sees, plans and writes until nothing is left to do.
+func (h *history) settle() {
+	for range 100 {
+		h.see(len(h.news))
+		h.plan()
+		if len(h.writes) == 0 && len(h.news) == 0 {
+			return
+		}
+		for _, key := range slices.SortedFunc(maps.Keys(h.writes), lb.ServiceKey.Compare) {
+			h.write(key)
+		}
+	}
+	h.t.Errorf("does not settle")
+}
+
+func (h *history) world() World {
+	return World{Pools: h.pools, Nodes: h.nodes, Services: slices.Collect(maps.Values(h.services)), Now: h.now}
+}
+
+// check compares the planner with one that starts from the objects as they are,
+// and the objects with what must always hold.
+func (h *history) check() {
+	fresh := Plan(h.world())
+	for _, want := range fresh.Services {
+		s := h.services[want.Service]
+		if got := h.planner.services[want.Service].decision; !got.Equal(want) {
+			h.t.Errorf("%v: the planner says %v %q, one that starts now %v %q", s.Key, got.Reason, got.Sentence(), want.Reason, want.Sentence())
+		}
+		if want.Changes(s) {
+			h.t.Errorf("%v: has settled, but planned again changes to %v", s.Key, want.Assignments)
+		}
+	}
+	for i, want := range fresh.Pools {
+		if got := h.planner.pools[i].decision(); !reflect.DeepEqual(got, want) {
+			h.t.Errorf("pool %s: the planner says\n%+v, one that starts now\n%+v", want.Pool, got, want)
+		}
+	}
+	holders := map[netip.Addr][]lb.Service{}
+	for _, s := range h.services {
+		if len(s.Assigned) > 2 {
+			h.t.Errorf("%v holds %v", s.Key, s.Assigned)
+		}
+		for _, a := range s.Assigned {
+			for _, o := range holders[a] {
+				if !slowlyShares(&s, &o) {
+					h.t.Errorf("%v and %v hold %v and may not share", s.Key, o.Key, a)
+				}
+			}
+			holders[a] = append(holders[a], s)
+		}
+	}
+}
+
+func histories(t *testing.T, n int, f func(h *history)) {
+	t.Helper()
+	if testing.Short() {
+		n /= 10
+	}
+	for seed := range uint64(n) {
+		h := newHistory(t, seed)
+		f(h)
+		if t.Failed() {
+			for _, line := range h.log {
+				t.Log(line)
+			}
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func TestAnyHistoryEndsWhereOneWouldStart(t *testing.T) {
+	histories(t, 2000, func(h *history) {
+		for range 4 {
+			for range 40 {
+				h.happen()
+			}
+			h.settle()
+			h.check()
+		}
+	})
+}
+
+func TestAnEditOfPoolsOrNodesMovesNothingInUse(t *testing.T) {
+	histories(t, 1000, func(h *history) {
+		h.keepOnly = true
+		h.editPools()
+		for range 60 {
+			h.happen()
+		}
+		h.settle()
+		before := map[lb.ServiceKey][]netip.Addr{}
+		for key, s := range h.services {
+			if d := h.planner.services[key].decision; d.Reason.Satisfied() {
+				before[key] = s.Assigned
+			}
+		}
+		for range 3 {
+			h.editPools()
+			h.settle()
+		}
+		for key, addresses := range before {
+			if got := h.services[key].Assigned; !slices.Equal(got, addresses) {
+				h.t.Errorf("%v held %v and by an edit holds %v", key, addresses, got)
+			}
+		}
+	})
+}

@@ -1,0 +1,254 @@
+package allocator
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A gen makes small worlds in which everything collides: sixteen addresses of
+// each family, a handful of pools, Services that ask for anything.
+type gen struct{ *rand.Rand }
+
+func (g gen) one(percent int) bool { return g.IntN(100) < percent }
+
+func pickOf[T any](g gen, of ...T) T { return of[g.IntN(len(of))] }
+
+func (g gen) addr(f lb.Family) netip.Addr {
+	n := byte(g.IntN(16))
+	if f == lb.IPv4 {
+		return netip.AddrFrom4([4]byte{10, 0, 0, n + 248}) // .255 and .0 among them
+	}
+	a := netip.MustParseAddr("fd00::").As16()
+	a[15] = n
+	return netip.AddrFrom16(a)
+}
+
+func (g gen) family() lb.Family { return pickOf(g, lb.IPv4, lb.IPv6) }
+
+func plus(a netip.Addr, n int) netip.Addr {
+	for range n {
+		a = a.Next()
+	}
+	return a
+}
+
+func (g gen) ranges() []lb.AddressRange {
+	used := map[netip.Addr]bool{}
+	for range 1 + g.IntN(3) {
+		f := g.family()
+		base := netip.MustParseAddr("10.0.0.248")
+		if f == lb.IPv6 {
+			base = netip.MustParseAddr("fd00::")
+		}
+		first := g.IntN(16)
+		for i := first; i < min(16, first+1+g.IntN(5)); i++ {
+			used[plus(base, i)] = true
+		}
+	}
+	var rs []lb.AddressRange
+	all := make([]netip.Addr, 0, len(used))
+	for a := range used {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	for _, a := range all {
+		if n := len(rs); n > 0 && rs[n-1].Last.Next() == a {
+			rs[n-1].Last = a
+			continue
+		}
+		rs = append(rs, lb.AddressRange{First: a, Last: a})
+	}
+	return rs
+}
+
+func (g gen) labels() map[string]string { return map[string]string{"tier": pickOf(g, "a", "b")} }
+
+func (g gen) selector() lb.Selector {
+	return lb.Selector{{Key: "tier", Operator: lb.In, Values: []string{pickOf(g, "a", "b", "c")}}}
+}
+
+func (g gen) poolName() string { return pickOf(g, "edge", "lab", "core", "dmz") }
+
+func (g gen) key() lb.ServiceKey {
+	return lb.ServiceKey{Namespace: pickOf(g, "web", "db"), Name: pickOf(g, "a", "b", "c", "d", "e", "f")}
+}
+
+func (g gen) pool(name string) lb.Pool {
+	p := lb.Pool{
+		Name: name, Created: epoch.Add(time.Duration(g.IntN(3)) * time.Hour), Ranges: g.ranges(),
+		AvoidBuggyIPs: g.one(30), AutoAssign: g.one(80), SharedAcrossNamespaces: g.one(40),
+		Strategy: pickOf(g, lb.LeastRecentlyUsed, lb.FirstFree, lb.Hash), Drain: g.one(10), Deleting: g.one(5),
+		Orphans: pickOf(g, lb.OrphanKeep, lb.OrphanKeep, lb.OrphanReassign),
+	}
+	if g.one(40) {
+		p.Retention = time.Duration(1+g.IntN(20)) * time.Second
+	}
+	if g.one(40) {
+		a := &lb.ServiceAllocation{Priority: g.IntN(4), PerNamespaceLimit: pickOf(g, 0, 0, 1, 2, 3)}
+		if g.one(40) {
+			a.Namespaces = []string{pickOf(g, "web", "db", "none")}
+		}
+		if g.one(30) {
+			a.NamespaceSelectors = []lb.Selector{g.selector()}
+		}
+		if g.one(30) {
+			a.ServiceSelectors = []lb.Selector{g.selector()}
+		}
+		p.Allocation = a
+	}
+	return p
+}
+
+func (g gen) nodes() (nodes []lb.Node) {
+	for i := range g.IntN(3) {
+		nodes = append(nodes, lb.Node{Name: fmt.Sprint("n", i), Addresses: []netip.Addr{g.addr(g.family())}})
+	}
+	return nodes
+}
+
+// wishes fills in what a user can write into a Service.
+func (g gen) wishes(s *lb.Service) {
+	s.Labels, s.NamespaceLabels = g.labels(), map[string]string{"tier": map[string]string{"web": "a", "db": "b"}[s.Key.Namespace]}
+	s.Headless, s.Released = g.one(3), g.one(3)
+	s.FamilyPolicy = pickOf(g, lb.SingleStack, lb.PreferDualStack, lb.RequireDualStack)
+	f := g.family()
+	s.Families = []lb.Family{f}
+	if g.one(60) {
+		s.Families = []lb.Family{f, lb.IPv4 + lb.IPv6 - f}
+	}
+	if g.one(4) {
+		s.Families = nil
+	}
+	s.Ports = nil
+	for _, n := range []uint16{53, 80, 443} {
+		if g.one(50) {
+			s.Ports = append(s.Ports, lb.Port{Protocol: "TCP", Number: n})
+		}
+	}
+	s.TrafficPolicy = pickOf(g, lb.TrafficCluster, lb.TrafficCluster, lb.TrafficLocal)
+	s.PodSelector = pickOf(g, "app=x", "app=y")
+	s.Request = lb.Request{SharingKey: pickOf(g, "", "", "k", "l"), Reallocate: pickOf(g, "", "", "1", "2")}
+	if g.one(20) {
+		s.Request.Pool = g.poolName()
+	}
+	for _, f := range families {
+		if g.one(12) {
+			s.Request.Addresses = append(s.Request.Addresses, g.addr(f))
+		}
+	}
+	if g.one(3) {
+		s.Request.Problems = []string{"loadBalancerIPs: cannot be understood"}
+	}
+}
+
+func (g gen) service(key lb.ServiceKey) lb.Service {
+	s := lb.Service{Key: key, UID: fmt.Sprint(g.Uint32()), Created: epoch.Add(time.Duration(g.IntN(5)) * time.Minute)}
+	g.wishes(&s)
+	return s
+}
+
+// world is a snapshot with any status at all: held wrongly, twice, of no pool.
+func (g gen) world() World {
+	w := World{Now: epoch.Add(time.Hour), Nodes: g.nodes()}
+	for _, name := range []string{"edge", "lab", "core"} {
+		if !g.one(80) {
+			continue
+		}
+		p := g.pool(name)
+		for range g.IntN(6) {
+			e := lb.FreedAddress{Address: g.addr(g.family()), At: w.Now.Add(-time.Duration(g.IntN(30)) * time.Second)}
+			if g.one(60) {
+				e.Service = g.key()
+			}
+			p.Freed = append(p.Freed, e)
+		}
+		slices.SortStableFunc(p.Freed, func(a, b lb.FreedAddress) int { return a.At.Compare(b.At) })
+		w.Pools = append(w.Pools, p)
+	}
+	seen := map[lb.ServiceKey]bool{}
+	for range g.IntN(10) {
+		key := g.key()
+		if seen[key] {
+			continue
+		}
+		seen[key] = true
+		s := g.service(key)
+		for range pickOf(g, 0, 0, 1, 1, 2, 3) {
+			s.Assigned = append(s.Assigned, g.addr(g.family()))
+			if g.one(90) {
+				s.AssignedPools = append(s.AssignedPools, g.poolName())
+			}
+		}
+		s.Reallocated = pickOf(g, "", "1")
+		w.Services = append(w.Services, s)
+	}
+	return w
+}
+
+func (g gen) shuffled(w World) World {
+	w.Services, w.Pools, w.Nodes = slices.Clone(w.Services), slices.Clone(w.Pools), slices.Clone(w.Nodes)
+	g.Shuffle(len(w.Services), reflect.Swapper(w.Services))
+	g.Shuffle(len(w.Pools), reflect.Swapper(w.Pools))
+	g.Shuffle(len(w.Nodes), reflect.Swapper(w.Nodes))
+	return w
+}
+
+func outline(d Decision) slowDecision {
+	o := slowDecision{Service: d.Service, Assigned: d.Assignments, Reason: d.Reason, Reallocated: d.Reallocated}
+	for _, r := range d.Released {
+		o.Released = append(o.Released, r.Address)
+	}
+	return o
+}
+
+func worlds(t *testing.T, n int, f func(g gen, w World)) {
+	t.Helper()
+	if testing.Short() {
+		n /= 10
+	}
+	for seed := range uint64(n) {
+		g := gen{rand.New(rand.NewPCG(seed, 3))}
+		f(g, g.world())
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+func TestTheSlowAndObviousAllocatorAgrees(t *testing.T) {
+	worlds(t, 20000, func(g gen, w World) {
+		got, want := Plan(w).Services, planSlowly(w)
+		for i := range want {
+			if o := outline(got[i]); !reflect.DeepEqual(o, want[i]) {
+				t.Errorf("%+v\nin %s\ndecides %+v\n   slow %+v", got[i].Sentence(), show(w), o, want[i])
+				return
+			}
+		}
+	})
+}
+
+func show(w World) string {
+	out := ""
+	for _, p := range w.Pools {
+		out += fmt.Sprintf("  pool %+v alloc %+v\n", p, p.Allocation)
+	}
+	for _, s := range w.Services {
+		out += fmt.Sprintf("  %+v\n", s)
+	}
+	return out + fmt.Sprintf("  nodes %v", w.Nodes)
+}
+
+func TestThePlanDoesNotDependOnTheOrderOfItsInput(t *testing.T) {
+	worlds(t, 3000, func(g gen, w World) {
+		if a, b := Plan(w), Plan(g.shuffled(w)); !reflect.DeepEqual(a, b) {
+			t.Errorf("depends on the order:\n%v\n%v", a, b)
+		}
+	})
+}
