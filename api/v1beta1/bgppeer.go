@@ -47,11 +47,11 @@ type BGPPeerList struct {
 //
 // +kubebuilder:validation:XValidation:rule=`has(self.peerASN) != has(self.dynamicASN)`,message=`exactly one of peerASN and dynamicASN must be set`
 // +kubebuilder:validation:XValidation:rule=`has(self.peerAddress) != has(self.interface)`,message=`exactly one of peerAddress and interface must be set`
-// +kubebuilder:validation:XValidation:rule=`!has(self.ttlSecurity) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop`,message=`only one of ttlSecurity and ebgpMultiHop may be set`
-// +kubebuilder:validation:XValidation:rule=`!has(self.interface) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop`,message=`ebgpMultiHop needs peerAddress: a router found on an interface is one hop away`
-// +kubebuilder:validation:XValidation:rule=`!has(self.sourceAddress) || !has(self.interface)`,message=`sourceAddress needs peerAddress: on an interface the session runs between link-local addresses`
-// +kubebuilder:validation:XValidation:rule=`!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()`,message=`sourceAddress must be of the same family as peerAddress`
-// +kubebuilder:validation:XValidation:rule=`!has(self.keepaliveTime) || !has(self.holdTime) || !self.keepaliveTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || !self.holdTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self.keepaliveTime) <= duration(self.holdTime)`,message=`keepaliveTime must not be longer than holdTime`
+// +kubebuilder:validation:XValidation:rule=`!has(self.ttlSecurity) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop`,message=`only one of ttlSecurity and ebgpMultiHop may be set`,fieldPath=`.ttlSecurity`
+// +kubebuilder:validation:XValidation:rule=`!has(self.interface) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop`,message=`ebgpMultiHop needs peerAddress: a router found on an interface is one hop away`,fieldPath=`.ebgpMultiHop`
+// +kubebuilder:validation:XValidation:rule=`!has(self.sourceAddress) || !has(self.interface)`,message=`sourceAddress needs peerAddress: on an interface the session runs between link-local addresses`,fieldPath=`.sourceAddress`
+// +kubebuilder:validation:XValidation:rule=`!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()`,message=`sourceAddress must be of the same family as peerAddress`,fieldPath=`.sourceAddress`
+// +kubebuilder:validation:XValidation:rule=`!has(self.keepaliveTime) || !has(self.holdTime) || !self.keepaliveTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || !self.holdTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self.keepaliveTime) <= duration(self.holdTime)`,message=`keepaliveTime must not be longer than holdTime`,fieldPath=`.keepaliveTime`
 type BGPPeerSpec struct {
 	// Our autonomous system.
 	// +required
@@ -206,7 +206,7 @@ const (
 
 // A GracefulRestart asks the router to keep our routes for a while when the
 // session is lost without a goodbye (RFC 4724).
-// +kubebuilder:validation:XValidation:rule=`!has(self.longLived) || !self.longLived.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self.longLived) == duration('0s') || self.enabled`,message=`longLived needs enabled`
+// +kubebuilder:validation:XValidation:rule=`!has(self.longLived) || !self.longLived.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self.longLived) == duration('0s') || self.enabled`,message=`longLived needs enabled`,fieldPath=`.longLived`
 type GracefulRestart struct {
 	// Whether to ask for it.
 	// +required

@@ -17,7 +17,7 @@ type LabelSelector struct {
 }
 
 // A LabelSelectorRequirement relates one label to a set of values.
-// +kubebuilder:validation:XValidation:rule="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0",message="matchExpressions: operators In and NotIn need values, Exists and DoesNotExist take none"
+// +kubebuilder:validation:XValidation:rule="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 : !has(self.values) || size(self.values) == 0",message="matchExpressions: operators In and NotIn need values, Exists and DoesNotExist take none",fieldPath=".values"
 type LabelSelectorRequirement struct {
 	// The label's key.
 	// +required

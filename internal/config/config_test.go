@@ -278,7 +278,7 @@ func TestEveryProblemOfAnObjectIsToldByItsField(t *testing.T) {
 		`spec.nodeSelectors[0].matchExpressions[0].operator: "Near"`,
 		`spec.preferredNodes[0].weight: 101 is not from 1 to 100`,
 		`spec.preferredNodes[1].preference.matchExpressions[0].operator: "Near"`,
-		`spec.interfaces[0]: "eth[0": not a pattern`,
+		`spec.interfaces[0]: "eth[0": an interface pattern`,
 		`spec.interfaces[1]: "enp0s31f6-toolong": an interface name has at most 15`,
 		`spec.excludeInterfaces[0]: "a b": an interface has no blanks`,
 		`spec.excludeInterfaces[1]: "": an interface has a name`,

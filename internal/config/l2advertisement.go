@@ -1,8 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
-	"path"
+	"regexp"
 	"strings"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
@@ -84,19 +85,22 @@ func interfaces(field string, patterns []v1beta1.InterfacePattern) ([]string, []
 // maxInterfaceName is IFNAMSIZ of Linux less the final zero byte.
 const maxInterfaceName = 15
 
+// globs are the patterns of path.Match whose sets hold neither brackets nor '^'
+// and need no escapes: those that mean the same wherever globs are known.
+var globs = regexp.MustCompile(`^([^\[\]]|\[\^?([^-\[\]^](-[^-\[\]^])?)+\])*$`)
+
 // CheckInterface tells what is wrong with the name of an interface or a pattern
-// of names.
+// of names. It accepts exactly what the API server does.
 func CheckInterface(pattern string) error {
-	if _, err := path.Match(pattern, ""); err != nil {
-		return fmt.Errorf("not a pattern: every bracket is closed, and holds characters or ranges such as eth[0-3]")
-	}
 	switch {
 	case pattern == "":
-		return fmt.Errorf("an interface has a name")
+		return errors.New("an interface has a name")
 	case strings.ContainsFunc(pattern, func(r rune) bool { return r <= ' ' || r == 0x7f || strings.ContainsRune(`/:\`, r) }):
-		return fmt.Errorf(`an interface has no blanks, '/', ':' or '\' in its name`)
+		return errors.New(`an interface has no blanks, '/', ':' or '\' in its name`)
 	case !strings.ContainsAny(pattern, "*?[]") && len(pattern) > maxInterfaceName:
 		return fmt.Errorf("an interface name has at most %d characters", maxInterfaceName)
+	case !globs.MatchString(pattern):
+		return errors.New("an interface pattern has sets in brackets such as eth[0-3], and every bracket is closed")
 	default:
 		return nil
 	}
