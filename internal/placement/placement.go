@@ -1,0 +1,322 @@
+package placement
+
+import (
+	"cmp"
+	"hash/fnv"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Node may be given addresses.
+type Node struct {
+	Name string
+	// Weight is how much it is preferred for the address.
+	Weight int
+}
+
+// An Address is one address and what its place depends on.
+type Address struct {
+	Address netip.Addr
+	// Placed is the node where it is recorded to be; empty for none.
+	Placed string
+	// InService is set when somebody answers for the address already. Without
+	// Placed, nobody knows who: it is then placed where the election has it,
+	// however full that node is.
+	InService bool
+	Failback  lb.Failback
+	// Advertised is set when layer 2 announces the address at all.
+	Advertised bool
+	// Nodes are those that configuration lets announce it, wherever its
+	// endpoints are; by name. Addresses may share the slice.
+	Nodes []Node
+	// Local restricts a choice to those indexes of Nodes, ascending, where the
+	// address has endpoints. Nil, or with none in it, restricts nothing.
+	Local []int
+}
+
+// A Reason says why an address is placed where it is.
+type Reason uint8
+
+// Reasons.
+const (
+	// Unadvertised: layer 2 does not announce it; it has no place.
+	Unadvertised Reason = iota
+	// NoNode: no node may announce it. It keeps the place it had, if any.
+	NoNode
+	// Kept: it stays where it is recorded.
+	Kept
+	// New: it had no place.
+	New
+	// Adopted: it had none recorded, and is left where the election has it.
+	Adopted
+	// Displaced: its node may not announce it any more.
+	Displaced
+	// Preferred: a node of greater weight is there, and failback is Immediate.
+	Preferred
+	// Rebalanced: somebody asked for even numbers.
+	Rebalanced
+)
+
+var reasons = [...]string{"Unadvertised", "NoNode", "Kept", "New", "Adopted", "Displaced", "Preferred", "Rebalanced"}
+
+// String returns the reason in a word.
+func (r Reason) String() string { return reasons[r] }
+
+// A Decision is the place of one address.
+type Decision struct {
+	Address netip.Addr
+	// Node is its place; empty for none.
+	Node   string
+	Reason Reason
+}
+
+// Plan places addresses, in ascending order, none of them named twice.
+//
+// Load is how many other addresses each node has. The result depends on the
+// order of nothing, and planning again with what was decided changes nothing.
+func Plan(load map[string]int, addresses []Address) []Decision {
+	p := newPlan(load)
+	addresses = slices.Clone(addresses)
+	slices.SortFunc(addresses, func(a, b Address) int { return a.Address.Compare(b.Address) })
+	decisions := make([]Decision, len(addresses))
+	var homeless []int
+	for i := range addresses {
+		a := &addresses[i]
+		node, reason := p.stays(a)
+		decisions[i] = Decision{a.Address, node, reason}
+		if reason == Kept {
+			p.load[node]++
+		} else if reason > Kept {
+			homeless = append(homeless, i)
+		}
+	}
+	// Whoever has no choice goes first.
+	var groups []*group
+	for _, i := range homeless {
+		g := p.choice(&addresses[i])
+		if decisions[i].Reason == Adopted {
+			decisions[i].Node = first(decisions[i].Address, g.nodes)
+			p.load[decisions[i].Node]++
+			continue
+		}
+		if len(g.waiting) == 0 {
+			groups = append(groups, g)
+		}
+		g.waiting = append(g.waiting, i)
+	}
+	slices.SortFunc(groups, func(a, b *group) int {
+		return cmp.Or(cmp.Compare(len(a.nodes), len(b.nodes)), cmp.Compare(a.key, b.key))
+	})
+	for _, g := range groups {
+		// Those that somebody answers for choose before those that are new.
+		slices.SortFunc(g.waiting, func(i, j int) int {
+			return cmp.Or(-cmp.Compare(decisions[i].Reason, decisions[j].Reason), cmp.Compare(i, j))
+		})
+		p.share(g, decisions)
+	}
+	return decisions
+}
+
+// A plan is the state of one Plan or Rebalance.
+type plan struct {
+	load map[string]int
+	// groups are the sets of nodes that addresses have the choice of, by weight
+	// and names.
+	groups map[string]*group
+	// whole and best memoize the group, and the greatest weight, of Nodes that
+	// addresses share.
+	whole map[shared]*group
+	best  map[shared]int
+}
+
+// shared identifies a slice of Nodes.
+type shared struct {
+	first *Node
+	n     int
+}
+
+func identify(nodes []Node) shared { return shared{&nodes[0], len(nodes)} }
+
+// A group is a set of equally good nodes.
+type group struct {
+	key    string
+	weight int
+	nodes  []string // ascending
+	// waiting are the indexes of the addresses to share out among the nodes.
+	waiting []int
+}
+
+func newPlan(load map[string]int) *plan {
+	p := &plan{
+		load: make(map[string]int, len(load)), groups: map[string]*group{},
+		whole: map[shared]*group{}, best: map[shared]int{},
+	}
+	for n, c := range load {
+		p.load[n] = c
+	}
+	return p
+}
+
+// stays returns where an address stays and why, or, with a Reason greater than
+// Kept and no node, why it needs a place.
+func (p *plan) stays(a *Address) (node string, reason Reason) {
+	if !a.Advertised {
+		return "", Unadvertised
+	}
+	if len(a.Nodes) == 0 {
+		return a.Placed, NoNode
+	}
+	weight, may := weightOf(a)
+	switch {
+	case a.Placed == "" && a.InService:
+		return "", Adopted
+	case a.Placed == "":
+		return "", New
+	case !may:
+		return "", Displaced
+	case a.Failback == lb.FailbackImmediate && weight < p.greatest(a.Nodes):
+		return "", Preferred
+	default:
+		return a.Placed, Kept
+	}
+}
+
+// weightOf returns the weight of the node where a is recorded, and whether it
+// may announce a at all.
+func weightOf(a *Address) (weight int, may bool) {
+	i, found := slices.BinarySearchFunc(a.Nodes, a.Placed, func(n Node, name string) int { return cmp.Compare(n.Name, name) })
+	if !found {
+		return 0, false
+	}
+	return a.Nodes[i].Weight, true
+}
+
+// greatest returns the greatest weight of some nodes.
+func (p *plan) greatest(nodes []Node) int {
+	best, known := p.best[identify(nodes)]
+	if !known {
+		best = slices.MaxFunc(nodes, func(a, b Node) int { return a.Weight - b.Weight }).Weight
+		p.best[identify(nodes)] = best
+	}
+	return best
+}
+
+// choice returns the nodes that are best for an address that some may announce:
+// of the greatest weight, and where its endpoints are if that matters. With
+// failback Immediate the weight comes before the endpoints, since the place is
+// then what the address returns to, not where it is.
+func (p *plan) choice(a *Address) *group {
+	if len(a.Local) == 0 {
+		g := p.whole[identify(a.Nodes)]
+		if g == nil {
+			g = p.heaviest(a.Nodes)
+			p.whole[identify(a.Nodes)] = g
+		}
+		return g
+	}
+	local := make([]Node, len(a.Local))
+	for i, n := range a.Local {
+		local[i] = a.Nodes[n]
+	}
+	if a.Failback == lb.FailbackImmediate {
+		best := p.greatest(a.Nodes)
+		local = slices.DeleteFunc(local, func(n Node) bool { return n.Weight < best })
+		if len(local) == 0 {
+			return p.heaviest(a.Nodes)
+		}
+	}
+	return p.heaviest(local)
+}
+
+// heaviest returns the group of the nodes of the greatest weight.
+func (p *plan) heaviest(nodes []Node) *group {
+	best := slices.MaxFunc(nodes, func(a, b Node) int { return a.Weight - b.Weight }).Weight
+	key := strconv.Itoa(best)
+	var names []string
+	for _, n := range nodes {
+		if n.Weight == best {
+			names = append(names, n.Name)
+			key += " " + n.Name
+		}
+	}
+	g := p.groups[key]
+	if g == nil {
+		g = &group{key: key, weight: best, nodes: names}
+		p.groups[key] = g
+	}
+	return g
+}
+
+// share gives a node to each address that waits in a group, so that the loads
+// become as even as they can.
+func (p *plan) share(g *group, decisions []Decision) {
+	level, extra := p.level(g.nodes, len(g.waiting))
+	full := func(n string) bool { return p.load[n] > level || p.load[n] == level && extra == 0 }
+	room := slices.DeleteFunc(slices.Clone(g.nodes), full)
+	for _, i := range g.waiting {
+		d := &decisions[i]
+		d.Node = choose(d.Address, d.Reason, room)
+		p.load[d.Node]++
+		if p.load[d.Node] > level {
+			extra--
+		}
+		if full(d.Node) {
+			// The last extra fills all that are at the level.
+			room = slices.DeleteFunc(room, full)
+		}
+	}
+	g.waiting = nil
+}
+
+// choose returns one of the nodes that have room for an address. The speakers
+// have taken one that is in service to the first in the order of the election;
+// one that is new is nowhere, and any choice will do that varies with the
+// address.
+func choose(a netip.Addr, why Reason, room []string) string {
+	if why != New {
+		return first(a, room)
+	}
+	h := fnv.New32a()
+	b := a.As16()
+	h.Write(b[:])
+	return room[int(h.Sum32()%uint32(len(room)))]
+}
+
+// level returns up to which load all nodes can be filled by n addresses more,
+// and how many are then left, which is less than the nodes at that load.
+func (p *plan) level(nodes []string, n int) (level, left int) {
+	loads := make([]int, len(nodes))
+	for i, node := range nodes {
+		loads[i] = p.load[node]
+	}
+	slices.Sort(loads)
+	level = loads[0]
+	for i, load := range loads {
+		// The first i nodes stand at level; lift them to the next load.
+		if need := i * (load - level); need > n {
+			return level + n/i, n % i
+		} else {
+			n -= need
+		}
+		level = load
+	}
+	return level + n/len(nodes), n % len(nodes)
+}
+
+// first returns the node that the speakers would choose for an address by
+// themselves, if all of these lived and nobody claimed it.
+func first(a netip.Addr, nodes []string) string {
+	if len(nodes) == 1 {
+		return nodes[0]
+	}
+	candidates := make([]election.Candidate, len(nodes))
+	for i, n := range nodes {
+		candidates[i] = election.Candidate{Node: n, State: election.Alive}
+	}
+	node, _ := election.Winner(a, "", lb.FailbackNever, candidates)
+	return node
+}

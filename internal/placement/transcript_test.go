@@ -1,0 +1,211 @@
+package placement
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
+
+// TestTranscripts runs the histories in testdata. A file is a series of blocks;
+// a block is lines that change the world, or one command, then "----", then
+// what it prints. Lines that start with # are comments.
+//
+//	nodes SET NAME[:WEIGHT]...          defines or replaces a set of nodes
+//	address ADDR[*COUNT] SET [on=NODE] [local=NODE,..] [immediate] [unadvertised] [serving]
+//	                                    defines or replaces one address, or many in a row
+//	delete ADDR
+//	load NODE=COUNT...                  replaces what the nodes have besides
+//
+//	plan                 prints what is not kept, and the loads; records it
+//	rebalance TOKEN N    takes one step of at most N moves, and records it
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no transcripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := newWorld(t).run(string(text))
+			if got == string(text) {
+				return
+			}
+			if *rewrite {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
+		})
+	}
+}
+
+// A world is what transcripts plan for.
+type world struct {
+	t         *testing.T
+	sets      map[string][]Node
+	addresses map[netip.Addr]*entry
+	load      map[string]int
+	progress  Progress
+}
+
+type entry struct {
+	Address
+	set   string
+	local []string
+}
+
+func newWorld(t *testing.T) *world {
+	return &world{t: t, sets: map[string][]Node{}, addresses: map[netip.Addr]*entry{}, load: map[string]int{}}
+}
+
+// run executes a transcript and returns it with the present output.
+func (w *world) run(text string) string {
+	var out []string
+	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
+		input, _, found := strings.Cut(block, "\n----")
+		var printed strings.Builder
+		for line := range strings.Lines(input) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				printed.WriteString(w.line(strings.Fields(line)))
+			}
+		}
+		if found {
+			input = strings.TrimRight(input+"\n----\n"+printed.String(), "\n")
+		} else if printed.Len() > 0 {
+			w.t.Fatalf("block without ---- prints:\n%s\n%s", input, printed.String())
+		}
+		out = append(out, input)
+	}
+	return strings.Join(out, "\n\n") + "\n"
+}
+
+func (w *world) line(words []string) string {
+	verb, args := words[0], words[1:]
+	switch verb {
+	case "nodes":
+		var nodes []Node
+		for _, arg := range args[1:] {
+			name, weight, _ := strings.Cut(arg, ":")
+			nodes = append(nodes, Node{name, number(weight)})
+		}
+		w.sets[args[0]] = nodes
+	case "address":
+		w.address(args)
+	case "delete":
+		delete(w.addresses, netip.MustParseAddr(args[0]))
+	case "load":
+		clear(w.load)
+		for _, arg := range args {
+			name, n, _ := strings.Cut(arg, "=")
+			w.load[name] = number(n)
+		}
+	case "plan":
+		return w.print(Plan(w.load, w.input()))
+	case "rebalance":
+		moves := Rebalance(w.load, w.input())
+		var n int
+		w.progress, n = w.progress.Step(args[0], len(moves), number(args[1]))
+		return w.print(moves[:n]) + fmt.Sprintf("%d of %d moves, %d left for %s\n", n, len(moves), w.progress.Left, w.progress.Token)
+	default:
+		w.t.Fatalf("unknown line %q", words)
+	}
+	return ""
+}
+
+func (w *world) address(args []string) {
+	text, count, many := strings.Cut(args[0], "*")
+	n := 1
+	if many {
+		n = number(count)
+	}
+	for a := netip.MustParseAddr(text); n > 0; a, n = a.Next(), n-1 {
+		e := &entry{Address: Address{Address: a, Advertised: true}, set: args[1]}
+		for _, arg := range args[2:] {
+			key, value, _ := strings.Cut(arg, "=")
+			switch key {
+			case "on":
+				e.Placed = value
+			case "local":
+				e.local = strings.Split(value, ",")
+			case "immediate":
+				e.Failback = lb.FailbackImmediate
+			case "unadvertised":
+				e.Advertised = false
+			case "serving":
+				e.InService = true
+			default:
+				w.t.Fatalf("address: %q", arg)
+			}
+		}
+		w.addresses[a] = e
+	}
+}
+
+func (w *world) input() []Address {
+	var in []Address
+	for _, e := range w.addresses {
+		a := e.Address
+		a.Nodes = w.sets[e.set]
+		for i, n := range a.Nodes {
+			if slices.Contains(e.local, n.Name) {
+				a.Local = append(a.Local, i)
+			}
+		}
+		in = append(in, a)
+	}
+	return in
+}
+
+// print records decisions and shows what they change, and the loads.
+func (w *world) print(decisions []Decision) string {
+	var b strings.Builder
+	for _, d := range decisions {
+		e := w.addresses[d.Address]
+		if d.Reason != Kept {
+			fmt.Fprintf(&b, "%-13v %-4s %v", d.Address, cmpOr(d.Node, "-"), d.Reason)
+			if e.Placed != "" && e.Placed != d.Node {
+				fmt.Fprintf(&b, " from %s", e.Placed)
+			}
+			b.WriteString("\n")
+		}
+		e.Placed = d.Node
+	}
+	loads := maps.Clone(w.load)
+	for _, e := range w.addresses {
+		if e.Placed != "" {
+			loads[e.Placed]++
+		}
+	}
+	for _, n := range slices.Sorted(maps.Keys(loads)) {
+		fmt.Fprintf(&b, "%s=%d ", n, loads[n])
+	}
+	return strings.TrimRight(b.String(), " ") + "\n"
+}
+
+func cmpOr(s, or string) string {
+	if s == "" {
+		return or
+	}
+	return s
+}
+
+func number(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
+}
