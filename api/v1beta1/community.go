@@ -10,8 +10,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,categories=belfry
 // +kubebuilder:subresource:status
-// +kubebuilder:printcolumn:name="Names",type=string,JSONPath=`.spec.communities[*].name`
-// +kubebuilder:printcolumn:name="Values",type=string,JSONPath=`.spec.communities[*].value`
+// +kubebuilder:printcolumn:name="Communities",type=string,JSONPath=`.spec.communities`
 // +kubebuilder:printcolumn:name="Accepted",type=string,JSONPath=`.status.conditions[?(@.type=="Accepted")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Community struct {

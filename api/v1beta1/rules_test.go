@@ -1,7 +1,6 @@
 package v1beta1_test
 
 import (
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -296,6 +295,6 @@ func TestTheSchemaAndTheParserAgree(t *testing.T) {
 				t.Errorf("%s: %q: a rule fails: %v", c.path, text, causes)
 			}
 		}
-		t.Log(fmt.Sprintf("%s: %d of %d texts understood", c.path, yes, len(seen)))
+		t.Logf("%s: %d of %d texts understood", c.path, yes, len(seen))
 	}
 }
