@@ -642,3 +642,37 @@ func TestOtherWritersAreNoObstacle(t *testing.T) {
 		t.Errorf("addresses changed afterwards: %v, before %v", after, seen)
 	}
 }
+
+func TestTwoLeadersAgreeInTheEnd(t *testing.T) {
+	// Two replicas under one identity both believe to lead: the worst that can
+	// happen. Each write is safe by its precondition, and an address that went
+	// to two Services returns to the older.
+	const services = 200
+	w := newWorld(t)
+	w.pool("edge", nil, "192.0.2.0-192.0.3.20")
+	w.start("a", "--identity=twin")
+	w.start("b", "--identity=twin")
+	var wg sync.WaitGroup
+	for part := range 4 {
+		wg.Go(func() {
+			for i := part; i < services; i += 4 {
+				w.expose(fmt.Sprintf("web-%d", i))
+			}
+		})
+	}
+	wg.Wait()
+	w.within(30*time.Second, "every service has an address of its own", func() (string, bool) {
+		var twice []string
+		all := w.addresses()
+		for a, holders := range all {
+			if len(holders) > 1 {
+				twice = append(twice, fmt.Sprintf("%v: %v", a, holders))
+			}
+		}
+		return fmt.Sprintf("%d addresses, %v", len(all), twice), len(all) == services && len(twice) == 0
+	})
+	w.settled()
+	if n := len(w.addresses()); n != services {
+		t.Errorf("%d addresses for %d services", n, services)
+	}
+}

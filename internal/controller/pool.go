@@ -14,8 +14,8 @@ import (
 
 // A pool is what the loop knows of one IPAddressPool.
 type pool struct {
-	status, finalizer attempt
-	decision          allocator.PoolDecision
+	attempt
+	decision allocator.PoolDecision
 	// written is when its status was last written.
 	written time.Time
 }
@@ -83,8 +83,7 @@ func (l *loop) settlePools(decisions []allocator.PoolDecision, ch kube.Changes) 
 		p := l.pools[d.Pool]
 		if p == nil {
 			p = &pool{}
-			p.status.settle = func() { l.settlePoolStatus(d.Pool, p) }
-			p.finalizer.settle = func() { l.settleFinalizer(d.Pool, p) }
+			p.settle = func() { l.settlePool(d.Pool, p) }
 			l.pools[d.Pool] = p
 		}
 		p.decision = d
@@ -92,40 +91,34 @@ func (l *loop) settlePools(decisions []allocator.PoolDecision, ch kube.Changes) 
 	}
 	for name, p := range l.pools {
 		if _, exists := l.Cluster.Pool(name); !exists {
-			delete(l.delayed, &p.status)
-			delete(l.delayed, &p.finalizer)
+			delete(l.delayed, &p.attempt)
 			delete(l.pools, name)
 			l.Metrics.forget(name)
 			continue
 		}
 		if ch.Config || ch.Pools || slices.ContainsFunc(decisions, func(d allocator.PoolDecision) bool { return d.Pool == name }) {
-			l.look(&p.finalizer)
-			l.look(&p.status)
+			l.look(&p.attempt)
 		}
 	}
 }
 
-// settleFinalizer keeps a pool from being deleted while it is in use.
-func (l *loop) settleFinalizer(name string, p *pool) {
+// settlePool keeps a pool from being deleted while it is in use, and then writes
+// its status when that differs: after a pause when it was written just now, so
+// that what happens meanwhile is written together.
+func (l *loop) settlePool(name string, p *pool) {
 	is, ok := l.Cluster.Pool(name)
 	if !ok || l.pools[name] != p {
 		return
 	}
-	inUse := p.decision.InUse
-	if slices.Contains(is.Finalizers, kube.FinalizerInUse) == inUse || inUse && is.DeletionTimestamp != nil {
-		return
-	}
-	l.submit(&p.finalizer, job{
-		kind: kindFinalizer, object: name,
-		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.SetPoolInUse(ctx, is, inUse) },
-	})
-}
-
-// settlePoolStatus writes a pool's status when it differs, after a pause when
-// it was written just now: what happens meanwhile is written together.
-func (l *loop) settlePoolStatus(name string, p *pool) {
-	is, ok := l.Cluster.Pool(name)
-	if !ok || l.pools[name] != p {
+	if inUse := p.decision.InUse; kube.NeedsFinalizer(is, inUse) {
+		l.submit(&p.attempt, job{
+			kind: kindFinalizer, object: name,
+			do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.SetPoolInUse(ctx, is, inUse) },
+			done: func(o kube.Outcome) {
+				now, ok := l.Cluster.Pool(name)
+				p.again = p.again || ok && now.ResourceVersion != is.ResourceVersion
+			},
+		})
 		return
 	}
 	want := l.poolReport(name, p).status(is.Status)
@@ -133,11 +126,11 @@ func (l *loop) settlePoolStatus(name string, p *pool) {
 		return
 	}
 	if wait := time.Until(p.written.Add(poolPause)); wait > 0 {
-		l.delay(&p.status, wait)
+		l.delay(&p.attempt, wait)
 		return
 	}
 	p.written = time.Now()
-	l.submit(&p.status, job{
+	l.submit(&p.attempt, job{
 		kind: kindPool, object: name,
 		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WritePoolStatus(ctx, is, want) },
 	})

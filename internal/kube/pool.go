@@ -43,10 +43,18 @@ func orNull[T any](list []T) any {
 	return list
 }
 
+// NeedsFinalizer reports whether a pool's finalizer must come or go.
+func NeedsFinalizer(p *v1beta1.IPAddressPool, inUse bool) bool {
+	if inUse && p.DeletionTimestamp != nil {
+		return false // what is being deleted takes no new finalizer
+	}
+	return slices.Contains(p.Finalizers, FinalizerInUse) != inUse
+}
+
 // SetPoolInUse puts the finalizer on a pool, or takes it off.
 func (c *Cluster) SetPoolInUse(ctx context.Context, p *v1beta1.IPAddressPool, inUse bool) (Outcome, error) {
-	if slices.Contains(p.Finalizers, FinalizerInUse) == inUse || inUse && p.DeletionTimestamp != nil {
-		return Unchanged, nil // what is being deleted takes no new finalizer
+	if !NeedsFinalizer(p, inUse) {
+		return Unchanged, nil
 	}
 	finalizers := slices.DeleteFunc(slices.Clone(p.Finalizers), func(f string) bool { return f == FinalizerInUse })
 	if inUse {

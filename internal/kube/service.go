@@ -57,10 +57,6 @@ type Condition struct {
 	Since metav1.Time
 }
 
-// same reports whether two conditions say the same to a program: a message
-// alone is no difference worth a write.
-func (c Condition) same(o Condition) bool { return c.Status == o.Status && c.Reason == o.Reason }
-
 // A Service is a Service that is ours, or that still carries something of ours.
 type Service struct {
 	lb.Service
