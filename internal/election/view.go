@@ -3,7 +3,6 @@ package election
 import (
 	"encoding/binary"
 	"hash/fnv"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -73,14 +72,16 @@ type Pace struct {
 	// many missing peers cost no more than a few.
 	Knock, KnockShare time.Duration
 	// Exchange is the pause between two attempts at an exchange of state with a
-	// missing peer. A knock that is heard leads to one at once.
+	// missing peer; longer when many are missing. A knock that is heard leads
+	// to one at once.
 	Exchange time.Duration
 	// Remember is how long a member that is gone counts as one that should be
 	// there.
 	Remember time.Duration
-	// Sure is how long after the last loss of a member a node that hears a
-	// majority can be sure of that. One that is cut off loses the others one
-	// after the other, and must not take the first for the only one.
+	// Sure is how long after the last loss or return of a member a node that
+	// hears a majority can be sure of that. One that is cut off loses the others
+	// one after the other, and must not take the first for the only one; and it
+	// finds them one after the other when that ends.
 	Sure time.Duration
 }
 
@@ -162,17 +163,21 @@ type View struct {
 	ledger Ledger
 
 	peers  map[string]*peer
-	places map[netip.Addr]*place
+	order  []*peer  // By node.
+	places []*place // By address.
 	// called is set once SetPeers was called, which was first at calledAt;
 	// synced once a node that had learned who owns what told us, so that all
 	// who live are known; learned once there is nothing to wait for any more.
 	called, synced, learned bool
 	calledAt                time.Duration
 
-	// lost is set once a member was lost, which was last at lastLoss.
-	lost     bool
-	lastLoss time.Duration
-	stood    Standing // At the last Settle.
+	// moved is set once a member was lost or found, or this process was
+	// stopped, which was last at movedAt.
+	moved   bool
+	movedAt time.Duration
+	stopped bool     // And its claims are still to be doubted.
+	stood   Standing // At the last Settle.
+	missing int      // How many places are.
 
 	stale bool // What was published may not be what is.
 	told  []identity
@@ -217,9 +222,14 @@ func (p *peer) member() Member {
 	return m
 }
 
-// A place is an address at which a speaker should be, and when to knock there
-// and to try an exchange next, should it be missing.
-type place struct{ knock, exchange time.Duration }
+// A place is an address at which another speaker should be.
+type place struct {
+	addr netip.Addr
+	// missing is set while nobody is there; knock and exchange are when to try
+	// that next.
+	missing         bool
+	knock, exchange time.Duration
+}
 
 // An identity changes whenever the member does.
 type identity struct {
@@ -234,7 +244,7 @@ type identity struct {
 // hears of it.
 func NewView(node string, addr netip.Addr, boot uint64, pace Pace) *View {
 	v := &View{
-		pace: pace, peers: map[string]*peer{}, places: map[netip.Addr]*place{}, stale: true,
+		pace: pace, peers: map[string]*peer{}, stale: true,
 		self: Record{Node: node, Address: addr, Boot: boot, Joining: true, Whole: true, Claims: Claims{}},
 	}
 	v.renew()
@@ -253,10 +263,16 @@ func (v *View) SetPeers(now time.Duration, peers []netip.Addr) {
 	if !v.called {
 		v.called, v.calledAt = true, now
 	}
-	next := make(map[netip.Addr]*place, len(peers))
-	for _, a := range peers {
-		if next[a] = v.places[a]; next[a] == nil {
-			next[a] = &place{now, now}
+	peers = slices.SortedFunc(slices.Values(peers), netip.Addr.Compare)
+	var next []*place
+	for _, a := range slices.Compact(peers) {
+		if a == v.self.Address {
+			continue
+		}
+		if i, known := slices.BinarySearchFunc(v.places, a, func(p *place, a netip.Addr) int { return p.addr.Compare(a) }); known {
+			next = append(next, v.places[i])
+		} else {
+			next = append(next, &place{addr: a})
 		}
 	}
 	v.places, v.stale = next, true
@@ -303,8 +319,13 @@ func (v *View) Answered(now time.Duration, node string, a Answer) {
 // Stopped is called when this node's own process did not run for so long that
 // others may have taken over what it owns. Whatever they claim is the better
 // claim, until it turns out that nobody did.
-func (v *View) Stopped() {
-	v.stale = v.ledger.Doubt() || v.stale
+func (v *View) Stopped(now time.Duration) {
+	v.stopped, v.moved, v.movedAt, v.stale = true, true, now, true
+	for _, p := range v.order {
+		if p.listed() {
+			v.tell(p.addr, Knock)
+		}
+	}
 }
 
 // Receive takes a record of another node.
@@ -380,8 +401,8 @@ func (v *View) ReceiveState(now time.Duration, rs []*Record) {
 // batch of them.
 func (v *View) Settle(now time.Duration) Effects {
 	next := now + time.Minute
-	for _, node := range slices.Sorted(maps.Keys(v.peers)) {
-		p := v.peers[node]
+	forgotten := false
+	for _, p := range v.order {
 		v.step(now, p, Tick{})
 		if due, ok := p.life.Until(v.pace.Patience); ok {
 			next = min(next, due)
@@ -389,8 +410,8 @@ func (v *View) Settle(now time.Duration) Effects {
 		switch {
 		case !p.listed():
 			if now >= p.seen+v.pace.Remember {
-				delete(v.peers, node)
-				v.stale = true
+				delete(v.peers, p.node)
+				forgotten, v.stale = true, true
 			}
 			continue
 		case !p.fresh:
@@ -401,6 +422,9 @@ func (v *View) Settle(now time.Duration) Effects {
 			next = min(next, p.ask)
 		}
 		p.seen = now
+	}
+	if forgotten {
+		v.order = slices.DeleteFunc(v.order, func(p *peer) bool { return v.peers[p.node] != p })
 	}
 	next = min(next, v.callMissing(now), v.learn(now))
 	standing, sure, wait := v.standing(now)
@@ -421,40 +445,48 @@ func (v *View) Settle(now time.Duration) Effects {
 // callMissing knocks where somebody should be and nobody is, for ever. It
 // returns when to do so next.
 func (v *View) callMissing(now time.Duration) time.Duration {
-	there := map[netip.Addr]bool{v.self.Address: true}
-	for _, p := range v.peers {
-		if p.listed() {
-			there[p.addr] = true
-		}
-	}
-	missing := 0
-	for a := range v.places {
-		if !there[a] {
-			missing++
-		}
+	if v.stale {
+		v.findMissing(now)
 	}
 	next := now + time.Minute
-	if missing == 0 {
-		return next
-	}
-	knock := max(v.pace.Knock, time.Duration(missing)*v.pace.KnockShare)
-	for _, a := range slices.SortedFunc(maps.Keys(v.places), netip.Addr.Compare) {
-		pl := v.places[a]
-		if there[a] {
-			*pl = place{now, now} // At once when it is missed.
+	share := time.Duration(v.missing) * v.pace.KnockShare
+	knock, exchange := max(v.pace.Knock, share), max(v.pace.Exchange, 5*share)
+	for _, pl := range v.places {
+		if !pl.missing {
 			continue
 		}
 		if now >= pl.knock {
-			pl.knock = now + spread(a, now, knock)
-			v.tell(a, Knock)
+			pl.knock = now + spread(pl.addr, now, knock)
+			v.tell(pl.addr, Knock)
 		}
 		if now >= pl.exchange {
-			pl.exchange = now + spread(a, now, v.pace.Exchange)
-			v.out.Exchanges = append(v.out.Exchanges, a)
+			pl.exchange = now + spread(pl.addr, now, exchange)
+			v.out.Exchanges = append(v.out.Exchanges, pl.addr)
 		}
 		next = min(next, pl.knock, pl.exchange)
 	}
 	return next
+}
+
+// findMissing marks the places where nobody is; new ones are called at once.
+func (v *View) findMissing(now time.Duration) {
+	there := make(map[netip.Addr]bool, len(v.order))
+	for _, p := range v.order {
+		there[p.addr] = there[p.addr] || p.listed()
+	}
+	v.missing = 0
+	var fresh time.Duration
+	for _, pl := range v.places {
+		missing := !there[pl.addr]
+		if missing && !pl.missing {
+			// At once, but not hundreds in one moment.
+			pl.knock, pl.exchange = now+fresh*v.pace.KnockShare, now+5*fresh*v.pace.KnockShare
+			fresh++
+		}
+		if pl.missing = missing; missing {
+			v.missing++
+		}
+	}
 }
 
 // spread returns a duration between three quarters of d and d and a quarter,
@@ -473,19 +505,10 @@ func (v *View) learn(now time.Duration) time.Duration {
 		return now + time.Minute
 	}
 	// What others told of a member is no proof that it is so still: each has to
-	// speak for itself.
-	heard, all := map[netip.Addr]bool{v.self.Address: true}, v.synced
-	for _, p := range v.peers {
-		if p.listed() {
-			heard[p.addr] = p.ready()
-			all = all && p.ready()
-		}
-	}
-	if !v.synced { // Nobody knows, unless nobody is missing.
-		all = true
-		for a := range v.places {
-			all = all && heard[a]
-		}
+	// speak for itself. And if none of them knew, none may be missing.
+	all := v.synced || v.missing == 0
+	for _, p := range v.order {
+		all = all && (!p.listed() || p.ready())
 	}
 	if end := v.calledAt + v.pace.Grace; !all && now < end {
 		return end
@@ -499,7 +522,7 @@ func (v *View) learn(now time.Duration) time.Duration {
 // will make a Majority of it, standing returns when.
 func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait bool) {
 	hears, knows, told := 1, 1, v.learned
-	for _, p := range v.peers {
+	for _, p := range v.order {
 		switch {
 		case p.life.State == Alive:
 			hears, knows = hears+1, knows+1
@@ -510,18 +533,14 @@ func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait
 			knows++
 		}
 	}
-	others := len(v.places)
-	if _, me := v.places[v.self.Address]; me {
-		others--
-	}
-	s = StandingOf(hears, knows, others)
+	s = StandingOf(hears, knows, len(v.places))
 	if s != Majority {
 		return s, 0, false
 	}
 	if !told {
 		return Minority, 0, false
 	}
-	if sure = v.lastLoss + v.pace.Sure; v.lost && now < sure {
+	if sure = v.movedAt + v.pace.Sure; v.moved && now < sure {
 		return Minority, sure, true
 	}
 	return Majority, 0, false
@@ -531,6 +550,9 @@ func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait
 // if this node has something new to say.
 func (v *View) settleClaims(standing Standing) {
 	changed := v.ledger.Set(v.local.Owned, standing)
+	if v.stopped {
+		changed, v.stopped = v.ledger.Doubt() || changed, false
+	}
 	if standing == Majority {
 		changed = v.ledger.Raise(v.contested) || changed
 	}
@@ -543,7 +565,7 @@ func (v *View) settleClaims(standing Standing) {
 
 // contested reports whether another member claims the address.
 func (v *View) contested(a netip.Addr) bool {
-	for _, p := range v.peers {
+	for _, p := range v.order {
 		if p.listed() && p.claims != nil && !p.claims.Claims[a].None() {
 			return true
 		}
@@ -572,8 +594,8 @@ func (v *View) renew() {
 
 // tellAll tells everybody, at once and by gossip.
 func (v *View) tellAll() {
-	for _, node := range slices.Sorted(maps.Keys(v.peers)) {
-		if p := v.peers[node]; p.listed() {
+	for _, p := range v.order {
+		if p.listed() {
 			v.tell(p.addr, Direct)
 		}
 	}
@@ -603,8 +625,7 @@ func (v *View) publish() {
 	list := []Member{{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims}}
 	ids := []identity{{node: v.self.Node, state: state, status: v.latest}}
 	records := []*Record{v.latest}
-	for _, node := range slices.Sorted(maps.Keys(v.peers)) {
-		p := v.peers[node]
+	for _, p := range v.order {
 		if !p.listed() {
 			continue
 		}
@@ -631,6 +652,8 @@ func (v *View) peer(now time.Duration, node string) *peer {
 	if p == nil {
 		p = &peer{node: node, seen: now}
 		v.peers[node] = p
+		i, _ := slices.BinarySearchFunc(v.order, node, func(p *peer, node string) int { return strings.Compare(p.node, node) })
+		v.order = slices.Insert(v.order, i, p)
 	}
 	return p
 }
@@ -647,8 +670,8 @@ func (v *View) step(now time.Duration, p *peer, e Event) {
 		return
 	}
 	v.stale = true
-	if next.State != Alive && next.Cause != GoneLeft {
-		v.lost, v.lastLoss = true, now
+	if next.Cause != GoneLeft {
+		v.moved, v.movedAt = true, now
 	}
 	c := Change{Node: p.node, State: next.State, Cause: next.Cause}
 	if before.State == Suspected || before.State == Stalled {

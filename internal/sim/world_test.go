@@ -573,7 +573,7 @@ func (n *node) pause(d time.Duration) {
 			// The edge knows by a gap in its heartbeat.
 			if d > slow-250*ms {
 				n.w.note("%s finds that it was stopped", n.name)
-				n.view.Stopped()
+				n.view.Stopped(n.clock())
 			}
 			for _, f := range backlog {
 				f()

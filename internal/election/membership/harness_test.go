@@ -55,6 +55,7 @@ type cluster struct {
 	subnet uint32
 	size   int
 	port   uint16
+	six    bool
 
 	mu  sync.Mutex
 	cut map[[2]netip.Addr]bool // From, to.
@@ -73,7 +74,12 @@ func newCluster(t *testing.T, size int) *cluster {
 	return c
 }
 
-func (c *cluster) addr(host int) netip.Addr { return nextAddr(c.subnet, host) }
+func (c *cluster) addr(host int) netip.Addr {
+	if c.six {
+		return netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", host))
+	}
+	return nextAddr(c.subnet, host)
+}
 
 func (c *cluster) node(host int) string { return fmt.Sprintf("node-%02d", host) }
 

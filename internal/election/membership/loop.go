@@ -25,7 +25,9 @@ type loop struct {
 	view  *election.View
 	start time.Time // Origin of the View's times.
 	wg    sync.WaitGroup
-	slots chan struct{} // Held by exchanges and streams.
+	// Held by exchanges with those that are missing, and by those with nodes
+	// just heard and streams to them. The first may take long.
+	slow, quick chan struct{}
 	// deaf is how long a gap between two turns of the loop makes others give
 	// this node up.
 	deaf time.Duration
@@ -40,7 +42,7 @@ type loop struct {
 const (
 	// streamTimeout bounds one exchange of state.
 	streamTimeout = 2 * time.Second
-	// atOnce bounds how many streams this node opens at a time.
+	// atOnce bounds how many streams of a sort this node opens at a time.
 	atOnce = 16
 	// packetSize bounds a record in a packet, so that it passes beside other
 	// news in one of 1,400 bytes.
@@ -71,7 +73,7 @@ func (l *loop) run() {
 		now := l.now()
 		if gap := now - last - heartbeat; gap > l.deaf {
 			l.m.log.Warn("this process was stopped; others may have taken over", "for", gap)
-			l.view.Stopped()
+			l.view.Stopped(now)
 		}
 		last = now
 		for _, f := range l.m.inbox.take() {
@@ -99,10 +101,10 @@ func (l *loop) perform(e election.Effects) time.Duration {
 		}
 	}
 	for _, a := range e.Urgent {
-		l.exchange(a, 2) // One may be waiting for a packet lost in the outage.
+		l.exchange(a, l.quick, 2) // One may be waiting for a packet lost in the outage.
 	}
 	for _, a := range e.Exchanges {
-		l.exchange(a, 1)
+		l.exchange(a, l.slow, 1)
 	}
 	for _, q := range e.Questions {
 		l.ask(q)
@@ -176,7 +178,7 @@ func (l *loop) stream(to netip.Addr) {
 	l.streams[to] = false
 	node := &memberlist.Node{Addr: to.AsSlice(), Port: l.m.cfg.Port}
 	b := as(l.encoded(l.own), election.Direct)
-	l.spawn(func() {
+	l.spawn(l.quick, func() {
 		_ = l.ml.SendReliable(node, b)
 		l.m.inbox.post(func(l *loop) {
 			again := l.streams[to]
@@ -190,12 +192,12 @@ func (l *loop) stream(to netip.Addr) {
 
 // exchange exchanges all state with whoever is at the address, unless as many
 // attempts at that are under way.
-func (l *loop) exchange(a netip.Addr, attempts int) {
+func (l *loop) exchange(a netip.Addr, slots chan struct{}, attempts int) {
 	if l.exchanges[a] >= attempts {
 		return
 	}
 	l.exchanges[a]++
-	l.spawn(func() {
+	l.spawn(slots, func() {
 		_, err := l.ml.Join([]string{hostPort(a, l.m.cfg.Port)})
 		l.m.metrics.exchanges.WithLabelValues(result(err)).Inc()
 		l.m.inbox.post(func(l *loop) {
@@ -213,12 +215,12 @@ func result(err error) string {
 	return "done"
 }
 
-// spawn runs f on a goroutine of its own, a few at a time.
-func (l *loop) spawn(f func()) {
+// spawn runs f on a goroutine of its own, as many at a time as there are slots.
+func (l *loop) spawn(slots chan struct{}, f func()) {
 	l.wg.Go(func() {
 		select {
-		case l.slots <- struct{}{}:
-			defer func() { <-l.slots }()
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
 			if l.ctx.Err() == nil {
 				f()
 			}

@@ -147,8 +147,8 @@ func (m *Membership) Run(ctx context.Context) error {
 		m: m, ctx: ctx, tr: tr, start: start,
 		// Greater than at this node's last start, or corrected by the others'
 		// memory of it.
-		view:  election.NewView(m.cfg.Node, m.cfg.Bind, uint64(start.UnixNano()), p.view()),
-		slots: make(chan struct{}, atOnce), deaf: p.slow - 2*heartbeat,
+		view: election.NewView(m.cfg.Node, m.cfg.Bind, uint64(start.UnixNano()), p.view()),
+		slow: make(chan struct{}, atOnce), quick: make(chan struct{}, atOnce), deaf: p.slow - 2*heartbeat,
 		exchanges: map[netip.Addr]int{}, streams: map[netip.Addr]bool{}, heard: map[string]heard{},
 	}
 	l.perform(l.view.Settle(0)) // So that there is a record to hand over.

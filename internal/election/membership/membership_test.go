@@ -1,9 +1,12 @@
 package membership
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"reflect"
 	"runtime"
 	"slices"
@@ -390,17 +393,14 @@ func TestASingleNodeDoesNotWait(t *testing.T) {
 	}
 }
 
-func TestWithoutPeersNamedItKeepsWaiting(t *testing.T) {
-	c := newCluster(t, 2)
-	ms := c.startAll()
-	m, err := New(Config{Node: "unset", Bind: c.addr(9), Port: c.port, Key: testKey}, testLog(t, "unset"), nil, nil)
+func TestBeforeItRunsItIsJoining(t *testing.T) {
+	m, err := New(Config{Node: "n", Bind: netip.MustParseAddr("127.0.0.1"), Key: testKey}, testLog(t, "n"), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := m.Members(); len(got) != 1 || got[0].State != election.Joining {
 		t.Errorf("before Run: %s", show(got))
 	}
-	_ = ms
 }
 
 func TestStrangersAreDroppedAndCounted(t *testing.T) {
@@ -459,7 +459,7 @@ func TestAPeersMalformedStateIsDroppedAndCounted(t *testing.T) {
 		},
 		"in its state": func(l *loop) {
 			l.m.state.Store(&[][]byte{nonsense})
-			l.exchange(ms[0].addr, 1)
+			l.exchange(ms[0].addr, l.slow, 1)
 		},
 	} {
 		before := malformed()
@@ -510,19 +510,84 @@ func TestAConfigIsRefusedWithEverythingThatIsWrong(t *testing.T) {
 	}
 }
 
+// There is but one IPv6 loopback address, so this runs in a network namespace
+// of its own that has more.
 func TestIPv6(t *testing.T) {
-	if c, err := net.ListenPacket("udp6", "[::1]:0"); err != nil {
-		t.Skip("SKIPPED: no IPv6 loopback here: ", err)
-	} else {
-		c.Close()
+	if os.Getenv(childEnv+"_NETNS") == "" {
+		cmd := exec.Command(os.Args[0], "-test.run=^TestIPv6$", "-test.v")
+		cmd.Env = append(os.Environ(), childEnv+"_NETNS=1")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+		out, err := cmd.CombinedOutput()
+		if errors.Is(err, syscall.EPERM) {
+			t.Skip("SKIPPED: no permission to make a network namespace, so gossip over IPv6 is untested here")
+		}
+		if strings.Contains(string(out), "SKIPPED") {
+			t.Skip(string(out))
+		}
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
 	}
-	// There is but one IPv6 loopback address: two members on two ports would
-	// never call each other, so this one is alone.
-	c := newCluster(t, 1)
-	c.port = 17871
-	m := c.start(1, func(cfg *Config) { cfg.Bind = netip.IPv6Loopback() })
-	m.SetPeers([]netip.Addr{netip.IPv6Loopback()})
-	m.sees("itself alive", 3*time.Second, with(m.node, election.Alive))
+	for _, args := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"addr", "add", "2001:db8::1/128", "dev", "lo", "nodad"},
+		{"addr", "add", "2001:db8::2/128", "dev", "lo", "nodad"},
+		{"addr", "add", "2001:db8::3/128", "dev", "lo", "nodad"},
+	} {
+		if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
+			t.Skipf("SKIPPED: ip %v: %v: %s", args, err, out)
+		}
+	}
+	c := newCluster(t, 3)
+	c.six = true
+	ms := c.startAll()
+	ms[0].Publish(Local{Interfaces: c.ifaces(1), Owned: []netip.Addr{vip6, vip4}})
+	for _, m := range ms {
+		m.sees("the claim", time.Second, claims(ms[0].node, vip6))
+	}
+	ms[0].crash()
+	for _, m := range ms[1:] {
+		m.sees("the crash", 3*time.Second, without(ms[0].node))
+	}
+	c.partition([]int{2}, []int{3})
+	ms[1].sees("the partition", 3*time.Second, without(ms[2].node))
+	ms[2].sees("the partition", 3*time.Second, without(ms[1].node))
+	c.heal()
+	ms[1].sees("its end", 3*time.Second, with(ms[2].node, election.Alive))
+	ms[2].sees("its end", 3*time.Second, with(ms[1].node, election.Alive))
+}
+
+// In a cluster of two nobody has a majority without the other, so the claim of
+// the one that took over is a lesser one. Yet the other must not take back what
+// was taken over while it was stopped.
+func TestAProcessThatWasStoppedForLongDoesNotTakeBackWhatItOwned(t *testing.T) {
+	c := newCluster(t, 2)
+	a := c.start(1)
+	child := c.fork(2)
+	name := c.node(2)
+	a.sees("the owner", 10*time.Second, func(l []election.Member) bool {
+		m, _ := find(l, name)
+		return m.State == election.Alive && m.Claims[vip4].Standing == election.Majority
+	})
+	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	a.sees("its end", 5*time.Second, without(name))
+	a.Publish(Local{Interfaces: c.ifaces(1), Owned: []netip.Addr{vip4}})
+	a.sees("own claim", time.Second, claims(a.node, vip4))
+	if err := child.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	a.sees("the other's doubt", 3*time.Second, func(l []election.Member) bool {
+		m, _ := find(l, name)
+		return m.State == election.Alive && m.Claims[vip4].Standing == election.Blind
+	})
+	mine, _ := find(a.Members(), a.node)
+	theirs, _ := find(a.Members(), name)
+	if !mine.Claims[vip4].Beats(theirs.Claims[vip4], vip4, a.node, name) {
+		t.Errorf("%v does not beat %v", mine.Claims[vip4], theirs.Claims[vip4])
+	}
 }
 
 func TestEveryPaceIsConsistentAndFast(t *testing.T) {

@@ -1,0 +1,366 @@
+package election
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+// A fixture is a View of node "a" among "b" and "c", and what it was told to do.
+type fixture struct {
+	*testing.T
+	v    *View
+	now  time.Duration
+	last Effects
+	all  Effects // Tells, questions and exchanges since they were looked at.
+	list []Member
+}
+
+var (
+	addrA = netip.MustParseAddr("192.0.2.1")
+	addrB = netip.MustParseAddr("2001:db8::b")
+	addrC = netip.MustParseAddr("192.0.2.3")
+)
+
+func newFixture(t *testing.T) *fixture {
+	f := &fixture{T: t, v: NewView("a", addrA, 100, DefaultPace(1500*time.Millisecond, 300*time.Millisecond))}
+	f.settle()
+	return f
+}
+
+func (f *fixture) settle() {
+	f.last = f.v.Settle(f.now)
+	f.all.Tells = append(f.all.Tells, f.last.Tells...)
+	f.all.Questions = append(f.all.Questions, f.last.Questions...)
+	f.all.Exchanges = append(f.all.Exchanges, f.last.Exchanges...)
+	f.all.Urgent = append(f.all.Urgent, f.last.Urgent...)
+	if f.last.Members != nil {
+		f.list = f.last.Members
+	}
+}
+
+// pass lets time pass, and the View act whenever it wants to.
+func (f *fixture) pass(d time.Duration) {
+	for end := f.now + d; ; f.settle() {
+		if f.last.Next > end {
+			f.now = end
+			f.settle()
+			return
+		}
+		f.now = max(f.last.Next, f.now+time.Millisecond)
+	}
+}
+
+func (f *fixture) did() Effects {
+	e := f.all
+	f.all = Effects{}
+	return e
+}
+
+func (f *fixture) state(node string) State {
+	for _, m := range f.list {
+		if m.Node == node {
+			return m.State
+		}
+	}
+	return Gone
+}
+
+func (f *fixture) own() Record { return *f.v.latest }
+
+func rec(node string, addr netip.Addr, seq uint64, joining bool, c Claims) *Record {
+	return &Record{Node: node, Address: addr, Boot: 1, Seq: seq, Epoch: 5, Joining: joining, Whole: true, Claims: c}
+}
+
+// together brings the three together, b claiming v4.
+func (f *fixture) together() {
+	f.v.SetPeers(f.now, []netip.Addr{addrA, addrB, addrC})
+	f.v.Heard(f.now, "b", addrB)
+	f.v.Heard(f.now, "c", addrC)
+	f.v.ReceiveState(f.now, []*Record{rec("b", addrB, 1, false, Claims{v4: claim(Majority, 5)}), rec("c", addrC, 1, false, Claims{})})
+	f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{}), Direct)
+	f.settle()
+	f.pass(time.Second) // So that it is sure of that.
+	if f.state("a") != Alive || f.state("b") != Alive || f.state("c") != Alive {
+		f.Fatalf("they do not come together: %+v", f.list)
+	}
+	f.did()
+}
+
+func TestANodeLearnsBeforeItMayClaim(t *testing.T) {
+	f := newFixture(t)
+	f.pass(time.Hour)
+	if f.state("a") != Joining {
+		t.Error("it may claim although nobody has said where the others are")
+	}
+	f.v.SetPeers(f.now, []netip.Addr{addrA, addrB, addrC})
+	f.v.Heard(f.now, "b", addrB)
+	f.v.Heard(f.now, "c", addrC)
+	f.settle()
+	f.v.ReceiveState(f.now, []*Record{rec("b", addrB, 1, false, Claims{v4: claim(Majority, 5)}), rec("c", addrC, 1, false, Claims{v6: claim(Majority, 5)})})
+	f.settle()
+	if f.state("a") != Joining || f.state("b") != Alive || f.state("c") != Joining {
+		t.Errorf("it goes by hearsay: a %v, b %v, c %v", f.state("a"), f.state("b"), f.state("c"))
+	}
+	if !slices.Contains(f.did().Tells, Tell{addrC, Knock}) {
+		t.Error("it does not ask c itself")
+	}
+	f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{v6: claim(Majority, 5)}), Direct)
+	f.settle()
+	if f.state("a") != Alive || f.state("c") != Alive || f.own().Joining {
+		t.Errorf("it still does not know: a %v, c %v", f.state("a"), f.state("c"))
+	}
+}
+
+func TestNodesThatStartTogetherNeedNotWait(t *testing.T) {
+	f := newFixture(t)
+	f.v.SetPeers(f.now, []netip.Addr{addrB, addrA})
+	f.settle()
+	f.v.Heard(f.now, "b", addrB)
+	f.v.ReceiveState(f.now, []*Record{rec("b", addrB, 1, true, Claims{})})
+	f.settle()
+	if f.state("a") != Alive {
+		t.Errorf("a is %v", f.state("a"))
+	}
+}
+
+func TestANodeThatFindsNobodyClaimsBlindly(t *testing.T) {
+	f := newFixture(t)
+	f.v.SetPeers(f.now, []netip.Addr{addrA, addrB})
+	f.settle()
+	f.pass(999 * time.Millisecond)
+	if f.state("a") != Joining {
+		t.Error("it does not wait")
+	}
+	f.pass(time.Millisecond)
+	f.v.SetLocal(Local{Owned: []netip.Addr{v4}})
+	f.settle()
+	if f.state("a") != Alive || f.own().Claims[v4].Standing != Blind {
+		t.Errorf("a is %v and claims %v", f.state("a"), f.own().Claims)
+	}
+	// Another one appears, and owns something else.
+	f.v.Heard(f.now, "b", addrB)
+	f.v.ReceiveState(f.now, []*Record{rec("b", addrB, 1, false, Claims{v6: claim(Majority, 40)})})
+	f.settle()
+	f.pass(500 * time.Millisecond)
+	if got := f.own().Claims[v4]; got.Standing != Majority {
+		t.Errorf("uncontested, but %v", got)
+	}
+}
+
+func TestMissingPeersAreCalledForEver(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.Lost(f.now, "b")
+	f.settle()
+	f.v.Answered(f.now, "b", Answer{f.last.Questions[0].Round, Silent, PortSilent})
+	f.settle()
+	if e := f.did(); !slices.Contains(e.Tells, Tell{addrB, Knock}) || !slices.Contains(e.Exchanges, addrB) {
+		t.Errorf("not at once: %+v", e)
+	}
+	f.pass(24 * time.Hour)
+	f.did()
+	f.pass(10 * time.Second)
+	knocks, exchanges := 0, 0
+	e := f.did()
+	for _, tell := range e.Tells {
+		if tell == (Tell{addrB, Knock}) {
+			knocks++
+		}
+	}
+	for _, a := range e.Exchanges {
+		if a == addrB {
+			exchanges++
+		}
+	}
+	if knocks < 75 || knocks > 140 || exchanges < 4 || exchanges > 7 {
+		t.Errorf("a day later: %d knocks and %d exchanges in 10 s", knocks, exchanges)
+	}
+}
+
+func TestManyMissingPeersCostNoMoreThanAFew(t *testing.T) {
+	f := newFixture(t)
+	var peers []netip.Addr
+	a := addrB
+	for range 300 {
+		peers, a = append(peers, a), a.Next()
+	}
+	f.v.SetPeers(f.now, peers)
+	f.pass(30 * time.Second)
+	f.did()
+	f.pass(10 * time.Second)
+	e := f.did()
+	if n := len(e.Tells); n < 350 || n > 650 {
+		t.Errorf("%d knocks in 10 s, about 500 were right", n)
+	}
+	if n := len(e.Exchanges); n > 150 {
+		t.Errorf("%d exchanges in 10 s", n)
+	}
+}
+
+func TestAKnockIsAnsweredAndLeadsToAnExchange(t *testing.T) {
+	f := newFixture(t)
+	f.v.SetPeers(f.now, []netip.Addr{addrA})
+	f.settle()
+	f.did()
+	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Knock)
+	f.settle()
+	if e := f.did(); !slices.Equal(e.Tells, []Tell{{addrB, Direct}}) || !slices.Equal(e.Urgent, []netip.Addr{addrB}) {
+		t.Errorf("%+v", e)
+	}
+	if f.state("b") != Gone {
+		t.Error("a knock alone makes a member: gossip would not watch it")
+	}
+}
+
+func TestWhoeverClaimsWhatIsOursIsTold(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.SetLocal(Local{Owned: []netip.Addr{v6}})
+	f.settle()
+	f.did()
+	lesser := rec("b", addrB, 2, false, Claims{v6: claim(Minority, 1)})
+	for range 2 { // As often as it says so, for the answer may be lost.
+		f.v.Receive(f.now, lesser, Direct)
+		f.settle()
+		if e := f.did(); !slices.Contains(e.Tells, Tell{addrB, Direct}) {
+			t.Errorf("not told: %+v", e)
+		}
+	}
+	f.v.Receive(f.now, rec("b", addrB, 3, false, Claims{v6: claim(Majority, 99)}), Direct)
+	f.settle()
+	if e := f.did(); len(e.Tells) != 0 {
+		t.Errorf("told although the claim is the better one: %+v", e)
+	}
+}
+
+func TestNobodyIsSureOfAMajorityRightAfterALoss(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.pass(time.Minute)
+	f.v.Lost(f.now, "b")
+	f.settle()
+	f.v.Answered(f.now, "b", Answer{f.last.Questions[0].Round, Silent, PortSilent})
+	f.v.SetLocal(Local{Owned: []netip.Addr{v4}})
+	f.settle()
+	if got := f.own().Claims[v4]; got.Standing != Minority {
+		t.Errorf("at once: %v", got)
+	}
+	f.pass(499 * time.Millisecond)
+	if got := f.own().Claims[v4]; got.Standing != Minority {
+		t.Errorf("soon: %v", got)
+	}
+	f.pass(time.Millisecond)
+	got := f.own().Claims[v4]
+	if got.Standing != Majority || !got.Beats(claim(Majority, 5), v4, "a", "b") {
+		t.Errorf("later: %v", got)
+	}
+	// Without c there is none.
+	f.v.Lost(f.now, "c")
+	f.settle()
+	f.v.Answered(f.now, "c", Answer{f.last.Questions[0].Round, Silent, PortSilent})
+	f.v.SetLocal(Local{Owned: []netip.Addr{v4, v6}})
+	f.settle()
+	f.pass(time.Minute)
+	if f.own().Claims[v4] != got || f.own().Claims[v6].Standing != Minority {
+		t.Errorf("alone: %v", f.own().Claims)
+	}
+}
+
+func TestALeaverThatGoesIsNotAskedFor(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	r := rec("b", addrB, 2, false, Claims{v4: claim(Majority, 5)})
+	r.Leaving = true
+	f.v.Receive(f.now, r, Direct)
+	f.settle()
+	if f.state("b") != Leaving {
+		t.Errorf("b is %v", f.state("b"))
+	}
+	f.v.Lost(f.now, "b")
+	f.settle()
+	if e := f.did(); f.state("b") != Gone || len(e.Questions) != 0 {
+		t.Errorf("b is %v, asked %v", f.state("b"), e.Questions)
+	}
+	// It does not count as one that should be there.
+	f.v.SetLocal(Local{Owned: []netip.Addr{v4}})
+	f.settle()
+	if got := f.own().Claims[v4]; got.Standing != Majority {
+		t.Errorf("claim after it left: %v", got)
+	}
+}
+
+func TestAnEarlierLifesRecordIsVoid(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	again := rec("b", addrB, 1, true, nil)
+	again.Boot, again.Whole = 2, false
+	f.v.Receive(f.now, again, Direct)
+	f.settle()
+	for _, m := range f.list {
+		if m.Node == "b" && (len(m.Claims) != 0 || m.State != Joining) {
+			t.Errorf("after a restart: %+v", m)
+		}
+	}
+	f.v.Receive(f.now, rec("b", addrB, 9, false, Claims{v4: claim(Majority, 5)}), Relayed)
+	f.settle()
+	for _, m := range f.list {
+		if m.Node == "b" && len(m.Claims) != 0 {
+			t.Errorf("a late record of the earlier life: %+v", m)
+		}
+	}
+}
+
+func TestAMemoryFromTheFutureIsOutdone(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	before := f.own()
+	old := rec("a", addrA, 70, false, Claims{v4: claim(Majority, 3)})
+	old.Boot = before.Boot + 50
+	f.v.Receive(f.now, old, Relayed)
+	f.settle()
+	now := f.own()
+	if !now.Newer(old) || !slices.Contains(f.did().Tells, Tell{addrB, Direct}) {
+		t.Errorf("%d.%d does not outdo %d.%d", now.Boot, now.Seq, old.Boot, old.Seq)
+	}
+}
+
+func TestAProcessThatWasStoppedDoubtsItsClaims(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.SetLocal(Local{Owned: []netip.Addr{v6}})
+	f.settle()
+	f.v.Receive(f.now, rec("c", addrC, 2, false, Claims{v6: claim(Minority, 9)}), Direct)
+	f.v.Stopped(f.now)
+	f.settle()
+	f.pass(time.Minute)
+	if got := f.own().Claims[v6]; got.Standing != Blind {
+		t.Errorf("contested: %v", got)
+	}
+	f.v.Receive(f.now, rec("c", addrC, 3, false, Claims{}), Direct)
+	f.settle()
+	if got := f.own().Claims[v6]; got.Standing != Majority {
+		t.Errorf("not contested any more: %v", got)
+	}
+}
+
+func TestNothingChangesWhileNothingHappens(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.SetLocal(Local{Owned: []netip.Addr{v6}})
+	f.settle()
+	f.did()
+	for range 100 {
+		f.v.SetLocal(Local{Owned: []netip.Addr{v6}})
+		f.v.SetPeers(f.now, []netip.Addr{addrB, addrA, addrC})
+		f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{}), Direct)
+		f.pass(time.Second)
+		if f.last.Members != nil || f.last.Records != nil {
+			t.Fatalf("something changed: %+v", f.last)
+		}
+	}
+	if e := f.did(); len(e.Tells)+len(e.Questions)+len(e.Exchanges)+len(e.Urgent) != 0 {
+		t.Errorf("something was sent: %+v", e)
+	}
+}
