@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/placement"
 )
 
 // Options are the operator's switches that bear on who may announce.
@@ -112,6 +113,42 @@ func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
 // announce, on whatever node.
 func (ix *Index) Permits(name string) bool {
 	return slices.ContainsFunc(ix.ads, func(ad advertisement) bool { return Permits(ad.L2Advertisement, name) })
+}
+
+// Sites returns the addresses, ascending, as far as configuration bears on where
+// they are to be placed.
+func (ix *Index) Sites() []placement.Address {
+	sites := make([]placement.Address, len(ix.groups))
+	nodes := map[*class][]placement.Node{}
+	for i := range ix.groups {
+		g := &ix.groups[i]
+		eligible, known := nodes[g.class]
+		if !known {
+			for _, n := range g.class.eligible {
+				eligible = append(eligible, placement.Node{Name: ix.nodes[n].Name, Weight: g.class.weights[n]})
+			}
+			nodes[g.class] = eligible
+		}
+		sites[i] = placement.Address{
+			Address: g.addr, Placed: g.placed, Failback: g.class.failback,
+			Advertised: len(g.class.ads) > 0, Nodes: eligible, Local: g.serving(),
+		}
+	}
+	return sites
+}
+
+// serving returns, for an address that only nodes with endpoints may announce,
+// those that do, as indexes of the eligible nodes of its class.
+func (g *group) serving() []int {
+	var serving []int
+	if g.local && g.usable {
+		for _, n := range g.endpoints {
+			if i, eligible := slices.BinarySearch(g.class.eligible, n); eligible {
+				serving = append(serving, i)
+			}
+		}
+	}
+	return serving
 }
 
 // A NodeReason is what stands between one node and one address.
@@ -252,7 +289,7 @@ func (ix *Index) group(services []lb.Service) {
 		g.services = slices.Compact(g.services)
 		for _, s := range g.services {
 			g.keys = append(g.keys, s.Key)
-			g.placed = cmp.Or(g.placed, s.Placed)
+			g.placed = cmp.Or(g.placed, s.PlaceOf(g.addr))
 			g.collect(s, ix.byNode)
 		}
 	}

@@ -27,7 +27,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..]
 //	        [if=GLOB,..] [notif=GLOB,..] [prefer=WEIGHT:SEL,..] [!failback]
 //	node NAME [K=V ..] [!exclude] [!unavailable] [!drain]
-//	service NS/NAME ADDR[@POOL]... [Local] [!released] [on=NODE] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
+//	service NS/NAME ADDR[@POOL]... [Local] [!released] [on=NODE,..] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
 //	delete KIND NAME
 //
 //	member NODE [IFACE[!FAULT]=PREFIX,..] [joining|suspected|stalled|leaving]
@@ -36,7 +36,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	candidates ADDR    what configuration says of every node
 //	explain ADDR       what is to be said of every node
 //	decide             who owns what and who does what about it
-//	gossip             the same, then every member claims what it answers for
+//	sites              what configuration says about placing
+//	gossip             decide, then every member claims what it answers for
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -122,6 +123,8 @@ func (w *world) line(line string) string {
 		return b.String()
 	case "decide":
 		return w.decide()
+	case "sites":
+		return w.sites()
 	case "gossip":
 		out := w.decide()
 		w.gossip()
@@ -162,6 +165,36 @@ func (w *world) candidates(a netip.Addr) string {
 	}
 	if b.Len() == 0 {
 		return "not in use\n"
+	}
+	return b.String()
+}
+
+// sites prints what placement is told about every address.
+func (w *world) sites() string {
+	var b strings.Builder
+	for _, s := range NewIndex(w.snapshot, Options{}).Sites() {
+		if !s.Advertised {
+			fmt.Fprintf(&b, "%v is not advertised\n", s.Address)
+			continue
+		}
+		fmt.Fprintf(&b, "%v", s.Address)
+		if s.Placed != "" {
+			fmt.Fprintf(&b, " on %s", s.Placed)
+		}
+		b.WriteString(", any of")
+		for i, n := range s.Nodes {
+			fmt.Fprintf(&b, " %s", n.Name)
+			if n.Weight > 0 {
+				fmt.Fprintf(&b, ":%d", n.Weight)
+			}
+			if slices.Contains(s.Local, i) {
+				b.WriteString("*")
+			}
+		}
+		if s.Failback == lb.FailbackImmediate {
+			b.WriteString(", failing back")
+		}
+		b.WriteString("\n")
 	}
 	return b.String()
 }
@@ -352,13 +385,14 @@ func (w *world) member(args []string) election.Member {
 func (w *world) service(args []string) lb.Service {
 	namespace, name, _ := strings.Cut(args[0], "/")
 	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}, Endpoints: lb.Endpoints{}}
+	var placed []string
 	for _, arg := range args[1:] {
 		key, value, _ := strings.Cut(arg, "=")
 		switch key {
 		case "Local":
 			s.TrafficPolicy = lb.TrafficLocal
 		case "on":
-			s.Placed = value
+			placed = strings.Split(value, ",")
 		case "!released":
 			s.Released = true
 		case "label":
@@ -374,6 +408,10 @@ func (w *world) service(args []string) lb.Service {
 			s.Assigned = append(s.Assigned, netip.MustParseAddr(a))
 			s.AssignedPools = append(s.AssignedPools, pool)
 		}
+	}
+	s.Placed = placed
+	for len(placed) == 1 && len(s.Placed) < len(s.Assigned) {
+		s.Placed = append(s.Placed, placed[0])
 	}
 	return s
 }

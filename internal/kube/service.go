@@ -34,7 +34,8 @@ const (
 	// AnnotationPool names the pool of each address in status, in their order,
 	// separated by commas; one name when all are equal.
 	AnnotationPool = "belfry.dev/pool"
-	// AnnotationPlaced names the node on which layer 2 placed the addresses.
+	// AnnotationPlaced names the node where layer 2 places each address in status,
+	// likewise.
 	AnnotationPlaced = "belfry.dev/l2-node"
 )
 
@@ -71,8 +72,8 @@ type Service struct {
 	Marked bool
 	// Seen is when this version was received.
 	Seen time.Time
-	// pool is the pool annotation, verbatim.
-	pool string
+	// pool and placed are the annotations of these names, verbatim.
+	pool, placed string
 }
 
 // A Class decides which Services are ours.
@@ -103,9 +104,9 @@ func (c Class) service(s *corev1.Service) *Service {
 		}
 	}
 	out.pool = s.Annotations[AnnotationPool]
-	placed := s.Annotations[AnnotationPlaced]
+	out.placed = s.Annotations[AnnotationPlaced]
 	reallocated := s.Annotations[AnnotationReallocated]
-	out.Marked = out.pool != "" || placed != "" || reallocated != "" || out.Allocated != Condition{} || out.Announced != Condition{}
+	out.Marked = out.pool != "" || out.placed != "" || reallocated != "" || out.Allocated != Condition{} || out.Announced != Condition{}
 	ours := c.ours(s)
 	if !ours && !out.Marked {
 		return nil
@@ -120,7 +121,6 @@ func (c Class) service(s *corev1.Service) *Service {
 		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
 		PodSelector:   labels.Set(s.Spec.Selector).String(),
 		Reallocated:   reallocated,
-		Placed:        placed,
 		Released:      !ours,
 	}
 	for _, ip := range s.Spec.ClusterIPs {
@@ -132,7 +132,8 @@ func (c Class) service(s *corev1.Service) *Service {
 		out.Ports = append(out.Ports, lb.Port{Protocol: lb.Protocol(p.Protocol), Number: uint16(p.Port)})
 	}
 	out.Assigned, out.Exact = assigned(s.Status.LoadBalancer.Ingress)
-	out.AssignedPools = splitPools(out.pool, len(out.Assigned))
+	out.AssignedPools = splitNames(out.pool, len(out.Assigned))
+	out.Placed = splitNames(out.placed, len(out.Assigned))
 	out.Request = request(s)
 	return out
 }
@@ -156,30 +157,30 @@ func assigned(ingress []corev1.LoadBalancerIngress) (addresses []netip.Addr, exa
 	return addresses, exact
 }
 
-// splitPools gives each of n addresses its pool.
-func splitPools(annotation string, n int) []string {
+// splitNames gives each of n addresses its name in an annotation.
+func splitNames(annotation string, n int) []string {
 	if annotation == "" || n == 0 {
 		return nil
 	}
-	pools := strings.Split(annotation, ",")
+	names := strings.Split(annotation, ",")
 	out := make([]string, n)
 	for i := range out {
 		switch {
-		case len(pools) == 1:
-			out[i] = strings.TrimSpace(pools[0])
-		case i < len(pools):
-			out[i] = strings.TrimSpace(pools[i])
+		case len(names) == 1:
+			out[i] = strings.TrimSpace(names[0])
+		case i < len(names):
+			out[i] = strings.TrimSpace(names[i])
 		}
 	}
 	return out
 }
 
-// joinPools is the annotation for the pools of addresses, in their order.
-func joinPools(pools []string) string {
-	if len(pools) > 0 && !slices.ContainsFunc(pools, func(p string) bool { return p != pools[0] }) {
-		return pools[0]
+// joinNames is the annotation for one name of each address, in their order.
+func joinNames(names []string) string {
+	if len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return n != names[0] }) {
+		return names[0]
 	}
-	return strings.Join(pools, ",")
+	return strings.Join(names, ",")
 }
 
 // ask returns the first of the asking annotations, with the key that has it.

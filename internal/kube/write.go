@@ -45,10 +45,10 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 			annotations[key] = want
 		}
 	}
-	annotate(AnnotationPool, s.pool, joinPools(w.Pools))
+	annotate(AnnotationPool, s.pool, joinNames(w.Pools))
 	annotate(AnnotationReallocated, s.Reallocated, w.Reallocated)
 	if len(w.Addresses) == 0 {
-		annotate(AnnotationPlaced, s.Placed, "")
+		annotate(AnnotationPlaced, s.placed, "")
 	}
 
 	status := object{}

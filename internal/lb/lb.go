@@ -138,14 +138,25 @@ type Service struct {
 	AssignedPools []string
 	// Reallocated is the last Request.Reallocate that was honoured.
 	Reallocated string
-	// Placed is the node on which the controller placed its addresses for layer
-	// 2 (annotation belfry.dev/l2-node); empty when it did not.
-	Placed string
+	// Placed names the node where each address of Assigned is placed for layer 2,
+	// as the belfry.dev/l2-node annotation has it; empty where it is not.
+	Placed []string
 	// Released is set when the Service is not ours any more (its type, class
 	// or deletion says so) but still holds our address.
 	Released bool
 	// Endpoints counts the usable endpoints by node.
 	Endpoints Endpoints
+}
+
+// PlaceOf returns the node where an address that the Service holds is placed for
+// layer 2; empty for none.
+func (s *Service) PlaceOf(a netip.Addr) string {
+	for i, p := range s.Placed {
+		if i < len(s.Assigned) && s.Assigned[i] == a {
+			return p
+		}
+	}
+	return ""
 }
 
 // Endpoints are the endpoints of one Service, counted by node. Endpoints
