@@ -32,7 +32,9 @@ generate() {
 		--go-header-file /dev/null "$module/api/v1beta1"
 	tool informer-gen --versioned-clientset-package "$module/$client/versioned" \
 		--listers-package "$module/$client/listers" --output-pkg "$module/$client/informers" \
-		--output-dir "$out/$client/informers" --go-header-file /dev/null "$module/api/v1beta1"
+		--output-dir "$out/$client/informers" --go-header-file <(
+		echo '//lint:file-ignore SA1019 the generator fills the deprecated fields beside their successors'
+	) "$module/api/v1beta1"
 	document "$out/$client" client "holds the typed clients, listers and informers of Belfry's API objects"
 	document "$out/$client/versioned" versioned 'holds the typed clients'
 	local dir

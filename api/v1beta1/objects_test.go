@@ -141,6 +141,27 @@ func TestTheSchemaHasNoBoundThatIsNotTested(t *testing.T) {
 	}
 }
 
+func TestListsOfAPoolStatusHaveTheBoundsThatTheConstantsSay(t *testing.T) {
+	want := map[string]int64{
+		"status.freed":     v1beta1.MaxFreed,
+		"status.orphans":   v1beta1.MaxOrphans,
+		"status.addresses": v1beta1.MaxStatusAddresses,
+	}
+	for _, d := range definitions(t) {
+		for _, s := range sites(d) {
+			if max, ok := s.bound(t, "maxItems"); ok && d.kind == "IPAddressPool" && want[s.path] != 0 {
+				if max != want[s.path] {
+					t.Errorf("%s has %d items, the constant says %d", s.path, max, want[s.path])
+				}
+				delete(want, s.path)
+			}
+		}
+	}
+	for path := range want {
+		t.Errorf("the schema has no bound for %s", path)
+	}
+}
+
 func TestKubectlGetShowsWhatAPersonWants(t *testing.T) {
 	client := api(t)
 	for _, d := range definitions(t) {
