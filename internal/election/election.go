@@ -86,8 +86,10 @@ const unfit = 3
 
 // Winner returns the node that owns addr, or false when nobody can. It depends
 // neither on the order of the candidates nor on who asks. Placed is the node
-// the controller chose, or empty. With lb.FailbackImmediate claims carry no
-// weight, so that the best node takes an address back when it returns.
+// the controller chose, or empty; it wins while it lives, but an
+// off-link one never keeps out those that are on-link. With
+// lb.FailbackImmediate claims carry no weight, so that the best node takes an
+// address back when it returns.
 func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (node string, ok bool) {
 	w := winner(addr, placed, failback, candidates)
 	if w == nil {
@@ -97,20 +99,41 @@ func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []C
 }
 
 func winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) *Candidate {
+	if c := placedOf(placed, candidates); c != nil {
+		return c
+	}
 	var best *Candidate
 	for i := range candidates {
 		c := &candidates[i]
 		if c.class() == unfit {
 			continue
 		}
-		if c.Node == placed && c.class() == 0 {
-			return c
-		}
 		if best == nil || better(addr, failback, c, best) {
 			best = c
 		}
 	}
 	return best
+}
+
+// placedOf returns the placed candidate if it is fit, and on-link unless none
+// is: the controller does not see interfaces, and one that answers where nobody
+// asks is no owner.
+func placedOf(placed string, candidates []Candidate) *Candidate {
+	if placed == "" {
+		return nil
+	}
+	var c *Candidate
+	reached := false
+	for i := range candidates {
+		if candidates[i].Node == placed {
+			c = &candidates[i]
+		}
+		reached = reached || candidates[i].OnLink && candidates[i].class() == 0
+	}
+	if c == nil || c.class() != 0 || reached && !c.OnLink {
+		return nil
+	}
+	return c
 }
 
 // better reports whether a is to be preferred to b as the owner of addr.
