@@ -43,8 +43,10 @@ type Lab struct {
 	progress io.Writer
 	mu       sync.Mutex // guards state, and state.json
 	state    state
-	// release undoes the signal handling of a run that is not kept.
+	// release ends the handling of signals.
 	release func()
+	// ending serialises what takes the run down: its owner, and an interrupt.
+	ending sync.Mutex
 }
 
 // Up brings a run up, and takes down whatever it had begun when it fails or
@@ -79,6 +81,10 @@ func Up(ctx context.Context, opts Options) (_ *Lab, err error) {
 		return nil, err
 	}
 	begun := time.Now()
+	ctx, stop := context.WithCancelCause(ctx)
+	settled := make(chan struct{})
+	defer close(settled)
+	l.handleInterrupts(stop, settled)
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("lab %s (logs in %s): %w", l.Name, l.LogDir(), err)
@@ -87,7 +93,6 @@ func Up(ctx context.Context, opts Options) (_ *Lab, err error) {
 			err = errors.Join(err, l.Down(down))
 		}
 	}()
-	l.handleInterrupts()
 	if opts.ControlPlaneOnly {
 		err = l.startControlPlane(ctx)
 	} else {
@@ -159,33 +164,34 @@ func (l *Lab) say(format string, args ...any) {
 }
 
 // handleInterrupts takes the run down on SIGINT and SIGTERM, and then lets the
-// signal have its usual effect. A kept run survives them once it is up.
-func (l *Lab) handleInterrupts() {
+// signal have its usual effect. A run that is still coming up is stopped first
+// (it takes itself down, and is settled then); a kept run that is up stays.
+func (l *Lab) handleInterrupts(stop context.CancelCauseFunc, settled <-chan struct{}) {
 	c := make(chan os.Signal, 1)
 	done := make(chan struct{})
 	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
+	l.release = sync.OnceFunc(func() { close(done) })
 	go func() {
+		defer signal.Stop(c)
 		select {
 		case <-done:
 		case sig := <-c:
+			stop(fmt.Errorf("interrupted by signal %s", sig))
+			<-settled
 			l.mu.Lock()
-			keep := l.state.Options.Keep && l.state.Ready
+			stays := l.state.Options.Keep && l.state.Ready
 			l.mu.Unlock()
-			if !keep {
+			if !stays {
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+				defer cancel()
 				if err := l.down(ctx); err != nil {
 					fmt.Fprintf(os.Stderr, "lab %s: %v\n", l.Name, err)
 				}
-				cancel()
 			}
 			signal.Stop(c)
 			_ = syscall.Kill(os.Getpid(), sig.(syscall.Signal))
 		}
 	}()
-	l.release = sync.OnceFunc(func() {
-		signal.Stop(c)
-		close(done)
-	})
 }
 
 // spawn starts a program in a host's namespace and remembers it. Its log is
@@ -278,6 +284,8 @@ func (l *Lab) Down(ctx context.Context) error {
 }
 
 func (l *Lab) down(ctx context.Context) error {
+	l.ending.Lock()
+	defer l.ending.Unlock()
 	var errs []error
 	procs := l.Processes()
 	slices.Reverse(procs)

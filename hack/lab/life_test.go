@@ -111,6 +111,40 @@ func TestAnInterruptedRunLeavesNothing(t *testing.T) {
 	eventually(t, 20*time.Second, func() error { return remains(t, name) })
 }
 
+func TestARunInterruptedOnItsWayUpLeavesNothing(t *testing.T) {
+	shared.Get(t) // or skip
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"=1")
+	must(t, cmd.Start())
+	var name string
+	eventually(t, 20*time.Second, func() error {
+		runs, err := lab.List()
+		if err != nil {
+			return err
+		}
+		for _, r := range runs {
+			if r.Owner == cmd.Process.Pid {
+				name = r.Name
+				return nil
+			}
+		}
+		return errNotYet
+	})
+	t.Cleanup(func() { _ = os.RemoveAll(filepath.Join(lab.StateDir(), name)) })
+	// Once it has hosts, so that there is something to leave.
+	eventually(t, 20*time.Second, func() error {
+		if _, err := os.Stat("/run/netns/" + name + "-switch"); err != nil {
+			return err
+		}
+		return nil
+	})
+	must(t, cmd.Process.Signal(syscall.SIGTERM))
+	_ = cmd.Wait()
+	if err := remains(t, name); err != nil {
+		t.Errorf("there remains: %v", err)
+	}
+}
+
 func TestAKilledRunIsRemovedByTheNext(t *testing.T) {
 	l := shared.Get(t)
 	process, name := startChild(t)

@@ -126,13 +126,17 @@ func (p *Prober) AwaitAnswer(ctx context.Context, accept func(Answer) bool) (Ans
 	return found, err
 }
 
-// Report tells what was seen so far. Questions younger than 50 ms are left
-// out, as their answers may be on the way.
+// settling is how long an answer may take to be read, on a machine that does
+// too much at once; younger questions are not judged.
+const settling = 200 * time.Millisecond
+
+// Report tells what was seen so far. The last moment's questions are left out,
+// as their answers may be on the way.
 func (p *Prober) Report() Report {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	r := Report{Address: p.address, Err: p.failed}
-	settled := time.Now().Add(-50 * time.Millisecond)
+	settled := time.Now().Add(-settling)
 	for _, q := range p.questions {
 		if q.At.After(settled) {
 			break
@@ -146,7 +150,7 @@ func (p *Prober) Report() Report {
 // Stop ends the asking, waits for the last answers, and reports.
 func (p *Prober) Stop() Report {
 	p.cancel()
-	time.Sleep(60 * time.Millisecond) // the last question's answers
+	time.Sleep(settling + 10*time.Millisecond) // the last question's answers
 	r := p.Report()
 	p.sock.Close()
 	p.done.Wait()

@@ -157,3 +157,19 @@ func (l *Lab) Deploy(ctx context.Context, namespace, name string, replicas int) 
 	_, err := l.Kubectl(ctx, "rollout", "status", "deployment/"+name, "--namespace="+namespace, "--timeout=60s")
 	return err
 }
+
+// Withdraw makes all Pods of a node unready, as the node lifecycle controller
+// would some time after the node's death; the Pods go on serving.
+func (l *Lab) Withdraw(ctx context.Context, node string) error {
+	return l.annotatePods(ctx, node, AnnotationReady+"=false")
+}
+
+// Reinstate undoes Withdraw.
+func (l *Lab) Reinstate(ctx context.Context, node string) error {
+	return l.annotatePods(ctx, node, AnnotationReady+"-")
+}
+
+func (l *Lab) annotatePods(ctx context.Context, node, annotation string) error {
+	_, err := l.Kubectl(ctx, "annotate", "pods", "--all-namespaces", "--field-selector=spec.nodeName="+node, "--overwrite", annotation)
+	return err
+}

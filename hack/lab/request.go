@@ -186,3 +186,26 @@ func (r LoadResult) String() string {
 	}
 	return s
 }
+
+// Metrics reads the metrics that a process serves on a port of its host's
+// loopback: the value of each series, by its text.
+func (l *Lab) Metrics(ctx context.Context, host string, port int) (map[string]float64, error) {
+	body, err := l.Exec(ctx, host, "curl", "--silent", "--show-error", "--fail", "--max-time", "2", "http://127.0.0.1:"+strconv.Itoa(port)+"/metrics")
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]float64{}
+	for line := range strings.Lines(body) {
+		line = strings.TrimSpace(line)
+		i := strings.LastIndexByte(line, ' ')
+		if strings.HasPrefix(line, "#") || i < 0 {
+			continue
+		}
+		value, err := strconv.ParseFloat(line[i+1:], 64)
+		if err != nil {
+			return nil, fmt.Errorf("metric %q: %w", line, err)
+		}
+		all[line[:i]] = value
+	}
+	return all, nil
+}

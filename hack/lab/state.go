@@ -44,6 +44,8 @@ type Run struct {
 	Nodes     int
 	// Kept is set for a run that stays up until it is taken down.
 	Kept bool
+	// Owner is the process id that the run belongs to, unless it is kept.
+	Owner int
 	// Dead is set when the process that the run belonged to is gone.
 	Dead bool
 }
@@ -70,7 +72,7 @@ func List() ([]Run, error) {
 		kept := st.Owner == pid{}
 		runs = append(runs, Run{
 			Name: st.Name, Dir: dir, Nodes: st.Options.Nodes,
-			Kept: kept, Dead: !kept && !st.Owner.alive(),
+			Kept: kept, Owner: st.Owner.ID, Dead: !kept && !st.Owner.alive(),
 		})
 	}
 	return runs, nil
