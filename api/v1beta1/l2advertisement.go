@@ -80,7 +80,6 @@ type L2AdvertisementSpec struct {
 	// Interfaces on which never to answer. The default names those that
 	// container networks and runtimes create; an empty list excludes none.
 	// +optional
-	// +nullable
 	// +listType=set
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:default={"docker*","cbr*","veth*","cali*","cni*","flannel*","lxc*","tunl*","kube-ipvs*","virbr*","nodelocaldns*"}

@@ -97,6 +97,9 @@ func TestDefaultsAreTheSameInTheSchemaAndInConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(ad.Spec.ExcludeInterfaces) == 0 || ad.Spec.Failback == "" || ad.Spec.ConflictPolicy == "" {
+		t.Errorf("the API server fills in no defaults: %+v", ad.Spec)
+	}
 	wantAd, _ := config.L2Advertisement(unset)
 	gotAd, problems := config.L2Advertisement(ad)
 	wantAd.Created = gotAd.Created
@@ -116,7 +119,7 @@ func TestDefaultsAreTheSameInTheSchemaAndInConfig(t *testing.T) {
 // A schema may only hold what the tests of this package know to break.
 func TestTheSchemaHasNoBoundThatIsNotTested(t *testing.T) {
 	known := []string{
-		"type", "properties", "items", "additionalProperties", "description", "default", "nullable", "required", "enum",
+		"type", "properties", "items", "additionalProperties", "description", "default", "required", "enum",
 		"minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems", "maxProperties", "format",
 		"x-kubernetes-validations", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
 	}
