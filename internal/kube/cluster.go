@@ -145,12 +145,12 @@ func (c *Cluster) Run(ctx context.Context) {
 	core, discovery, own := c.core.CoreV1(), c.core.DiscoveryV1(), c.own.BelfryV1beta1()
 	services, slices := core.Services(""), discovery.EndpointSlices("")
 	reflectors := []*cache.Reflector{
-		reflect(&corev1.Service{}, c.services, c.core, services.List, services.Watch, onlyLoadBalancers),
-		reflect(&discoveryv1.EndpointSlice{}, c.slices, c.core, slices.List, slices.Watch, notHeadless),
-		reflect(&corev1.Node{}, c.nodes, c.core, core.Nodes().List, core.Nodes().Watch, everything),
-		reflect(&corev1.Namespace{}, c.namespaces, c.core, core.Namespaces().List, core.Namespaces().Watch, everything),
-		reflect(&v1beta1.IPAddressPool{}, c.pools, c.own, own.IPAddressPools().List, own.IPAddressPools().Watch, everything),
-		reflect(&v1beta1.L2Advertisement{}, c.l2ads, c.own, own.L2Advertisements().List, own.L2Advertisements().Watch, everything),
+		mirror(&corev1.Service{}, c.services, c.core, services.List, services.Watch, onlyLoadBalancers),
+		mirror(&discoveryv1.EndpointSlice{}, c.slices, c.core, slices.List, slices.Watch, notHeadless),
+		mirror(&corev1.Node{}, c.nodes, c.core, core.Nodes().List, core.Nodes().Watch, everything),
+		mirror(&corev1.Namespace{}, c.namespaces, c.core, core.Namespaces().List, core.Namespaces().Watch, everything),
+		mirror(&v1beta1.IPAddressPool{}, c.pools, c.own, own.IPAddressPools().List, own.IPAddressPools().Watch, everything),
+		mirror(&v1beta1.L2Advertisement{}, c.l2ads, c.own, own.L2Advertisements().List, own.L2Advertisements().Watch, everything),
 	}
 	var wg sync.WaitGroup
 	for _, r := range reflectors {
@@ -159,9 +159,9 @@ func (c *Cluster) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// reflect prepares to keep a table up to date. A broken watch is resumed within
+// mirror prepares to keep a table up to date. A broken watch is resumed within
 // seconds, however long the API server was away: addresses wait.
-func reflect[L runtime.Object](
+func mirror[L runtime.Object](
 	example runtime.Object, store cache.ReflectorStore, client any,
 	list func(context.Context, metav1.ListOptions) (L, error),
 	watch func(context.Context, metav1.ListOptions) (watch.Interface, error),

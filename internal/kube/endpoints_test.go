@@ -1,0 +1,101 @@
+package kube
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// endpoints makes a slice of endpoints written "node:rst": ready, serving and
+// terminating, each + for true, - for false, . for unset.
+func endpoints(family discoveryv1.AddressType, texts ...string) *discoveryv1.EndpointSlice {
+	s := &discoveryv1.EndpointSlice{
+		ObjectMeta:  metav1.ObjectMeta{Namespace: "ns", Labels: map[string]string{discoveryv1.LabelServiceName: "web"}},
+		AddressType: family,
+	}
+	for _, text := range texts {
+		node, flags, _ := strings.Cut(text, ":")
+		var e discoveryv1.Endpoint
+		if node != "" {
+			e.NodeName = &node
+		}
+		for i, p := range []**bool{&e.Conditions.Ready, &e.Conditions.Serving, &e.Conditions.Terminating} {
+			if flags[i] != '.' {
+				b := flags[i] == '+'
+				*p = &b
+			}
+		}
+		s.Endpoints = append(s.Endpoints, e)
+	}
+	return s
+}
+
+func TestEndpointsAreCountedByNodeAndReadiness(t *testing.T) {
+	const v4, v6 = discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6
+	for _, c := range []struct {
+		name   string
+		slices []*discoveryv1.EndpointSlice
+		want   lb.Endpoints
+	}{
+		{"none", nil, nil},
+		{"ready, and ready by default", []*discoveryv1.EndpointSlice{endpoints(v4, "b:+..", "a:...", "b:++-")}, lb.Endpoints{"a": {Ready: 1}, "b": {Ready: 2}}},
+		{"not ready", []*discoveryv1.EndpointSlice{endpoints(v4, "a:-..", "a:-+-", "a:---")}, nil},
+		{"serving while terminating", []*discoveryv1.EndpointSlice{endpoints(v6, "a:-++", "a:--+", "a:-.+")}, lb.Endpoints{"a": {Terminating: 1}}},
+		{"without a node", []*discoveryv1.EndpointSlice{endpoints(v6, ":+..")}, lb.Endpoints{"": {Ready: 1}}},
+		{"several slices", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+.."), endpoints(v4, "a:+..", "b:-++")}, lb.Endpoints{"a": {Ready: 2}, "b": {Terminating: 1}}},
+		{"a dual-stack endpoint is one", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+..", "b:+.."), endpoints(v6, "a:+..", "b:+..")}, lb.Endpoints{"a": {Ready: 1}, "b": {Ready: 1}}},
+		{"one family has more", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+.."), endpoints(v6, "a:+..", "a:+..", "b:+..")}, lb.Endpoints{"a": {Ready: 2}, "b": {Ready: 1}}},
+		{"names take no traffic", []*discoveryv1.EndpointSlice{endpoints(discoveryv1.AddressTypeFQDN, "a:+..")}, nil},
+	} {
+		var all []*slice
+		for _, s := range c.slices {
+			reduced := reduceSlice(s)
+			if reduced.service != (lb.ServiceKey{Namespace: "ns", Name: "web"}) {
+				t.Errorf("%s: of service %v", c.name, reduced.service)
+			}
+			all = append(all, &reduced)
+		}
+		got := sumSlices(all)
+		if len(got) == 0 {
+			got = nil
+		}
+		if !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+func TestNodeIsReduced(t *testing.T) {
+	n := &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{"zone": "1"}},
+		Spec:       corev1.NodeSpec{Taints: []corev1.Taint{{Key: "example.com/leave", Effect: corev1.TaintEffectNoSchedule}}},
+		Status: corev1.NodeStatus{
+			Addresses: []corev1.NodeAddress{
+				{Type: corev1.NodeHostName, Address: "a"},
+				{Type: corev1.NodeExternalIP, Address: "203.0.113.1"},
+				{Type: corev1.NodeInternalIP, Address: "2001:db8::a"},
+				{Type: corev1.NodeInternalIP, Address: "192.0.2.10"},
+				{Type: corev1.NodeExternalIP, Address: "192.0.2.10"},
+			},
+			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}, {Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}},
+		},
+	}
+	got := reduceNode(n, "")
+	if fmt.Sprint(got.Addresses) != "[2001:db8::a 192.0.2.10 203.0.113.1]" || got.Name != "a" || got.Labels["zone"] != "1" || !got.NetworkUnavailable || got.Drain {
+		t.Errorf("%+v", got)
+	}
+	if !reduceNode(n, "example.com/leave").Drain {
+		t.Error("the named taint does not drain")
+	}
+	n.Annotations = map[string]string{"belfry.dev/drain": "false"}
+	if !reduceNode(n, "").Drain {
+		t.Error("the annotation does not drain, whatever its value")
+	}
+}

@@ -1,0 +1,291 @@
+package kube
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+func TestRequestIsReadFromAnnotationsAndSpec(t *testing.T) {
+	addrs := func(texts ...string) (out []netip.Addr) {
+		for _, s := range texts {
+			out = append(out, netip.MustParseAddr(s))
+		}
+		return out
+	}
+	for _, c := range []struct {
+		name        string
+		annotations map[string]string
+		spec        string
+		want        lb.Request
+	}{
+		{"nothing", nil, "", lb.Request{}},
+		{"one address", map[string]string{"belfry.dev/loadBalancerIPs": "192.0.2.1"}, "", lb.Request{Addresses: addrs("192.0.2.1")}},
+		{"one of each family", map[string]string{"belfry.dev/loadBalancerIPs": " 2001:db8::1 , 192.0.2.1"}, "", lb.Request{Addresses: addrs("2001:db8::1", "192.0.2.1")}},
+		{"spec", nil, "192.0.2.1", lb.Request{Addresses: addrs("192.0.2.1")}},
+		{"spec, v6", nil, "2001:db8::1", lb.Request{Addresses: addrs("2001:db8::1")}},
+		{"spec agrees", map[string]string{"belfry.dev/loadBalancerIPs": "2001:DB8:0::1,192.0.2.1"}, "2001:db8::1", lb.Request{Addresses: addrs("2001:db8::1", "192.0.2.1")}},
+		{
+			"spec contradicts", map[string]string{"belfry.dev/loadBalancerIPs": "192.0.2.2"}, "192.0.2.1",
+			lb.Request{Addresses: addrs("192.0.2.2"), Problems: []string{"spec.loadBalancerIP is 192.0.2.1 but annotation belfry.dev/loadBalancerIPs is 192.0.2.2: make them equal or remove one"}},
+		},
+		{"spec is nonsense", nil, "vip", lb.Request{Problems: []string{`spec.loadBalancerIP: "vip" is not an IP address`}}},
+		{
+			"two of one family", map[string]string{"belfry.dev/loadBalancerIPs": "2001:db8::1,2001:db8::2"}, "",
+			lb.Request{Addresses: addrs("2001:db8::1"), Problems: []string{"annotation belfry.dev/loadBalancerIPs: 2001:db8::2 is a second IPv6 address: at most one of each family"}},
+		},
+		{"mapped", map[string]string{"belfry.dev/loadBalancerIPs": "::ffff:192.0.2.1"}, "", lb.Request{Addresses: addrs("192.0.2.1")}},
+		{"zone", map[string]string{"belfry.dev/loadBalancerIPs": "fe80::1%eth0"}, "", lb.Request{Problems: []string{`annotation belfry.dev/loadBalancerIPs: "fe80::1%eth0" is not an IP address`}}},
+		{"empty is none", map[string]string{"belfry.dev/loadBalancerIPs": ""}, "", lb.Request{}},
+		{
+			"the rest", map[string]string{"belfry.dev/address-pool": " edge ", "belfry.dev/allow-shared-ip": "dns", "belfry.dev/reallocate": "2"}, "",
+			lb.Request{Pool: "edge", SharingKey: "dns", Reallocate: "2"},
+		},
+		{
+			"aliases", map[string]string{"metallb.io/loadBalancerIPs": "192.0.2.1", "metallb.universe.tf/address-pool": "edge", "metallb.io/allow-shared-ip": "dns"}, "",
+			lb.Request{Addresses: addrs("192.0.2.1"), Pool: "edge", SharingKey: "dns"},
+		},
+		{
+			"ours before theirs, new before old",
+			map[string]string{
+				"belfry.dev/address-pool": "ours", "metallb.io/address-pool": "theirs",
+				"metallb.io/allow-shared-ip": "new", "metallb.universe.tf/allow-shared-ip": "old",
+			},
+			"",
+			lb.Request{Pool: "ours", SharingKey: "new"},
+		},
+		{"the output of another is no input", map[string]string{"metallb.io/ip-allocated-from-pool": "edge"}, "", lb.Request{}},
+	} {
+		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Annotations: c.annotations}, Spec: corev1.ServiceSpec{LoadBalancerIP: c.spec}}
+		if got := request(s); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, want %+v", c.name, got, c.want)
+		}
+	}
+}
+
+func FuzzParseAddresses(f *testing.F) {
+	for _, seed := range []string{"", "192.0.2.1", "192.0.2.1,2001:db8::1", ",", "::ffff:1.2.3.4,1.2.3.4", "fe80::1%a", " 1.1.1.1 , x"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, list string) {
+		addresses, problems := parseAddresses(list)
+		seen := map[lb.Family]bool{}
+		for _, a := range addresses {
+			if !a.IsValid() || a.Zone() != "" || a.Is4In6() {
+				t.Errorf("%q gives %v", list, a)
+			}
+			if seen[lb.FamilyOf(a)] {
+				t.Errorf("%q gives two of %v", list, lb.FamilyOf(a))
+			}
+			seen[lb.FamilyOf(a)] = true
+		}
+		if parts := strings.Count(list, ",") + 1; list != "" && len(addresses)+len(problems) != parts {
+			t.Errorf("%q has %d parts but gives %v and %q", list, parts, addresses, problems)
+		}
+	})
+}
+
+func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
+	class, other := "belfry.dev/lb", "other"
+	now := metav1.Now()
+	for _, c := range []struct {
+		name  string
+		class Class
+		edit  func(*corev1.Service)
+		ours  bool
+	}{
+		{"plain", "", func(*corev1.Service) {}, true},
+		{"plain, but we have a class", "belfry.dev/lb", func(*corev1.Service) {}, false},
+		{"our class", "belfry.dev/lb", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }, true},
+		{"another class", "belfry.dev/lb", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &other }, false},
+		{"a class, but we have none", "", func(s *corev1.Service) { s.Spec.LoadBalancerClass = &class }, false},
+		{"another type", "", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeNodePort }, false},
+		{"being deleted", "", func(s *corev1.Service) { s.DeletionTimestamp = &now }, false},
+	} {
+		s := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+		c.edit(s)
+		got := c.class.service(s)
+		if (got != nil) != c.ours {
+			t.Errorf("%s: %+v", c.name, got)
+		}
+		// Whatever carries our mark concerns us, to be released.
+		s.Annotations = map[string]string{AnnotationPool: "edge"}
+		if got := c.class.service(s); got == nil || got.Released == c.ours || !got.Marked {
+			t.Errorf("%s, marked: %+v", c.name, got)
+		}
+	}
+}
+
+func TestServiceIsReduced(t *testing.T) {
+	vip, proxy := corev1.LoadBalancerIPModeVIP, corev1.LoadBalancerIPModeProxy
+	policy := corev1.IPFamilyPolicyPreferDualStack
+	created := metav1.NewTime(time.Unix(1700000000, 0))
+	since := metav1.NewTime(time.Unix(1700000100, 0))
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "web", Name: "a", UID: "u", ResourceVersion: "7", CreationTimestamp: created,
+			Labels:      map[string]string{"tier": "front"},
+			Annotations: map[string]string{AnnotationPool: "edge,six", AnnotationReallocated: "1", AnnotationPlaced: "node1", AnnotationReallocate: "2"},
+		},
+		Spec: corev1.ServiceSpec{
+			Type: corev1.ServiceTypeLoadBalancer, ClusterIPs: []string{"fd00::1", "10.0.0.1"}, IPFamilyPolicy: &policy,
+			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+			Selector:              map[string]string{"b": "2", "a": "1"},
+			Ports:                 []corev1.ServicePort{{Protocol: "TCP", Port: 80}, {Protocol: "UDP", Port: 53}},
+		},
+		Status: corev1.ServiceStatus{
+			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "2001:db8::1", IPMode: &vip}, {IP: "192.0.2.1", IPMode: &vip}}},
+			Conditions: []metav1.Condition{
+				{Type: "else.example/Ready", Status: "True", Reason: "R"},
+				{Type: "belfry.dev/Allocated", Status: "True", Reason: "Allocated", Message: "m", LastTransitionTime: since},
+			},
+		},
+	}
+	got := Class("").service(s)
+	want := lb.Service{
+		Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "u", Created: created.Time, Labels: map[string]string{"tier": "front"},
+		Families: []lb.Family{lb.IPv6, lb.IPv4}, FamilyPolicy: lb.PreferDualStack, TrafficPolicy: lb.TrafficLocal,
+		Ports: []lb.Port{{Protocol: "TCP", Number: 80}, {Protocol: "UDP", Number: 53}}, PodSelector: "a=1,b=2",
+		Request:       lb.Request{Reallocate: "2"},
+		Assigned:      []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
+		AssignedPools: []string{"edge", "six"}, Reallocated: "1", Placed: []string{"node1", "node1"},
+	}
+	if !reflect.DeepEqual(got.Service, want) {
+		t.Errorf("\n%+v\nwant\n%+v", got.Service, want)
+	}
+	if c := (Condition{"True", "Allocated", "m", since}); got.Allocated != c || !got.Exact || !got.Marked || got.Version != "7" {
+		t.Errorf("%+v", got)
+	}
+	for name, edit := range map[string]func(*corev1.LoadBalancerIngress){
+		"proxy mode": func(in *corev1.LoadBalancerIngress) { in.IPMode = &proxy },
+		"no mode":    func(in *corev1.LoadBalancerIngress) { in.IPMode = nil },
+		"hostname":   func(in *corev1.LoadBalancerIngress) { in.Hostname = "web.example" },
+		"spelling":   func(in *corev1.LoadBalancerIngress) { in.IP = "2001:0db8::1" },
+		"garbage":    func(in *corev1.LoadBalancerIngress) { in.IP = "?" },
+	} {
+		c := s.DeepCopy()
+		edit(&c.Status.LoadBalancer.Ingress[0])
+		if Class("").service(c).Exact {
+			t.Errorf("%s passes for what we write", name)
+		}
+	}
+}
+
+func TestPoolAnnotationRoundTrips(t *testing.T) {
+	for _, c := range []struct {
+		pools      []string
+		annotation string
+	}{
+		{nil, ""},
+		{[]string{"edge"}, "edge"},
+		{[]string{"edge", "edge"}, "edge"},
+		{[]string{"edge", "six"}, "edge,six"},
+	} {
+		if got := joinNames(c.pools); got != c.annotation {
+			t.Errorf("joinNames(%q) = %q", c.pools, got)
+		}
+		if got := splitNames(c.annotation, len(c.pools)); !slices.Equal(got, c.pools) {
+			t.Errorf("splitNames(%q) = %q", c.annotation, got)
+		}
+	}
+	if got := splitNames("edge,six", 3); !slices.Equal(got, []string{"edge", "six", ""}) {
+		t.Errorf("too short an annotation: %q", got)
+	}
+}
+
+func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
+	now := metav1.NewTime(time.Unix(1700000000, 0).UTC())
+	before := metav1.NewTime(time.Unix(1600000000, 0).UTC())
+	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	allocated := Condition{Status: "True", Reason: "Allocated", Message: "m"}
+	with := func(edit func(*Service)) Service {
+		s := Service{Service: lb.Service{UID: "u", Assigned: []netip.Addr{four}}, Version: "7", Exact: true, pool: "edge"}
+		s.Allocated = Condition{"True", "Allocated", "m", before}
+		if edit != nil {
+			edit(&s)
+		}
+		return s
+	}
+	const preconditions = `"resourceVersion":"7","uid":"u"`
+	for _, c := range []struct {
+		name string
+		s    Service
+		w    ServiceWrite
+		want string
+	}{
+		{"nothing", with(nil), ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated}, ""},
+		{
+			"everything", Service{Service: lb.Service{UID: "u"}, Version: "7", Exact: true},
+			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
+			`{"metadata":{"annotations":{"belfry.dev/pool":"six,edge","belfry.dev/reallocated":"2"},` + preconditions + `},` +
+				`"status":{"conditions":[` +
+				`{"type":"belfry.dev/Allocated","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Allocated","message":"m"},` +
+				`{"type":"belfry.dev/Announced","status":"False","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"NoEndpoint","message":"n"}],` +
+				`"loadBalancer":{"ingress":[{"ip":"2001:db8::1","ipMode":"VIP"},{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
+		},
+		{
+			"a message alone keeps the time", with(nil),
+			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: Condition{Status: "True", Reason: "Kept", Message: "k"}},
+			`{"metadata":{` + preconditions + `},"status":{"conditions":[` +
+				`{"type":"belfry.dev/Allocated","status":"True","lastTransitionTime":"2020-09-13T12:26:40Z","reason":"Kept","message":"k"}]}}`,
+		},
+		{
+			"a strange ingress is set right", with(func(s *Service) { s.Exact = false }),
+			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated},
+			`{"metadata":{` + preconditions + `},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
+		},
+		{
+			"release removes every trace", with(func(s *Service) {
+				s.Reallocated, s.placed = "1", "node1"
+				s.Announced = Condition{"True", "Announced", "a", before}
+			}),
+			ServiceWrite{Announced: &Condition{}},
+			`{"metadata":{"annotations":{"belfry.dev/l2-node":null,"belfry.dev/pool":null,"belfry.dev/reallocated":null},` + preconditions + `},` +
+				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
+				`"loadBalancer":{"ingress":null}}}`,
+		},
+		{
+			"what the speakers say is left alone", with(func(s *Service) { s.Announced = Condition{"True", "Announced", "a", before} }),
+			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated}, "",
+		},
+	} {
+		patch, changes := c.s.patch(c.w, now)
+		got := ""
+		if changes {
+			b, err := json.Marshal(patch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = string(b)
+		}
+		if got != c.want {
+			t.Errorf("%s:\n%s\nwant\n%s", c.name, got, c.want)
+		}
+		if c.s.Carries(c.w) == changes {
+			t.Errorf("%s: Carries and patch disagree", c.name)
+		}
+	}
+}
+
+func TestCutKeepsTextsWithinLimits(t *testing.T) {
+	for in, want := range map[string]string{
+		"short":         "short",
+		"exactly ten":   "exactly...",
+		"ää ää ää ää":   "ää ä...",
+		"a, b, c, d, e": "a, b, c...",
+		"日本語日本語日本語":     "日本...",
+	} {
+		if got := cut(in, 10); got != want {
+			t.Errorf("cut(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
