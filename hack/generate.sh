@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Generates what is derived from api/: deep copies, CRDs, typed clients, listers
-# and informers. With --check it changes nothing, and fails when the files in the
-# tree are not what it would generate, or when the oldest Kubernetes that Belfry
-# supports would refuse the CRDs.
+# Generates what is derived from api/: deep copies, CRDs and typed clients. With
+# --check it changes nothing, and fails when the files in the tree are not what it
+# would generate, or when the oldest Kubernetes that Belfry supports would refuse
+# the CRDs.
 #
 #   hack/generate.sh            write
 #   hack/generate.sh --check    compare
@@ -28,21 +28,8 @@ generate() {
 	} >"$out/manifests/crds/kustomization.yaml"
 	tool client-gen --input-base "$module" --input api/v1beta1 --clientset-name versioned \
 		--output-pkg "$module/$client" --output-dir "$out/$client" --go-header-file /dev/null
-	tool lister-gen --output-pkg "$module/$client/listers" --output-dir "$out/$client/listers" \
-		--go-header-file /dev/null "$module/api/v1beta1"
-	tool informer-gen --versioned-clientset-package "$module/$client/versioned" \
-		--listers-package "$module/$client/listers" --output-pkg "$module/$client/informers" \
-		--output-dir "$out/$client/informers" --go-header-file <(
-		echo '//lint:file-ignore SA1019 the generator fills the deprecated fields beside their successors'
-	) "$module/api/v1beta1"
-	document "$out/$client" client "holds the typed clients, listers and informers of Belfry's API objects"
+	document "$out/$client" client "holds the typed clients of Belfry's API objects"
 	document "$out/$client/versioned" versioned 'holds the typed clients'
-	local dir
-	for dir in "$out/$client/listers" "$out/$client/informers"; do
-		find "$dir" -name '*.go' -printf '%h\n' | sort -u | while read -r package; do
-			document "$package" "$(basename "$package")" "holds $(basename "$dir") of Belfry's API objects"
-		done
-	done
 	find "$out" -name '*.go' -print0 | xargs -0 go tool -modfile=hack/tools/go.mod gofumpt -w
 }
 
