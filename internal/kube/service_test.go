@@ -35,23 +35,31 @@ func TestRequestIsReadFromAnnotationsAndSpec(t *testing.T) {
 		{"spec, v6", nil, "2001:db8::1", lb.Request{Addresses: addrs("2001:db8::1")}},
 		{"spec agrees", map[string]string{"belfry.dev/loadBalancerIPs": "2001:DB8:0::1,192.0.2.1"}, "2001:db8::1", lb.Request{Addresses: addrs("2001:db8::1", "192.0.2.1")}},
 		{
-			"spec contradicts", map[string]string{"belfry.dev/loadBalancerIPs": "192.0.2.2"}, "192.0.2.1",
+			"spec contradicts",
+			map[string]string{"belfry.dev/loadBalancerIPs": "192.0.2.2"},
+			"192.0.2.1",
 			lb.Request{Addresses: addrs("192.0.2.2"), Problems: []string{"spec.loadBalancerIP is 192.0.2.1 but annotation belfry.dev/loadBalancerIPs is 192.0.2.2: make them equal or remove one"}},
 		},
 		{"spec is nonsense", nil, "vip", lb.Request{Problems: []string{`spec.loadBalancerIP: "vip" is not an IP address`}}},
 		{
-			"two of one family", map[string]string{"belfry.dev/loadBalancerIPs": "2001:db8::1,2001:db8::2"}, "",
+			"two of one family",
+			map[string]string{"belfry.dev/loadBalancerIPs": "2001:db8::1,2001:db8::2"},
+			"",
 			lb.Request{Addresses: addrs("2001:db8::1"), Problems: []string{"annotation belfry.dev/loadBalancerIPs: 2001:db8::2 is a second IPv6 address: at most one of each family"}},
 		},
 		{"mapped", map[string]string{"belfry.dev/loadBalancerIPs": "::ffff:192.0.2.1"}, "", lb.Request{Addresses: addrs("192.0.2.1")}},
 		{"zone", map[string]string{"belfry.dev/loadBalancerIPs": "fe80::1%eth0"}, "", lb.Request{Problems: []string{`annotation belfry.dev/loadBalancerIPs: "fe80::1%eth0" is not an IP address`}}},
 		{"empty is none", map[string]string{"belfry.dev/loadBalancerIPs": ""}, "", lb.Request{}},
 		{
-			"the rest", map[string]string{"belfry.dev/address-pool": " edge ", "belfry.dev/allow-shared-ip": "dns", "belfry.dev/reallocate": "2"}, "",
+			"the rest",
+			map[string]string{"belfry.dev/address-pool": " edge ", "belfry.dev/allow-shared-ip": "dns", "belfry.dev/reallocate": "2"},
+			"",
 			lb.Request{Pool: "edge", SharingKey: "dns", Reallocate: "2"},
 		},
 		{
-			"aliases", map[string]string{"metallb.io/loadBalancerIPs": "192.0.2.1", "metallb.universe.tf/address-pool": "edge", "metallb.io/allow-shared-ip": "dns"}, "",
+			"aliases",
+			map[string]string{"metallb.io/loadBalancerIPs": "192.0.2.1", "metallb.universe.tf/address-pool": "edge", "metallb.io/allow-shared-ip": "dns"},
+			"",
 			lb.Request{Addresses: addrs("192.0.2.1"), Pool: "edge", SharingKey: "dns"},
 		},
 		{
@@ -224,7 +232,8 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 	}{
 		{"nothing", with(nil), ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated}, ""},
 		{
-			"everything", Service{Service: lb.Service{UID: "u"}, Version: "7", Exact: true},
+			"everything",
+			Service{Service: lb.Service{UID: "u"}, Version: "7", Exact: true},
 			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
 			`{"metadata":{"annotations":{"belfry.dev/pool":"six,edge","belfry.dev/reallocated":"2"},` + preconditions + `},` +
 				`"status":{"conditions":[` +
@@ -255,7 +264,8 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		},
 		{
 			"what the speakers say is left alone", with(func(s *Service) { s.Announced = Condition{"True", "Announced", "a", before} }),
-			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated}, "",
+			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated},
+			"",
 		},
 	} {
 		patch, changes := c.s.patch(c.w, now)

@@ -1,0 +1,700 @@
+package kube_test
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/hack/lab"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/kube/client/versioned"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// These tests speak to a real API server with the RBAC that is shipped.
+
+var shared = lab.Share(lab.Options{ControlPlaneOnly: true})
+
+func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+
+const (
+	controller = "belfry-controller"
+	speaker    = "belfry-speaker"
+)
+
+// A bench is an API server, its administrator, and a namespace for one test.
+type bench struct {
+	*testing.T
+	lab   *lab.Lab
+	admin kubernetes.Interface
+	own   versioned.Interface
+	ns    string
+}
+
+func newBench(t *testing.T) *bench {
+	l := shared.Get(t)
+	if err := l.Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{
+		T: t, lab: l, admin: kubernetes.NewForConfigOrDie(l.AdminConfig()), own: versioned.NewForConfigOrDie(l.AdminConfig()),
+		ns: strings.ToLower(strings.ReplaceAll(t.Name()[:min(len(t.Name()), 60)], "/", "-")),
+	}
+	_, err := b.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.ns}}, metav1.CreateOptions{})
+	b.must(err)
+	return b
+}
+
+func (b *bench) must(err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// clients are those of a ServiceAccount.
+func (b *bench) clients(account string) kube.Clients {
+	b.Helper()
+	config, err := b.lab.ConfigFor(b.Context(), lab.Namespace, account)
+	b.must(err)
+	clients, err := kube.NewClients(config, "test")
+	b.must(err)
+	return clients
+}
+
+// cluster watches as a ServiceAccount until the test ends.
+func (b *bench) cluster(account string, o kube.Options) *kube.Cluster {
+	b.Helper()
+	clients := b.clients(account)
+	c := kube.NewCluster(clients.Core, clients.Own, o)
+	ctx, cancel := context.WithCancel(b.Context())
+	done := make(chan struct{})
+	go func() {
+		c.Run(ctx)
+		close(done)
+	}()
+	b.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	select {
+	case <-c.Synced():
+	case <-time.After(20 * time.Second):
+		b.Fatal("the cluster is not read within 20 s")
+	}
+	return c
+}
+
+func (b *bench) eventually(what string, look func() (string, bool)) {
+	b.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		seen, ok := look()
+		if ok {
+			return
+		}
+		select {
+		case <-deadline:
+			b.Fatalf("not within 10 s: %s; seen last: %s", what, seen)
+		case <-tick.C:
+		}
+	}
+}
+
+func (b *bench) create(name string, edit ...func(*corev1.Service)) *corev1.Service {
+	b.Helper()
+	s := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, Ports: []corev1.ServicePort{{Port: 80}}},
+	}
+	for _, e := range edit {
+		e(s)
+	}
+	out, err := b.admin.CoreV1().Services(b.ns).Create(b.Context(), s, metav1.CreateOptions{})
+	b.must(err)
+	return out
+}
+
+func (b *bench) patch(name, body string) {
+	b.Helper()
+	_, err := b.admin.CoreV1().Services(b.ns).Patch(b.Context(), name, types.MergePatchType, []byte(body), metav1.PatchOptions{})
+	b.must(err)
+}
+
+func (b *bench) key(name string) lb.ServiceKey { return lb.ServiceKey{Namespace: b.ns, Name: name} }
+
+// see waits until the cluster shows a Service that satisfies ok.
+func (b *bench) see(c *kube.Cluster, name string, ok func(kube.Service) bool) kube.Service {
+	b.Helper()
+	var s kube.Service
+	b.eventually("the watch shows service "+name, func() (string, bool) {
+		var found bool
+		s, found = c.Service(b.key(name))
+		return fmt.Sprintf("%+v", s), found && ok(s)
+	})
+	return s
+}
+
+func whatever(kube.Service) bool { return true }
+
+// snapshot is the snapshot's part that belongs to the test.
+func (b *bench) snapshot(c *kube.Cluster) []lb.Service {
+	var out []lb.Service
+	for _, s := range c.Snapshot().Services {
+		if s.Key.Namespace == b.ns {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func names(services []lb.Service) string {
+	var out []string
+	for _, s := range services {
+		out = append(out, s.Key.Name)
+	}
+	return strings.Join(out, " ")
+}
+
+func TestSnapshotFollowsTheCluster(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	for _, account := range []string{controller, speaker} {
+		t.Run(account, func(t *testing.T) {
+			b := &bench{T: t, lab: b.lab, admin: b.admin, own: b.own, ns: b.ns}
+			c := b.cluster(account, kube.Options{})
+			for _, n := range []string{"c", "a", "b", "d"} {
+				b.create(n)
+				b.see(c, n, whatever)
+			}
+			if got := names(b.snapshot(c)); got != "a b c d" {
+				t.Errorf("snapshot has %q, want a b c d", got)
+			}
+			before := c.Snapshot()
+			b.must(b.admin.CoreV1().Services(b.ns).Delete(ctx, "b", metav1.DeleteOptions{}))
+			b.patch("c", `{"spec":{"type":"ClusterIP"}}`)
+			b.patch("d", `{"metadata":{"labels":{"x":"y"}}}`)
+			b.create("aa")
+			b.eventually("all changes are seen", func() (string, bool) {
+				got := b.snapshot(c)
+				return names(got), names(got) == "a aa d" && got[2].Labels["x"] == "y"
+			})
+			if got := names(slices.DeleteFunc(slices.Clone(before.Services), func(s lb.Service) bool { return s.Key.Namespace != b.ns })); got != "a b c d" {
+				t.Errorf("a snapshot that was handed out has become %q", got)
+			}
+
+			slice := &discoveryv1.EndpointSlice{
+				ObjectMeta:  metav1.ObjectMeta{Name: "a-1", Labels: map[string]string{discoveryv1.LabelServiceName: "a"}},
+				AddressType: discoveryv1.AddressTypeIPv6,
+				Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"fd00::1"}, NodeName: &[]string{"node1"}[0]}},
+			}
+			_, err := b.admin.DiscoveryV1().EndpointSlices(b.ns).Create(ctx, slice, metav1.CreateOptions{})
+			b.must(err)
+			b.eventually("endpoints are counted", func() (string, bool) {
+				got := b.snapshot(c)[0].Endpoints
+				return fmt.Sprint(got), reflect.DeepEqual(got, lb.Endpoints{"node1": {Ready: 1}})
+			})
+			_, err = b.admin.CoreV1().Namespaces().Patch(ctx, b.ns, types.MergePatchType, []byte(`{"metadata":{"labels":{"team":"`+account+`"}}}`), metav1.PatchOptions{})
+			b.must(err)
+			b.eventually("the namespace's labels are seen", func() (string, bool) {
+				got := b.snapshot(c)[0].NamespaceLabels
+				return fmt.Sprint(got), got["team"] == account
+			})
+			b.must(b.admin.DiscoveryV1().EndpointSlices(b.ns).Delete(ctx, "a-1", metav1.DeleteOptions{}))
+			b.eventually("endpoints are gone", func() (string, bool) {
+				got := b.snapshot(c)[0].Endpoints
+				return fmt.Sprint(got), len(got) == 0
+			})
+			for _, n := range []string{"a", "aa", "c", "d"} {
+				b.must(b.admin.CoreV1().Services(b.ns).Delete(ctx, n, metav1.DeleteOptions{}))
+			}
+			b.eventually("all are gone", func() (string, bool) { got := b.snapshot(c); return names(got), len(got) == 0 })
+		})
+	}
+}
+
+func TestChangesNameWhatChanged(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	c := b.cluster(controller, kube.Options{Role: kube.Allocating})
+	deaf := b.cluster(speaker, kube.Options{Role: kube.Announcing})
+	c.Everything()
+	deaf.Everything()
+	p, err := b.own.BelfryV1beta1().IPAddressPools().Create(ctx, &v1beta1.IPAddressPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "changes"}, Spec: v1beta1.IPAddressPoolSpec{Addresses: []v1beta1.AddressRange{"192.0.2.0/28"}},
+	}, metav1.CreateOptions{})
+	b.must(err)
+	t.Cleanup(func() {
+		_ = b.own.BelfryV1beta1().IPAddressPools().Delete(context.WithoutCancel(ctx), "changes", metav1.DeleteOptions{})
+	})
+	for _, c := range []*kube.Cluster{c, deaf} {
+		var got kube.Changes
+		b.eventually("the pool is news", func() (string, bool) {
+			select {
+			case <-c.Changed():
+				got = c.Changes()
+			default:
+			}
+			return fmt.Sprintf("%+v", got), got.Config
+		})
+	}
+	// Status alone matters to who allocates, and to nobody else.
+	out, err := c.WritePoolStatus(ctx, p, v1beta1.IPAddressPoolStatus{IPv4: &v1beta1.AddressCount{Total: 16, Available: 16}})
+	if out != kube.Done || err != nil {
+		t.Fatalf("pool status: %v, %v", out, err)
+	}
+	<-c.Changed()
+	if got := c.Changes(); !got.Pools || got.Config {
+		t.Errorf("a new status of a pool gives %+v", got)
+	}
+	b.create("web")
+	b.see(deaf, "web", whatever)
+	<-deaf.Changed()
+	if got := deaf.Changes(); got.Config || got.Pools || !slices.Equal(got.Services, []lb.ServiceKey{b.key("web")}) {
+		t.Errorf("a speaker hears %+v, want the service only", got)
+	}
+}
+
+func write(addresses ...string) kube.ServiceWrite {
+	w := kube.ServiceWrite{Allocated: kube.Condition{Status: "True", Reason: "Allocated", Message: "m"}}
+	for _, a := range addresses {
+		w.Addresses = append(w.Addresses, netip.MustParseAddr(a))
+		w.Pools = append(w.Pools, "edge")
+	}
+	return w
+}
+
+func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	c := b.cluster(controller, kube.Options{})
+	b.create("web")
+	s := b.see(c, "web", whatever)
+	want := write("192.0.2.1", "2001:db8::1")
+	want.Announced = &kube.Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}
+	mark, err := b.lab.AuditNow()
+	b.must(err)
+	out, err := c.WriteService(ctx, s, want)
+	if out != kube.Done || err != nil {
+		t.Fatalf("%v, %v", out, err)
+	}
+	// Without waiting for the watch.
+	now, _ := c.Service(b.key("web"))
+	if !now.Carries(want) || !now.Exact || fmt.Sprint(now.AssignedPools) != "[edge edge]" {
+		t.Errorf("after the write the cluster shows %+v", now)
+	}
+	if out, err := c.WriteService(ctx, now, want); out != kube.Unchanged || err != nil {
+		t.Errorf("the same again: %v, %v", out, err)
+	}
+	writes, err := b.lab.Writes(mark, lab.Namespace)
+	b.must(err)
+	if len(writes) != 1 {
+		t.Errorf("writes: %v, want one", writes)
+	}
+	// The conditions of others stay when ours go.
+	_, err = b.admin.CoreV1().Services(b.ns).Patch(ctx, "web", types.StrategicMergePatchType,
+		[]byte(`{"status":{"conditions":[{"type":"else.example/Seen","status":"True","reason":"R","message":"","lastTransitionTime":"2024-01-01T00:00:00Z"}]}}`), metav1.PatchOptions{}, "status")
+	b.must(err)
+	now = b.see(c, "web", func(s kube.Service) bool { return s.Version != now.Version })
+	if out, err := c.WriteService(ctx, now, kube.ServiceWrite{Announced: &kube.Condition{}}); out != kube.Done || err != nil {
+		t.Fatalf("%v, %v", out, err)
+	}
+	got, err := b.admin.CoreV1().Services(b.ns).Get(ctx, "web", metav1.GetOptions{})
+	b.must(err)
+	if len(got.Annotations) != 0 || len(got.Status.LoadBalancer.Ingress) != 0 || len(got.Status.Conditions) != 1 || got.Status.Conditions[0].Type != "else.example/Seen" {
+		t.Errorf("after release: %v %+v", got.Annotations, got.Status)
+	}
+}
+
+func TestWritesEndInTheirOutcomes(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	c := b.cluster(controller, kube.Options{})
+	fresh := func(name string) kube.Service {
+		b.create(name)
+		return b.see(c, name, whatever)
+	}
+
+	s := fresh("stale")
+	b.patch("stale", `{"metadata":{"labels":{"x":"y"}}}`)
+	if out, err := c.WriteService(ctx, s, write("192.0.2.1")); out != kube.Stale {
+		t.Errorf("a version that is not the latest: %v, %v", out, err)
+	}
+	s = fresh("gone")
+	b.must(b.admin.CoreV1().Services(b.ns).Delete(ctx, "gone", metav1.DeleteOptions{}))
+	if out, err := c.WriteService(ctx, s, write("2001:db8::1")); out != kube.Gone {
+		t.Errorf("a service that is gone: %v, %v", out, err)
+	}
+	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}); out != kube.Gone {
+		t.Errorf("its condition: %v, %v", out, err)
+	}
+	b.create("gone")
+	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}); out != kube.Gone {
+		t.Errorf("the condition of its successor by the same name: %v, %v", out, err)
+	}
+	s = fresh("refused")
+	bad := write("192.0.2.1")
+	bad.Pools[0] = strings.Repeat("long", 100_000)
+	if out, err := c.WriteService(ctx, s, bad); out != kube.Refused || err == nil {
+		t.Errorf("an annotation that is too long: %v, %v", out, err)
+	}
+	expired, cancel := context.WithCancel(ctx)
+	cancel()
+	if out, err := c.WriteService(expired, s, write("192.0.2.1")); out != kube.Unknown || err == nil {
+		t.Errorf("no answer: %v, %v", out, err)
+	}
+	s = fresh("moved")
+	b.patch("moved", `{"metadata":{"labels":{"x":"y"}}}`)
+	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced", Message: "by node1"}); out != kube.Done {
+		t.Errorf("a condition alone does not mind the version: %v, %v", out, err)
+	}
+}
+
+func TestWhatLeftIsReportedAndCleaned(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	c := b.cluster(controller, kube.Options{})
+	for _, name := range []string{"marked", "deleted", "returned"} {
+		b.create(name)
+		if out, err := c.WriteService(ctx, b.see(c, name, whatever), write("192.0.2.1")); out != kube.Done {
+			t.Fatalf("%v, %v", out, err)
+		}
+	}
+	b.create("plain")
+	b.see(c, "plain", whatever)
+	c.Changes()
+	uid := map[string]string{}
+	for _, name := range []string{"marked", "deleted", "returned", "plain"} {
+		s, _ := c.Service(b.key(name))
+		uid[name] = s.UID
+	}
+	b.patch("marked", `{"spec":{"type":"ClusterIP"}}`)
+	b.patch("plain", `{"spec":{"type":"ClusterIP"}}`)
+	b.patch("returned", `{"spec":{"type":"NodePort"}}`)
+	b.must(b.admin.CoreV1().Services(b.ns).Delete(ctx, "deleted", metav1.DeleteOptions{}))
+	left := map[lb.ServiceKey]string{}
+	b.eventually("three that carried something have left", func() (string, bool) {
+		for key, uid := range c.Changes().Left {
+			left[key] = uid
+		}
+		return fmt.Sprint(left), len(left) == 3
+	})
+	if left[b.key("marked")] != uid["marked"] || left[b.key("deleted")] != uid["deleted"] || left[b.key("returned")] != uid["returned"] {
+		t.Errorf("left: %v, want %v", left, uid)
+	}
+	found, err := c.Leftovers(ctx)
+	b.must(err)
+	if found[b.key("marked")] != uid["marked"] || found[b.key("returned")] != uid["returned"] || len(found) != 2 {
+		t.Errorf("leftovers: %v", found)
+	}
+	b.patch("returned", `{"spec":{"type":"LoadBalancer"}}`)
+	for name, want := range map[string]kube.Outcome{"marked": kube.Done, "deleted": kube.Gone, "returned": kube.Unchanged} {
+		if out, err := c.CleanService(ctx, b.key(name), uid[name]); out != want || err != nil {
+			t.Errorf("clean %s: %v, %v; want %v", name, out, err, want)
+		}
+	}
+	got, err := b.admin.CoreV1().Services(b.ns).Get(ctx, "marked", metav1.GetOptions{})
+	b.must(err)
+	if len(got.Annotations) != 0 || len(got.Status.Conditions) != 0 {
+		t.Errorf("marks remain: %v %v", got.Annotations, got.Status.Conditions)
+	}
+}
+
+func TestCatchUpKnowsWhatTheWatchDoesNotYet(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	other := b.cluster(controller, kube.Options{})
+	// A cluster whose watch stopped: to it, time stands still.
+	clients := b.clients(controller)
+	c := kube.NewCluster(clients.Core, clients.Own, kube.Options{})
+	b.create("old")
+	b.see(other, "old", whatever)
+	watching, stop := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() { c.Run(watching); close(done) }()
+	<-c.Synced()
+	stop()
+	<-done
+	if out, err := other.WriteService(ctx, b.see(other, "old", whatever), write("2001:db8::1")); out != kube.Done {
+		t.Fatalf("%v, %v", out, err)
+	}
+	b.create("new")
+	if _, ok := c.Service(b.key("new")); ok {
+		t.Fatal("the watch has not stopped")
+	}
+	b.must(c.CatchUp(ctx))
+	s, _ := c.Service(b.key("old"))
+	if fmt.Sprint(s.Assigned) != "[2001:db8::1]" {
+		t.Errorf("the assignment is unknown: %+v", s)
+	}
+	if _, ok := c.Service(b.key("new")); !ok {
+		t.Error("the new service is unknown")
+	}
+}
+
+func TestPoolFinalizerComesAndGoes(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	c := b.cluster(controller, kube.Options{Role: kube.Allocating})
+	pools := b.own.BelfryV1beta1().IPAddressPools()
+	_, err := pools.Create(ctx, &v1beta1.IPAddressPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "fin", Finalizers: []string{"else.example/keep"}},
+		Spec:       v1beta1.IPAddressPoolSpec{Addresses: []v1beta1.AddressRange{"2001:db8::/64"}},
+	}, metav1.CreateOptions{})
+	b.must(err)
+	pool := func() *v1beta1.IPAddressPool {
+		var p *v1beta1.IPAddressPool
+		b.eventually("the pool is seen", func() (string, bool) {
+			var ok bool
+			p, ok = c.Pool("fin")
+			return "", ok
+		})
+		return p
+	}
+	for _, step := range []struct {
+		inUse bool
+		want  string
+		out   kube.Outcome
+	}{
+		{true, "[else.example/keep belfry.dev/in-use]", kube.Done},
+		{true, "[else.example/keep belfry.dev/in-use]", kube.Unchanged},
+		{false, "[else.example/keep]", kube.Done},
+	} {
+		out, err := c.SetPoolInUse(ctx, pool(), step.inUse)
+		if out != step.out || err != nil {
+			t.Errorf("in use %v: %v, %v; want %v", step.inUse, out, err, step.out)
+		}
+		p, err := pools.Get(ctx, "fin", metav1.GetOptions{})
+		b.must(err)
+		if got := fmt.Sprint(p.Finalizers); got != step.want {
+			t.Errorf("in use %v: finalizers %s, want %s", step.inUse, got, step.want)
+		}
+	}
+	old := pool()
+	_, err = pools.Patch(ctx, "fin", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
+	b.must(err)
+	if out, err := c.SetPoolInUse(ctx, old, true); out != kube.Stale {
+		t.Errorf("a list that somebody changed is written: %v, %v", out, err)
+	}
+	b.must(pools.Delete(ctx, "fin", metav1.DeleteOptions{}))
+}
+
+func TestGossipSecretIsCreatedOnce(t *testing.T) {
+	b := newBench(t)
+	core := b.clients(controller).Core
+	t.Cleanup(func() {
+		_ = b.admin.CoreV1().Secrets(lab.Namespace).Delete(context.WithoutCancel(t.Context()), "belfry-gossip", metav1.DeleteOptions{})
+	})
+	for i, want := range []bool{true, false} {
+		created, err := kube.EnsureGossipSecret(t.Context(), core, lab.Namespace, "belfry-gossip")
+		if created != want || err != nil {
+			t.Errorf("time %d: created %v, %v", i, created, err)
+		}
+	}
+	first, err := kube.ReadGossipKey(t.Context(), b.clients(speaker).Core, lab.Namespace, "belfry-gossip", slog.New(slog.DiscardHandler))
+	if err != nil || first == [32]byte{} {
+		t.Errorf("the speaker reads %v", err)
+	}
+}
+
+func TestEventsAreWrittenAsGiven(t *testing.T) {
+	b := newBench(t)
+	s := b.create("web")
+	r := kube.NewRecorder(b.clients(controller).Core, "belfry.dev/controller", "a", slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { r.Run(ctx); close(done) }()
+	ref := (&kube.Service{Service: lb.Service{Key: b.key("web"), UID: string(s.UID)}, Version: s.ResourceVersion}).Reference()
+	r.Record(kube.Event{About: ref, Reason: "IPAllocated", Action: "Allocate", Note: "assigned 192.0.2.1"})
+	r.Record(kube.Event{About: ref, Warning: true, Reason: "IPOrphaned", Action: "Allocate", Note: strings.Repeat("ä", 2000)})
+	b.eventually("both events are there", func() (string, bool) {
+		list, err := b.admin.EventsV1().Events(b.ns).List(ctx, metav1.ListOptions{})
+		b.must(err)
+		var got []string
+		for _, e := range list.Items {
+			got = append(got, fmt.Sprintf("%s %s %s by %s", e.Type, e.Reason, e.Regarding.Name, e.ReportingController))
+		}
+		slices.Sort(got)
+		want := []string{"Normal IPAllocated web by belfry.dev/controller", "Warning IPOrphaned web by belfry.dev/controller"}
+		return fmt.Sprint(got), slices.Equal(got, want)
+	})
+	cancel()
+	<-done
+	if r.Dropped() != 0 {
+		t.Errorf("%d dropped", r.Dropped())
+	}
+}
+
+func TestRightsAreTheLeast(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	b.create("web")
+	for _, account := range []string{controller, speaker} {
+		core := b.clients(account).Core
+		for what, try := range map[string]func() error{
+			"read a secret elsewhere": func() error { _, err := core.CoreV1().Secrets(b.ns).Get(ctx, "x", metav1.GetOptions{}); return err },
+			"list all secrets":        func() error { _, err := core.CoreV1().Secrets("").List(ctx, metav1.ListOptions{}); return err },
+			"change a secret": func() error {
+				_, err := core.CoreV1().Secrets(lab.Namespace).Patch(ctx, "belfry-gossip", types.MergePatchType, []byte(`{}`), metav1.PatchOptions{})
+				return err
+			},
+			"change a service's spec": func() error {
+				_, err := core.CoreV1().Services(b.ns).Patch(ctx, "web", types.MergePatchType, []byte(`{"metadata":{"labels":{"a":"b"}}}`), metav1.PatchOptions{})
+				return err
+			},
+			"delete a service": func() error { return core.CoreV1().Services(b.ns).Delete(ctx, "web", metav1.DeleteOptions{}) },
+			"read pods":        func() error { _, err := core.CoreV1().Pods("").List(ctx, metav1.ListOptions{}); return err },
+			"change a node": func() error {
+				_, err := core.CoreV1().Nodes().Patch(ctx, "node1", types.MergePatchType, []byte(`{}`), metav1.PatchOptions{})
+				return err
+			},
+			"take another lease": func() error {
+				_, err := core.CoordinationV1().Leases(lab.Namespace).Get(ctx, "other", metav1.GetOptions{})
+				return err
+			},
+		} {
+			if err := try(); !apierrors.IsForbidden(err) {
+				t.Errorf("%s may %s: %v", account, what, err)
+			}
+		}
+	}
+	if _, err := b.clients(controller).Core.CoreV1().Secrets(lab.Namespace).List(ctx, metav1.ListOptions{}); !apierrors.IsForbidden(err) {
+		t.Errorf("the controller may list secrets: %v", err)
+	}
+}
+
+var timing = kube.LeaseTiming{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry: 200 * time.Millisecond}
+
+func (b *bench) election(identity string) *kube.Election {
+	return &kube.Election{
+		Client: b.clients(controller).Core, Namespace: lab.Namespace, Name: "belfry-controller",
+		Identity: identity, Timing: timing, Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+func TestLeaseIsGivenBackAfterTheLastWrite(t *testing.T) {
+	b := newBench(t)
+	var working atomic.Int32
+	work := func(started chan<- struct{}, finish <-chan struct{}) func(context.Context) error {
+		return func(ctx context.Context) error {
+			if working.Add(1) > 1 {
+				t.Error("two lead at once")
+			}
+			close(started)
+			<-ctx.Done()
+			<-finish // the last write takes its time
+			working.Add(-1)
+			return nil
+		}
+	}
+	a, other := b.election("a"), b.election("b")
+	ctx, stop := context.WithCancel(t.Context())
+	aStarted, aFinish, aDone := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	go func() { aDone <- a.Run(ctx, work(aStarted, aFinish)) }()
+	<-aStarted
+	if !a.Held() {
+		t.Error("the leader does not hold the lease")
+	}
+	otherCtx, otherStop := context.WithCancel(t.Context())
+	otherStarted, otherFinish, otherDone := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	close(otherFinish)
+	go func() { otherDone <- other.Run(otherCtx, work(otherStarted, otherFinish)) }()
+	stop()
+	// While the last write is under way the lease goes on being renewed.
+	select {
+	case <-otherStarted:
+		t.Fatal("the successor leads while the leader still works")
+	case <-time.After(timing.Lease + timing.Retry):
+	}
+	close(aFinish)
+	begun := time.Now()
+	<-otherStarted
+	if waited := time.Since(begun); waited > timing.Renew {
+		t.Errorf("the successor waited %v for a lease that was given back", waited)
+	}
+	if a.Held() {
+		t.Error("the lease is held after it was given back")
+	}
+	if err := <-aDone; err != nil {
+		t.Error(err)
+	}
+	otherStop()
+	if err := <-otherDone; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLeaderIsFencedBeforeAnotherMayStart(t *testing.T) {
+	b := newBench(t)
+	e := b.election("a")
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	terms := make(chan context.Context, 8)
+	done := make(chan error, 1)
+	go func() {
+		done <- e.Run(ctx, func(ctx context.Context) error {
+			terms <- ctx
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	first := <-terms
+	apiserver, err := b.lab.Process("kube-apiserver")
+	b.must(err)
+	b.must(apiserver.Pause())
+	defer apiserver.Resume()
+	paused := time.Now()
+	b.eventually("the leader does not trust its lease any more", func() (string, bool) { return "held", !e.Held() })
+	if after := time.Since(paused); after > timing.Renew+100*time.Millisecond {
+		t.Errorf("fenced %v after the API server fell silent, want %v at most", after, timing.Renew)
+	}
+	<-first.Done()
+	b.must(apiserver.Resume())
+	<-terms // it leads again
+	if !e.Held() {
+		t.Error("the lease is not held in the second term")
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLeaseTimingMustLeaveAGap(t *testing.T) {
+	for _, c := range []struct {
+		timing kube.LeaseTiming
+		wrong  int
+	}{
+		{kube.LeaseTiming{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}, 0},
+		{kube.LeaseTiming{Lease: 10 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}, 1},
+		{kube.LeaseTiming{Lease: 10 * time.Second, Renew: 2 * time.Second, Retry: 2 * time.Second}, 1},
+		{kube.LeaseTiming{Lease: 500 * time.Millisecond, Renew: 200 * time.Millisecond, Retry: 0}, 2},
+		{kube.LeaseTiming{}, 4},
+	} {
+		wrong := 0
+		if err := c.timing.Validate(); err != nil {
+			wrong = strings.Count(err.Error(), "\n") + 1
+		}
+		if wrong != c.wrong {
+			t.Errorf("%+v has %d problems, want %d", c.timing, wrong, c.wrong)
+		}
+	}
+}
