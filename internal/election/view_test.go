@@ -214,6 +214,19 @@ func TestAKnockIsAnsweredAndLeadsToAnExchange(t *testing.T) {
 	}
 }
 
+func TestAfterADoubtBothSidesSayWhatTheOtherMayHaveMissed(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.Lost(f.now, "b")
+	f.settle()
+	f.did()
+	f.v.Heard(f.now, "b", addrB)
+	f.settle()
+	if e := f.did(); !slices.Contains(e.Tells, Tell{addrB, Knock}) {
+		t.Errorf("%+v", e)
+	}
+}
+
 func TestWhoeverClaimsWhatIsOursIsTold(t *testing.T) {
 	f := newFixture(t)
 	f.together()

@@ -33,9 +33,12 @@ type checker struct {
 	gap, both          map[netip.Addr]time.Duration // Since when.
 	// calm is who owned what at the last calm moment, touched who was affected
 	// by anything since.
-	calm                map[netip.Addr]int
-	touched             map[int]bool
-	moved               map[netip.Addr]bool // Whose configuration changed.
+	calm    map[netip.Addr]int
+	touched map[int]bool
+	moved   map[netip.Addr]bool // Whose configuration changed.
+	// verb is the last step, where nothing is lost and there was time to recover
+	// before it; empty otherwise.
+	verb                string
 	worstGap, worstBoth time.Duration
 	// settled: connectivity is clean and all know the same configuration;
 	// whole: all that run hear each other; compared: and were compared.
@@ -131,6 +134,17 @@ func (c *checker) look() {
 		}
 		c.lasting(c.gap, a, gap && c.settled)
 		c.lasting(c.both, a, both && c.settled)
+		switch c.verb {
+		case "crash", "power", "suspect", "stop":
+			// Nobody's view of who lives is wrong for long enough.
+			if both && clean && w.truth.placed[a] == "" {
+				w.fail("%s is claimed by a second node\n%s", a, w)
+			}
+		case "leave", "place":
+			if gap && clean {
+				w.fail("%s is not answered for during a planned move\n%s", a, w)
+			}
+		}
 	}
 }
 

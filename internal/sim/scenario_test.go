@@ -33,6 +33,7 @@ type scenario struct {
 	// gentle: there is time to recover between any two disturbances, so each
 	// move must have a cause.
 	gentle bool
+	last   time.Duration // When the step before was.
 }
 
 type step struct {
@@ -169,7 +170,7 @@ func (s scenario) play(verbose bool) *world {
 	return w
 }
 
-func (s scenario) do(w *world, st step) {
+func (s *scenario) do(w *world, st step) {
 	c := &w.check
 	arg := func(i int) int {
 		v, err := strconv.Atoi(st.args[i])
@@ -187,6 +188,11 @@ func (s scenario) do(w *world, st step) {
 	}
 	w.note("-- %s %s", st.verb, strings.Join(st.args, " "))
 	c.disturb()
+	c.verb = ""
+	if s.gentle && s.loss == 0 && st.at > s.last+calmAfter {
+		c.verb = st.verb
+	}
+	s.last = st.at
 	restart := func(after time.Duration) {
 		w.after(after, func() { c.disturb(); c.stalled = w.now })
 	}
@@ -194,6 +200,9 @@ func (s scenario) do(w *world, st step) {
 	case "crash":
 		n := w.nodes[arg(0)]
 		c.touched[n.id] = true
+		if length(1) < time.Second {
+			c.verb = "" // It is back before all have noticed, and what it owned is vacant.
+		}
 		n.kill("is killed")
 		w.after(length(1), n.start)
 		restart(length(1))
@@ -210,6 +219,7 @@ func (s scenario) do(w *world, st step) {
 		n := w.nodes[arg(0)]
 		if length(1) > time.Second {
 			c.touched[n.id] = true
+			c.verb = "" // It goes on to answer until it hears of another.
 		}
 		c.stalled = w.now + length(1)
 		n.pause(length(1))
