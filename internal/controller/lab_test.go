@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -675,4 +676,94 @@ func TestTwoLeadersAgreeInTheEnd(t *testing.T) {
 	if n := len(w.addresses()); n != services {
 		t.Errorf("%d addresses for %d services", n, services)
 	}
+}
+
+func TestSilentAPIServerLosesAndDuplicatesNothing(t *testing.T) {
+	// Writes are under way when it falls silent: nobody knows whether they
+	// happened. It stays so for longer than the Lease lasts.
+	const services = 300
+	w := newWorld(t)
+	w.pool("edge", nil, "2001:db8:5::/120", "192.0.2.0/24", "198.51.100.0/24")
+	w.start("a")
+	w.start("b")
+	apiserver, err := w.lab.Process("kube-apiserver")
+	w.must(err)
+	defer apiserver.Resume()
+	var wg sync.WaitGroup
+	for half := range 2 {
+		wg.Go(func() {
+			for i := half; i < services; i += 2 {
+				if i == services/2 {
+					w.must(apiserver.Pause())
+					time.AfterFunc(4*time.Second, func() { _ = apiserver.Resume() })
+				}
+				w.expose(fmt.Sprintf("web-%d", i))
+			}
+		})
+	}
+	wg.Wait()
+	w.assigned(services)
+	if n := len(w.addresses()); n != services {
+		t.Errorf("%d addresses for %d services", n, services)
+	}
+}
+
+func TestServiceThatCannotBeWrittenHoldsUpNoOther(t *testing.T) {
+	w := newWorld(t)
+	w.pool("edge", nil, "192.0.2.0/28")
+	policies := w.core.AdmissionregistrationV1()
+	fail := admissionregistrationv1.Fail
+	_, err := policies.ValidatingAdmissionPolicies().Create(t.Context(), &admissionregistrationv1.ValidatingAdmissionPolicy{
+		ObjectMeta: metav1.ObjectMeta{Name: "refuse"},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			FailurePolicy: &fail,
+			MatchConstraints: &admissionregistrationv1.MatchResources{ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{
+				ResourceNames: []string{"refused"},
+				RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+					Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Update},
+					Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"services/status"}},
+				},
+			}}},
+			Validations: []admissionregistrationv1.Validation{{Expression: "false", Message: "nobody may"}},
+		},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	unrefuse := func(ctx context.Context) {
+		_ = policies.ValidatingAdmissionPolicyBindings().Delete(ctx, "refuse", metav1.DeleteOptions{})
+		_ = policies.ValidatingAdmissionPolicies().Delete(ctx, "refuse", metav1.DeleteOptions{})
+	}
+	t.Cleanup(func() { unrefuse(context.WithoutCancel(t.Context())) })
+	_, err = policies.ValidatingAdmissionPolicyBindings().Create(t.Context(), &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "refuse"},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: "refuse", ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
+		},
+	}, metav1.CreateOptions{})
+	w.must(err)
+	w.expose("refused")
+	w.eventually("the policy is in force", func() (string, bool) {
+		_, err := w.core.CoreV1().Services("default").Patch(t.Context(), "refused", types.MergePatchType, []byte(`{"metadata":{"labels":{"x":"y"}}}`), metav1.PatchOptions{}, "status")
+		return fmt.Sprint(err), err != nil
+	})
+	mark := w.mark()
+	w.start("a")
+	for i := range 5 {
+		name := fmt.Sprintf("web-%d", i)
+		w.expose(name)
+		w.eventually("a service beside the refused one is served", func() (string, bool) {
+			s := w.service(name)
+			return told(s), len(s.Status.LoadBalancer.Ingress) == 1
+		})
+	}
+	attempts := 0
+	for _, e := range w.writes(mark) {
+		if strings.Contains(e, "/services/refused/status") {
+			attempts++
+		}
+	}
+	if attempts == 0 || attempts > 3 {
+		t.Errorf("%d attempts at what is refused", attempts)
+	}
+	unrefuse(t.Context())
+	w.becomes("refused", "192.0.2.0 pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement")
 }

@@ -23,6 +23,7 @@ type loop struct {
 	advertisements map[string]*advertisement
 	// holders are the Services that hold an address, by the latest decisions.
 	holders map[netip.Addr][]lb.ServiceKey
+	places  places
 	// setting is what the last pass saw of the cluster besides its Services.
 	setting  lb.Snapshot
 	verdicts map[verdictKey]config.Verdict
@@ -58,6 +59,10 @@ type service struct {
 	// refused says why no node may announce any of its addresses; the zero
 	// Condition when one may.
 	refused kube.Condition
+	// placed is where its addresses are to be, and seen is where they were when
+	// it was last looked at.
+	placed []string
+	seen   lb.Service
 	// fresh is when it was first seen, until it has been told anything.
 	fresh time.Time
 }
@@ -76,6 +81,7 @@ func newLoop(c *Controller) *loop {
 		pools:      map[string]*pool{},
 		left:       map[lb.ServiceKey]*leftover{},
 		holders:    map[netip.Addr][]lb.ServiceKey{},
+		places:     newPlaces(),
 		verdicts:   map[verdictKey]config.Verdict{},
 
 		advertisements: map[string]*advertisement{},
@@ -224,17 +230,23 @@ func (l *loop) pass(ch kube.Changes) {
 	if ch.Nodes {
 		l.planner.SetNodes(l.setting.Nodes)
 	}
+	affected := slices.Clone(ch.Endpoints)
 	for _, key := range ch.Services {
-		l.put(key)
+		if l.put(key) {
+			affected = append(affected, key)
+		}
 	}
 	plan := l.planner.Plan(began)
 	l.until = plan.Until
 
-	affected := make([]lb.ServiceKey, 0, len(plan.Services)+len(ch.Endpoints))
+	for _, key := range affected {
+		if s := l.services[key]; s != nil {
+			affected = append(affected, l.sharing(s.decision)...)
+		}
+	}
 	for _, d := range plan.Services {
 		affected = append(affected, l.decided(d)...)
 	}
-	affected = append(affected, ch.Endpoints...)
 	if ch.Config || ch.Nodes {
 		affected = affected[:0]
 		for key := range l.services {
@@ -256,8 +268,9 @@ func (l *loop) pass(ch kube.Changes) {
 	l.leave(ch.Left)
 }
 
-// put tells the planner what a Service is now.
-func (l *loop) put(key lb.ServiceKey) {
+// put tells the planner what a Service is now. It reports whether the Service
+// has to be looked at even if the planner has nothing new to say.
+func (l *loop) put(key lb.ServiceKey) (look bool) {
 	is, ok := l.Cluster.Service(key)
 	s := l.services[key]
 	if !ok {
@@ -268,7 +281,7 @@ func (l *loop) put(key lb.ServiceKey) {
 			delete(l.delayed, &s.attempt)
 			delete(l.services, key)
 		}
-		return
+		return false
 	}
 	if s == nil {
 		s = &service{}
@@ -284,6 +297,7 @@ func (l *loop) put(key lb.ServiceKey) {
 		l.forgive(&s.attempt)
 	}
 	l.planner.Put(is.Service)
+	return l.replaced(s, is.Service)
 }
 
 // decided takes note of a decision and returns the Services whose announcing it
@@ -303,7 +317,8 @@ func (l *loop) decided(d allocator.Decision) []lb.ServiceKey {
 	return affected
 }
 
-// hold enters which addresses a Service holds.
+// hold enters which addresses a Service holds. One that nobody holds has no
+// place.
 func (l *loop) hold(key lb.ServiceKey, was, is []allocator.Assignment) {
 	for _, a := range was {
 		rest := slices.DeleteFunc(l.holders[a.Address], func(k lb.ServiceKey) bool { return k == key })
@@ -315,6 +330,11 @@ func (l *loop) hold(key lb.ServiceKey, was, is []allocator.Assignment) {
 	}
 	for _, a := range is {
 		l.holders[a.Address] = append(l.holders[a.Address], key)
+	}
+	for _, a := range was {
+		if len(l.holders[a.Address]) == 0 {
+			l.places.set(a.Address, "")
+		}
 	}
 }
 

@@ -31,6 +31,7 @@ func (s *service) want() kube.ServiceWrite {
 		w.Addresses = append(w.Addresses, a.Address)
 		w.Pools = append(w.Pools, a.Pool)
 	}
+	w.Placed = s.placed
 	switch {
 	case len(d.Assignments) == 0:
 		w.Announced = &kube.Condition{}
@@ -41,28 +42,37 @@ func (s *service) want() kube.ServiceWrite {
 	return w
 }
 
-// judge finds out for some Services whether any node may announce them as they
-// will be once their decisions are carried out. The Services that share an
-// address with them must be among them.
+// judge finds out for some Services, as they will be once their decisions are
+// carried out, whether any node may announce them, and where their addresses are
+// to be placed. The Services that share an address with them must be among them.
 func (l *loop) judge(keys []lb.ServiceKey) {
 	world := l.setting
 	world.Services = nil
+	served := map[netip.Addr]bool{}
 	for _, key := range keys {
 		s := l.services[key]
 		if s == nil {
 			continue
 		}
-		s.refused = kube.Condition{}
+		s.refused, s.placed = kube.Condition{}, nil
 		if is, ok := l.Cluster.Service(key); ok && len(s.decision.Assignments) > 0 {
-			world.Services = append(world.Services, s.decision.Apply(is.Service))
+			world.Services = append(world.Services, carried(s.decision, is.Service))
+			if inService(is) {
+				for _, a := range is.Assigned {
+					served[a] = true
+				}
+			}
 		}
 	}
 	if len(world.Services) == 0 {
 		return
 	}
 	index := announce.NewIndex(world, l.Announce)
-	for _, s := range world.Services {
-		l.services[s.Key].refused = refusal(index, s.Assigned)
+	l.place(index, served)
+	for i := range world.Services {
+		s := l.services[world.Services[i].Key]
+		s.refused = refusal(index, world.Services[i].Assigned)
+		s.placed = l.placesOf(s.decision)
 	}
 }
 

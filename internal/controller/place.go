@@ -1,0 +1,116 @@
+package controller
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/placement"
+)
+
+// places are where layer 2 prefers to have each address in use, and how many
+// addresses that makes for each node. They are what the Services say, with what
+// was decided and is not written yet on top.
+type places struct {
+	of   map[netip.Addr]string
+	load map[string]int
+}
+
+func newPlaces() places { return places{map[netip.Addr]string{}, map[string]int{}} }
+
+// set enters the place of an address; empty for none.
+func (p *places) set(a netip.Addr, node string) {
+	if was := p.of[a]; was != "" {
+		if p.load[was]--; p.load[was] == 0 {
+			delete(p.load, was)
+		}
+	}
+	if node == "" {
+		delete(p.of, a)
+		return
+	}
+	p.of[a] = node
+	p.load[node]++
+}
+
+// besides returns how many addresses each node has besides these.
+func (p *places) besides(addresses []placement.Address) map[string]int {
+	load := maps.Clone(p.load)
+	for _, a := range addresses {
+		if node := p.of[a.Address]; node != "" {
+			load[node]--
+		}
+	}
+	return load
+}
+
+// replaced takes note of the places that somebody else has written to a Service:
+// the speaker that took over, or a person who wants an address somewhere else.
+// It reports whether the Service has to be looked at for that.
+func (l *loop) replaced(s *service, is lb.Service) bool {
+	differs := false
+	for _, a := range is.Assigned {
+		node := is.PlaceOf(a)
+		if node == l.places.of[a] {
+			continue
+		}
+		differs = true
+		if node != "" && len(l.holders[a]) > 0 && node != s.seen.PlaceOf(a) {
+			l.places.set(a, node)
+		}
+	}
+	s.seen = lb.Service{Assigned: is.Assigned, Placed: is.Placed}
+	return differs
+}
+
+// carried returns a Service as it will be once a decision is carried out.
+func carried(d allocator.Decision, is lb.Service) lb.Service {
+	out := d.Apply(is)
+	out.Placed = nil
+	for _, a := range out.Assigned {
+		out.Placed = append(out.Placed, is.PlaceOf(a))
+	}
+	return out
+}
+
+// inService reports whether somebody may be answering for the addresses in a
+// Service's status: a speaker said so, or they come from somebody who was here
+// before us.
+func inService(s kube.Service) bool {
+	return s.Announced.Status == metav1.ConditionTrue || s.Allocated == kube.Condition{}
+}
+
+// place chooses nodes for the addresses of an index, given those that are in
+// service.
+func (l *loop) place(index *announce.Index, inService map[netip.Addr]bool) {
+	sites := index.Sites()
+	load := l.places.besides(sites)
+	for i := range sites {
+		s := &sites[i]
+		s.InService = inService[s.Address]
+		if believed, known := l.places.of[s.Address]; known {
+			s.Placed = believed
+		}
+	}
+	for _, d := range placement.Plan(load, sites) {
+		l.places.set(d.Address, d.Node)
+	}
+}
+
+// placesOf returns where the addresses of a decision are to be, in their order.
+func (l *loop) placesOf(d allocator.Decision) []string {
+	out := make([]string, len(d.Assignments))
+	for i, a := range d.Assignments {
+		out[i] = l.places.of[a.Address]
+	}
+	if !slices.ContainsFunc(out, func(node string) bool { return node != "" }) {
+		return nil
+	}
+	return out
+}
