@@ -47,9 +47,7 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 	}
 	annotate(AnnotationPool, s.pool, joinNames(w.Pools))
 	annotate(AnnotationReallocated, s.Reallocated, w.Reallocated)
-	if len(w.Addresses) == 0 {
-		annotate(AnnotationPlaced, s.placed, "")
-	}
+	annotate(AnnotationPlaced, s.placed, joinNames(w.Placed))
 
 	status := object{}
 	if !s.Exact || !slices.Equal(s.Assigned, w.Addresses) {
