@@ -21,6 +21,8 @@ type ServiceWrite struct {
 	// Addresses go to status, and Pools, one for each, to the annotation.
 	Addresses []netip.Addr
 	Pools     []string
+	// Placed names the node where layer 2 places each address.
+	Placed []string
 	// Reallocated is the token to record as honoured.
 	Reallocated string
 	// Allocated is the condition; the zero Condition removes it.
