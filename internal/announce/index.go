@@ -125,7 +125,7 @@ func (ix *Index) Sites() []placement.Address {
 		eligible, known := nodes[g.class]
 		if !known {
 			for _, n := range g.class.eligible {
-				eligible = append(eligible, placement.Node{Name: ix.nodes[n].Name, Weight: g.class.weights[n]})
+				eligible = append(eligible, placement.Node{Name: ix.nodes[n].Name, Weight: g.class.weights[n], NotReady: ix.nodes[n].NotReady})
 			}
 			nodes[g.class] = eligible
 		}

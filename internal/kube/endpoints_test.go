@@ -88,7 +88,7 @@ func TestNodeIsReduced(t *testing.T) {
 		},
 	}
 	got := reduceNode(n, "")
-	if fmt.Sprint(got.Addresses) != "[2001:db8::a 192.0.2.10 203.0.113.1]" || got.Name != "a" || got.Labels["zone"] != "1" || !got.NetworkUnavailable || got.Drain {
+	if fmt.Sprint(got.Addresses) != "[2001:db8::a 192.0.2.10 203.0.113.1]" || got.Name != "a" || got.Labels["zone"] != "1" || !got.NetworkUnavailable || !got.NotReady || got.Drain {
 		t.Errorf("%+v", got)
 	}
 	if !reduceNode(n, "example.com/leave").Drain {

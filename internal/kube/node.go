@@ -29,8 +29,11 @@ func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
 		}
 	}
 	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeNetworkUnavailable && c.Status == corev1.ConditionTrue {
-			out.NetworkUnavailable = true
+		switch c.Type {
+		case corev1.NodeNetworkUnavailable:
+			out.NetworkUnavailable = c.Status == corev1.ConditionTrue
+		case corev1.NodeReady:
+			out.NotReady = c.Status != corev1.ConditionTrue
 		}
 	}
 	_, out.Drain = n.Annotations[AnnotationDrain]
@@ -41,6 +44,6 @@ func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
 }
 
 func equalNode(a, b lb.Node) bool {
-	return a.Name == b.Name && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain &&
+	return a.Name == b.Name && a.NotReady == b.NotReady && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain &&
 		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Addresses, b.Addresses)
 }

@@ -193,6 +193,9 @@ type Node struct {
 	Labels map[string]string
 	// Addresses are the node's own addresses; never handed out.
 	Addresses []netip.Addr
+	// NotReady is set when the node's condition Ready is there and not True.
+	// Liveness is not decided by it: it only keeps new addresses away.
+	NotReady bool
 	// NetworkUnavailable is the node's condition of that name.
 	NetworkUnavailable bool
 	// Drain is set when the node carries the annotation belfry.dev/drain or

@@ -16,17 +16,19 @@
 // to the same node. Where they matter (externalTrafficPolicy Local) the speakers
 // find another owner at once, and the owner records itself.
 //
-// An address that needs a place gets one of the nodes of the greatest weight
-// that fit, those with an endpoint first where that matters, so that in the end
-// the numbers of addresses of equally good nodes differ by as little as they
-// can. Where an address is in service, the order of the election decides among
-// the nodes with room. That is the order in which speakers succeed each other
-// without asking, so when a node drains, most of its addresses are placed where
-// they have already gone, and the rest move once more, without a gap.
+// An address that needs a place gets one of the best nodes: ready ones before
+// others, those with an endpoint first where that matters, and of those the ones
+// of the greatest weight. Of equally good nodes the emptiest gets it, so that the
+// numbers of their addresses differ by as little as they can. Where an address
+// is in service, the order of the election decides among those with room. That
+// is the order in which speakers succeed each other without asking, so when a
+// node drains, most of its addresses are placed where they have already gone,
+// and the rest move once more, without a gap.
 //
 // # Following and failing back
 //
-// Dead nodes are nobody's business here: liveness is gossip's. The speaker that
+// Whether a node is dead is gossip's business, not this package's: that it is
+// not ready only keeps new addresses away. The speaker that
 // takes over an address records itself as its place (failback Never), so that
 // the address stays when the former owner returns, and counts where it is. With
 // failback Immediate nobody but the controller writes the place: it remembers

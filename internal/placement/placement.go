@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -16,6 +17,9 @@ type Node struct {
 	Name string
 	// Weight is how much it is preferred for the address.
 	Weight int
+	// NotReady nodes keep what they have, but get nothing while others can take
+	// it.
+	NotReady bool
 }
 
 // An Address is one address and what its place depends on.
@@ -129,7 +133,7 @@ type plan struct {
 	groups map[string]*group
 	// whole and best memoize the group, and the greatest weight, of Nodes that
 	// addresses share.
-	whole map[shared]*group
+	whole map[whole]*group
 	best  map[shared]int
 }
 
@@ -137,6 +141,12 @@ type plan struct {
 type shared struct {
 	first *Node
 	n     int
+}
+
+// whole is the choice of an address that any of its nodes can serve.
+type whole struct {
+	nodes    shared
+	failback lb.Failback
 }
 
 func identify(nodes []Node) shared { return shared{&nodes[0], len(nodes)} }
@@ -153,7 +163,7 @@ type group struct {
 func newPlan(load map[string]int) *plan {
 	p := &plan{
 		load: make(map[string]int, len(load)), groups: map[string]*group{},
-		whole: map[shared]*group{}, best: map[shared]int{},
+		whole: map[whole]*group{}, best: map[shared]int{},
 	}
 	for n, c := range load {
 		p.load[n] = c
@@ -205,47 +215,60 @@ func (p *plan) greatest(nodes []Node) int {
 	return best
 }
 
-// choice returns the nodes that are best for an address that some may announce:
-// of the greatest weight, and where its endpoints are if that matters. With
-// failback Immediate the weight comes before the endpoints, since the place is
-// then what the address returns to, not where it is.
+// choice returns the nodes that are best for an address that some may announce.
+//
+// With failback Never its place is where it will be: on a node that is ready,
+// where its endpoints are if that matters, and of the greatest weight, in this
+// order. With failback Immediate its place is what it returns to, so the weight
+// comes first.
 func (p *plan) choice(a *Address) *group {
+	whole := whole{identify(a.Nodes), a.Failback}
+	if len(a.Local) == 0 && p.whole[whole] != nil {
+		return p.whole[whole]
+	}
+	better := func(n, o merit) int {
+		fit := cmp.Or(cmp.Compare(n.ready, o.ready), cmp.Compare(n.local, o.local))
+		if a.Failback == lb.FailbackImmediate {
+			return cmp.Or(cmp.Compare(n.weight, o.weight), fit)
+		}
+		return cmp.Or(fit, cmp.Compare(n.weight, o.weight))
+	}
+	var (
+		best  merit
+		names []string
+		local = a.Local
+	)
+	for i, n := range a.Nodes {
+		m := merit{weight: n.Weight}
+		if !n.NotReady {
+			m.ready = 1
+		}
+		if len(local) > 0 && local[0] == i {
+			m.local = 1
+			local = local[1:]
+		}
+		if c := better(m, best); c > 0 || names == nil {
+			best, names = m, []string{n.Name}
+		} else if c == 0 {
+			names = append(names, n.Name)
+		}
+	}
+	g := p.group(best.weight, names)
 	if len(a.Local) == 0 {
-		g := p.whole[identify(a.Nodes)]
-		if g == nil {
-			g = p.heaviest(a.Nodes)
-			p.whole[identify(a.Nodes)] = g
-		}
-		return g
+		p.whole[whole] = g
 	}
-	local := make([]Node, len(a.Local))
-	for i, n := range a.Local {
-		local[i] = a.Nodes[n]
-	}
-	if a.Failback == lb.FailbackImmediate {
-		best := p.greatest(a.Nodes)
-		local = slices.DeleteFunc(local, func(n Node) bool { return n.Weight < best })
-		if len(local) == 0 {
-			return p.heaviest(a.Nodes)
-		}
-	}
-	return p.heaviest(local)
+	return g
 }
 
-// heaviest returns the group of the nodes of the greatest weight.
-func (p *plan) heaviest(nodes []Node) *group {
-	best := slices.MaxFunc(nodes, func(a, b Node) int { return a.Weight - b.Weight }).Weight
-	key := strconv.Itoa(best)
-	var names []string
-	for _, n := range nodes {
-		if n.Weight == best {
-			names = append(names, n.Name)
-			key += " " + n.Name
-		}
-	}
+// A merit is how good a node is for an address.
+type merit struct{ ready, local, weight int }
+
+// group returns the group of these nodes.
+func (p *plan) group(weight int, names []string) *group {
+	key := strconv.Itoa(weight) + " " + strings.Join(names, " ")
 	g := p.groups[key]
 	if g == nil {
-		g = &group{key: key, weight: best, nodes: names}
+		g = &group{key: key, weight: weight, nodes: names}
 		p.groups[key] = g
 	}
 	return g

@@ -19,7 +19,7 @@ func randomAddresses(rng *rand.Rand) (map[string]int, []Address) {
 		var set []Node
 		for i := range 8 {
 			if rng.IntN(3) > 0 {
-				set = append(set, Node{fmt.Sprint("n", i), 10 * rng.IntN(3)})
+				set = append(set, Node{fmt.Sprint("n", i), 10 * rng.IntN(3), rng.IntN(5) == 0})
 			}
 		}
 		sets = append(sets, set)
@@ -75,7 +75,7 @@ func record(addresses []Address, decisions []Decision) []Address {
 }
 
 func TestTheOrderOfTheInputDoesNotMatter(t *testing.T) {
-	for seed := range uint64(1000) {
+	for seed := range uint64(400) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		load, addresses := randomAddresses(rng)
 		mixed := shuffled(rng, addresses)
@@ -105,7 +105,7 @@ func TestTheArgumentsAreNotChanged(t *testing.T) {
 }
 
 func TestASecondPlanChangesNothing(t *testing.T) {
-	for seed := range uint64(1000) {
+	for seed := range uint64(400) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		load, addresses := randomAddresses(rng)
 		addresses = record(addresses, Plan(load, addresses))
@@ -119,10 +119,38 @@ func TestASecondPlanChangesNothing(t *testing.T) {
 	}
 }
 
+// best narrows the nodes of an address down to the best, one wish after the
+// other; a wish that none fulfils is dropped.
+func best(a Address) []int {
+	nodes := make([]int, len(a.Nodes))
+	for i := range nodes {
+		nodes[i] = i
+	}
+	narrow := func(wish func(int) bool) {
+		if some := slices.DeleteFunc(slices.Clone(nodes), func(i int) bool { return !wish(i) }); len(some) > 0 {
+			nodes = some
+		}
+	}
+	heavy := func() {
+		most := 0
+		for _, i := range nodes {
+			most = max(most, a.Nodes[i].Weight)
+		}
+		narrow(func(i int) bool { return a.Nodes[i].Weight == most })
+	}
+	if a.Failback == lb.FailbackImmediate {
+		heavy()
+	}
+	narrow(func(i int) bool { return !a.Nodes[i].NotReady })
+	narrow(func(i int) bool { return slices.Contains(a.Local, i) })
+	heavy()
+	return nodes
+}
+
 // Every decision follows from what it is about alone, whatever the loads; they
 // only choose among equals.
 func TestEachPlaceIsPermittedAndItsReasonTrue(t *testing.T) {
-	for seed := range uint64(1000) {
+	for seed := range uint64(400) {
 		rng := rand.New(rand.NewPCG(seed, 4))
 		load, addresses := randomAddresses(rng)
 		slices.SortFunc(addresses, func(a, b Address) int { return a.Address.Compare(b.Address) })
@@ -130,23 +158,11 @@ func TestEachPlaceIsPermittedAndItsReasonTrue(t *testing.T) {
 			a := addresses[i]
 			at := slices.IndexFunc(a.Nodes, func(n Node) bool { return n.Name == d.Node })
 			was := slices.IndexFunc(a.Nodes, func(n Node) bool { return n.Name == a.Placed })
-			heaviest := func(of []Node) int {
-				best := 0
-				for _, n := range of {
-					best = max(best, n.Weight)
-				}
-				return best
+			heaviest := 0
+			for _, n := range a.Nodes {
+				heaviest = max(heaviest, n.Weight)
 			}
-			chosen := func() bool {
-				if a.Failback == lb.FailbackImmediate || len(a.Local) == 0 {
-					return at >= 0 && a.Nodes[at].Weight == heaviest(a.Nodes)
-				}
-				var local []Node
-				for _, n := range a.Local {
-					local = append(local, a.Nodes[n])
-				}
-				return slices.Contains(a.Local, at) && a.Nodes[at].Weight == heaviest(local)
-			}
+			chosen := func() bool { return at >= 0 && slices.Contains(best(a), at) }
 			var ok bool
 			switch d.Reason {
 			case Unadvertised:
@@ -154,7 +170,7 @@ func TestEachPlaceIsPermittedAndItsReasonTrue(t *testing.T) {
 			case NoNode:
 				ok = a.Advertised && len(a.Nodes) == 0 && d.Node == a.Placed
 			case Kept:
-				ok = at >= 0 && d.Node == a.Placed && (a.Failback == lb.FailbackNever || a.Nodes[at].Weight == heaviest(a.Nodes))
+				ok = at >= 0 && d.Node == a.Placed && (a.Failback == lb.FailbackNever || a.Nodes[at].Weight == heaviest)
 			case New:
 				ok = a.Placed == "" && !a.InService && chosen()
 			case Adopted:
@@ -162,7 +178,7 @@ func TestEachPlaceIsPermittedAndItsReasonTrue(t *testing.T) {
 			case Displaced:
 				ok = a.Placed != "" && was < 0 && chosen()
 			case Preferred:
-				ok = a.Failback == lb.FailbackImmediate && was >= 0 && a.Nodes[was].Weight < heaviest(a.Nodes) && chosen()
+				ok = a.Failback == lb.FailbackImmediate && was >= 0 && a.Nodes[was].Weight < heaviest && chosen()
 			}
 			if !ok {
 				t.Fatalf("seed %d: %v, of %+v", seed, d, a)
@@ -314,7 +330,7 @@ func TestRebalancingEndsEven(t *testing.T) {
 }
 
 func TestRebalancingRandomAddressesIsPermittedAndEnds(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 6))
 		load, addresses := randomAddresses(rng)
 		addresses = record(addresses, Plan(load, addresses))

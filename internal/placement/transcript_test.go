@@ -21,7 +21,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 // a block is lines that change the world, or one command, then "----", then
 // what it prints. Lines that start with # are comments.
 //
-//	nodes SET NAME[:WEIGHT]...          defines or replaces a set of nodes
+//	nodes SET NAME[:WEIGHT][!]...       defines or replaces a set of nodes; ! is not ready
 //	address ADDR[*COUNT] SET [on=NODE] [local=NODE,..] [immediate] [unadvertised] [serving]
 //	                                    defines or replaces one address, or many in a row
 //	delete ADDR
@@ -101,8 +101,9 @@ func (w *world) line(words []string) string {
 	case "nodes":
 		var nodes []Node
 		for _, arg := range args[1:] {
-			name, weight, _ := strings.Cut(arg, ":")
-			nodes = append(nodes, Node{name, number(weight)})
+			name, unready := strings.CutSuffix(arg, "!")
+			name, weight, _ := strings.Cut(name, ":")
+			nodes = append(nodes, Node{name, number(weight), unready})
 		}
 		w.sets[args[0]] = nodes
 	case "address":
