@@ -9,10 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -182,7 +184,8 @@ func (tc toolchain) build(ctx context.Context, root, cache, goVersion string, pr
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	for name, pkg := range tc.programs {
+	for _, name := range slices.Sorted(maps.Keys(tc.programs)) {
+		pkg := tc.programs[name]
 		if err := goBuild(ctx, fmt.Sprintf("%s %s", name, version), src, progress, append(flags, "-o", filepath.Join(tmp, name), pkg)...); err != nil {
 			return "", err
 		}
@@ -258,7 +261,7 @@ func adviceFor(output string) string {
 	switch {
 	case strings.Contains(output, "no space left"):
 		return "\n(the disk is full: the Go build cache needs about 3 GB, see go env GOCACHE)"
-	case strings.Contains(output, "dial tcp"), strings.Contains(output, "proxyconnect"), strings.Contains(output, "no such host"), strings.Contains(output, "i/o timeout"):
+	case strings.Contains(output, "dial tcp"), strings.Contains(output, "proxyconnect"), strings.Contains(output, "no such host"), strings.Contains(output, "i/o timeout"), strings.Contains(output, "disabled by GOPROXY"):
 		return "\n(Go modules could not be downloaded: the first build needs the network, or a module proxy in GOPROXY)"
 	}
 	return ""

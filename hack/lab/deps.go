@@ -23,6 +23,7 @@ var packages = map[string]string{
 	"/usr/bin/tcpdump":                   "tcpdump",
 	"/usr/bin/curl":                      "curl",
 	"/usr/sbin/conntrack":                "conntrack",
+	"/usr/bin/ps":                        "procps",
 	"/usr/lib/frr/bgpd":                  "frr",
 	"/usr/sbin/bird":                     "bird2",
 	"/usr/bin/gcc":                       "gcc",

@@ -53,7 +53,10 @@ type Lab struct {
 // ctx ends. Programs that are not in the cache yet are built first. Unless
 // Keep is set, the run ends with this process, also when that is interrupted.
 func Up(ctx context.Context, opts Options) (_ *Lab, err error) {
-	if opts.Nodes == 0 && !opts.ControlPlaneOnly {
+	switch {
+	case opts.ControlPlaneOnly:
+		opts.Nodes = 0
+	case opts.Nodes == 0:
 		opts.Nodes = 3
 	}
 	if opts.Progress == nil {

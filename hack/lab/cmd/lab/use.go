@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -45,21 +47,29 @@ func processNames(l *lab.Lab) []string {
 	return all
 }
 
-func useCommands(attach attachFunc) []*cobra.Command {
-	through := func(ctx context.Context, l *lab.Lab, host string, args ...string) error {
-		c := l.Command(ctx, host, args...)
-		c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-		return c.Run()
+// An exitCode is that of a program that ran in our stead.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit status %d", int(c)) }
+
+// through runs a program in our stead.
+func through(c *exec.Cmd) error {
+	c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
+	err := c.Run()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exitCode(exit.ExitCode())
 	}
+	return err
+}
+
+func useCommands(attach attachFunc) []*cobra.Command {
 	cmds := []*cobra.Command{
 		{
 			Use:     "kubectl ...",
 			Short:   "Run kubectl as the cluster's admin",
 			Example: "  lab kubectl get services -A",
 			RunE: onLab(attach, func(ctx context.Context, l *lab.Lab, args []string) error {
-				c := l.KubectlCommand(ctx, args...)
-				c.Stdin, c.Stdout, c.Stderr = os.Stdin, os.Stdout, os.Stderr
-				return c.Run()
+				return through(l.KubectlCommand(ctx, args...))
 			}),
 		},
 		{
@@ -71,7 +81,7 @@ func useCommands(attach attachFunc) []*cobra.Command {
 			Args:              cobra.MinimumNArgs(2),
 			ValidArgsFunction: names(attach, (*lab.Lab).Hosts),
 			RunE: onLab(attach, func(ctx context.Context, l *lab.Lab, args []string) error {
-				return through(ctx, l, args[0], args[1:]...)
+				return through(l.Command(ctx, args[0], args[1:]...))
 			}),
 		},
 		{
