@@ -184,6 +184,12 @@ type View struct {
 	out   Effects
 }
 
+// relayAll is the size of cluster up to which every record is passed on, for
+// those who do not hear its node itself. In larger ones that costs too much:
+// only what came from hand to hand is passed on, and the rest is left to the
+// exchanges.
+const relayAll = 32
+
 // A peer is another node, listed or not.
 type peer struct {
 	node string
@@ -290,6 +296,10 @@ func (v *View) Heard(now time.Duration, node string, addr netip.Addr) {
 		v.tell(addr, Knock) // Each may have missed what the other said.
 	default:
 		p.fresh, p.ask = false, now
+		if v.learned && v.self.Node > node {
+			// One of the two asks, and thereby tells; the other waits a moment.
+			p.ask += v.pace.Knock / 2
+		}
 	}
 	if p.addr != addr {
 		p.addr, v.stale = addr, true
@@ -354,7 +364,9 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 	}
 	if changed {
 		v.stale = true
-		v.out.News = append(v.out.News, r)
+		if k == Relayed || len(v.order) < relayAll {
+			v.out.News = append(v.out.News, r)
+		}
 	}
 	if k != Relayed {
 		if !p.fresh && !p.status.Newer(r) {

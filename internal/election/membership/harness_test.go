@@ -33,7 +33,7 @@ var testKey = sha256.Sum256([]byte("gossip key of the tests"))
 var subnets atomic.Uint32
 
 func nextAddr(n uint32, host int) netip.Addr {
-	return netip.AddrFrom4([4]byte{127, byte(64 + os.Getpid()%128), byte(n), byte(host)})
+	return netip.AddrFrom4([4]byte{127, byte(64 + os.Getpid()%128), byte(n)<<1 | byte(host>>8), byte(host)})
 }
 
 // A member is one speaker's membership under test.
@@ -51,7 +51,7 @@ type member struct {
 // A cluster is a set of members on loopback and what the network between them
 // does.
 type cluster struct {
-	t      *testing.T
+	t      testing.TB
 	subnet uint32
 	size   int
 	port   uint16
@@ -64,7 +64,7 @@ type cluster struct {
 	members map[string]*member
 }
 
-func newCluster(t *testing.T, size int) *cluster {
+func newCluster(t testing.TB, size int) *cluster {
 	t.Helper()
 	c := &cluster{
 		t: t, subnet: subnets.Add(1), size: size, port: 17870,
@@ -259,9 +259,13 @@ type wire struct {
 	memberlist.NodeAwareTransport
 	cluster *cluster
 	self    netip.Addr
+	packets atomic.Int64
+	bytes   atomic.Int64
 }
 
 func (w *wire) WriteTo(b []byte, addr string) (time.Time, error) {
+	w.packets.Add(1)
+	w.bytes.Add(int64(len(b)))
 	if to, err := netip.ParseAddrPort(addr); err == nil && !w.cluster.passes(w.self, to.Addr()) {
 		return time.Now(), nil
 	}
@@ -285,7 +289,7 @@ func (w *wire) DialAddressTimeout(a memberlist.Address, timeout time.Duration) (
 	return w.DialTimeout(a.Addr, timeout)
 }
 
-func testLog(t *testing.T, node string) *slog.Logger {
+func testLog(_ testing.TB, node string) *slog.Logger {
 	level := slog.LevelError
 	if os.Getenv("BELFRY_TEST_LOG") != "" {
 		level = slog.LevelDebug

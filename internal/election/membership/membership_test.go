@@ -596,7 +596,10 @@ func TestEveryPaceIsConsistentAndFast(t *testing.T) {
 		if err := p.Validate(); err != nil {
 			t.Errorf("%d members: %v", size, err)
 		}
-		if p.view().Slow < 900*time.Millisecond {
+		if p.lostAfter() > 650*time.Millisecond || size <= 30 && p.lostAfter() > 400*time.Millisecond {
+			t.Errorf("%d members: a silent one is lost after %v", size, p.lostAfter())
+		}
+		if p.view().Slow < 800*time.Millisecond {
 			t.Errorf("%d members: a stalled member is given up %v after it is lost", size, p.view().Slow)
 		}
 	}
