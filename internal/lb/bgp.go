@@ -55,6 +55,13 @@ func (s Secret) MarshalText() ([]byte, error) {
 	return []byte(redacted), nil
 }
 
+// UnmarshalText implements encoding.TextUnmarshaler, so that a dump can be read:
+// what was a secret is then one with the text "[redacted]".
+func (s *Secret) UnmarshalText(text []byte) error {
+	*s = NewSecret(string(text))
+	return nil
+}
+
 // A PeerKind says which autonomous systems a BGPPeer may belong to.
 type PeerKind uint8
 

@@ -17,6 +17,10 @@ func TestSecretIsNeverShown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var dumped BGPPeer
+	if err := json.Unmarshal(js, &dumped); err != nil || dumped.Name != "tor" || dumped.Password.Empty() {
+		t.Errorf("a dump cannot be read: %+v, %v", dumped, err)
+	}
 	for _, shown := range []string{
 		logged.String(), string(js),
 		fmt.Sprint(peer), fmt.Sprintf("%v %+v %#v", peer, peer, peer),

@@ -20,6 +20,7 @@ import (
 // one file, of a part for each neighbor.
 type bird struct {
 	dir   string
+	ns    namespace
 	parts map[string]string
 	next  int
 }
@@ -46,7 +47,7 @@ func needBIRD(t *testing.T) *bird {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bird{dir: dir, parts: map[string]string{}, next: 10}
+	b := &bird{dir: dir, ns: ns, parts: map[string]string{}, next: 10}
 	b.write(t)
 	if _, err := lab.daemon(ns, filepath.Join(dir, "log"), "bird", "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", filepath.Join(dir, "ctl"), "-P", filepath.Join(dir, "pid")); err != nil {
 		t.Fatal(err)

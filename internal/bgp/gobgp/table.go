@@ -245,8 +245,6 @@ func (t *table) retire() {
 // set gives the server these routes, sorted by prefix. What is new is added
 // before what is gone is withdrawn.
 func (t *table) set(routes []hop) error {
-	globals.RLock()
-	defer globals.RUnlock()
 	announce, withdraw := diff(t.routes, routes)
 	attrs := map[string][]*anypb.Any{}
 	var errs []error
@@ -263,7 +261,9 @@ func (t *table) set(routes []hop) error {
 		path, err := pathOf(r.Prefix)
 		if err == nil {
 			path.Pattrs = attrs[key]
+			globals.RLock()
 			_, err = t.server.AddPath(context.Background(), &api.AddPathRequest{TableType: api.TableType_GLOBAL, Path: path})
+			globals.RUnlock()
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("announce %v: %w", r.Prefix, err))
@@ -276,7 +276,9 @@ func (t *table) set(routes []hop) error {
 			path.Pattrs, err = anys(&api.OriginAttribute{}, &api.NextHopAttribute{NextHop: "192.0.2.1"})
 		}
 		if err == nil {
+			globals.RLock()
 			err = t.server.DeletePath(context.Background(), &api.DeletePathRequest{TableType: api.TableType_GLOBAL, Path: path})
+			globals.RUnlock()
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("withdraw %v: %w", p, err))

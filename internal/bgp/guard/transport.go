@@ -23,7 +23,7 @@ const MaxPassword = unix.TCP_MD5SIG_MAXKEYLEN
 const dialTimeout = 5 * time.Second
 
 // sendBuffer is the size of a connection's send buffer, in octets.
-const sendBuffer = 256 << 10
+const sendBuffer = 64 << 10
 
 // A Transport is how to reach a router.
 type Transport struct {
