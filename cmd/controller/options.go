@@ -1,0 +1,77 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/belfrylb/belfry/internal/kube"
+)
+
+// flags are what the command line says.
+type flags struct {
+	kubeconfig, namespace, class, identity string
+	drainTaint, gossipSecret               string
+	ignoreExcludeLB                        bool
+	lease                                  kube.LeaseTiming
+	healthAddress, metricsAddress          string
+	logLevel                               slog.Level
+	logFormat                              string
+}
+
+// parse reads the command line; done is set when there is nothing left to do.
+func parse(args []string) (f flags, done bool, err error) {
+	namespace := os.Getenv("POD_NAMESPACE")
+	if namespace == "" {
+		namespace = "belfry-system"
+	}
+	hostname, _ := os.Hostname()
+	var level string
+	var showVersion bool
+	s := pflag.NewFlagSet("belfry-controller", pflag.ContinueOnError)
+	s.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's ServiceAccount")
+	s.StringVar(&f.namespace, "namespace", namespace, "namespace of the Lease and the gossip Secret")
+	s.StringVar(&f.class, "lb-class", "", "spec.loadBalancerClass of the Services to serve; empty serves those without a class")
+	s.StringVar(&f.identity, "identity", hostname, "name of this replica in the Lease; no two replicas may share one")
+	s.DurationVar(&f.lease.Lease, "lease-duration", 15*time.Second, "how long the other replicas wait for a leader that is silent")
+	s.DurationVar(&f.lease.Renew, "renew-deadline", 10*time.Second, "how long a leader goes on without renewing its Lease")
+	s.DurationVar(&f.lease.Retry, "retry-period", 2*time.Second, "pause between attempts to get or renew the Lease")
+	s.BoolVar(&f.ignoreExcludeLB, "ignore-exclude-lb", false, "as given to the speakers: nodes labelled node.kubernetes.io/exclude-from-external-load-balancers announce all the same")
+	s.StringVar(&f.drainTaint, "drain-taint", "", "as given to the speakers: key of a taint that drains a node")
+	s.StringVar(&f.gossipSecret, "gossip-secret", "belfry-gossip", "Secret with the speakers' gossip key, created when it does not exist")
+	s.StringVar(&f.healthAddress, "health-address", ":7881", "address for /healthz and /readyz")
+	s.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:7882", "address for /metrics; empty serves none")
+	s.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	s.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	s.BoolVar(&showVersion, "version", false, "print the version and exit")
+	if err := s.Parse(args); err != nil {
+		return f, errors.Is(err, pflag.ErrHelp), err
+	}
+	if showVersion {
+		fmt.Println("belfry-controller", version)
+		return f, true, nil
+	}
+	errs := []error{f.logLevel.UnmarshalText([]byte(level)), f.lease.Validate()}
+	if s.NArg() > 0 {
+		errs = append(errs, fmt.Errorf("unexpected argument %q", s.Arg(0)))
+	}
+	if f.logFormat != "text" && f.logFormat != "json" {
+		errs = append(errs, fmt.Errorf("--log-format %q: text or json", f.logFormat))
+	}
+	if f.identity == "" {
+		errs = append(errs, errors.New("--identity: the hostname is unknown, give a name"))
+	}
+	return f, false, errors.Join(errs...)
+}
+
+func logger(f flags) *slog.Logger {
+	o := &slog.HandlerOptions{Level: f.logLevel}
+	if f.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, o))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, o))
+}
