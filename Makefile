@@ -24,6 +24,7 @@ demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, sho
 .PHONY: test
 test: deps lint check ## Install what the tests need, then run all of them with the race detector
 	go test -race -timeout 30m ./...
+	go test ./internal/sim # ten thousand seeds; the race detector leaves time for a thousand
 
 .PHONY: unit
 unit: ## Run the tests that need neither root nor the lab

@@ -78,27 +78,33 @@ type rule struct {
 
 var rules = []rule{
 	{
-		"github.com/osrg/gobgp/", []string{"internal/bgp/gobgp"},
+		"github.com/osrg/gobgp/",
+		[]string{"internal/bgp/gobgp"},
 		"one package wraps the BGP server; everything else speaks of routes and sessions",
 	},
 	{
-		"github.com/hashicorp/memberlist", []string{"internal/election/membership"},
+		"github.com/hashicorp/memberlist",
+		[]string{"internal/election/membership"},
 		"membership is one edge; the election is pure",
 	},
 	{
-		"github.com/mdlayher/packet", []string{"internal/layer2/link", "hack/"},
+		"github.com/mdlayher/packet",
+		[]string{"internal/layer2/link", "hack/"},
 		"raw sockets live in one place",
 	},
 	{
-		"github.com/vishvananda/netlink", []string{"internal/layer2/link", "hack/"},
+		"github.com/vishvananda/netlink",
+		[]string{"internal/layer2/link", "hack/"},
 		"interfaces are watched in one place",
 	},
 	{
-		"k8s.io/client-go", []string{"internal/kube", "internal/controller", "cmd/", "hack/", "api/"},
+		"k8s.io/client-go",
+		[]string{"internal/kube", "internal/controller", "cmd/", "hack/", "api/"},
 		"only the Kubernetes edge knows there is an API server",
 	},
 	{
-		"k8s.io/", []string{"internal/kube", "internal/controller", "internal/config", "cmd/", "hack/", "api/"},
+		"k8s.io/",
+		[]string{"internal/kube", "internal/controller", "internal/config", "cmd/", "hack/", "api/"},
 		"the core speaks of our nouns, not of API objects",
 	},
 	{
@@ -106,7 +112,8 @@ var rules = []rule{
 		"the simulation is for tests",
 	},
 	{
-		module + "/hack/", []string{"hack/"},
+		module + "/hack/",
+		[]string{"hack/"},
 		"the lab is no part of the product",
 	},
 	{
@@ -114,11 +121,13 @@ var rules = []rule{
 		"arrows start at cmd",
 	},
 	{
-		module + "/internal/controller", []string{"cmd/controller"},
+		module + "/internal/controller",
+		[]string{"cmd/controller"},
 		"a loop is wired by its binary alone",
 	},
 	{
-		module + "/internal/speaker", []string{"cmd/speaker"},
+		module + "/internal/speaker",
+		[]string{"cmd/speaker"},
 		"a loop is wired by its binary alone",
 	},
 }
