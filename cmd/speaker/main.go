@@ -103,7 +103,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	}
 	start(members.Run)
 
-	reports := reporter{cluster, events}
+	reports := reporter{cluster, kube.NewReader(cluster), events}
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
 	}, reports, l2, members, reports, log, registry)

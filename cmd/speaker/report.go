@@ -14,18 +14,15 @@ import (
 // A reporter is the cluster as the speaker sees it.
 type reporter struct {
 	*kube.Cluster
+	*kube.Reader
 	events *kube.Recorder
 }
 
+// Snapshot returns the whole, and whether it has changed.
+func (r reporter) Snapshot() (lb.Snapshot, bool) { return r.Reader.Snapshot() }
+
 // writeTimeout bounds one write of a condition.
 const writeTimeout = 10 * time.Second
-
-// Snapshot returns the whole. What has changed is of no interest to a speaker:
-// it decides on everything.
-func (r reporter) Snapshot() lb.Snapshot {
-	r.Changes()
-	return r.Cluster.Snapshot()
-}
 
 // Announced returns the condition of a Service.
 func (r reporter) Announced(key lb.ServiceKey) (speaker.Condition, bool) {

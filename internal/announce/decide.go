@@ -54,6 +54,40 @@ func Decide(ix *Index, members []election.Member, self string) Intent {
 	return intent
 }
 
+// Confirms reports whether all that changed from one list of members to another
+// is that nodes claim what the intent already says is theirs, so that Decide
+// would return it again. While a cluster settles most changes are of this kind:
+// every decision is followed by the claim of whom it favoured.
+//
+// An address that self answers for is never left out of account: its claims are
+// about who stops.
+func (i *Intent) Confirms(before, after []election.Member, self string) bool {
+	if len(before) != len(after) {
+		return false
+	}
+	for n := range after {
+		was, is := &before[n], &after[n]
+		if was.Node != is.Node || was.State != is.State || !slices.EqualFunc(was.Interfaces, is.Interfaces, lb.Interface.Equal) {
+			return false
+		}
+		kept := 0
+		for a, c := range is.Claims {
+			if was.Claims[a] == c {
+				kept++
+				continue
+			}
+			v, _ := i.Verdict(a)
+			if !was.Claims[a].None() || v.Owner != is.Node || v.Role != election.Bystander && is.Node != self {
+				return false
+			}
+		}
+		if kept != len(was.Claims) {
+			return false
+		}
+	}
+	return true
+}
+
 // Explain returns, for every node by name, why it does not announce an address,
 // or [Owner]. Nil for an address that no Service holds.
 func Explain(ix *Index, members []election.Member, a netip.Addr) []NodeReason {

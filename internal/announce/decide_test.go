@@ -2,6 +2,7 @@ package announce
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -197,6 +198,55 @@ func TestAWorldThatGossipedIsAtRest(t *testing.T) {
 	}
 }
 
+// Whatever changes between two lists of members: when the change is said to
+// confirm an intent, deciding again gives the same intent.
+func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
+	confirmed, news := 0, 0
+	for seed := range uint64(3000) {
+		rng := rand.New(rand.NewPCG(seed, 4))
+		s, before := randomWorld(rng)
+		ix := NewIndex(s, Options{})
+		self := fmt.Sprint("n", rng.IntN(6))
+		intent := Decide(ix, before, self)
+		after := slices.Clone(before)
+		for i := range after {
+			claims := maps.Clone(after[i].Claims)
+			for _, v := range intent.Verdicts {
+				switch {
+				case v.Owner == after[i].Node && rng.IntN(2) == 0:
+					claims[v.Address] = election.Claim{Standing: election.Majority, Epoch: 9}
+				case rng.IntN(40) == 0:
+					delete(claims, v.Address)
+				case rng.IntN(40) == 0:
+					claims[v.Address] = election.Claim{Standing: election.Majority, Epoch: uint64(rng.IntN(9))}
+				}
+			}
+			after[i].Claims = claims
+			switch rng.IntN(60) {
+			case 0:
+				after[i].State = election.State(rng.IntN(int(election.Gone)))
+			case 1:
+				after[i].Interfaces = slices.Clone(after[i].Interfaces)
+				after[i].Interfaces[0].Carrier = !after[i].Interfaces[0].Carrier
+			}
+		}
+		if rng.IntN(20) == 0 && len(after) > 0 {
+			after = after[1:]
+		}
+		if !intent.Confirms(before, after, self) {
+			news++
+			continue
+		}
+		confirmed++
+		if again := Decide(ix, after, self); !reflect.DeepEqual(intent, again) {
+			t.Fatalf("seed %d, %s:\n%v\n%v\n%v\n%v", seed, self, before, after, intent, again)
+		}
+	}
+	if confirmed < 300 || news < 300 {
+		t.Errorf("%d confirmed, %d news: the test has lost its point", confirmed, news)
+	}
+}
+
 func members0(m []election.Member) string {
 	if len(m) == 0 {
 		return ""
@@ -267,6 +317,14 @@ func BenchmarkDecide(b *testing.B) {
 	b.Run("one node lost", func(b *testing.B) {
 		for b.Loop() {
 			Decide(ix, members[1:], "node-001")
+		}
+	})
+	b.Run("confirmed", func(b *testing.B) {
+		intent := Decide(ix, members, "node-001")
+		for b.Loop() {
+			if !intent.Confirms(members, members, "node-001") {
+				b.Fatal("it is not")
+			}
 		}
 	})
 	b.Run("nothing claimed", func(b *testing.B) {

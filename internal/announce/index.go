@@ -118,10 +118,24 @@ func (ix *Index) Permits(name string) bool {
 // Sites returns the addresses, ascending, as far as configuration bears on where
 // they are to be placed.
 func (ix *Index) Sites() []placement.Address {
-	sites := make([]placement.Address, len(ix.groups))
+	return ix.sites(func(*group) bool { return true })
+}
+
+// SitesOf returns those that an advertisement selects.
+func (ix *Index) SitesOf(advertisement string) []placement.Address {
+	return ix.sites(func(g *group) bool {
+		return slices.ContainsFunc(g.class.ads, func(ad int) bool { return ix.ads[ad].Name == advertisement })
+	})
+}
+
+func (ix *Index) sites(which func(*group) bool) []placement.Address {
+	var sites []placement.Address
 	nodes := map[*class][]placement.Node{}
 	for i := range ix.groups {
 		g := &ix.groups[i]
+		if !which(g) {
+			continue
+		}
 		eligible, known := nodes[g.class]
 		if !known {
 			for _, n := range g.class.eligible {
@@ -129,10 +143,10 @@ func (ix *Index) Sites() []placement.Address {
 			}
 			nodes[g.class] = eligible
 		}
-		sites[i] = placement.Address{
+		sites = append(sites, placement.Address{
 			Address: g.addr, Placed: g.placed, Failback: g.class.failback,
 			Advertised: len(g.class.ads) > 0, Nodes: eligible, Local: g.serving(),
-		}
+		})
 	}
 	return sites
 }

@@ -26,7 +26,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	pool NAME RANGE... [label=K=V,..]                     defines or replaces
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..]
 //	        [if=GLOB,..] [notif=GLOB,..] [prefer=WEIGHT:SEL,..] [!failback]
-//	node NAME [K=V ..] [!exclude] [!unavailable] [!drain]
+//	node NAME [K=V ..] [!exclude] [!unavailable] [!drain] [!unready]
 //	service NS/NAME ADDR[@POOL]... [Local] [!released] [on=NODE,..] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
 //	delete KIND NAME
 //
@@ -36,7 +36,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	candidates ADDR    what configuration says of every node
 //	explain ADDR       what is to be said of every node
 //	decide             who owns what and who does what about it
-//	sites              what configuration says about placing
+//	sites [AD]         what configuration says about placing
 //	gossip             decide, then every member claims what it answers for
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -124,7 +124,7 @@ func (w *world) line(line string) string {
 	case "decide":
 		return w.decide()
 	case "sites":
-		return w.sites()
+		return w.sites(args)
 	case "gossip":
 		out := w.decide()
 		w.gossip()
@@ -170,9 +170,14 @@ func (w *world) candidates(a netip.Addr) string {
 }
 
 // sites prints what placement is told about every address.
-func (w *world) sites() string {
+func (w *world) sites(of []string) string {
 	var b strings.Builder
-	for _, s := range NewIndex(w.snapshot, Options{}).Sites() {
+	ix := NewIndex(w.snapshot, Options{})
+	sites := ix.Sites()
+	if len(of) > 0 {
+		sites = ix.SitesOf(of[0])
+	}
+	for _, s := range sites {
 		if !s.Advertised {
 			fmt.Fprintf(&b, "%v is not advertised\n", s.Address)
 			continue
@@ -186,6 +191,9 @@ func (w *world) sites() string {
 			fmt.Fprintf(&b, " %s", n.Name)
 			if n.Weight > 0 {
 				fmt.Fprintf(&b, ":%d", n.Weight)
+			}
+			if n.NotReady {
+				b.WriteString("?")
 			}
 			if slices.Contains(s.Local, i) {
 				b.WriteString("*")
@@ -324,6 +332,8 @@ func (w *world) node(args []string) lb.Node {
 			n.NetworkUnavailable = true
 		case "!drain":
 			n.Drain = true
+		case "!unready":
+			n.NotReady = true
 		default:
 			key, value, _ := strings.Cut(arg, "=")
 			n.Labels[key] = value

@@ -92,8 +92,9 @@ type Changes struct {
 	// Left are the Services, with their UID, that are no LoadBalancer any more
 	// or do not exist any more, and carried something of ours when last seen.
 	Left map[lb.ServiceKey]string
-	// Config is set when the spec of a pool or an advertisement changed, Pools
-	// when anything of a pool did ([Allocating] only), Nodes when a Node did.
+	// Config is set when the spec of a pool or an advertisement changed, and, for
+	// [Allocating] only, when somebody asks to rebalance one. Pools is set when
+	// anything of a pool changed ([Allocating] only), Nodes when a Node did.
 	Config, Pools, Nodes bool
 }
 
@@ -115,7 +116,7 @@ func NewCluster(core kubernetes.Interface, own versioned.Interface, o Options) *
 	c.nodes = newTable(&c.mu, as(func(n *corev1.Node) lb.Node { return reduceNode(n, o.DrainTaint) }), c.nodeChanged, c.loaded)
 	c.namespaces = newTable(&c.mu, as(func(n *corev1.Namespace) map[string]string { return n.Labels }), c.namespaceChanged, c.loaded)
 	c.pools = newTable(&c.mu, as(stripped[*v1beta1.IPAddressPool]), c.poolChanged, c.loaded)
-	c.l2ads = newTable(&c.mu, as(stripped[*v1beta1.L2Advertisement]), specChanged[*v1beta1.L2Advertisement](c), c.loaded)
+	c.l2ads = newTable(&c.mu, as(stripped[*v1beta1.L2Advertisement]), c.advertisementChanged, c.loaded)
 	c.loading = 6
 	return c
 }
@@ -344,6 +345,14 @@ func (c *Cluster) poolChanged(was, is *row[*v1beta1.IPAddressPool]) {
 	}
 }
 
+func (c *Cluster) advertisementChanged(was, is *row[*v1beta1.L2Advertisement]) {
+	specChanged[*v1beta1.L2Advertisement](c)(was, is)
+	if c.options.Role == Allocating && was != nil && is != nil && rebalance(was.value.Annotations) != rebalance(is.value.Annotations) {
+		c.changes.config = true
+		c.notify()
+	}
+}
+
 func (c *changes) reset() {
 	*c = changes{
 		services: map[lb.ServiceKey]struct{}{}, endpoints: map[lb.ServiceKey]struct{}{},
@@ -420,6 +429,11 @@ func (c *Cluster) Pool(poolName string) (*v1beta1.IPAddressPool, bool) {
 func (c *Cluster) Snapshot() lb.Snapshot {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.whole()
+}
+
+// whole brings the snapshot up to date; mu is held.
+func (c *Cluster) whole() lb.Snapshot {
 	c.refresh()
 	if len(c.stale) > 0 {
 		c.snapshot.Services = c.mergeServices(c.snapshot.Services)

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -50,6 +51,12 @@ func (i Interface) OnLink(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// Equal reports whether two descriptions say the same.
+func (i Interface) Equal(o Interface) bool {
+	return i.Index == o.Index && i.Name == o.Name && i.MAC == o.MAC && i.Up == o.Up && i.Carrier == o.Carrier &&
+		i.Loopback == o.Loopback && i.NoARP == o.NoARP && i.Enslaved == o.Enslaved && slices.Equal(i.Addresses, o.Addresses)
 }
 
 // An InterfaceFault says why an interface cannot announce; InterfaceOK when it

@@ -2,6 +2,8 @@ package lb
 
 import (
 	"net/netip"
+	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -80,6 +82,31 @@ func TestInterfaceFaultNamesTheFirstThingToMend(t *testing.T) {
 	for addr, want := range map[string]bool{"192.0.2.200": true, "192.0.3.1": false, "2001:db8::1": true, "2001:db8:1::": false} {
 		if got := good.OnLink(netip.MustParseAddr(addr)); got != want {
 			t.Errorf("OnLink(%s) = %v", addr, got)
+		}
+	}
+}
+
+func TestInterfacesAreEqualWhenNothingDiffers(t *testing.T) {
+	a := Interface{Index: 2, Name: "eth0", MAC: MAC{2}, Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24"), netip.MustParsePrefix("2001:db8::9/64")}}
+	b := a
+	b.Addresses = slices.Clone(a.Addresses)
+	if !a.Equal(b) {
+		t.Errorf("%v and %v differ", a, b)
+	}
+	for i, change := range []func(*Interface){
+		func(i *Interface) { i.Index++ },
+		func(i *Interface) { i.Name = "eth1" },
+		func(i *Interface) { i.MAC[5]++ },
+		func(i *Interface) { i.Up = true },
+		func(i *Interface) { i.Carrier = true },
+		func(i *Interface) { i.Loopback = true },
+		func(i *Interface) { i.NoARP = true },
+		func(i *Interface) { i.Enslaved = true },
+		func(i *Interface) { i.Addresses = i.Addresses[:1] },
+	} {
+		c := a
+		if change(&c); a.Equal(c) || reflect.DeepEqual(a, c) {
+			t.Errorf("change %d makes no difference", i)
 		}
 	}
 }

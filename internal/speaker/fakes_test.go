@@ -37,6 +37,7 @@ type fakeCluster struct {
 	snapshot lb.Snapshot
 	synced   chan struct{}
 	watchers []chan struct{}
+	edits    int
 	reads    int
 
 	away       bool
@@ -71,6 +72,7 @@ func (c *fakeCluster) edit(f func(*lb.Snapshot)) {
 	s.Services, s.Nodes = slices.Clone(s.Services), slices.Clone(s.Nodes)
 	f(&s)
 	c.snapshot = s
+	c.edits++
 	c.notify()
 }
 
@@ -81,35 +83,39 @@ func (c *fakeCluster) notify() {
 }
 
 // of returns one speaker's access to the cluster.
-func (c *fakeCluster) of(node string) access {
+func (c *fakeCluster) of(node string) *access {
 	w := make(chan struct{}, 1)
 	c.watchers = append(c.watchers, w)
-	return access{c, node, w}
+	return &access{fakeCluster: c, node: node, watcher: w, read: -1}
 }
 
 type access struct {
 	*fakeCluster
 	node    string
 	watcher chan struct{}
+	read    int // edits when it was read last
 }
 
-func (a access) Synced() <-chan struct{}  { return a.synced }
-func (a access) Changed() <-chan struct{} { return a.watcher }
-func (a access) Snapshot() lb.Snapshot {
+func (a *access) Synced() <-chan struct{}  { return a.synced }
+func (a *access) Changed() <-chan struct{} { return a.watcher }
+func (a *access) Snapshot() (lb.Snapshot, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.reads++
-	return a.snapshot
+	changed := a.read != a.edits
+	if a.read = a.edits; changed {
+		a.reads++
+	}
+	return a.snapshot, changed
 }
 
-func (a access) Announced(key lb.ServiceKey) (Condition, bool) {
+func (a *access) Announced(key lb.ServiceKey) (Condition, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	exists := slices.ContainsFunc(a.snapshot.Services, func(s lb.Service) bool { return s.Key == key })
 	return a.conditions[key], exists
 }
 
-func (a access) SetAnnounced(_ context.Context, key lb.ServiceKey, c Condition) (bool, error) {
+func (a *access) SetAnnounced(_ context.Context, key lb.ServiceKey, c Condition) (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.attempts++
@@ -128,7 +134,7 @@ func (c *fakeCluster) tried() int {
 	return c.attempts
 }
 
-func (a access) Event(key lb.ServiceKey, e Event) {
+func (a *access) Event(key lb.ServiceKey, e Event) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.events = append(a.events, fmt.Sprintf("%s: %v %s: %s", a.node, key, e.Kind, e.Message))
@@ -411,7 +417,7 @@ func (w *fakeWorld) start() {
 // rest lets everything happen that is going to, within less than any bound that
 // a test is about.
 func (w *fakeWorld) rest() {
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(2*calm + leisurely)
 	synctest.Wait()
 }
 

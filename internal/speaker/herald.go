@@ -73,6 +73,8 @@ const (
 	// for whoever changed it meanwhile may do so again: in a divided cluster two
 	// speakers are right.
 	insistence = time.Minute
+	// calm is the least time between two looks at everything.
+	calm = 100 * time.Millisecond
 	// bulletins bounds the conflicts that wait to be told.
 	bulletins = 64
 )
@@ -103,7 +105,8 @@ type herald struct {
 	// silent is since when a Service has had an address without an owner.
 	silent map[lb.ServiceKey]time.Time
 	// said is what this node wrote last.
-	said map[lb.ServiceKey]statement
+	said    map[lb.ServiceKey]statement
+	scratch []announce.Verdict
 }
 
 type statement struct {
@@ -171,14 +174,14 @@ func (h *herald) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	<-timer.C
-	wait := time.Duration(0)
+	wait := time.Duration(0) // not 0 while the API server is not to be had
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-h.news:
 			if wait > 0 {
-				continue // whatever it is, the API server is not to be had
+				continue
 			}
 		case <-timer.C:
 		}
@@ -190,17 +193,22 @@ func (h *herald) run(ctx context.Context) {
 			continue
 		}
 		again, ok := h.report(ctx, v)
-		if !ok {
+		switch {
+		case !ok:
 			wait = min(max(soon, 2*wait), late)
 			timer.Reset(wait + rand.N(wait/4))
 			continue
-		}
-		if wait > 0 {
+		case wait > 0:
 			h.log.Info("the API server takes our reports again")
+			wait = 0
 		}
-		wait = 0
 		if again > 0 {
 			timer.Reset(again)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(calm):
 		}
 	}
 }
@@ -214,8 +222,8 @@ func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bo
 	failures := 0
 	for _, key := range h.keys {
 		verdicts := h.verdicts(v, key)
-		want := condition(verdicts)
-		if !h.differs(v, key, verdicts, want) {
+		want, differs := h.differs(v, key, verdicts)
+		if !differs {
 			delete(h.silent, key)
 			h.note(verdicts)
 			continue
@@ -260,14 +268,15 @@ func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bo
 	return again, ok
 }
 
-// differs reports whether this node has to say something about a Service that
-// the Service does not.
-func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict, want Condition) bool {
+// differs returns what this node has to say about a Service, and whether that is
+// anything that the Service does not say.
+func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict) (Condition, bool) {
 	if h.spokesman(v, verdicts) != h.self {
-		return false
+		return Condition{}, false
 	}
+	want := condition(verdicts)
 	have, exists := h.reporter.Announced(key)
-	return exists && have != want
+	return want, exists && have != want
 }
 
 // premature returns how long to wait before a condition is written.
@@ -312,12 +321,14 @@ func (h *herald) arrange(ix *announce.Index) {
 	maps.DeleteFunc(h.said, func(key lb.ServiceKey, _ statement) bool { return h.byService[key] == nil })
 }
 
+// verdicts returns those on the addresses of a Service, until it is called
+// again.
 func (h *herald) verdicts(v view, key lb.ServiceKey) []announce.Verdict {
-	out := make([]announce.Verdict, 0, 2)
+	h.scratch = h.scratch[:0]
 	for _, i := range h.byService[key] {
-		out = append(out, v.intent.Verdicts[i])
+		h.scratch = append(h.scratch, v.intent.Verdicts[i])
 	}
-	return out
+	return h.scratch
 }
 
 // newest returns the newest view.
@@ -361,7 +372,9 @@ func (h *herald) spokesman(v view, verdicts []announce.Verdict) string {
 // note remembers what is known to whoever reads the Service.
 func (h *herald) note(verdicts []announce.Verdict) {
 	for _, v := range verdicts {
-		h.owners[v.Address] = v.Owner
+		if h.owners[v.Address] != v.Owner {
+			h.owners[v.Address] = v.Owner
+		}
 	}
 }
 

@@ -23,8 +23,9 @@ type Cluster interface {
 	Synced() <-chan struct{}
 	// Changed has a value after something has changed.
 	Changed() <-chan struct{}
-	// Snapshot returns the whole; it is not changed afterwards.
-	Snapshot() lb.Snapshot
+	// Snapshot returns the whole, which is not changed afterwards, and whether
+	// anything in it differs from the last.
+	Snapshot() (s lb.Snapshot, changed bool)
 }
 
 // A Link answers and announces on the wire.
@@ -65,10 +66,10 @@ const (
 	// members and interfaces. The first event of a burst waits for none of it.
 	urgent = 5 * time.Millisecond
 	// leisurely is the same for news from the API server.
-	leisurely = 50 * time.Millisecond
+	leisurely = 100 * time.Millisecond
 	// idle is how many times longer than a pass for the API server's news took
 	// we wait until the next, so that a busy cluster never busies us.
-	idle = 4
+	idle = 30
 	// linger bounds how long an address handed over is still answered for
 	// while its successor has not been heard on the wire.
 	linger = 250 * time.Millisecond
@@ -102,10 +103,12 @@ type Speaker struct {
 	// What follows belongs to the goroutine of Run.
 	dirty    bool      // the cluster has changed since it was read
 	readable time.Time // when it may be read again
+	wanted   bool      // a pass is
 	passed   time.Time // when the last pass ended
 	index    *announce.Index
 	peers    []netip.Addr
 	said     election.Local
+	decided  []election.Member // upon these members:
 	intent   announce.Intent
 	holding  map[netip.Addr]layer2.Claim // with the role Holder
 	leftover map[netip.Addr]leftover
@@ -193,70 +196,103 @@ const (
 	leaving
 )
 
-// loop makes pass after pass until ctx is done, or, when leaving, until there is
+// loop does what is due until ctx is done, or, when leaving, until there is
 // nothing left to hand over.
 func (s *Speaker) loop(ctx context.Context, at stage) {
-	due := time.Now() // when the next pass is
+	s.wanted = true
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	sooner := func(t time.Time) {
-		if t.Before(due) {
-			due = t
-			timer.Reset(time.Until(t))
-		}
-	}
 	for {
+		if now := time.Now(); !now.Before(s.due()) {
+			s.step(now, at)
+		}
+		if at == leaving && !s.wanted && len(s.holding) == 0 && len(s.leftover) == 0 {
+			return
+		}
+		timer.Stop()
+		if due := s.due(); due.Before(never) {
+			timer.Reset(time.Until(due))
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.cluster.Changed():
 			s.dirty = true
-			sooner(s.readable)
 		case <-s.members.Changed():
-			sooner(s.passed.Add(urgent))
+			s.wanted = s.wanted || !s.confirmed(at)
 		case <-s.link.Changed():
-			sooner(s.passed.Add(urgent))
+			s.wanted = true
 		case h := <-s.link.Heard():
-			if s.hear(ctx, h) {
-				sooner(s.passed.Add(urgent))
-			}
+			s.hear(ctx, h)
 		case <-timer.C:
 		}
-		start := time.Now()
-		if start.Before(due) {
-			continue
-		}
-		reads := s.dirty && !start.Before(s.readable)
-		if reads {
-			s.read()
-			s.dirty = false
-		}
-		s.pass(start, at)
-		s.passed = time.Now()
-		took := s.passed.Sub(start)
-		s.metrics.passes.Observe(took.Seconds())
-		if reads {
-			s.readable = s.passed.Add(max(leisurely, idle*took))
-		}
-		if at == leaving && len(s.holding) == 0 && len(s.leftover) == 0 {
-			return
-		}
-		due = s.passed.Add(time.Hour)
-		if s.dirty {
-			due = s.readable
-		}
-		for _, l := range s.leftover {
-			if l.until.Before(due) {
-				due = l.until
-			}
-		}
-		timer.Reset(time.Until(due))
 	}
 }
 
-// read takes in what the API server holds.
-func (s *Speaker) read() {
-	snapshot := s.cluster.Snapshot()
+// never is when nothing will be due.
+var never = time.Unix(1<<40, 0)
+
+// due returns when there is something to do.
+func (s *Speaker) due() time.Time {
+	due := never
+	sooner := func(t time.Time) {
+		if t.Before(due) {
+			due = t
+		}
+	}
+	if s.wanted {
+		sooner(s.passed.Add(urgent))
+	}
+	if s.dirty {
+		sooner(s.readable)
+	}
+	for _, l := range s.leftover {
+		sooner(l.until)
+	}
+	return due
+}
+
+// step does what is due.
+func (s *Speaker) step(start time.Time, at stage) {
+	reads := s.dirty && !start.Before(s.readable)
+	changed := reads && s.read()
+	if reads && !changed {
+		s.herald.wake() // perhaps a condition is what changed
+	}
+	expired := false
+	for _, l := range s.leftover {
+		expired = expired || !start.Before(l.until)
+	}
+	if changed || expired || s.wanted && !start.Before(s.passed.Add(urgent)) {
+		s.wanted = false
+		s.pass(start, at)
+		s.passed = time.Now()
+		s.metrics.passes.Observe(s.passed.Sub(start).Seconds())
+	}
+	if end := time.Now(); reads {
+		s.readable = end.Add(max(leisurely, idle*end.Sub(start)))
+	}
+}
+
+// confirmed reports whether the news of members only confirm what was decided.
+func (s *Speaker) confirmed(at stage) bool {
+	members := s.present(s.link.Interfaces(), at)
+	if !s.intent.Confirms(s.decided, members, s.cfg.Node) {
+		return false
+	}
+	s.decided = members
+	s.reannounce(members)
+	return true
+}
+
+// read takes in what the API server holds, and reports whether it is anything
+// new.
+func (s *Speaker) read() bool {
+	s.dirty = false
+	snapshot, changed := s.cluster.Snapshot()
+	if !changed {
+		return false
+	}
 	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
 	var peers []netip.Addr
 	for _, n := range snapshot.Nodes {
@@ -269,6 +305,7 @@ func (s *Speaker) read() {
 		s.peers = append([]netip.Addr{}, peers...)
 		s.members.SetPeers(peers)
 	}
+	return true
 }
 
 // pass decides and carries out.
@@ -278,6 +315,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.know(members)
 	before := s.intent
 	s.intent = announce.Decide(s.index, members, s.cfg.Node)
+	s.decided = members
 	s.track(now)
 
 	s.link.Set(s.claims())
@@ -430,29 +468,28 @@ func (s *Speaker) greet(ctx context.Context, h layer2.Heard, other *station) {
 	})
 }
 
-// hear takes note of another station's use of an address that we answer for. It
-// reports whether that calls for a pass.
-func (s *Speaker) hear(ctx context.Context, h layer2.Heard) (pass bool) {
+// hear takes note of another station's use of an address that we answer for.
+func (s *Speaker) hear(ctx context.Context, h layer2.Heard) {
 	if !h.Kind.Claims() {
-		return false
+		return
 	}
 	node, known := s.stations[h.MAC]
 	if !known {
 		s.estrange(h)
-		return false
+		return
 	}
 	s.greet(ctx, h, s.speakers[node])
 	if h.Kind == layer2.HeardRequest || node == s.cfg.Node {
-		return false // its kernel uses the address; its speaker claims nothing
+		return // its kernel uses the address; its speaker claims nothing
 	}
 	if _, held := s.holding[h.Address]; held {
 		s.answered[h.Address] = true
-		return false
+		return
 	}
 	if l, lingers := s.leftover[h.Address]; lingers {
 		l.until = h.At
 		s.leftover[h.Address] = l
-		return true
+		return
 	}
 	// Another speaker claims what is ours. Gossip settles which of us is right;
 	// what the neighbours heard last must not be the other's word.
@@ -461,7 +498,6 @@ func (s *Speaker) hear(ctx context.Context, h layer2.Heard) (pass bool) {
 		s.metrics.rivals.Inc()
 		s.link.Announce(h.Address)
 	}
-	return false
 }
 
 // estrange counts a foreign station's claim to an address, and reports it once.

@@ -389,10 +389,12 @@ func TestAStrangerIsReportedOnce(t *testing.T) {
 			w.heard("a", v4, mac, layer2.HeardReply)
 			w.heard("a", v6, mac, layer2.HeardAnnouncement)
 		}
+		w.rest()
 		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (reply)`,
 			`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 2001:db8::1 too (announcement)`)
 		time.Sleep(quarrel)
 		w.heard("a", v4, mac, layer2.HeardRequest)
+		w.rest()
 		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (request)`)
 		w.owned("a")
 	})
