@@ -214,6 +214,43 @@ func TestIPv4RunsOverIPv6AndTheOtherWayRound(t *testing.T) {
 	}
 }
 
+func TestRouterIsFoundOnItsInterface(t *testing.T) {
+	f := needFRR(t)
+	for _, c := range []struct {
+		name     string
+		password string
+	}{{"plain", ""}, {"signed", "on-the-wire"}} {
+		t.Run(c.name, func(t *testing.T) {
+			conf := []string{"neighbor rtr4 interface remote-as 65000", "neighbor rtr4 timers 3 9", "neighbor rtr4 timers connect 1"}
+			if c.password != "" {
+				conf = append(conf, "neighbor rtr4 password "+c.password)
+			}
+			f.configure(t, append(conf,
+				"address-family ipv4 unicast", "neighbor rtr4 activate", "neighbor rtr4 soft-reconfiguration inbound", "exit-address-family",
+				"address-family ipv6 unicast", "neighbor rtr4 activate", "neighbor rtr4 soft-reconfiguration inbound")...)
+			t.Cleanup(func() { f.configure(t, "no neighbor rtr4 interface remote-as 65000") })
+			s := speak(t)
+			p := lb.BGPPeer{
+				Name: "unnumbered", MyASN: 65000, PeerASN: frrAS, Interface: "node4", HoldTime: 9 * time.Second,
+				ConnectTime: time.Second, Password: lb.NewSecret(c.password),
+			}
+			s.say(p, route("198.51.107.1/32"), route("2001:db8:107::1/128"))
+			v := s.established(p.Name)
+			if !v.Local.Addr().IsLinkLocalUnicast() || v.Remote.Addr().Zone() != "node4" || v.Sent != 2 {
+				t.Errorf("%s from %v to %v", show(v), v.Local, v.Remote)
+			}
+			for family, prefix := range map[string]string{"ipv4": "198.51.107.1/32", "ipv6": "2001:db8:107::1/128"} {
+				eventually(t, 5*time.Second, func() (bool, any) {
+					out := f.show(t, "show bgp "+family+" unicast "+prefix)
+					js, _ := json.Marshal(out)
+					return strings.Contains(string(js), `"ip":"`+v.Local.Addr().WithZone("").String()+`"`) && strings.Contains(string(js), `"accessible":true`), out
+				})
+				eventually(t, 5*time.Second, func() (bool, any) { return installed(f.ns, prefix), "not in the router's kernel" })
+			}
+		})
+	}
+}
+
 func TestPasswordsAreRightWrongAndRotated(t *testing.T) {
 	f := needFRR(t)
 	for _, family := range []string{"ipv4", "ipv6"} {

@@ -229,7 +229,7 @@ func (w writer) Write(b []byte) (int, error) { return w(b) }
 
 func TestEndOfRunLeavesNoGoroutine(t *testing.T) {
 	r := newRouter(t)
-	for range 4 {
+	for range 2 {
 		s := speak(t)
 		s.say(r.peer, route("198.51.100.1/32"))
 		r.establish().drain()

@@ -26,7 +26,12 @@ const (
 // advertisements, and shows ourselves by ours, which offer no route (lifetime
 // 0). It calls found with the router's link-local address, zone included, each
 // time that it changes, and returns when ctx ends or the interface fails.
-func WatchNeighbor(ctx context.Context, device string, found func(netip.Addr)) error {
+func WatchNeighbor(ctx context.Context, device string, found func(netip.Addr)) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("watch for routers on %s: panic: %v", device, p)
+		}
+	}()
 	ifi, err := net.InterfaceByName(device)
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", device, rootOf(err))
@@ -44,6 +49,9 @@ func WatchNeighbor(ctx context.Context, device string, found func(netip.Addr)) e
 	filter.Accept(ipv6.ICMPTypeRouterSolicitation)
 	filter.Accept(ipv6.ICMPTypeRouterAdvertisement)
 	if err := conn.SetICMPFilter(&filter); err != nil {
+		return fmt.Errorf("listen for routers on %s: %w", device, err)
+	}
+	if err := conn.SetControlMessage(ipv6.FlagHopLimit, true); err != nil {
 		return fmt.Errorf("listen for routers on %s: %w", device, err)
 	}
 	all := netip.MustParseAddr("ff02::1").WithZone(device)
