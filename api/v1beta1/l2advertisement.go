@@ -150,4 +150,20 @@ type L2AdvertisementStatus struct {
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// The last request to share the addresses out evenly among the nodes, made by
+	// a new value of the annotation belfry.dev/rebalance, and what is left of it.
+	// +optional
+	Rebalance *RebalanceStatus `json:"rebalance,omitempty"`
+}
+
+// A RebalanceStatus is how far a request to rebalance has been carried out.
+type RebalanceStatus struct {
+	// The value of the annotation, cut off at 64 characters.
+	// +required
+	// +kubebuilder:validation:MaxLength=256
+	Token string `json:"token"`
+	// How many addresses may still be moved. 0: the request is done.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	Remaining int32 `json:"remaining"`
 }

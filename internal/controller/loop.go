@@ -2,7 +2,9 @@ package controller
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -15,7 +17,7 @@ import (
 // A loop is one term as leader. All of it belongs to the goroutine of run.
 type loop struct {
 	*Controller
-	planner  *allocator.Planner
+	planner  planner
 	services map[lb.ServiceKey]*service
 	pools    map[string]*pool
 	left     map[lb.ServiceKey]*leftover
@@ -24,6 +26,10 @@ type loop struct {
 	// holders are the Services that hold an address, by the latest decisions.
 	holders map[netip.Addr][]lb.ServiceKey
 	places  places
+	// moved are the Services that the last step of a rebalancing moved, at which
+	// time; moving is when the next one is due, zero when none is.
+	moved           []lb.ServiceKey
+	movedAt, moving time.Time
 	// setting is what the last pass saw of the cluster besides its Services.
 	setting  lb.Snapshot
 	verdicts map[verdictKey]config.Verdict
@@ -76,7 +82,7 @@ type leftover struct {
 func newLoop(c *Controller) *loop {
 	return &loop{
 		Controller: c,
-		planner:    allocator.New(),
+		planner:    c.newPlanner(),
 		services:   map[lb.ServiceKey]*service{},
 		pools:      map[string]*pool{},
 		left:       map[lb.ServiceKey]*leftover{},
@@ -92,9 +98,14 @@ func newLoop(c *Controller) *loop {
 	}
 }
 
-// run lives until ctx ends. There is room for the results of the writes that
-// are under way then.
-func (l *loop) run(ctx context.Context) {
+// run lives until ctx ends or a pass panics. There is room for the results of
+// the writes that are under way then.
+func (l *loop) run(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
 	l.pass(l.Cluster.Everything())
 	cool := time.After(coolDown)
 	timer := time.NewTimer(0)
@@ -115,7 +126,7 @@ func (l *loop) run(ctx context.Context) {
 		timer.Reset(l.rest())
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-cool:
 			cool = nil
 		case <-changed:
@@ -141,6 +152,9 @@ func (l *loop) rest() time.Duration {
 			next = a.notUntil
 		}
 	}
+	if !l.moving.IsZero() && (next.IsZero() || l.moving.Before(next)) {
+		next = l.moving
+	}
 	if next.IsZero() {
 		return 24 * time.Hour
 	}
@@ -158,6 +172,9 @@ func (l *loop) wake() {
 	}
 	if !l.until.IsZero() && !now.Before(l.until) {
 		l.pass(kube.Changes{})
+	}
+	if !l.moving.IsZero() && !now.Before(l.moving) {
+		l.rebalance()
 	}
 }
 
@@ -264,6 +281,7 @@ func (l *loop) pass(ch kube.Changes) {
 	l.settlePools(plan.Pools, ch)
 	if ch.Config {
 		l.settleAdvertisements()
+		l.rebalance()
 	}
 	l.leave(ch.Left)
 }
@@ -296,7 +314,12 @@ func (l *loop) put(key lb.ServiceKey) (look bool) {
 		s.version = is.Version
 		l.forgive(&s.attempt)
 	}
-	l.planner.Put(is.Service)
+	if version, cursed := l.cursed[key]; cursed && version == is.Version {
+		l.planner.Put(bare(is.Service))
+	} else {
+		delete(l.cursed, key)
+		l.planner.Put(is.Service)
+	}
 	return l.replaced(s, is.Service)
 }
 

@@ -39,17 +39,6 @@ func (p *places) set(a netip.Addr, node string) {
 	p.load[node]++
 }
 
-// besides returns how many addresses each node has besides these.
-func (p *places) besides(addresses []placement.Address) map[string]int {
-	load := maps.Clone(p.load)
-	for _, a := range addresses {
-		if node := p.of[a.Address]; node != "" {
-			load[node]--
-		}
-	}
-	return load
-}
-
 // replaced takes note of the places that somebody else has written to a Service:
 // the speaker that took over, or a person who wants an address somewhere else.
 // It reports whether the Service has to be looked at for that.
@@ -86,17 +75,26 @@ func inService(s kube.Service) bool {
 	return s.Announced.Status == metav1.ConditionTrue || s.Allocated == kube.Condition{}
 }
 
+// believe puts addresses where they are, written already or not, and returns how
+// many each node has besides them.
+func (l *loop) believe(sites []placement.Address) map[string]int {
+	load := maps.Clone(l.places.load)
+	for i := range sites {
+		if node, known := l.places.of[sites[i].Address]; known {
+			sites[i].Placed = node
+			load[node]--
+		}
+	}
+	return load
+}
+
 // place chooses nodes for the addresses of an index, given those that are in
 // service.
 func (l *loop) place(index *announce.Index, inService map[netip.Addr]bool) {
 	sites := index.Sites()
-	load := l.places.besides(sites)
+	load := l.believe(sites)
 	for i := range sites {
-		s := &sites[i]
-		s.InService = inService[s.Address]
-		if believed, known := l.places.of[s.Address]; known {
-			s.Placed = believed
-		}
+		sites[i].InService = inService[sites[i].Address]
 	}
 	for _, d := range placement.Plan(load, sites) {
 		l.places.set(d.Address, d.Node)

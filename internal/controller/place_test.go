@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 )
@@ -215,4 +216,69 @@ func TestServicesThatShareAnAddressAgreeOnItsPlace(t *testing.T) {
 	}
 	w.settled()
 	agreed("node1")
+}
+
+// rebalance asks for it.
+func (w *world) rebalance(token string) {
+	w.Helper()
+	_, err := w.own.BelfryV1beta1().L2Advertisements().Patch(w.Context(), "all", types.MergePatchType,
+		[]byte(`{"metadata":{"annotations":{"belfry.dev/rebalance":"`+token+`"}}}`), metav1.PatchOptions{})
+	w.must(err)
+}
+
+// rebalanced waits until so much is left of a request.
+func (w *world) rebalanced(token string, left int32) {
+	w.Helper()
+	w.eventually(fmt.Sprintf("%d moves are left for %s", left, token), func() (string, bool) {
+		ad, err := w.own.BelfryV1beta1().L2Advertisements().Get(w.Context(), "all", metav1.GetOptions{})
+		w.must(err)
+		s := ad.Status.Rebalance
+		return fmt.Sprintf("%+v", s), s != nil && *s == v1beta1.RebalanceStatus{Token: token, Remaining: left}
+	})
+}
+
+func TestRebalancesOnRequestInSteps(t *testing.T) {
+	const services = 45
+	w := newWorld(t)
+	w.nodes("node2")
+	w.pool("edge", nil, "192.0.2.0/24")
+	w.advertise()
+	a := w.start("a")
+	for i := range services {
+		w.expose(fmt.Sprintf("web-%d", i))
+	}
+	w.eventually("all are placed", func() (string, bool) {
+		_, load := w.placed()
+		return fmt.Sprint(load), load["node1"]+load["node2"] == services
+	})
+	w.nodes("node3")
+	w.settled()
+	mark := w.mark()
+
+	// The leader is replaced between two steps; the next one goes on.
+	w.rebalance("monday")
+	w.rebalanced("monday", 5)
+	w.stop(a)
+	w.start("b")
+	w.rebalanced("monday", 0)
+	w.spread(map[string]int{"node1": 15, "node2": 15, "node3": 15})
+	w.settled()
+	moved := w.writesOf(w.writes(mark))
+	for name, n := range moved {
+		if n != 1 {
+			t.Errorf("%s was written %d times", name, n)
+		}
+	}
+	if len(moved) != 15 {
+		t.Errorf("%d services were written to for 15 moves: %v", len(moved), moved)
+	}
+
+	// A new request with nothing to do is honoured at once.
+	mark = w.mark()
+	w.rebalance("tuesday")
+	w.rebalanced("tuesday", 0)
+	w.settled()
+	if writes := w.writes(mark); len(writes) != 1 {
+		t.Errorf("writes:\n%s", strings.Join(writes, "\n"))
+	}
 }

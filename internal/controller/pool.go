@@ -10,6 +10,7 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/placement"
 )
 
 // A pool is what the loop knows of one IPAddressPool.
@@ -24,6 +25,8 @@ type pool struct {
 type advertisement struct {
 	attempt
 	verdict config.Verdict
+	// progress is that of its rebalancing.
+	progress placement.Progress
 }
 
 // A verdictKey names an object that configures us.
@@ -54,6 +57,7 @@ func (l *loop) settleAdvertisements() {
 		a := l.advertisements[key.name]
 		if a == nil {
 			a = &advertisement{}
+			_, a.progress = l.Cluster.Rebalancing(key.name)
 			a.settle = func() { l.settleAdvertisement(a) }
 			l.advertisements[key.name] = a
 		}
@@ -66,13 +70,13 @@ func (l *loop) settleAdvertisements() {
 }
 
 func (l *loop) settleAdvertisement(a *advertisement) {
-	v := a.verdict
-	if l.advertisements[v.Name] != a || l.Cluster.ShowsVerdict(v) {
+	v, p := a.verdict, a.progress
+	if l.advertisements[v.Name] != a || l.Cluster.ShowsAdvertisement(v, p) {
 		return
 	}
 	l.submit(&a.attempt, job{
 		kind: kindAdvertisement, object: v.Name,
-		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteAccepted(ctx, v) },
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteAdvertisement(ctx, v, p) },
 	})
 }
 

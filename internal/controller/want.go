@@ -46,24 +46,12 @@ func (s *service) want() kube.ServiceWrite {
 // carried out, whether any node may announce them, and where their addresses are
 // to be placed. The Services that share an address with them must be among them.
 func (l *loop) judge(keys []lb.ServiceKey) {
-	world := l.setting
-	world.Services = nil
-	served := map[netip.Addr]bool{}
 	for _, key := range keys {
-		s := l.services[key]
-		if s == nil {
-			continue
-		}
-		s.refused, s.placed = kube.Condition{}, nil
-		if is, ok := l.Cluster.Service(key); ok && len(s.decision.Assignments) > 0 {
-			world.Services = append(world.Services, carried(s.decision, is.Service))
-			if inService(is) {
-				for _, a := range is.Assigned {
-					served[a] = true
-				}
-			}
+		if s := l.services[key]; s != nil {
+			s.refused, s.placed = kube.Condition{}, nil
 		}
 	}
+	world, served := l.world(keys)
 	if len(world.Services) == 0 {
 		return
 	}
@@ -74,6 +62,31 @@ func (l *loop) judge(keys []lb.ServiceKey) {
 		s.refused = refusal(index, world.Services[i].Assigned)
 		s.placed = l.placesOf(s.decision)
 	}
+}
+
+// world is the cluster with some of the Services, those that hold addresses, as
+// they will be once their decisions are carried out. Served are the addresses
+// that somebody may be answering for.
+func (l *loop) world(keys []lb.ServiceKey) (world lb.Snapshot, served map[netip.Addr]bool) {
+	world, served = l.setting, map[netip.Addr]bool{}
+	world.Services = nil
+	for _, key := range keys {
+		s := l.services[key]
+		if s == nil || len(s.decision.Assignments) == 0 {
+			continue
+		}
+		is, ok := l.Cluster.Service(key)
+		if !ok {
+			continue
+		}
+		world.Services = append(world.Services, carried(s.decision, is.Service))
+		if inService(is) {
+			for _, a := range is.Assigned {
+				served[a] = true
+			}
+		}
+	}
+	return world, served
 }
 
 // refusal is the condition of a Service none of whose addresses any node may

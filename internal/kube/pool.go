@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/placement"
 )
 
 // FinalizerInUse keeps a pool that is deleted until no Service holds an address
@@ -97,33 +99,68 @@ func SetCondition(conditions []metav1.Condition, want metav1.Condition) []metav1
 	return out
 }
 
-// ShowsVerdict reports whether an advertisement's condition says what has been
-// found, or there is no such advertisement.
-func (c *Cluster) ShowsVerdict(v config.Verdict) bool {
-	_, _, changes := c.accepted(v)
+// AnnotationRebalance on an L2Advertisement asks by any new value that its
+// addresses be shared out evenly.
+const AnnotationRebalance = "belfry.dev/rebalance"
+
+// maxToken is how many characters of a request to rebalance count.
+const maxToken = 64
+
+// rebalance returns the value of AnnotationRebalance as status records it.
+func rebalance(annotations map[string]string) string {
+	if r := []rune(annotations[AnnotationRebalance]); len(r) > maxToken {
+		return string(r[:maxToken])
+	}
+	return annotations[AnnotationRebalance]
+}
+
+// Rebalancing returns which rebalancing of an advertisement is asked for, and
+// how far it has come by its status.
+func (c *Cluster) Rebalancing(advertisement string) (token string, p placement.Progress) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.l2ads.rows[name{Name: advertisement}]
+	if r == nil {
+		return "", p
+	}
+	if s := r.value.Status.Rebalance; s != nil {
+		p = placement.Progress{Token: s.Token, Left: int(s.Remaining)}
+	}
+	return rebalance(r.value.Annotations), p
+}
+
+// ShowsAdvertisement reports whether an advertisement's status says what has
+// been found and done, or there is no such advertisement.
+func (c *Cluster) ShowsAdvertisement(v config.Verdict, p placement.Progress) bool {
+	_, _, changes := c.advertisement(v, p)
 	return !changes
 }
 
-// accepted returns an advertisement's row and the conditions that it should
-// have, and whether those differ from the ones it has.
-func (c *Cluster) accepted(v config.Verdict) (*row[*v1beta1.L2Advertisement], []metav1.Condition, bool) {
+// advertisement returns an advertisement's row and the status that it should
+// have, and whether that differs from the one it has.
+func (c *Cluster) advertisement(v config.Verdict, p placement.Progress) (*row[*v1beta1.L2Advertisement], v1beta1.L2AdvertisementStatus, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var want v1beta1.L2AdvertisementStatus
 	r := c.l2ads.rows[name{Name: v.Name}]
 	if r == nil {
-		return nil, nil, false
+		return nil, want, false
 	}
-	conditions := SetCondition(r.value.Status.Conditions, v.Condition())
-	return r, conditions, !equality.Semantic.DeepEqual(conditions, r.value.Status.Conditions)
+	want.Conditions = SetCondition(r.value.Status.Conditions, v.Condition())
+	if p != (placement.Progress{}) {
+		want.Rebalance = &v1beta1.RebalanceStatus{Token: p.Token, Remaining: int32(min(p.Left, math.MaxInt32))}
+	}
+	return r, want, !equality.Semantic.DeepEqual(want, r.value.Status)
 }
 
-// WriteAccepted makes an advertisement's condition say what has been found.
-func (c *Cluster) WriteAccepted(ctx context.Context, v config.Verdict) (Outcome, error) {
-	r, conditions, changes := c.accepted(v)
+// WriteAdvertisement makes an advertisement's status say what has been found and
+// done.
+func (c *Cluster) WriteAdvertisement(ctx context.Context, v config.Verdict, p placement.Progress) (Outcome, error) {
+	r, status, changes := c.advertisement(v, p)
 	if !changes {
 		return Unchanged, nil
 	}
-	body, err := json.Marshal(object{"metadata": object{"uid": r.uid}, "status": object{"conditions": conditions}})
+	body, err := json.Marshal(object{"metadata": object{"uid": r.uid}, "status": status})
 	if err != nil {
 		return Refused, fmt.Errorf("patch of %s %s: %w", v.Kind, v.Name, err)
 	}
