@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -42,11 +43,31 @@ const (
 	poolPause = time.Second
 )
 
+// A planner is an [allocator.Planner].
+type planner interface {
+	SetPools([]lb.Pool)
+	SetNodes([]lb.Node)
+	Put(lb.Service)
+	Delete(lb.ServiceKey)
+	Plan(time.Time) allocator.Result
+}
+
 // A Controller assigns addresses to Services.
-type Controller struct{ Options }
+type Controller struct {
+	Options
+	newPlanner func() planner
+	// cursed are the Services over which a pass has panicked, by version.
+	cursed map[lb.ServiceKey]string
+}
 
 // New prepares a Controller.
-func New(o Options) *Controller { return &Controller{o} }
+func New(o Options) *Controller {
+	return &Controller{
+		Options:    o,
+		newPlanner: func() planner { return allocator.New() },
+		cursed:     map[lb.ServiceKey]string{},
+	}
+}
 
 // Lead allocates until ctx ends. Call it as the leader only. It knows nothing
 // from an earlier term: everything that is assigned is adopted from the cluster
@@ -54,15 +75,27 @@ func New(o Options) *Controller { return &Controller{o} }
 func (c *Controller) Lead(ctx context.Context) error {
 	c.Metrics.leader.Set(1)
 	defer c.Metrics.leader.Set(0)
-	c.Metrics.reset()
 	select {
 	case <-c.Cluster.Synced():
 	case <-ctx.Done():
 		return nil
 	}
-	if err := c.catchUp(ctx); err != nil {
-		return nil // ctx has ended
+	for {
+		if err := c.catchUp(ctx); err != nil {
+			return nil // ctx has ended
+		}
+		err := c.term(ctx)
+		if err == nil || !c.exorcise(err) {
+			return err
+		}
 	}
+}
+
+// term allocates until ctx ends or a pass panics.
+func (c *Controller) term(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.Metrics.reset()
 	l := newLoop(c)
 	// Writes that are under way when ctx ends are awaited, not cut off: an
 	// answer that nobody reads is a write that nobody knows of.
@@ -75,10 +108,11 @@ func (c *Controller) Lead(ctx context.Context) error {
 		})
 	}
 	wg.Go(func() { c.findLeftovers(ctx, l.leftovers) })
-	l.run(ctx)
+	err := l.run(ctx)
+	cancel()
 	close(l.jobs)
 	wg.Wait()
-	return nil
+	return err
 }
 
 // catchUp waits until the cluster is known as it was when we became the leader,

@@ -1,0 +1,96 @@
+package controller_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/hack/lab"
+	"github.com/belfrylb/belfry/internal/controller"
+	"github.com/belfrylb/belfry/internal/kube"
+)
+
+// lead runs a controller in this process, as the leader, until the test ends.
+func (w *world) lead(edit func(*controller.Controller)) *syncBuffer {
+	w.Helper()
+	config, err := w.lab.ConfigFor(w.Context(), lab.Namespace, "belfry-controller")
+	w.must(err)
+	clients, err := kube.NewClients(config, "test")
+	w.must(err)
+	text := &syncBuffer{}
+	log := slog.New(slog.NewTextHandler(text, nil))
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Role: kube.Allocating})
+	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", "test", log)
+	c := controller.New(controller.Options{
+		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(prometheus.NewRegistry(), events),
+		Held: func() bool { return true }, WriteTimeout: 5 * time.Second, Log: log,
+	})
+	edit(c)
+	ctx, stop := context.WithCancel(w.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { cluster.Run(ctx) })
+	wg.Go(func() { events.Run(ctx) })
+	wg.Go(func() {
+		if err := c.Lead(ctx); err != nil {
+			w.Errorf("lead: %v", err)
+		}
+	})
+	w.Cleanup(func() {
+		stop()
+		wg.Wait()
+	})
+	return text
+}
+
+// A syncBuffer is a buffer that several may write to.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+func TestServiceThatMakesTheLoopPanicIsSetAside(t *testing.T) {
+	w := newWorld(t)
+	w.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+	log := w.lead(func(c *controller.Controller) { c.Curse("curse") })
+	const served = "pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement"
+	w.expose("web", dualStack)
+	w.becomes("web", "192.0.2.0 2001:db8:: "+served)
+	cursed := func(s *corev1.Service) { s.Labels = map[string]string{"curse": ""} }
+	w.expose("cursed", cursed)
+	w.becomes("cursed", "Allocated=False/BadRequest")
+	w.expose("late")
+	w.becomes("late", "192.0.2.1 "+served)
+	// One that holds an address keeps it.
+	w.patch("web", `{"metadata":{"labels":{"curse":""}}}`)
+	w.becomes("web", "192.0.2.0 2001:db8:: pool=edge Allocated=True/BadRequest Announced=False/NoAdvertisement")
+	w.expose("later", dualStack)
+	w.becomes("later", "192.0.2.2 2001:db8::1 "+served)
+	// It is served again once it has changed.
+	w.patch("cursed", `{"metadata":{"labels":{"curse":null}}}`)
+	w.becomes("cursed", "192.0.2.3 "+served)
+	w.patch("web", `{"metadata":{"labels":{"curse":null}}}`)
+	w.becomes("web", "192.0.2.0 2001:db8:: "+served)
+	if got := log.String(); !strings.Contains(got, "a curse on cursed") || !strings.Contains(got, "service=default/cursed") {
+		t.Errorf("the log does not tell what happened:\n%s", got)
+	}
+}
