@@ -31,6 +31,11 @@ type Verdict struct {
 	Role election.Role
 	// Reason says why there is no owner; it is Owner when there is one.
 	Reason Reason
+	// Placed is where the address is recorded to be, empty for nowhere, and Place
+	// is where it should be: with its owner, so that it stays there when whoever
+	// had it returns. With failback Immediate it is to go back, so the record
+	// stays.
+	Placed, Place string
 }
 
 // Decide returns what the speaker of node self announces, given the living
@@ -195,7 +200,7 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 // decide returns the verdict on group i, and the views of its class.
 func (d *decider) decide(i int) (Verdict, []view) {
 	g := &d.ix.groups[i]
-	v := Verdict{Address: g.addr, Services: g.keys}
+	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed}
 	views := d.viewsOf(g.class)
 	d.round++
 	candidates := d.candidates(i, views)
@@ -213,6 +218,9 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		v.Reason = d.refusal(g, views)
 	default:
 		v.Reason = Owner
+		if g.class.failback == lb.FailbackNever {
+			v.Place = v.Owner
+		}
 		if v.Role == election.Bystander && d.holds(i, views, candidates) {
 			v.Role = election.Holder
 		}

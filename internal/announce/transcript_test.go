@@ -36,6 +36,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	candidates ADDR    what configuration says of every node
 //	explain ADDR       what is to be said of every node
 //	decide             who owns what and who does what about it
+//	record             which records of places the owners write
 //	sites [AD]         what configuration says about placing
 //	gossip             decide, then every member claims what it answers for
 func TestTranscripts(t *testing.T) {
@@ -123,6 +124,8 @@ func (w *world) line(line string) string {
 		return b.String()
 	case "decide":
 		return w.decide()
+	case "record":
+		return w.record()
 	case "sites":
 		return w.sites(args)
 	case "gossip":
@@ -165,6 +168,29 @@ func (w *world) candidates(a netip.Addr) string {
 	}
 	if b.Len() == 0 {
 		return "not in use\n"
+	}
+	return b.String()
+}
+
+// record writes down for every address where it is to be placed.
+func (w *world) record() string {
+	var b strings.Builder
+	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, "").Verdicts {
+		if v.Place == v.Placed {
+			continue
+		}
+		fmt.Fprintf(&b, "%v is on %s", v.Address, v.Place)
+		if v.Placed != "" {
+			fmt.Fprintf(&b, ", was on %s", v.Placed)
+		}
+		b.WriteString("\n")
+		for i := range w.snapshot.Services {
+			s := &w.snapshot.Services[i]
+			if n := slices.Index(s.Assigned, v.Address); n >= 0 {
+				s.Placed = append(slices.Clone(s.Placed), "", "")[:len(s.Assigned)]
+				s.Placed[n] = v.Place
+			}
+		}
 	}
 	return b.String()
 }
