@@ -37,7 +37,7 @@ deps: ## Install the Debian packages and build the Kubernetes programs that the 
 
 .PHONY: bench
 bench: ## Measure what docs/performance.md reports, in one run
-	$(LAB) bench
+	go run ./hack/bench
 
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for FUZZTIME each (default 20s)

@@ -1,0 +1,338 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/belfrylb/belfry/hack/lab"
+)
+
+// nodes is how many the cluster has.
+const nodes = 3
+
+// poolSize is how many addresses the pool of the mass of Services has.
+const poolSize = 4096
+
+// configuration has a pool on the segment for the Services that are asked for
+// by a client, and a large one, of the addresses that RFC 2544 sets aside for
+// measurements, for the mass of them.
+const configuration = `apiVersion: belfry.dev/v1beta1
+kind: IPAddressPool
+metadata: {name: edge}
+spec:
+  addresses: [198.51.100.200-198.51.100.250, "2001:db8:51::200-2001:db8:51::250"]
+  autoAssign: false
+---
+apiVersion: belfry.dev/v1beta1
+kind: IPAddressPool
+metadata: {name: mass}
+spec:
+  addresses: [198.18.0.0/20]
+---
+apiVersion: belfry.dev/v1beta1
+kind: L2Advertisement
+metadata: {name: all}
+`
+
+// asked is the Service that the client asks for.
+const asked = `apiVersion: v1
+kind: Service
+metadata:
+  name: asked
+  annotations: {belfry.dev/address-pool: edge}
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
+  ipFamilies: [IPv4, IPv6]
+  selector: {app: web}
+  ports: [{port: 80}]
+`
+
+// namespace is where the Services are.
+const namespace = metav1.NamespaceDefault
+
+// A cluster is a lab with the product in it.
+type cluster struct {
+	*lab.Lab
+	api kubernetes.Interface
+	// addresses are those of the Service that the client asks for, IPv4 first.
+	addresses []netip.Addr
+	// filled is set when the mass of Services is there, announced and settled.
+	filled bool
+}
+
+// need brings the cluster up, unless it is.
+func (b *bench) need(ctx context.Context) (*cluster, error) {
+	if b.cluster != nil {
+		return b.cluster, nil
+	}
+	if err := lab.InstallPackages(ctx, b.progress); err != nil {
+		return nil, err
+	}
+	if why := lab.Unable(); why != nil {
+		return nil, why
+	}
+	if _, err := lab.Build(ctx, b.progress); err != nil {
+		return nil, err
+	}
+	l, err := lab.Up(ctx, lab.Options{Nodes: nodes, Progress: b.progress})
+	if err != nil {
+		return nil, err
+	}
+	b.cluster = &cluster{Lab: l}
+	config := l.AdminConfig()
+	config.ContentType = "application/vnd.kubernetes.protobuf"
+	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
+	if b.cluster.api, err = kubernetes.NewForConfig(config); err != nil {
+		return nil, err
+	}
+	if err := l.Install(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.Apply(ctx, configuration); err != nil {
+		return nil, err
+	}
+	return b.cluster, l.Deploy(ctx, namespace, "web", nodes)
+}
+
+// takeDown takes the cluster down. Its logs stay when something failed.
+func (b *bench) takeDown(ctx context.Context, failed bool) error {
+	if b.cluster == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if err := b.cluster.Down(ctx); err != nil {
+		return err
+	}
+	if failed {
+		b.say("the logs are in %s", b.cluster.LogDir())
+		return nil
+	}
+	return b.cluster.RemoveLogs()
+}
+
+// eventually waits until check returns nil. It waits in small steps, as what is
+// waited for is often measured.
+func eventually(ctx context.Context, within time.Duration, what string, check func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		err := check()
+		if err == nil {
+			return nil
+		}
+		if pause(ctx, 10*time.Millisecond) != nil {
+			return fmt.Errorf("not within %s: %s: %w", within, what, err)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+const controllerName = "controller/0"
+
+// ours are the names of our processes.
+func (c *cluster) ours() []string {
+	names := []string{controllerName}
+	for _, node := range c.Nodes() {
+		names = append(names, lab.SpeakerOn(node))
+	}
+	return names
+}
+
+// begin starts the controller and the speakers, those that do not run, and
+// waits until all is well.
+func (c *cluster) begin(ctx context.Context) error {
+	if !c.alive(controllerName) {
+		if _, err := c.StartController(ctx, 0); err != nil {
+			return err
+		}
+	}
+	for _, node := range c.Nodes() {
+		if c.alive(lab.SpeakerOn(node)) {
+			continue
+		}
+		if _, err := c.StartSpeaker(ctx, node); err != nil {
+			return err
+		}
+	}
+	return c.settle(ctx)
+}
+
+func (c *cluster) alive(name string) bool {
+	p, err := c.Process(name)
+	return err == nil && p.Alive()
+}
+
+// end terminates the controller and the speakers.
+func (c *cluster) end(ctx context.Context) error {
+	var errs []error
+	for _, name := range c.ours() {
+		if !c.alive(name) {
+			continue
+		}
+		p, err := c.Process(name)
+		if err == nil {
+			err = p.Terminate(ctx)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// settle waits until the controller leads and every speaker knows every other.
+func (c *cluster) settle(ctx context.Context) error {
+	err := eventually(ctx, time.Minute, "the controller leads", func() error {
+		m, err := c.Metrics(ctx, lab.ControlPlane, controllerMetrics)
+		if err == nil && m["belfry_controller_leader"] != 1 {
+			err = errors.New("it does not")
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, node := range c.Nodes() {
+		err := eventually(ctx, time.Minute, "the speaker on "+node+" knows the others", func() error {
+			m, err := c.Metrics(ctx, node, speakerMetrics)
+			if err != nil {
+				return err
+			}
+			members := 0
+			for series, value := range m {
+				if strings.HasPrefix(series, "belfry_gossip_members{") {
+					members += int(value)
+				}
+			}
+			if members != nodes {
+				return fmt.Errorf("it knows %d members", members)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	controllerMetrics = 7882
+	speakerMetrics    = 7872
+)
+
+// serve creates the Service that the client asks for, unless it is there.
+func (c *cluster) serve(ctx context.Context) error {
+	if len(c.addresses) > 0 {
+		return nil
+	}
+	if err := c.Apply(ctx, asked); err != nil {
+		return err
+	}
+	return eventually(ctx, 30*time.Second, "the Service has two addresses", func() error {
+		s, err := c.api.CoreV1().Services(namespace).Get(ctx, "asked", metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		var all []netip.Addr
+		for _, in := range s.Status.LoadBalancer.Ingress {
+			a, err := netip.ParseAddr(in.IP)
+			if err != nil {
+				return err
+			}
+			all = append(all, a)
+		}
+		if len(all) != 2 {
+			return fmt.Errorf("its status is %+v", s.Status)
+		}
+		c.addresses = all
+		return nil
+	})
+}
+
+// uses is what a process has used and holds.
+type uses struct {
+	cpu    time.Duration
+	memory memory
+}
+
+func (c *cluster) usesOf(name string) (uses, error) {
+	p, err := c.Process(name)
+	if err != nil {
+		return uses{}, err
+	}
+	var u uses
+	if u.cpu, err = processorTime(p.PID()); err != nil {
+		return uses{}, fmt.Errorf("%s: %w", name, err)
+	}
+	u.memory, err = memoryOf(p.PID())
+	return u, err
+}
+
+// allUses is usesOf for all of ours.
+func (c *cluster) allUses() (map[string]uses, error) {
+	all := map[string]uses{}
+	for _, name := range c.ours() {
+		u, err := c.usesOf(name)
+		if err != nil {
+			return nil, err
+		}
+		all[name] = u
+	}
+	return all, nil
+}
+
+// idle measures freshly started processes in a cluster without Services of ours.
+func idle(ctx context.Context, b *bench) error {
+	c, err := b.need(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.begin(ctx); err != nil {
+		return err
+	}
+	const rest = 10 * time.Second // what it takes to start is over
+	if err := pause(ctx, rest); err != nil {
+		return err
+	}
+	all, err := c.allUses()
+	if err != nil {
+		return err
+	}
+	var largest memory
+	for _, node := range c.Nodes() {
+		if m := all[lab.SpeakerOn(node)].memory; m.now > largest.now {
+			largest = m
+		}
+	}
+	controller := all[controllerName].memory
+	b.found("idle/controller", controller.now, "heap and stacks %s", inBytes.format(controller.own))
+	b.found("idle/speaker", largest.now, "heap and stacks %s", inBytes.format(largest.own))
+	return nil
+}
+
+// isAnnounced reports whether a Service's condition says so.
+func isAnnounced(s *corev1.Service) bool {
+	for _, have := range s.Status.Conditions {
+		if have.Type == "belfry.dev/Announced" {
+			return have.Status == metav1.ConditionTrue
+		}
+	}
+	return false
+}

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A unit says what a figure counts.
+type unit string
+
+const (
+	inSeconds unit = "s"
+	inCPU     unit = "CPU-s"
+	inBytes   unit = "B"
+	inRatio   unit = "x"
+	inCount   unit = "1"
+)
+
+// A row is one line of the table.
+type row struct {
+	Name string `json:"row"`
+	Unit unit   `json:"unit"`
+	// Budget is what the figure must not exceed; nil when it is only watched.
+	Budget *float64 `json:"budget,omitempty"`
+	// Peer is what the best of our peers needs on the same lab, where it was
+	// measured.
+	Peer string `json:"peer,omitempty"`
+	// What says what is measured.
+	What string `json:"what"`
+}
+
+func within(limit float64) *float64 { return &limit }
+
+// catalogue is every row there is.
+var catalogue = []row{
+	{"allocate/1k", inSeconds, nil, "", "1,000 Services one after the other: seen, planned, written, seen again"},
+	{"allocate/4k", inSeconds, nil, "", "the same for 4,000"},
+	{"allocate/16k", inSeconds, within(0.5), "298 s", "the same for 16,000"},
+	{"allocate/64k", inSeconds, nil, "", "the same for 64,000"},
+	{"allocate/linear", inRatio, within(2), "16 x", "time per Service among 64,000 against among 1,000; the peer's is 16,000 against 1,000"},
+	{"allocate/exhausted", inSeconds, within(1e-6), "6.5-11.8 ms", "one more look at a Service that an exhausted /20 cannot serve"},
+	{"lookup/hit", inSeconds, nil, "", "a question for one of 10,000 addresses, from table to verdict"},
+	{"lookup/miss", inSeconds, within(50e-9), "965 us", "a question for none of them"},
+	{"lookup/allocations", inCount, within(0), "", "memory allocations of either"},
+	{"decide/index", inSeconds, nil, "", "arranging 10,000 Services and 100 nodes by address"},
+	{"decide/settled", inSeconds, nil, "", "who announces each of the 10,000, while nothing happens"},
+	{"decide/node-lost", inSeconds, nil, "", "the same when one node is gone"},
+	{"binary/controller", inBytes, within(30e6), "64 MB", "the controller's binary, stripped"},
+	{"binary/speaker", inBytes, within(40e6), "66 MB", "the speaker's binary, stripped"},
+	{"idle/controller", inBytes, within(30e6), "55 MB", "resident memory of a controller that leads, without Services"},
+	{"idle/speaker", inBytes, within(35e6), "60-63 MB", "resident memory of a speaker among three, without Services; the largest"},
+	{"answer/arp", inRatio, within(2), "", "median time until an ARP request is answered, speaker against kernel"},
+	{"answer/ndp", inRatio, within(2), "", "the same for Neighbor Solicitations"},
+	{"failover/link", inSeconds, within(0.6), "5.6 s", "longest silence for a client when the owner's link is cut; the worst trial"},
+	{"failover/kill", inSeconds, within(0.6), "5.1 s", "the same when the owner's speaker is killed"},
+	{"failover/term", inCount, within(0), "0.04-0.2 s", "questions that go unanswered when the owner's speaker is terminated, of all trials"},
+	{"failover/heal", inSeconds, within(0.2), "32 s", "how long two nodes answer after a partition between them has healed; the worst trial"},
+	{"create/wall", inRatio, nil, "", "creating 3,000 Services until all have an address, against the same without us"},
+	{"create/controller-cpu", inCPU, within(4), "30 CPU-s", "what it costs the controller, until all are announced and nothing is written any more"},
+	{"create/controller-rss", inBytes, within(60e6), "105 MB", "the controller's peak of resident memory by then"},
+	{"create/speaker-cpu", inCPU, within(3), "18.5 CPU-s", "what it costs each of three speakers; the most"},
+	{"create/speaker-rss", inBytes, within(60e6), "118-140 MB", "a speaker's peak of resident memory by then; the largest"},
+	{"restart/ready", inSeconds, nil, "", "a controller's start with 3,000 Services until it has adopted all of them"},
+	{"restart/writes", inCount, within(0), "", "what it writes to the API server, leases aside"},
+	{"restart/cpu", inCPU, nil, "", "what it costs the controller"},
+	{"quiet/requests", inCount, within(0), "", "requests of all of us in 20 s with 3,000 Services, leases and watches aside"},
+}
+
+func rowNamed(name string) row {
+	i := slices.IndexFunc(catalogue, func(r row) bool { return r.Name == name })
+	if i < 0 {
+		panic("no such row: " + name)
+	}
+	return catalogue[i]
+}
+
+// selected returns the rows that patterns name, all without patterns.
+func selected(patterns []string) ([]row, error) {
+	if len(patterns) == 0 {
+		return catalogue, nil
+	}
+	used := make([]bool, len(patterns))
+	rows := slices.DeleteFunc(slices.Clone(catalogue), func(r row) bool {
+		chosen := false
+		for i, p := range patterns {
+			if matches(p, r.Name) {
+				chosen, used[i] = true, true
+			}
+		}
+		return !chosen
+	})
+	if i := slices.Index(used, false); i >= 0 {
+		return nil, fmt.Errorf("--only %q: there is no such row (--list says which there are)", patterns[i])
+	}
+	return rows, nil
+}
+
+func matches(pattern, name string) bool {
+	ok, err := path.Match(pattern, name)
+	return err == nil && ok || strings.HasPrefix(name, pattern+"/")
+}
+
+func needed(e experiment, rows []row) bool {
+	return slices.ContainsFunc(rows, func(r row) bool { return slices.Contains(e.rows, r.Name) })
+}
+
+// A figure is what was measured for a row.
+type figure struct {
+	row
+	Value  float64 `json:"value"`
+	Detail string  `json:"detail,omitempty"`
+	// Missing is set when it could not be measured.
+	Missing bool `json:"missing,omitempty"`
+	// Verdict is "ok" or "MISSED" where there is a budget.
+	Verdict string `json:"verdict,omitempty"`
+}
+
+func (f figure) verdict() string {
+	switch {
+	case f.Missing:
+		return "FAILED"
+	case f.Budget == nil:
+		return ""
+	case f.Value > *f.Budget:
+		return "MISSED"
+	default:
+		return "ok"
+	}
+}
+
+func (f figure) measured() string {
+	if f.Missing {
+		return "-"
+	}
+	text := f.Unit.format(f.Value)
+	if f.Detail != "" {
+		text += " (" + f.Detail + ")"
+	}
+	return text
+}
+
+func (f figure) budget() string {
+	if f.Budget == nil {
+		return ""
+	}
+	return f.Unit.format(*f.Budget)
+}
+
+// format writes a value with three digits that mean something.
+func (u unit) format(v float64) string {
+	switch u {
+	case inSeconds:
+		return duration(time.Duration(v * float64(time.Second)))
+	case inCPU:
+		return fmt.Sprintf("%.3g CPU-s", v)
+	case inBytes:
+		return fmt.Sprintf("%.3g MB", v/1e6)
+	case inRatio:
+		return fmt.Sprintf("%.3g x", v)
+	default:
+		return fmt.Sprintf("%.6g", v)
+	}
+}
+
+// duration writes a duration with three digits, in ASCII.
+func duration(d time.Duration) string {
+	switch v := float64(d); {
+	case d < 0:
+		return "-" + duration(-d)
+	case d < time.Microsecond:
+		return fmt.Sprintf("%.3g ns", v)
+	case d < time.Millisecond:
+		return fmt.Sprintf("%.3g us", v/1e3)
+	case d < time.Second:
+		return fmt.Sprintf("%.3g ms", v/1e6)
+	default:
+		return fmt.Sprintf("%.3g s", v/1e9)
+	}
+}
+
+// seconds is a duration as JSON has it.
+func seconds(d time.Duration) float64 { return d.Seconds() }
