@@ -80,7 +80,7 @@ func randomWorld(r *rand.Rand) lb.Snapshot {
 	for i := range 3 {
 		s.Nodes = append(s.Nodes, lb.Node{Name: string(rune('a' + i)), Labels: map[string]string{"rack": fmt.Sprint(i % 2)}})
 		s.BGPPeers = append(s.BGPPeers, lb.BGPPeer{
-			Name: fmt.Sprintf("tor%d", i), MyASN: 65000, PeerASN: 65000 + uint32(i),
+			Name: fmt.Sprintf("tor%d", i), Port: uint16(179 + i), MyASN: 65000, PeerASN: 65000 + uint32(i),
 			Address: addr([]string{"192.0.2.1", "2001:db8::1"}[r.IntN(2)]), Families: [][]lb.Family{nil, {lb.IPv4, lb.IPv6}}[r.IntN(2)],
 		})
 	}

@@ -142,7 +142,13 @@ type Intent struct {
 	Verdicts []Verdict
 	// Conflicts are by advertisement; each pair once.
 	Conflicts []Conflict
+	// Rivals are peers that this node holds no session for, because an older one
+	// is for the same router; by name.
+	Rivals []Rival
 }
+
+// A Rival is a peer that an older one stands in the way of.
+type Rival struct{ Peer, Older string }
 
 // Internal reports whether a peer is in our own autonomous system.
 func Internal(p lb.BGPPeer) bool {
@@ -176,11 +182,18 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 		return Intent{}
 	}
 	d.node = s.Nodes[i]
-	for _, p := range s.BGPPeers {
-		if selects(p.NodeSelectors, d.node.Labels) {
-			d.peers = append(d.peers, p)
+	var intent Intent
+	for _, p := range byAge(s.BGPPeers, func(p lb.BGPPeer) (time.Time, string) { return p.Created, p.Name }) {
+		if !selects(p.NodeSelectors, d.node.Labels) {
+			continue
 		}
+		if i := slices.IndexFunc(d.peers, p.SameRouter); i >= 0 {
+			intent.Rivals = append(intent.Rivals, Rival{p.Name, d.peers[i].Name})
+			continue
+		}
+		d.peers = append(d.peers, p)
 	}
+	slices.SortFunc(intent.Rivals, func(a, b Rival) int { return cmp.Compare(a.Peer, b.Peer) })
 	slices.SortFunc(d.peers, func(a, b lb.BGPPeer) int { return cmp.Compare(a.Name, b.Name) })
 	d.ads = byAge(s.BGPAdvertisements, func(a lb.BGPAdvertisement) (time.Time, string) { return a.Created, a.Name })
 	d.routes = make([]map[netip.Prefix]*statement, len(d.peers))
@@ -188,7 +201,6 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 		d.routes[i] = map[netip.Prefix]*statement{}
 	}
 
-	var intent Intent
 	for _, g := range groups(s.Services) {
 		intent.Verdicts = append(intent.Verdicts, d.judge(g))
 	}

@@ -69,6 +69,11 @@ type Route struct {
 	Attributes
 }
 
+// String returns the prefix and its attributes.
+func (r Route) String() string {
+	return strings.TrimRight(r.Prefix.String()+" "+r.Attributes.String(), " ")
+}
+
 // Changes lead from one table to another.
 type Changes struct {
 	// Announce are the routes that are new or that changed, by prefix.

@@ -24,7 +24,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	pool NAME FIRST-LAST... [label=K=V,..]
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..] [peers=A,B]
 //	        [agg=N] [agg6=N] [pref=N] [med=N] [prepend=N] [comm=C,..] [weigh]
-//	peer NAME ADDR|INTERFACE our=ASN [as=ASN|internal|external] [local=ASN] [families=4,6] [nodes=SEL|..]
+//	peer NAME ADDR|INTERFACE our=ASN [port=N] [as=ASN|internal|external] [local=ASN] [families=4,6] [nodes=SEL|..]
 //	node NAME [K=V ..] [!exclude] [!unavailable]
 //	service NS/NAME ADDR[@POOL]... [Local] [!released] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
 //	delete KIND NAME
@@ -136,7 +136,7 @@ func show(i Intent) string {
 	for _, s := range i.Sessions {
 		fmt.Fprintf(&b, "%s:\n", s.Peer.Name)
 		for _, r := range s.Routes {
-			b.WriteString(strings.TrimRight(fmt.Sprintf("  %v %v", r.Prefix, r.Attributes), " ") + "\n")
+			fmt.Fprintf(&b, "  %v\n", r)
 		}
 	}
 	for _, v := range i.Verdicts {
@@ -144,6 +144,9 @@ func show(i Intent) string {
 	}
 	for _, c := range i.Conflicts {
 		fmt.Fprintf(&b, "conflict %s: %v\n", c.Advertisement, c)
+	}
+	for _, r := range i.Rivals {
+		fmt.Fprintf(&b, "rival %s: %s is older\n", r.Peer, r.Older)
 	}
 	if b.Len() == 0 {
 		return "nothing\n"
@@ -162,7 +165,7 @@ func showChanges(before, after Intent) string {
 		}
 		c := Diff(old, s.Routes)
 		for _, r := range c.Announce {
-			b.WriteString(strings.TrimRight(fmt.Sprintf("%s: announce %v %v", s.Peer.Name, r.Prefix, r.Attributes), " ") + "\n")
+			fmt.Fprintf(&b, "%s: announce %v\n", s.Peer.Name, r)
 		}
 		for _, p := range c.Withdraw {
 			fmt.Fprintf(&b, "%s: withdraw %v\n", s.Peer.Name, p)
@@ -239,7 +242,7 @@ func (w *world) ad(args []string) lb.BGPAdvertisement {
 }
 
 func (w *world) peer(args []string) lb.BGPPeer {
-	p := lb.BGPPeer{Name: args[0], Port: DefaultPort, HoldTime: 90 * time.Second}
+	p := lb.BGPPeer{Name: args[0], Created: time.Unix(w.born, 0), Port: DefaultPort, HoldTime: 90 * time.Second}
 	if a, err := netip.ParseAddr(args[1]); err == nil {
 		p.Address = a
 	} else {
@@ -250,6 +253,8 @@ func (w *world) peer(args []string) lb.BGPPeer {
 		switch key {
 		case "our":
 			p.MyASN = uint32(w.number(value))
+		case "port":
+			p.Port = uint16(w.number(value))
 		case "local":
 			p.LocalASN = uint32(w.number(value))
 		case "as":

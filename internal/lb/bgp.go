@@ -136,6 +136,12 @@ func (p BGPPeer) LocalAS() uint32 {
 	return p.MyASN
 }
 
+// SameRouter reports whether both peers would connect one node to the same port
+// of the same router from the same place, of which a router takes only one.
+func (p BGPPeer) SameRouter(o BGPPeer) bool {
+	return p.Address == o.Address && p.Interface == o.Interface && p.Port == o.Port && p.Source == o.Source && p.VRF == o.VRF
+}
+
 // GracefulRestart is what the peer is asked to do when the session is lost
 // without a goodbye (RFC 4724, RFC 9494).
 type GracefulRestart struct {
