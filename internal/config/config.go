@@ -119,6 +119,7 @@ func (v Verdict) Condition() metav1.Condition {
 type Objects struct {
 	Pools            []*v1beta1.IPAddressPool
 	L2Advertisements []*v1beta1.L2Advertisement
+	BGP              BGPObjects
 }
 
 // A Config is what Objects mean. Its lists are sorted by name, the verdicts by
@@ -126,7 +127,10 @@ type Objects struct {
 type Config struct {
 	Pools            []lb.Pool
 	L2Advertisements []lb.L2Advertisement
-	Verdicts         []Verdict
+	// BGPPeers are those that sessions can be held with.
+	BGPPeers          []lb.BGPPeer
+	BGPAdvertisements []lb.BGPAdvertisement
+	Verdicts          []Verdict
 }
 
 // Compile compiles objects and compares them with each other. Nothing depends on
@@ -156,6 +160,9 @@ func Compile(o Objects) Config {
 		c.L2Advertisements = append(c.L2Advertisements, ad)
 		c.Verdicts = append(c.Verdicts, Verdict{"L2Advertisement", a.Name, a.Generation, problems})
 	}
+	bgp := CompileBGP(o.BGP, known)
+	c.BGPPeers, c.BGPAdvertisements = bgp.Peers, bgp.Advertisements
+	c.Verdicts = append(c.Verdicts, bgp.Verdicts...)
 	slices.SortFunc(c.Pools, func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.L2Advertisements, func(a, b lb.L2Advertisement) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.Verdicts, func(a, b Verdict) int {
