@@ -107,7 +107,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
 	}, reports, l2, members, reports, log, registry)
-	health.watch(members, o.node)
+	health.watch(func() bool { return joined(members.Members(), o.node) })
 	log.Info("speaking", "node", o.node, "address", gossip, "version", version())
 	s.Run(ctx)
 	return ended(parts, nil)

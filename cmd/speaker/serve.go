@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,24 +16,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/election/membership"
 )
 
 // A health says whether the speaker is ready: it has read the cluster, and
 // learned from the others who owns what.
 type health struct{ ready atomic.Pointer[func() bool] }
 
-// watch makes readiness follow this node's own state in gossip.
-func (h *health) watch(members *membership.Membership, node string) {
-	ready := func() bool {
-		for _, m := range members.Members() {
-			if m.Node == node {
-				return m.State != election.Joining
-			}
-		}
-		return false
-	}
-	h.ready.Store(&ready)
+// watch makes readiness what a function says. Until then nothing is ready.
+func (h *health) watch(ready func() bool) { h.ready.Store(&ready) }
+
+// joined reports whether a node is a member that has learned who owns what.
+func joined(members []election.Member, node string) bool {
+	return slices.ContainsFunc(members, func(m election.Member) bool { return m.Node == node && m.State != election.Joining })
 }
 
 func (h *health) handler() http.Handler {

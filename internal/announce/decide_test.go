@@ -97,7 +97,7 @@ func shuffled[T any](rng *rand.Rand, in []T) []T {
 }
 
 func TestTheOrderOfTheInputDoesNotMatter(t *testing.T) {
-	for seed := range uint64(500) {
+	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		s, members := randomWorld(rng)
 		other := lb.Snapshot{
@@ -117,7 +117,7 @@ func TestTheOrderOfTheInputDoesNotMatter(t *testing.T) {
 // All selves agree on the owner; it is the only one; nobody else answers once
 // it claims; and the reasons say the same.
 func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
-	for seed := range uint64(2000) {
+	for seed := range uint64(600) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		s, members := randomWorld(rng)
 		ix := NewIndex(s, Options{})
@@ -172,7 +172,7 @@ func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
 }
 
 func TestAWorldThatGossipedIsAtRest(t *testing.T) {
-	for seed := range uint64(1000) {
+	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		s, members := randomWorld(rng)
 		ix := NewIndex(s, Options{})
@@ -202,7 +202,7 @@ func TestAWorldThatGossipedIsAtRest(t *testing.T) {
 // confirm an intent, deciding again gives the same intent.
 func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 	confirmed, news := 0, 0
-	for seed := range uint64(3000) {
+	for seed := range uint64(1500) {
 		rng := rand.New(rand.NewPCG(seed, 4))
 		s, before := randomWorld(rng)
 		ix := NewIndex(s, Options{})
@@ -242,7 +242,7 @@ func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 			t.Fatalf("seed %d, %s:\n%v\n%v\n%v\n%v", seed, self, before, after, intent, again)
 		}
 	}
-	if confirmed < 300 || news < 300 {
+	if confirmed < 150 || news < 150 {
 		t.Errorf("%d confirmed, %d news: the test has lost its point", confirmed, news)
 	}
 }

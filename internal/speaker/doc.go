@@ -30,4 +30,24 @@
 //
 // SIGTERM does the same with everything: the speaker says that it is leaving,
 // and stops once all has been taken over, or after a bound.
+//
+// # Returning
+//
+// When a partition heals, frames cross before gossip does: the kernels of both
+// sides have given up resolving each other, and try again once a second. So a
+// speaker that hears, on the wire, one that gossip has lost asks it for its own
+// address. Question and answer teach both kernels where the other is, gossip
+// gets through, and the claims decide.
+//
+// # Goroutines
+//
+//	who             started by  owns                             ended by
+//	[Speaker.Run]   the caller  the index, the intent, what      its context, after
+//	                            lingers; calls Link and          handing over
+//	                            Membership
+//	herald          Run         what was said to the API server  Run, when all is
+//	                                                             handed over
+//	question to a   Run         nothing                          its answer, or Run
+//	returning
+//	speaker
 package speaker
