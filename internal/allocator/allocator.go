@@ -61,9 +61,12 @@ func Plan(w World) Result {
 // returns.
 //
 // It remembers what it promised: the addresses of a decision are taken until
-// the Service's status shows them, however late it does, and the decision
-// stands until then, or until an older Service stops sharing them. So the caller need not, and must not, tell it of its own
-// writes before they are seen.
+// the Service's status shows another state, however late it does, and the
+// Service is planned as one that holds them. So the caller need not, and must
+// not, tell it of its own writes before they are seen. In return a write must be
+// conditional: it succeeds only if the Service still is the version that was put
+// last. Then, once a newer version is put, a promise that it does not show is
+// one that no write will fulfil, and is free to be dropped.
 //
 // A Planner is not safe for concurrent use. What is put into it must not be
 // changed afterwards.
@@ -107,14 +110,19 @@ type service struct {
 	touched  bool // put since the last planning
 	dirty    bool // to be looked at again
 	waiting  bool
-	promised bool // a decision is being carried out; it stands until then
 	deleted  bool
+	// honoured is the reallocate token that goes with what was promised.
+	honoured string
 }
 
 // A leaver is the Service that gave an address up.
 type leaver struct {
 	*service
 	gone bool
+	// unused is set when it was only promised the address, which then goes
+	// back to where it was in the journal.
+	unused bool
+	was    freed
 }
 
 // New returns a Planner of an empty world.
@@ -154,8 +162,7 @@ func (p *Planner) SetNodes(nodes []lb.Node) {
 	p.givenNodes = next
 }
 
-// Put tells of a Service that is new or changed. Putting what has not changed
-// asks for its decision once more.
+// Put tells of a new version of a Service. Each version is put once.
 func (p *Planner) Put(next lb.Service) {
 	s := p.services[next.Key]
 	if s != nil && (s.UID != next.UID || !s.Created.Equal(next.Created)) {
@@ -187,27 +194,23 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 	last := s.Service
 	p.unwait(s)
 	s.scope = nil
-	if s.promised && (!slices.Equal(last.Assigned, next.Assigned) || !served(&next)) {
-		s.promised = false
-	}
 
-	type want struct {
+	type tenure struct {
 		addr
 		from              string
 		promised, leaving bool
 	}
-	var wants []want
-	var seen [2]bool
-	if s.promised {
+	var wants []tenure
+	if slices.Equal(last.Assigned, next.Assigned) {
 		for _, c := range s.claims {
-			if c.promised {
-				wants = append(wants, want{c.use.addr, c.from, true, false})
-				seen[c.use.family()] = true
+			if c.promised && !c.leaving && wantsFamily(&next, c.use.family()) {
+				wants = append(wants, tenure{c.use.addr, c.from, true, false})
 			}
 		}
 	}
+	var seen [2]bool
 	for i, a := range next.Assigned {
-		w := want{addr: number(a)}
+		w := tenure{addr: number(a)}
 		if i < len(next.AssignedPools) {
 			w.from = next.AssignedPools[i]
 		}
@@ -218,7 +221,7 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 		})
 		w.leaving = seen[f] || better || !wantsFamily(&next, f)
 		seen[f] = seen[f] || !w.leaving
-		if !slices.ContainsFunc(wants, func(o want) bool { return o.addr == w.addr }) {
+		if !slices.ContainsFunc(wants, func(o tenure) bool { return o.addr == w.addr }) {
 			wants = append(wants, w)
 		}
 	}
@@ -226,21 +229,29 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 	regroup := !sharesAlike(&last, &next)
 	for i := len(s.claims) - 1; i >= 0; i-- {
 		c := s.claims[i]
-		j := slices.IndexFunc(wants, func(w want) bool { return w.addr == c.use.addr })
+		j := slices.IndexFunc(wants, func(w tenure) bool { return w.addr == c.use.addr })
 		if j < 0 || regroup {
 			p.unclaim(c, !served(&next))
 			continue
 		}
-		if w := wants[j]; c.from != w.from || c.leaving != w.leaving {
-			p.alter(c, w.from, w.leaving)
+		if w := wants[j]; c.from != w.from || c.leaving != w.leaving || c.lost {
+			p.alter(c, w.from, w.promised, w.leaving)
 		}
-		c.promised = wants[j].promised
+		c.promised, c.revocable = wants[j].promised, true
 		wants = slices.Delete(wants, j, j+1)
 	}
 	s.Service = next
 	for _, w := range wants {
-		p.claim(s, w.addr, w.from, w.promised, w.leaving)
+		p.claim(s, w.addr, w.from, w.promised, w.leaving).revocable = true
 	}
+}
+
+// recorded returns the last reallocate token that was honoured.
+func (s *service) recorded() string {
+	if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.promised }) {
+		return s.honoured
+	}
+	return s.Reallocated
 }
 
 // sharesAlike reports whether two states of a Service share with the same
@@ -323,6 +334,10 @@ func (p *Planner) Plan(now time.Time) Result {
 	p.expire()
 
 	changed := p.serve(p.examineAll())
+	for len(p.left) > 0 { // promises dropped for better ones
+		p.bury()
+		changed = append(changed, p.serve(p.examineAll())...)
+	}
 	for _, s := range p.touched {
 		if s.touched = false; !s.deleted {
 			changed = append(changed, s)
@@ -340,14 +355,6 @@ func (p *Planner) examineAll() (needy, changed []*service) {
 		s.dirty = false
 		if s.deleted {
 			continue
-		}
-		if s.promised {
-			if !slices.ContainsFunc(s.claims, func(c *claim) bool { return c.promised && c.lost }) {
-				continue
-			}
-			// It stopped sharing with an older one that was promised the same.
-			s.promised = false
-			p.adopt(s, s.Service)
 		}
 		p.unwait(s)
 		if d, ok := p.examine(s); !ok {
@@ -382,7 +389,7 @@ func (p *Planner) serve(queue, changed []*service) []*service {
 			changed = append(changed, s)
 		}
 		switch {
-		case s.promised || !d.Reason.Waiting():
+		case !d.Reason.Waiting():
 			p.unwait(s)
 		case !s.waiting:
 			s.waiting = true

@@ -15,8 +15,9 @@ type wish struct {
 	need     [2]bool
 	asked    [2]bool // for an address
 	address  [2]addr
-	// anew is set while a reallocation is due.
-	anew bool
+	// anew is set while a reallocation is due, unmet when it is not to be had.
+	anew  bool
+	unmet refusal
 }
 
 // A grant is an address found.
@@ -94,9 +95,15 @@ func (p *Planner) examine(s *service) (d Decision, ok bool) {
 
 // wish says what a Service needs, or why that is not the question.
 func (p *Planner) wish(s *service) (w wish, why refusal) {
+	for _, a := range s.Request.Addresses {
+		f := number(a).family()
+		w.asked[f], w.address[f] = true, number(a)
+	}
 	for _, c := range s.claims {
-		if c.holds() {
-			w.held[c.use.family()] = c
+		f := c.use.family()
+		suits := w.held[f] == nil || c.promised && w.held[f].use.addr != w.address[f] || c.use.addr == w.address[f]
+		if c.holds() && suits {
+			w.held[f] = c
 		}
 	}
 	if w.families = wanted(&s.Service); w.families == nil {
@@ -121,13 +128,12 @@ func (p *Planner) wish(s *service) (w wish, why refusal) {
 		if why.Reason == Allocated && !wantsFamily(&s.Service, f) {
 			why = refusal{BadRequest, Detail{Address: a, Family: families[f]}}
 		}
-		w.asked[f], w.address[f] = true, number(a)
 	}
 	if why.Reason != Allocated {
 		return w, why
 	}
 	token := s.Request.Reallocate
-	w.anew = token != "" && token != s.Reallocated && w.held != [2]*claim{}
+	w.anew = token != "" && token != s.recorded() && w.held != [2]*claim{}
 	p.needs(s, &w)
 	return w, why
 }
@@ -179,11 +185,10 @@ func (p *Planner) find(s *service, w wish) Decision {
 	// Reallocation is all or nothing: half of it would be done over and over.
 	for f, c := range w.held {
 		if w.anew && c != nil && w.need[f] && got[f].pool == nil && !w.asked[f] {
-			w.anew, w.need = false, [2]bool{}
+			w.anew, w.need, w.unmet = false, [2]bool{}, why[f]
+			w.unmet.Reallocate = true
 			p.needs(s, &w)
-			why[f].Reallocate = true
-			d := p.find(s, w)
-			return p.refuse(s, d, why[f])
+			return p.find(s, w)
 		}
 	}
 
@@ -212,14 +217,6 @@ func (p *Planner) find(s *service, w wish) Decision {
 		return p.conclude(s, w, got, r)
 	}
 	return p.conclude(s, w, got, refusal{})
-}
-
-// refuse turns a decision into one that says why a reallocation did not come
-// about.
-func (p *Planner) refuse(s *service, d Decision, why refusal) Decision {
-	why.Short = d.Detail.Short
-	d.Reason, d.Detail, d.Reallocated = why.Reason, why.Detail, s.Reallocated
-	return d
 }
 
 // fetch looks at the address that a Service asks for.
@@ -257,8 +254,8 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 	h := &at.half[a.family()]
 	if u == nil && h.reserved > 0 && !h.fresh.contains(a) {
 		i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
-		if e := h.journal[i]; e.reserved && e.last != s.Key {
-			d.Holders, d.Until = []lb.ServiceKey{e.last}, e.at.Add(at.Retention)
+		if i >= 0 && h.journal[i].reserved && h.journal[i].last != s.Key {
+			d.Holders, d.Until = []lb.ServiceKey{h.journal[i].last}, h.journal[i].at.Add(at.Retention)
 			return grant{}, refusal{AddressReserved, d}
 		}
 	}
@@ -460,44 +457,47 @@ func (p *Planner) explain(s *service, w *wish, got [2]grant, f family, pools []*
 
 // conclude makes the promises and states the decision.
 func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decision {
-	d := Decision{Service: s.Key, Reason: why.Reason, Detail: why.Detail, Reallocated: s.Reallocated}
-	for f, g := range got {
-		if g.pool == nil {
-			continue
-		}
-		if c := w.held[f]; c != nil {
-			p.alter(c, c.from, true)
-		}
-		p.claim(s, g.addr, g.pool.Name, true, false)
-		s.promised = true
+	if w.unmet.Reallocate {
+		why = w.unmet
 	}
-	var kept [2]*use
+	d := Decision{Service: s.Key, Reason: why.Reason, Detail: why.Detail, Reallocated: s.recorded()}
+	var kept [2]*claim
 	for _, want := range w.families {
 		f := index(want)
-		if got[f].pool != nil {
-			kept[f] = p.uses[got[f].addr]
-		} else if w.held[f] != nil {
-			kept[f] = w.held[f].use
+		if kept[f] = w.held[f]; got[f].pool != nil {
+			kept[f] = p.claim(s, got[f].addr, got[f].pool.Name, true, false)
 		}
-		if u := kept[f]; u != nil {
+		if kept[f] != nil {
+			u := kept[f].use
 			d.Assignments = append(d.Assignments, Assignment{u.netip(), u.name, u.orphan})
 			if d.Reason == Allocated {
 				d.Reason, d.Detail = p.lapse(s, u)
 			}
 		}
 	}
-	for _, c := range s.claims {
-		if f := c.use.family(); kept[f] != c.use {
-			d.Released = append(d.Released, c.release(s, &w))
+	d.Detail.Short = served(&s.Service) && (len(d.Assignments) == 0 || s.FamilyPolicy == lb.RequireDualStack && len(d.Assignments) < 2)
+	heard := why.Reason == Allocated || why.Reason >= PartialDualStack && why.Reason < BadRequest
+	if token := s.Request.Reallocate; token != "" && heard && len(d.Assignments) > 0 && !why.Reallocate {
+		d.Reallocated = token
+	}
+	s.honoured = d.Reallocated
+
+	for i := len(s.claims) - 1; i >= 0; i-- {
+		c := s.claims[i]
+		switch f := c.use.family(); {
+		case kept[f] == c:
+			c.revocable = false
+		case c.promised && c.revocable:
+			p.unclaim(c, false)
+		case c.promised:
+			if kept[f] != nil && !c.leaving {
+				p.alter(c, c.from, true, true)
+			}
+		default:
+			d.Released = append(d.Released, c.release(kept[f] != nil, w.asked[f], d.Reallocated != s.Reallocated))
 		}
 	}
 	slices.SortFunc(d.Released, func(a, b Release) int { return a.Address.Compare(b.Address) })
-
-	d.Detail.Short = served(&s.Service) && (len(d.Assignments) == 0 || s.FamilyPolicy == lb.RequireDualStack && len(d.Assignments) < 2)
-	asked := why.Reason == Allocated || why.Reason >= PartialDualStack && why.Reason < BadRequest
-	if token := s.Request.Reallocate; token != "" && asked && len(d.Assignments) > 0 && !why.Reallocate {
-		d.Reallocated = token
-	}
 	return d
 }
 
@@ -526,20 +526,20 @@ func (p *Planner) lapse(s *service, u *use) (Reason, Detail) {
 	return Orphaned, d
 }
 
-// release says why a Service gives up an address.
-func (c *claim) release(s *service, w *wish) Release {
+// release says why a Service gives up an address: for another of the family,
+// perhaps, that it asked for, or anew.
+func (c *claim) release(another, asked, anew bool) Release {
 	r := Release{Address: c.use.netip(), Pool: c.use.name}
-	f := c.use.family()
 	switch {
-	case !served(&s.Service):
+	case !served(&c.Service):
 		r.Cause = NoLongerServed
 	case c.lost:
 		r.Cause, r.Holder = LostToOlder, c.use.claims[0].Key
-	case w.held[f] != c:
+	case c.leaving || !another:
 		r.Cause = FamilyDropped
-	case w.asked[f] || s.Request.Pool != "" && c.use.name != s.Request.Pool:
+	case asked || c.Request.Pool != "" && c.use.name != c.Request.Pool:
 		r.Cause = Requested
-	case w.anew:
+	case anew:
 		r.Cause = Reallocated
 	default:
 		r.Cause = Reassigned

@@ -162,7 +162,8 @@ const (
 	Reallocated
 	// Reassigned: its pool no longer covers it, and reassigns orphans.
 	Reassigned
-	// FamilyDropped: the Service no longer wants that family.
+	// FamilyDropped: the Service no longer wants that family, or holds another
+	// of it.
 	FamilyDropped
 	// LostToOlder: an older Service holds the same address.
 	LostToOlder

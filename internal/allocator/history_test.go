@@ -22,27 +22,38 @@ type history struct {
 	now      time.Time
 	services map[lb.ServiceKey]lb.Service // as they are
 	seen     map[lb.ServiceKey]lb.Service // as the planner was told
+	versions map[lb.ServiceKey]int        // of the objects
+	put      map[lb.ServiceKey]int        // of what the planner was told
+	told     map[lb.ServiceKey]string     // the condition of an object
+	read     map[lb.ServiceKey]string     // of what the planner was told
 	pools    []lb.Pool
 	nodes    []lb.Node
 	news     []func() // what the planner has not seen yet, in order
 	writes   map[lb.ServiceKey]decided
-	grounds  map[lb.ServiceKey]map[lb.ServiceKey]lb.Service // what was seen when its last write was decided
+	last     map[lb.ServiceKey]lb.Service // as it was decided last
+	grounds  map[lb.ServiceKey][]ground
 	planner  *Planner
 	said     map[string]PoolDecision
 	log      []string
 	keepOnly bool // pools never reassign
 }
 
-// A decided is a decision and what the planner had seen when it made it.
+// A ground is what was seen when an address was given to a Service.
+type ground struct {
+	netip.Addr
+	seen map[lb.ServiceKey]lb.Service
+}
+
+// A decided is a decision and the version of the object it was made for.
 type decided struct {
 	Decision
-	seen map[lb.ServiceKey]lb.Service
+	version int
 }
 
 func newHistory(t *testing.T, seed uint64) *history {
 	h := &history{
 		gen: gen{rand.New(rand.NewPCG(seed, 5))}, t: t, now: epoch.Add(time.Hour), services: map[lb.ServiceKey]lb.Service{},
-		seen: map[lb.ServiceKey]lb.Service{}, grounds: map[lb.ServiceKey]map[lb.ServiceKey]lb.Service{}, writes: map[lb.ServiceKey]decided{}, planner: New(), said: map[string]PoolDecision{},
+		seen: map[lb.ServiceKey]lb.Service{}, versions: map[lb.ServiceKey]int{}, put: map[lb.ServiceKey]int{}, told: map[lb.ServiceKey]string{}, read: map[lb.ServiceKey]string{}, last: map[lb.ServiceKey]lb.Service{}, grounds: map[lb.ServiceKey][]ground{}, writes: map[lb.ServiceKey]decided{}, planner: New(), said: map[string]PoolDecision{},
 	}
 	for _, name := range []string{"edge", "lab"} {
 		h.pools = append(h.pools, h.pool(name))
@@ -62,7 +73,10 @@ func (h *history) tellPools() {
 
 func (h *history) tell(key lb.ServiceKey) {
 	s, exists := h.services[key]
+	h.versions[key]++
+	version, told := h.versions[key], h.told[key]
 	h.news = append(h.news, func() {
+		h.put[key], h.read[key] = version, told
 		if exists {
 			h.seen[key] = s
 			h.planner.Put(s)
@@ -87,6 +101,7 @@ func (h *history) happen() {
 	case n < 20: // a Service comes, or goes and comes as another
 		s := h.service(h.key())
 		h.services[s.Key] = s
+		delete(h.told, s.Key)
 		h.logf("create %+v", s)
 		h.tell(s.Key)
 	case n < 28:
@@ -157,13 +172,18 @@ func (h *history) see(n int) {
 // plan is one pass of the controller; the writes that follow from it wait.
 func (h *history) plan() {
 	r := h.planner.Plan(h.now)
+	if err := h.planner.audit(); err != nil {
+		h.t.Error(err)
+	}
 	for _, d := range r.Services {
-		if s := h.seen[d.Service]; d.Changes(s) {
-			seen := maps.Clone(h.seen)
-			if last, waits := h.writes[d.Service]; waits && last.seen[d.Service].UID == seen[d.Service].UID && slices.Equal(last.Assignments, d.Assignments) {
-				seen = last.seen
+		for _, a := range d.Assignments {
+			if h.last[d.Service].UID != h.seen[d.Service].UID || !slices.Contains(h.last[d.Service].Assigned, a.Address) {
+				h.grounds[d.Service] = append(h.grounds[d.Service], ground{a.Address, maps.Clone(h.seen)})
 			}
-			h.writes[d.Service] = decided{d, seen}
+		}
+		h.last[d.Service] = d.Apply(h.seen[d.Service])
+		if s := h.seen[d.Service]; d.Changes(s) || d.Sentence() != h.read[d.Service] {
+			h.writes[d.Service] = decided{d, h.put[d.Service]}
 			h.logf("decide %v %v %v: %s", d.Service, d.Assignments, d.Reason, d.Sentence())
 		} else {
 			delete(h.writes, d.Service)
@@ -189,12 +209,12 @@ func (h *history) writePools() {
 	}
 }
 
-// write carries out one decision on the object as it is by now.
+// write carries out one decision, if the object still is what it was made for.
 func (h *history) write(key lb.ServiceKey) {
 	d, waits := h.writes[key]
 	s, exists := h.services[key]
 	delete(h.writes, key)
-	if !waits || !exists || s.UID != d.seen[key].UID {
+	if !waits || !exists || h.versions[key] != d.version {
 		return
 	}
 	for _, a := range d.Assignments {
@@ -202,18 +222,20 @@ func (h *history) write(key lb.ServiceKey) {
 			continue
 		}
 		for other, o := range h.services {
-			if other != key && slices.Contains(o.Assigned, a.Address) && h.seen[other].UID == o.UID {
+			if other != key && slices.Contains(o.Assigned, a.Address) {
 				// What was shared when it was decided may come apart meanwhile.
-				mine, theirs := d.seen[key], d.seen[other]
-				before, after := h.grounds[other][key], h.grounds[other][other]
-				if !slowlyShares(&mine, &theirs) && !slowlyShares(&before, &after) {
+				shared := func(g ground) bool {
+					x, y := g.seen[key], g.seen[other]
+					return g.Addr == a.Address && x.UID == s.UID && y.UID == o.UID && slowlyShares(&x, &y)
+				}
+				if !slices.ContainsFunc(h.grounds[key], shared) && !slices.ContainsFunc(h.grounds[other], shared) {
 					h.t.Errorf("%v is written to %v while %v still holds it", a.Address, key, other)
 				}
 			}
 		}
 	}
 	h.logf("write %v %v", key, d.Assignments)
-	h.services[key], h.grounds[key] = d.Apply(s), d.seen
+	h.services[key], h.told[key] = d.Apply(s), d.Sentence()
 	h.tell(key)
 }
 
@@ -323,4 +345,41 @@ func TestAnEditOfPoolsOrNodesMovesNothingInUse(t *testing.T) {
 			}
 		}
 	})
+}
+
+// audit checks the planner's books: every address that may be handed out is in
+// exactly one place.
+func (p *Planner) audit() error {
+	for _, at := range p.pools {
+		for f := range at.half {
+			h := &at.half[f]
+			free := uint64(len(h.journal))
+			for _, block := range h.fresh.blocks {
+				for _, s := range block {
+					for a := s.lo; !s.hi.less(a); a = a.next() {
+						if p.lendable(at, a) {
+							free++
+						}
+						if p.uses[a] != nil && p.lendable(at, a) {
+							return fmt.Errorf("pool %s: %v is fresh and in use", at.Name, a.netip())
+						}
+					}
+				}
+			}
+			reserved := 0
+			for _, e := range h.journal {
+				if p.uses[e.addr] != nil || h.fresh.contains(e.addr) {
+					return fmt.Errorf("pool %s: %v is in the journal and elsewhere", at.Name, e.netip())
+				}
+				if e.reserved {
+					reserved++
+				}
+			}
+			if free+h.taken-h.odd != h.total || reserved != h.reserved {
+				return fmt.Errorf("pool %s: %d free and %d taken (%d odd) make not %d; %d reserved, counted %d",
+					at.Name, free, h.taken, h.odd, h.total, reserved, h.reserved)
+			}
+		}
+	}
+	return nil
 }

@@ -27,7 +27,7 @@ func (p *Planner) take(u *use) {
 		return
 	}
 	if !h.fresh.remove(u.addr) {
-		p.forget(h, u.addr)
+		u.was = p.forget(h, u.addr)
 	}
 	if at.dry(u.family()) {
 		p.loosened = true
@@ -48,25 +48,46 @@ func (p *Planner) giveBack(u *use) {
 	}
 }
 
-// leave notes who gave an address up. Of several between two plannings the
-// oldest that is gone counts, so that their order does not.
-func (p *Planner) leave(a addr, s *service, gone bool) {
-	last, known := p.left[a]
-	if !known || gone && (!last.gone || s.older(last.service) < 0) {
-		p.left[a] = leaver{s, gone}
+// leave notes who gave an address up. Of several between two plannings one that
+// is gone counts before one that is not, and then the oldest, so that their
+// order does not matter.
+func (p *Planner) leave(c *claim, gone bool) {
+	next := leaver{c.service, gone && !c.promised, c.promised, c.use.was}
+	last, known := p.left[c.use.addr]
+	rank := func(l leaver) int {
+		switch {
+		case l.gone:
+			return 0
+		case !l.unused:
+			return 1
+		default:
+			return 2
+		}
+	}
+	if !known || cmp.Or(cmp.Compare(rank(next), rank(last)), next.older(last.service)) < 0 {
+		p.left[c.use.addr] = next
 	}
 }
 
 // bury enters the addresses that nobody holds any more into the journals.
 func (p *Planner) bury() {
 	for a, l := range p.left {
+		at := p.land.owner(a)
+		if at == nil || p.uses[a] != nil || !p.lendable(at, a) {
+			continue
+		}
+		p.loosened = true
 		e := freed{addr: a, at: p.now.UTC().Truncate(time.Second)} // as precise as the journal is kept
-		if l.gone {
+		switch {
+		case l.gone:
 			e.last = l.Key
+		case l.unused && l.was.at.IsZero():
+			at.half[a.family()].fresh.add(a)
+			continue
+		case l.unused:
+			e = l.was
 		}
-		if at := p.land.owner(a); at != nil && p.uses[a] == nil && p.lendable(at, a) {
-			p.remember(at, e)
-		}
+		p.remember(at, e)
 	}
 	clear(p.left)
 }
@@ -95,17 +116,18 @@ func (p *Planner) remember(at *pool, e freed) {
 	}
 }
 
-// forget takes an address out of the journal.
-func (p *Planner) forget(h *half, a addr) {
+// forget takes an address out of the journal and returns its entry.
+func (p *Planner) forget(h *half, a addr) freed {
 	i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
 	if i < 0 {
-		return
+		return freed{}
 	}
 	e := h.journal[i]
 	h.journal = slices.Delete(h.journal, i, i+1)
 	if e.reserved {
 		p.unreserve(h, e)
 	}
+	return e
 }
 
 func (p *Planner) unreserve(h *half, e freed) {
@@ -212,7 +234,7 @@ func (p *Planner) layOut() {
 		claims := s.claims
 		s.claims = nil
 		for _, c := range claims {
-			p.claim(s, c.use.addr, c.from, c.promised, c.leaving)
+			p.claim(s, c.use.addr, c.from, c.promised, c.leaving).revocable = c.revocable
 		}
 		p.mark(s)
 	}

@@ -13,8 +13,10 @@ type claim struct {
 	use *use
 	// from is the pool it is said to come from; empty when nobody said.
 	from string
-	// promised is set until the status shows the address.
-	promised bool
+	// promised is set until the status shows the address; revocable from when a
+	// newer version of the Service is put, as then no write can fulfil the
+	// promise any more, to when it is promised again.
+	promised, revocable bool
 	// leaving is set when the Service gives the address up in any case.
 	leaving bool
 	// lost is set when an older Service holds the address and does not share.
@@ -44,6 +46,8 @@ type use struct {
 	name string
 	// orphan is set when that pool no longer covers it.
 	orphan bool
+	// was is its entry in the journal when it came into use.
+	was    freed
 	claims []*claim // oldest first
 	// settled is set while all claims agree to share; else the oldest win.
 	settled bool
@@ -161,10 +165,11 @@ func (p *Planner) unclaim(c *claim, gone bool) {
 	if len(u.claims) == 0 {
 		delete(p.uses, u.addr)
 		p.giveBack(u)
-		p.leave(u.addr, c.service, gone)
+	}
+	p.leave(c, gone)
+	if len(u.claims) == 0 {
 		return
 	}
-	p.leave(u.addr, c.service, gone)
 	if u.settled {
 		u.untally(c)
 	} else {
@@ -216,7 +221,8 @@ func (u *use) untally(c *claim) {
 	}
 }
 
-// count counts ports and namespaces anew.
+// count counts ports and namespaces anew. A promise that is lost counts for
+// nothing: it takes effect in no case, and there may be no write to end it.
 func (u *use) count() {
 	u.ports, u.namespaces = nil, nil
 	if len(u.claims) < 2 {
@@ -224,14 +230,15 @@ func (u *use) count() {
 	}
 	u.ports, u.namespaces = map[lb.Port]int{}, map[string]int{}
 	for _, c := range u.claims {
-		u.tally(c)
+		if !c.promised || !c.lost {
+			u.tally(c)
+		}
 	}
 }
 
 // contest decides an address that several hold, not all of whom share: each,
 // oldest first, keeps it if it shares with all who keep it already.
 func (p *Planner) contest(u *use) {
-	u.count()
 	u.settled = true
 	var keep []*claim
 	ports := map[lb.Port]bool{}
@@ -251,6 +258,7 @@ func (p *Planner) contest(u *use) {
 			ports[port] = true
 		}
 	}
+	u.count()
 }
 
 // recount enters a use into the books of the pool that it is held under and
@@ -348,10 +356,10 @@ func (p *Planner) close(u *use) {
 }
 
 // alter changes what is known of a claim.
-func (p *Planner) alter(c *claim, from string, leaving bool) {
+func (p *Planner) alter(c *claim, from string, promised, leaving bool) {
 	u := c.use
 	p.uncount(u)
-	c.from = from
+	c.from, c.promised = from, promised
 	if c.leaving != leaving {
 		c.leaving = leaving
 		slices.SortFunc(u.claims, (*claim).older)

@@ -280,12 +280,12 @@ func (o *slow) look(s *lb.Service) (slowDecision, bool) {
 	if why == Allocated && len(o.needs(s, o.anew(s))) > 0 {
 		return slowDecision{}, true
 	}
-	return o.conclude(s, nil, why, false), false
+	return o.conclude(s, nil, why), false
 }
 
 func (o *slow) serve(s *lb.Service) slowDecision {
 	if len(o.needs(s, o.anew(s))) == 0 { // an older one made way meanwhile
-		return o.conclude(s, nil, Allocated, false)
+		return o.conclude(s, nil, Allocated)
 	}
 	return o.find(s, o.needs(s, o.anew(s)), o.anew(s))
 }
@@ -300,7 +300,7 @@ func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
 				rest := o.needs(s, false)
 				var d slowDecision
 				if len(rest) == 0 {
-					d = o.conclude(s, nil, Allocated, false)
+					d = o.conclude(s, nil, Allocated)
 				} else {
 					d = o.find(s, rest, false)
 				}
@@ -314,7 +314,7 @@ func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
 			if s.FamilyPolicy == lb.PreferDualStack && len(got) > 0 && len(need) > 1 {
 				return o.find(s, families[:1], anew)
 			}
-			return o.conclude(s, nil, why[f], false)
+			return o.conclude(s, nil, why[f])
 		}
 	}
 	for i, f := range families {
@@ -327,9 +327,9 @@ func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
 		if s.FamilyPolicy == lb.PreferDualStack && i > 0 && first && o.held(s, f) == nil && ordinary {
 			r = PartialDualStack
 		}
-		return o.conclude(s, got, r, true)
+		return o.conclude(s, got, r)
 	}
-	return o.conclude(s, got, Allocated, false)
+	return o.conclude(s, got, Allocated)
 }
 
 // leaves lists the addresses that s gives up when it gets what it needs.
@@ -641,8 +641,9 @@ func (o *slow) company(s *lb.Service, f lb.Family, pools []*lb.Pool, need []lb.F
 	return netip.Addr{}, nil
 }
 
-func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason, partial bool) slowDecision {
+func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason) slowDecision {
 	d := slowDecision{Service: s.Key, Reason: why, Reallocated: s.Reallocated}
+	before := map[lb.Family]*slowClaim{lb.IPv4: o.held(s, lb.IPv4), lb.IPv6: o.held(s, lb.IPv6)}
 	families := slowFamilies(s)
 	if len(families) == 0 {
 		for _, a := range s.Assigned {
@@ -651,13 +652,9 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 			}
 		}
 	}
-	anew := o.anew(s)
 	for _, f := range families {
-		c := o.held(s, f)
+		c := before[f]
 		if g := got[f]; g != nil {
-			if c != nil {
-				c.leaving = true
-			}
 			o.claims = append(o.claims, &slowClaim{s: s, addr: g.Address, from: g.Pool})
 			d.Assigned = append(d.Assigned, *g)
 			continue
@@ -686,6 +683,5 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 	if s.Request.Reallocate != "" && len(d.Assigned) > 0 && !slices.Contains(unheard, why) {
 		d.Reallocated = s.Request.Reallocate
 	}
-	_, _ = partial, anew
 	return d
 }
