@@ -601,6 +601,13 @@ func TestBadObjectsHarmNothingElse(t *testing.T) {
 		return fmt.Sprintf("%+v", s), len(s.Conditions) == 1 && s.Conditions[0].Reason == "Overlaps" && s.Conditions[0].Status == "False" &&
 			strings.Contains(s.Conditions[0].Message, "edge") && s.IPv4 != nil && s.IPv4.Total == 6
 	})
+	w.eventually("an event about the younger pool", func() (string, bool) {
+		got := w.events("twin")
+		return fmt.Sprintf("%q", got), len(got) == 1 && strings.HasPrefix(got[0], "Overlaps: ")
+	})
+	if got := w.events("edge"); len(got) != 0 {
+		t.Errorf("events about the older pool: %q", got)
+	}
 	// Mending a request is enough.
 	w.patch("nonsense", `{"metadata":{"annotations":{"belfry.dev/loadBalancerIPs":"192.0.2.3"}}}`)
 	w.becomes("nonsense", "192.0.2.3 pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement")

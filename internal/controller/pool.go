@@ -6,6 +6,10 @@ import (
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
@@ -74,9 +78,18 @@ func (l *loop) settleAdvertisement(a *advertisement) {
 	if l.advertisements[v.Name] != a || l.Cluster.ShowsAdvertisement(v, p) {
 		return
 	}
+	is, ok := l.Cluster.L2Advertisement(v.Name)
+	if !ok {
+		return
+	}
 	l.submit(&a.attempt, job{
 		kind: kindAdvertisement, object: v.Name,
 		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteAdvertisement(ctx, v, p) },
+		done: func(o kube.Outcome) {
+			if o == kube.Done {
+				l.tellVerdict(kube.Reference(v.Kind, is), is.Status.Conditions, v)
+			}
+		},
 	})
 }
 
@@ -125,7 +138,8 @@ func (l *loop) settlePool(name string, p *pool) {
 		})
 		return
 	}
-	want := l.poolReport(name, p).status(is.Status)
+	report := l.poolReport(name, p)
+	want := report.status(is.Status)
 	if kube.SamePoolStatus(is.Status, want) {
 		return
 	}
@@ -137,7 +151,23 @@ func (l *loop) settlePool(name string, p *pool) {
 	l.submit(&p.attempt, job{
 		kind: kindPool, object: name,
 		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WritePoolStatus(ctx, is, want) },
+		done: func(o kube.Outcome) {
+			if o == kube.Done {
+				l.tellVerdict(kube.Reference("IPAddressPool", is), is.Status.Conditions, report.verdict)
+			}
+		},
 	})
+}
+
+// tellVerdict reports that an object is not acted on as written any more, or is
+// again.
+func (l *loop) tellVerdict(about corev1.ObjectReference, was []metav1.Condition, v config.Verdict) {
+	is := v.Condition()
+	before := meta.FindStatusCondition(was, is.Type)
+	if before == nil && v.Accepted() || before != nil && before.Reason == is.Reason {
+		return
+	}
+	l.Events.Record(kube.Event{About: about, Warning: !v.Accepted(), Reason: is.Reason, Action: "Accept", Note: is.Message})
 }
 
 // poolReport collects what a pool's status is made of.

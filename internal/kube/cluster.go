@@ -424,6 +424,17 @@ func (c *Cluster) Pool(poolName string) (*v1beta1.IPAddressPool, bool) {
 	return r.value, true
 }
 
+// L2Advertisement returns the API object of an advertisement.
+func (c *Cluster) L2Advertisement(advertisement string) (*v1beta1.L2Advertisement, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.l2ads.rows[name{Name: advertisement}]
+	if r == nil {
+		return nil, false
+	}
+	return r.value, true
+}
+
 // Snapshot returns the whole as it is now. What has not changed since the last
 // call is shared with its result.
 func (c *Cluster) Snapshot() lb.Snapshot {

@@ -23,7 +23,7 @@ import (
 // An Event tells a person that something about an object has changed. It is
 // told once, by whoever saw the change; nothing waits for it.
 type Event struct {
-	// About is the object; see [Service.Reference] and [PoolReference].
+	// About is the object; see [Service.Reference] and [Reference].
 	About corev1.ObjectReference
 	// Warning marks what somebody should look into.
 	Warning bool
@@ -41,11 +41,11 @@ func (s *Service) Reference() corev1.ObjectReference {
 	}
 }
 
-// PoolReference names a pool in Events.
-func PoolReference(p *v1beta1.IPAddressPool) corev1.ObjectReference {
+// Reference names an object of our own kinds in Events.
+func Reference(kind string, o metav1.Object) corev1.ObjectReference {
 	return corev1.ObjectReference{
-		APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: "IPAddressPool",
-		Name: p.Name, UID: p.UID, ResourceVersion: p.ResourceVersion,
+		APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: kind,
+		Name: o.GetName(), UID: o.GetUID(), ResourceVersion: o.GetResourceVersion(),
 	}
 }
 
