@@ -32,7 +32,16 @@ import (
 
 var shared = lab.Share(lab.Options{ControlPlaneOnly: true})
 
-func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
+func TestMain(m *testing.M) {
+	code := shared.Run(m)
+	if built != "" {
+		_ = os.RemoveAll(built)
+	}
+	os.Exit(code)
+}
+
+// built is the directory of the binary, once there is one.
+var built string
 
 // binary is the controller, built with the race detector once.
 var binary = sync.OnceValues(func() (string, error) {
@@ -40,6 +49,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	path := filepath.Join(dir, "belfry-controller")
 	out, err := exec.Command("go", "build", "-race", "-o", path, "../../cmd/controller").CombinedOutput()
 	if err != nil {
