@@ -1,0 +1,371 @@
+// Package docs holds what is written for users. Its tests hold that to the
+// product: examples that the API server accepts, reasons that exist, messages
+// that the code produces, links that lead somewhere.
+package docs
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/hack/lab"
+	"github.com/belfrylb/belfry/internal/allocator"
+)
+
+// A block is a fenced block of a page.
+type block struct {
+	page string
+	line int
+	text string
+}
+
+// pages are the pages for users, as paths from here: all below docs, and those
+// at the top.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	read := func(path string) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[path] = string(b)
+	}
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && filepath.Ext(path) == ".md" {
+			read(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} {
+		read(filepath.Join("..", name))
+	}
+	return all
+}
+
+// examples are the YAML blocks of a page.
+func examples(page, text string) []block {
+	var all []block
+	var lines []string
+	begun := 0
+	for i, line := range strings.Split(text, "\n") {
+		switch {
+		case begun == 0 && line == "```yaml":
+			begun = i + 2
+		case begun > 0 && line == "```":
+			all = append(all, block{page, begun, strings.Join(lines, "\n") + "\n"})
+			begun, lines = 0, nil
+		case begun > 0:
+			lines = append(lines, line)
+		}
+	}
+	return all
+}
+
+func TestExamplesAreAcceptedByTheAPIServer(t *testing.T) {
+	l := lab.Start(t, lab.Options{ControlPlaneOnly: true})
+	if err := l.Install(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	apply := func(text string) error {
+		_, err := l.KubectlInput(t.Context(), text, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
+		return err
+	}
+	if apply("apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [192.0.2.0/24], colour: red}\n") == nil {
+		t.Fatal("an unknown field is accepted: the test sees nothing")
+	}
+	seen := 0
+	for page, text := range pages(t) {
+		blocks := examples(page, text)
+		var all []string
+		for _, b := range blocks {
+			all = append(all, b.text)
+		}
+		seen += len(blocks)
+		// All of a page at once; which it was is found out when one is wrong.
+		if len(all) == 0 || apply(strings.Join(all, "---\n")) == nil {
+			continue
+		}
+		for _, b := range blocks {
+			if err := apply(b.text); err != nil {
+				t.Errorf("%s:%d: %v", b.page, b.line, err)
+			}
+		}
+	}
+	if seen < 30 {
+		t.Errorf("only %d examples were found", seen)
+	}
+}
+
+// Every field that a user can set has a heading on its kind's page, and is set
+// in an example there.
+func TestEveryFieldIsDescribedAndShown(t *testing.T) {
+	for page, spec := range map[string]reflect.Type{
+		"reference/ipaddresspool.md":   reflect.TypeFor[v1beta1.IPAddressPoolSpec](),
+		"reference/l2advertisement.md": reflect.TypeFor[v1beta1.L2AdvertisementSpec](),
+	} {
+		text := pages(t)[page]
+		set := map[string]bool{}
+		for _, b := range examples(page, text) {
+			for document := range strings.SplitSeq(b.text, "\n---\n") {
+				var object struct {
+					Spec map[string]any `json:"spec"`
+				}
+				if err := yaml.Unmarshal([]byte(document), &object); err != nil {
+					t.Errorf("%s:%d: %v", page, b.line, err)
+				}
+				collect(object.Spec, "", set)
+			}
+		}
+		for _, field := range fields(spec, "") {
+			if !set[field] {
+				t.Errorf("%s has no example that sets %s", page, field)
+			}
+			if !strings.HasPrefix(field, "preferredNodes.") && !strings.Contains(text, "# "+field+"\n") {
+				t.Errorf("%s has no heading %q", page, field)
+			}
+		}
+	}
+}
+
+// fields are the paths of all fields of a type, by their JSON names. Selectors
+// are what Kubernetes has everywhere.
+func fields(t reflect.Type, prefix string) []string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	var all []string
+	if t.Kind() != reflect.Struct || t == reflect.TypeFor[v1beta1.LabelSelector]() {
+		return nil
+	}
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		all = append(all, prefix+name)
+		all = append(all, fields(t.Field(i).Type, prefix+name+".")...)
+	}
+	return all
+}
+
+// collect enters the paths that an object sets.
+func collect(v any, prefix string, set map[string]bool) {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, value := range v {
+			set[prefix+name] = true
+			collect(value, prefix+name+".", set)
+		}
+	case []any:
+		for _, element := range v {
+			collect(element, prefix, set)
+		}
+	}
+}
+
+// constants returns the values of the constants of a type in a package: their
+// strings, or for numbers their names, which their String method must equal.
+func constants(t *testing.T, dir, typeName string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, decl := range parsed.Decls {
+			g, ok := decl.(*ast.GenDecl)
+			if !ok || g.Tok != token.CONST {
+				continue
+			}
+			inherited := false
+			for _, spec := range g.Specs {
+				v := spec.(*ast.ValueSpec)
+				if v.Type != nil || len(v.Values) > 0 {
+					id, ok := v.Type.(*ast.Ident)
+					inherited = ok && id.Name == typeName
+				}
+				if !inherited {
+					continue
+				}
+				for i, name := range v.Names {
+					if i < len(v.Values) {
+						if lit, ok := v.Values[i].(*ast.BasicLit); ok && lit.Kind == token.STRING {
+							s, err := strconv.Unquote(lit.Value)
+							if err != nil {
+								t.Fatal(err)
+							}
+							all = append(all, s)
+							continue
+						}
+					}
+					all = append(all, name.Name)
+				}
+			}
+		}
+	}
+	if len(all) == 0 {
+		t.Fatalf("%s has no constants of type %s", dir, typeName)
+	}
+	return all
+}
+
+// section returns what stands under a heading, up to the next of its level.
+func section(t *testing.T, text, heading string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(text, "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("there is no heading %q", heading)
+	}
+	body, _, _ := strings.Cut(rest, "\n## ")
+	return body
+}
+
+// listed returns the first cells of the tables of a text.
+func listed(text string) []string {
+	var all []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z]+)` \\|").FindAllStringSubmatch(text, -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
+func TestEveryReasonIsDocumentedAndNoOther(t *testing.T) {
+	text := pages(t)["reference/conditions.md"]
+	for _, c := range []struct {
+		heading string
+		want    []string
+	}{
+		{"belfry.dev/Allocated", constants(t, "../internal/allocator", "Reason")},
+		// The condition that is True has a reason of its own.
+		{"belfry.dev/Announced", append(constants(t, "../internal/announce", "Reason"), "Announced")},
+		{"Accepted", constants(t, "../api/v1beta1", "Reason")},
+		{"Events", append(constants(t, "../internal/speaker", "EventKind"), eventsOfController(t)...)},
+	} {
+		got := listed(section(t, text, c.heading))
+		slices.Sort(got)
+		want := slices.Compact(slices.Sorted(slices.Values(c.want)))
+		for _, reason := range want {
+			if !slices.Contains(got, reason) {
+				t.Errorf("reference/conditions.md: %s does not list %s", c.heading, reason)
+			}
+		}
+		for i, reason := range got {
+			if !slices.Contains(want, reason) || i > 0 && got[i-1] == reason {
+				t.Errorf("reference/conditions.md: %s lists %s, which does not exist or is there twice", c.heading, reason)
+			}
+		}
+	}
+}
+
+// eventsOfController are the values of the constants event... of the controller.
+func eventsOfController(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("../internal/controller/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\tevent[A-Z]\w* += "(\w+)"$`).FindAllStringSubmatch(string(b), -1) {
+			all = append(all, m[1])
+		}
+	}
+	if len(all) == 0 {
+		t.Fatal("the controller has no Events")
+	}
+	return all
+}
+
+func TestReasonsAreSpelledAsTheirNames(t *testing.T) {
+	var spelled []string
+	for _, r := range allocator.Reasons() {
+		spelled = append(spelled, r.String())
+	}
+	if names := constants(t, "../internal/allocator", "Reason"); !slices.Equal(names, spelled) {
+		t.Errorf("the constants are %v and say %v", names, spelled)
+	}
+}
+
+func TestEveryReasonToWaitHasAWayOut(t *testing.T) {
+	text := pages(t)["how-to/pending.md"]
+	for _, r := range allocator.Reasons() {
+		if (r.Waiting() || r == allocator.Headless) && !strings.Contains(text, "\n## "+r.String()+"\n") {
+			t.Errorf("how-to/pending.md has no heading %s", r)
+		}
+	}
+	silent := listed(section(t, text, "It has an address, but nobody answers"))
+	for _, reason := range constants(t, "../internal/announce", "Reason") {
+		switch reason {
+		case "Eligible", "Lost", "Owner": // never the reason of a condition
+			continue
+		}
+		if !slices.Contains(silent, reason) {
+			t.Errorf("how-to/pending.md does not tell what to do about %s", reason)
+		}
+	}
+}
+
+// Links to other pages and to their headings lead somewhere.
+func TestLinksLeadSomewhere(t *testing.T) {
+	all := pages(t)
+	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
+	seen := 0
+	for page, text := range all {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			target, fragment, _ := strings.Cut(m[1], "#")
+			if strings.Contains(target, "://") {
+				continue
+			}
+			seen++
+			path := page
+			if target != "" {
+				path = filepath.Join(filepath.Dir(page), target)
+			}
+			if _, err := os.Stat(path); err != nil {
+				t.Errorf("%s: link to %s: %v", page, m[1], err)
+				continue
+			}
+			if fragment != "" && !slices.Contains(anchors(all[path]), fragment) {
+				t.Errorf("%s: link to %s: no such heading, of %v", page, m[1], anchors(all[path]))
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d links were found", seen)
+	}
+}
+
+// anchors are the fragments that lead to a page's headings.
+func anchors(text string) []string {
+	var all []string
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.+)$`).FindAllStringSubmatch(text, -1) {
+		a := strings.ReplaceAll(strings.ToLower(m[1]), " ", "-")
+		all = append(all, regexp.MustCompile(`[^a-z0-9_-]`).ReplaceAllString(a, ""))
+	}
+	return all
+}
