@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 TOOL := go tool -modfile=hack/tools/go.mod
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X github.com/belfrylb/belfry/internal/daemon.version=$(VERSION)
 LAB := go run ./hack/lab/cmd/lab
 
 .PHONY: help

@@ -7,25 +7,19 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"os/signal"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/controller"
+	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
 )
-
-// version is set when a release is linked.
-var version = "unknown"
 
 func main() {
 	f, done, err := parse(os.Args[1:])
@@ -38,7 +32,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	log := logger(f)
+	log := f.Logger(os.Stderr)
 	kube.LogTo(log)
 	if err := run(ctx, f, log); err != nil {
 		log.Error("stopped", "err", err)
@@ -49,12 +43,12 @@ func main() {
 
 // run wires everything and returns when ctx ends or something cannot go on.
 func run(ctx context.Context, f flags, log *slog.Logger) error {
-	log.Info("starting", "version", version, "identity", f.identity)
+	log.Info("starting", "version", daemon.Version(), "identity", f.identity)
 	config, err := kube.LoadConfig(f.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}
-	clients, err := kube.NewClients(config, "belfry-controller/"+version)
+	clients, err := kube.NewClients(config, "belfry-controller/"+daemon.Version())
 	if err != nil {
 		return err
 	}
@@ -80,25 +74,16 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer end()
-	health := http.NewServeMux()
-	health.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	health.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+	ready := func() error {
 		select {
 		case <-cluster.Synced():
-			fmt.Fprintln(w, "ok")
+			return nil
 		default:
-			http.Error(w, "the cluster has not been read yet", http.StatusServiceUnavailable)
+			return errors.New("the cluster has not been read yet")
 		}
-	})
-	if err := serve(background, &wg, f.healthAddress, health, log); err != nil {
-		return err
 	}
-	if f.metricsAddress != "" {
-		metrics := http.NewServeMux()
-		metrics.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-		if err := serve(background, &wg, f.metricsAddress, metrics, log); err != nil {
-			return err
-		}
+	if err := f.Serve(background, &wg, ready, registry, log); err != nil {
+		return err
 	}
 	wg.Go(func() { cluster.Run(background) })
 	wg.Go(func() { events.Run(background) })
@@ -113,23 +98,4 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		}
 		return c.Lead(ctx)
 	})
-}
-
-// serve serves HTTP in the background until ctx ends.
-func serve(ctx context.Context, wg *sync.WaitGroup, address string, h http.Handler, log *slog.Logger) error {
-	listener, err := net.Listen("tcp", address)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	wg.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("server ended", "address", address, "err", err)
-		}
-	})
-	wg.Go(func() {
-		<-ctx.Done()
-		server.Close()
-	})
-	return nil
 }

@@ -3,12 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
 )
 
@@ -18,9 +18,7 @@ type flags struct {
 	drainTaint, gossipSecret               string
 	ignoreExcludeLB                        bool
 	lease                                  kube.LeaseTiming
-	healthAddress, metricsAddress          string
-	logLevel                               slog.Level
-	logFormat                              string
+	daemon.Options
 }
 
 // parse reads the command line; done is set when there is nothing left to do.
@@ -30,7 +28,6 @@ func parse(args []string) (f flags, done bool, err error) {
 		namespace = "belfry-system"
 	}
 	hostname, _ := os.Hostname()
-	var level string
 	var showVersion bool
 	s := pflag.NewFlagSet("belfry-controller", pflag.ContinueOnError)
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's ServiceAccount")
@@ -43,35 +40,22 @@ func parse(args []string) (f flags, done bool, err error) {
 	s.BoolVar(&f.ignoreExcludeLB, "ignore-exclude-lb", false, "as given to the speakers: nodes labelled node.kubernetes.io/exclude-from-external-load-balancers announce all the same")
 	s.StringVar(&f.drainTaint, "drain-taint", "", "as given to the speakers: key of a taint that drains a node")
 	s.StringVar(&f.gossipSecret, "gossip-secret", "belfry-gossip", "Secret with the speakers' gossip key, created when it does not exist")
-	s.StringVar(&f.healthAddress, "health-address", ":7881", "address for /healthz and /readyz")
-	s.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:7882", "address for /metrics; empty serves none")
-	s.StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	s.StringVar(&f.logFormat, "log-format", "text", "text or json")
+	f.Options = daemon.Options{HealthAddress: ":7881", MetricsAddress: "127.0.0.1:7882"}
+	f.AddFlags(s)
 	s.BoolVar(&showVersion, "version", false, "print the version and exit")
 	if err := s.Parse(args); err != nil {
 		return f, errors.Is(err, pflag.ErrHelp), err
 	}
 	if showVersion {
-		fmt.Println("belfry-controller", version)
+		fmt.Println("belfry-controller", daemon.Version())
 		return f, true, nil
 	}
-	errs := []error{f.logLevel.UnmarshalText([]byte(level)), f.lease.Validate()}
+	errs := []error{f.Validate(), f.lease.Validate()}
 	if s.NArg() > 0 {
 		errs = append(errs, fmt.Errorf("unexpected argument %q", s.Arg(0)))
-	}
-	if f.logFormat != "text" && f.logFormat != "json" {
-		errs = append(errs, fmt.Errorf("--log-format %q: text or json", f.logFormat))
 	}
 	if f.identity == "" {
 		errs = append(errs, errors.New("--identity: the hostname is unknown, give a name"))
 	}
 	return f, false, errors.Join(errs...)
-}
-
-func logger(f flags) *slog.Logger {
-	o := &slog.HandlerOptions{Level: f.logLevel}
-	if f.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, o))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, o))
 }

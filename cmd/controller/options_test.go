@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
 )
 
@@ -17,8 +18,8 @@ func TestDefaultsAreThoseOfTheDocumentation(t *testing.T) {
 	}
 	want := flags{
 		namespace: "belfry-system", identity: "a", gossipSecret: "belfry-gossip",
-		lease:         kube.LeaseTiming{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second},
-		healthAddress: ":7881", metricsAddress: "127.0.0.1:7882", logLevel: slog.LevelInfo, logFormat: "text",
+		lease:   kube.LeaseTiming{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second},
+		Options: daemon.Options{HealthAddress: ":7881", MetricsAddress: "127.0.0.1:7882", LogLevel: slog.LevelInfo, LogFormat: "text"},
 	}
 	if f != want {
 		t.Errorf("%+v, want %+v", f, want)
@@ -34,7 +35,7 @@ func TestBadFlagsAreAllReported(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"--log-level=loud", "--log-format=xml", "extra"}, []string{"loud", "xml", "extra"}},
+		{[]string{"--log-format=xml", "extra"}, []string{"xml", "extra"}},
 		{[]string{"--lease-duration=5s"}, []string{"renew deadline"}},
 		{[]string{"--identity="}, []string{"--identity"}},
 		{[]string{"--nonsense"}, []string{"nonsense"}},

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/layer2/link"
@@ -33,7 +34,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "belfry-speaker:", err)
 		os.Exit(2)
 	}
-	log := o.logger(os.Stderr)
+	log := o.Logger(os.Stderr)
 	kube.LogTo(log)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -66,7 +67,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	clients, err := kube.NewClients(config, "belfry-speaker/"+version())
+	clients, err := kube.NewClients(config, "belfry-speaker/"+daemon.Version())
 	if err != nil {
 		return err
 	}
@@ -77,7 +78,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	health := &health{}
-	if err := serve(parts, &wg, o, health, registry, log); err != nil {
+	if err := o.Serve(parts, &wg, health.missing, registry, log); err != nil {
 		return err
 	}
 
@@ -108,7 +109,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
 	}, reports, l2, members, reports, log, registry)
 	health.watch(func() bool { return joined(members.Members(), o.node) })
-	log.Info("speaking", "node", o.node, "address", gossip, "version", version())
+	log.Info("speaking", "node", o.node, "address", gossip, "version", daemon.Version())
 	s.Run(ctx)
 	return ended(parts, nil)
 }

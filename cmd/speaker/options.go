@@ -4,15 +4,13 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/layer2/link"
 )
@@ -24,11 +22,9 @@ type options struct {
 	secret                                         string
 	gossip                                         netip.Addr
 	gossipPort                                     uint16
-	healthAddress, metricsAddress                  string
 	refresh                                        time.Duration
 	rate                                           int
-	logFormat                                      string
-	logLevel                                       slog.Level
+	daemon.Options
 }
 
 // errDone says that what was asked for is done already.
@@ -48,12 +44,10 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.secret, "gossip-secret", "belfry-gossip", "name of the Secret that gossip is encrypted with")
 	gossip := flags.String("gossip-address", "", "this node's address for gossip; default: the Node's first InternalIP")
 	flags.Uint16Var(&o.gossipPort, "gossip-port", membership.DefaultPort, "UDP and TCP port of gossip, the same on all nodes")
-	flags.StringVar(&o.healthAddress, "health-address", ":7871", "address to serve /healthz and /readyz on; empty: do not")
-	flags.StringVar(&o.metricsAddress, "metrics-address", "127.0.0.1:7872", "address to serve /metrics on; empty: do not")
+	o.Options = daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872"}
+	o.AddFlags(flags)
 	flags.DurationVar(&o.refresh, "refresh-interval", time.Minute, "time between two unasked announcements of an address; 0: announce changes only")
 	flags.IntVar(&o.rate, "announce-rate", link.DefaultRate, "most unasked announcements per second and interface")
-	flags.StringVar(&o.logFormat, "log-format", "text", "text or json")
-	level := flags.String("log-level", "info", "debug, info, warn or error")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return o, errDone
@@ -61,7 +55,7 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	if *showVersion {
-		fmt.Println("belfry-speaker", version())
+		fmt.Println("belfry-speaker", daemon.Version())
 		return o, errDone
 	}
 	var errs []error
@@ -90,28 +84,5 @@ func parse(args []string) (options, error) {
 	if o.rate <= 0 {
 		wrong("announce-rate", "%d is not positive", o.rate)
 	}
-	if o.logFormat != "text" && o.logFormat != "json" {
-		wrong("log-format", "%q is neither text nor json", o.logFormat)
-	}
-	if err := o.logLevel.UnmarshalText([]byte(*level)); err != nil {
-		wrong("log-level", "%w", err)
-	}
-	return o, errors.Join(errs...)
-}
-
-func (o options) logger(w io.Writer) *slog.Logger {
-	handler := &slog.HandlerOptions{Level: o.logLevel}
-	if o.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(w, handler))
-	}
-	return slog.New(slog.NewTextHandler(w, handler))
-}
-
-// version returns what the binary was built from.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
+	return o, errors.Join(append(errs, o.Validate())...)
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/belfrylb/belfry/internal/daemon"
 )
 
 func TestFlagsHaveTheirDefaults(t *testing.T) {
@@ -15,7 +17,8 @@ func TestFlagsHaveTheirDefaults(t *testing.T) {
 	got, err := parse(nil)
 	want := options{
 		node: "node1", namespace: "belfry-system", secret: "belfry-gossip", gossipPort: 7870,
-		healthAddress: ":7871", metricsAddress: "127.0.0.1:7872", refresh: time.Minute, rate: 500, logFormat: "text",
+		refresh: time.Minute, rate: 500,
+		Options: daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872", LogFormat: "text"},
 	}
 	if err != nil || got != want {
 		t.Errorf("%+v, %v\nwant %+v", got, err, want)
@@ -38,12 +41,12 @@ func TestFlagsAreRead(t *testing.T) {
 		"--gossip-address=192.0.2.1":      func(o options) bool { return o.gossip == netip.MustParseAddr("192.0.2.1") },
 		"--gossip-address=2001:db8::1":    func(o options) bool { return o.gossip == netip.MustParseAddr("2001:db8::1") },
 		"--gossip-port=9":                 func(o options) bool { return o.gossipPort == 9 },
-		"--health-address=":               func(o options) bool { return o.healthAddress == "" },
-		"--metrics-address=[::1]:1":       func(o options) bool { return o.metricsAddress == "[::1]:1" },
+		"--health-address=":               func(o options) bool { return o.HealthAddress == "" },
+		"--metrics-address=[::1]:1":       func(o options) bool { return o.MetricsAddress == "[::1]:1" },
 		"--refresh-interval=0":            func(o options) bool { return o.refresh == 0 },
 		"--announce-rate=7":               func(o options) bool { return o.rate == 7 },
-		"--log-format=json":               func(o options) bool { return o.logFormat == "json" },
-		"--log-level=debug":               func(o options) bool { return o.logLevel == slog.LevelDebug },
+		"--log-format=json":               func(o options) bool { return o.LogFormat == "json" },
+		"--log-level=debug":               func(o options) bool { return o.LogLevel == slog.LevelDebug },
 		"--gossip-address=::ffff:1.2.3.4": func(o options) bool { return o.gossip.Is4() },
 	} {
 		if o, err := parse([]string{"--node-name=node1", flag}); err != nil || !want(o) {

@@ -1,0 +1,110 @@
+// Package daemon is what the controller and the speaker do alike as processes:
+// name their version, log, and serve health and metrics.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/pflag"
+)
+
+// version is set when a release is linked.
+var version string
+
+// Version returns what the binary was built from: the release, or what the Go
+// toolchain noted.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// Options are the flags that both binaries have.
+type Options struct {
+	// HealthAddress serves /healthz and /readyz, MetricsAddress /metrics; an
+	// empty one serves nothing.
+	HealthAddress, MetricsAddress string
+	// LogLevel is debug, info, warn or error.
+	LogLevel slog.Level
+	// LogFormat is text or json.
+	LogFormat string
+}
+
+// AddFlags defines the flags, with o as it is for their defaults.
+func (o *Options) AddFlags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address to serve /healthz and /readyz on; empty: do not")
+	flags.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address to serve /metrics on; empty: do not")
+	flags.TextVar(&o.LogLevel, "log-level", o.LogLevel, "debug, info, warn or error")
+	flags.StringVar(&o.LogFormat, "log-format", "text", "text or json")
+}
+
+// Validate reports what the flags' own parsers let through.
+func (o *Options) Validate() error {
+	if o.LogFormat != "text" && o.LogFormat != "json" {
+		return fmt.Errorf("--log-format: %q is neither text nor json", o.LogFormat)
+	}
+	return nil
+}
+
+// Logger returns a logger that writes to w.
+func (o *Options) Logger(w io.Writer) *slog.Logger {
+	handler := &slog.HandlerOptions{Level: o.LogLevel}
+	if o.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, handler))
+	}
+	return slog.New(slog.NewTextHandler(w, handler))
+}
+
+// Serve serves health and metrics on goroutines of wg until ctx ends. Ready
+// returns what is still waited for, or nil. It fails when an address cannot be
+// listened on.
+func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, ready func() error, metrics prometheus.Gatherer, log *slog.Logger) error {
+	health := http.NewServeMux()
+	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	health.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
+	})
+	numbers := http.NewServeMux()
+	numbers.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	return errors.Join(serve(ctx, wg, o.HealthAddress, health, log), serve(ctx, wg, o.MetricsAddress, numbers, log))
+}
+
+func serve(ctx context.Context, wg *sync.WaitGroup, address string, h http.Handler, log *slog.Logger) error {
+	if address == "" {
+		return nil
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("serve on %s: %w", address, err)
+	}
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	wg.Go(func() {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			log.Error("serve", "address", address, "err", err)
+		}
+	})
+	wg.Go(func() {
+		<-ctx.Done()
+		_ = server.Close()
+	})
+	return nil
+}
