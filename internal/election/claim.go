@@ -14,6 +14,9 @@ type Standing uint8
 const (
 	// NoClaim is the standing of the zero Claim.
 	NoClaim Standing = iota
+	// Offered: it is to go to the node where it is placed, as soon as that claims
+	// it.
+	Offered
 	// Blind: it had heard nobody since it started, though there are others; or
 	// it found that it was stopped for so long that others may have taken over.
 	Blind
@@ -26,7 +29,7 @@ const (
 
 // String returns the standing in one word.
 func (s Standing) String() string {
-	return [...]string{"none", "blind", "minority", "majority"}[s]
+	return [...]string{"none", "offered", "blind", "minority", "majority"}[s]
 }
 
 // StandingOf returns the standing of a node that hears so many members of those
@@ -81,6 +84,8 @@ type Claims map[netip.Addr]Claim
 type Ledger struct {
 	epoch  uint64
 	claims Claims
+	// offering is set while some may be Offered.
+	offering bool
 }
 
 // Claims returns the present claims. They are replaced, never changed.
@@ -138,11 +143,29 @@ func (l *Ledger) Raise(contested func(netip.Addr) bool) (changed bool) {
 	return changed
 }
 
+// Offer makes the claims to these addresses, which are ascending, Offered; those
+// that were and are not any more become Blind. Raise must leave out what is
+// offered. It reports whether any changed.
+func (l *Ledger) Offer(offered []netip.Addr) (changed bool) {
+	if len(offered) == 0 && !l.offering {
+		return false
+	}
+	l.offering = len(offered) > 0
+	return l.rewrite(func(a netip.Addr, c Claim) Claim {
+		if _, is := slices.BinarySearchFunc(offered, a, netip.Addr.Compare); is {
+			c.Standing = Offered
+		} else {
+			c.Standing = max(c.Standing, Blind)
+		}
+		return c
+	})
+}
+
 // Doubt makes all claims Blind: whoever else claims does so rightly. Raise ends
 // the doubt about those that nobody does. It reports whether any changed.
 func (l *Ledger) Doubt() (changed bool) {
 	return l.rewrite(func(_ netip.Addr, c Claim) Claim {
-		c.Standing = Blind
+		c.Standing = min(c.Standing, Blind)
 		return c
 	})
 }

@@ -92,3 +92,29 @@ func TestContestedNamesWhatTwoClaim(t *testing.T) {
 		}
 	}
 }
+
+func TestOffersAreTheWeakestClaims(t *testing.T) {
+	var l Ledger
+	l.Set([]netip.Addr{v4, v6}, Majority)
+	if l.Offer(nil) {
+		t.Error("offering nothing changes something")
+	}
+	if !l.Offer([]netip.Addr{v6}) || l.Claims()[v4] != claim(Majority, 1) || l.Claims()[v6] != claim(Offered, 1) {
+		t.Errorf("offered: %v", l.Claims())
+	}
+	if l.Offer([]netip.Addr{v6}) {
+		t.Error("offering again changes something")
+	}
+	if !claim(Blind, 9).Beats(claim(Offered, 1), v4, "b", "a") {
+		t.Error("an offered claim beats another")
+	}
+	if !l.Doubt() || l.Claims()[v6].Standing != Offered {
+		t.Errorf("doubted: %v", l.Claims())
+	}
+	if !l.Offer(nil) || l.Claims()[v6] != claim(Blind, 1) || l.Claims()[v4] != claim(Blind, 1) {
+		t.Errorf("offered no more: %v", l.Claims())
+	}
+	if !l.Raise(func(netip.Addr) bool { return false }) || l.Claims()[v6] != claim(Majority, 2) {
+		t.Errorf("raised: %v", l.Claims())
+	}
+}

@@ -8,13 +8,13 @@
 //
 // # The order
 //
-// The placed node wins if it lives. Otherwise candidates that stay come before
-// those that leave, on-link ones before off-link ones, then who owns the
-// address already, then the heavier by weight, then the smallest
-// sha256(node + "#" + address): the order MetalLB uses, so that replacing it
-// node by node moves nothing. That last key makes movement bounded and spread
-// even: the order of the nodes that remain does not change when one goes, so
-// only its own addresses move, each to the next in its own shuffled order.
+// Candidates that stay come before those that leave, on-link ones before
+// off-link ones, then who owns the address already, then the node where it is
+// placed, then the heavier by weight, then the smallest
+// sha256(node + "#" + address): the order MetalLB uses, so that replacing it node
+// by node moves nothing. That last key makes movement bounded and spread even:
+// the order of the nodes that remain does not change when one goes, so only its
+// own addresses move, each to the next in its own shuffled order.
 //
 // # Why owners announce what they own
 //
@@ -57,6 +57,20 @@
 // Later and earlier are Lamport's: an epoch exceeds every epoch its claimant
 // had heard of. No clocks are compared between machines. An even split (two
 // nodes, say) has no majority on either side, so all returns to where it was.
+//
+// # Why a claim weighs more than a place
+//
+// The place of an address follows its owner: whoever takes over records itself
+// (package announce), so that nothing fails back. A node that returns from
+// behind a cut cable hears the gossip at once and the API server seconds later.
+// For as long it believes that the address is placed on itself, all others know
+// better, and if the place decided, two would answer. Claims travel with the
+// gossip and are the same for all who hear each other.
+//
+// So a place moves nothing by itself: the owner does, who alone can tell whether
+// the place is news. It offers the address ([Estate]), which is a claim that any
+// other beats, and answers until the placed node claims it. With failback
+// Immediate nobody changes the place but the controller, and it decides at once.
 //
 // # Handing over
 //

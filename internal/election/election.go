@@ -86,10 +86,10 @@ const unfit = 3
 
 // Winner returns the node that owns addr, or false when nobody can. It depends
 // neither on the order of the candidates nor on who asks. Placed is the node
-// the controller chose, or empty; it wins while it lives, but an
-// off-link one never keeps out those that are on-link. With
-// lb.FailbackImmediate claims carry no weight, so that the best node takes an
-// address back when it returns.
+// where the address is recorded to be, or empty; it wins while it lives, unless
+// it is off-link and others are not, or the claim of another keeps it out. With
+// lb.FailbackImmediate claims carry no weight, so that the placed node, or the
+// best, takes an address back when it returns.
 func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (node string, ok bool) {
 	w := winner(addr, placed, failback, candidates)
 	if w == nil {
@@ -99,8 +99,8 @@ func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []C
 }
 
 func winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) *Candidate {
-	if c := placedOf(placed, candidates); c != nil {
-		return c
+	if p := placedOf(placed, candidates); p != nil && (failback == lb.FailbackImmediate || unopposed(addr, p, candidates)) {
+		return p
 	}
 	var best *Candidate
 	for i := range candidates {
@@ -134,6 +134,27 @@ func placedOf(placed string, candidates []Candidate) *Candidate {
 		return nil
 	}
 	return c
+}
+
+// Fit reports whether the node where an address is placed could own it.
+func Fit(placed string, candidates []Candidate) bool { return placedOf(placed, candidates) != nil }
+
+// unopposed reports whether no other candidate has a claim to addr that keeps
+// the placed one from it: a better claim than its own or, if it has none, any
+// that does not offer the address. All who hear each other know the claims, but
+// not all know the same place at the same time.
+func unopposed(addr netip.Addr, placed *Candidate, candidates []Candidate) bool {
+	for i := range candidates {
+		c := &candidates[i]
+		switch {
+		case c == placed || c.Claim.None() || c.class() != 0 || placed.OnLink && !c.OnLink:
+		case placed.Claim.None() && c.Claim.Standing > Offered:
+			return false
+		case !placed.Claim.None() && c.Claim.Beats(placed.Claim, addr, c.Node, placed.Node):
+			return false
+		}
+	}
+	return true
 }
 
 // better reports whether a is to be preferred to b as the owner of addr.

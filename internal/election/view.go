@@ -108,6 +108,9 @@ type Local struct {
 	Leaving bool
 	// Owned are the addresses it answers for, as owner or holder, each once.
 	Owned []netip.Addr
+	// Offered are those of them that it offers to the nodes where they are
+	// placed, ascending.
+	Offered []netip.Addr
 }
 
 // A Tell asks the edge to send this node's newest record.
@@ -562,17 +565,24 @@ func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait
 // if this node has something new to say.
 func (v *View) settleClaims(standing Standing) {
 	changed := v.ledger.Set(v.local.Owned, standing)
+	changed = v.ledger.Offer(v.local.Offered) || changed
 	if v.stopped {
 		changed, v.stopped = v.ledger.Doubt() || changed, false
 	}
 	if standing == Majority {
-		changed = v.ledger.Raise(v.contested) || changed
+		changed = v.ledger.Raise(func(a netip.Addr) bool { return v.offered(a) || v.contested(a) }) || changed
 	}
 	if changed || v.self.Joining == v.learned || v.self.Leaving != v.local.Leaving ||
 		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) {
 		v.renew()
 		v.tellAll()
 	}
+}
+
+// offered reports whether this node offers the address to another.
+func (v *View) offered(a netip.Addr) bool {
+	_, is := slices.BinarySearchFunc(v.local.Offered, a, netip.Addr.Compare)
+	return is
 }
 
 // contested reports whether another member claims the address.

@@ -115,7 +115,7 @@ func (c *checker) before(t time.Duration) {
 func (c *checker) look() {
 	w := c.w
 	groups, clean := w.groups()
-	agreed := !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.running && !n.config.equal(w.truth) })
+	agreed := !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.running && !n.config.permits(w.truth) })
 	c.settled, c.whole, c.compared = clean && agreed, len(groups) == 1, false
 	for _, a := range w.addrs {
 		gap, both := false, false

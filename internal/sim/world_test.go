@@ -62,9 +62,9 @@ func (c config) clone() config {
 	return d
 }
 
-func (c config) equal(d config) bool {
-	return maps.Equal(c.placed, d.placed) && maps.EqualFunc(c.barred, d.barred, maps.Equal)
-}
+// permits reports whether c lets the same nodes announce as d. Where an address
+// is placed is known to some before others, which must do no harm.
+func (c config) permits(d config) bool { return maps.EqualFunc(c.barred, d.barred, maps.Equal) }
 
 type node struct {
 	w    *world
@@ -85,6 +85,8 @@ type node struct {
 	members []election.Member
 	config  config
 	owned   []netip.Addr
+	estate  election.Estate
+	met     map[string]bool
 	// gossip is memberlist's view: whom it holds for alive; since is when it
 	// lost touch of a node that it does.
 	gossip map[int]bool
@@ -239,6 +241,7 @@ func (n *node) start() {
 	n.boot++
 	n.running, n.paused, n.leaving = true, false, false
 	n.gossip, n.since, n.refreshed = map[int]bool{}, map[int]time.Duration{}, map[int]*election.Record{}
+	n.estate, n.met = election.Estate{}, map[string]bool{}
 	n.owned, n.members, n.own, n.records, n.backlog, n.deciding, n.refreshing = nil, nil, nil, nil, nil, false, false
 	n.config = n.w.truth.clone()
 	n.view = election.NewView(n.name, n.addr, n.boot, election.DefaultPace(slow, lostSoonest))
@@ -356,10 +359,25 @@ func (n *node) reconsider() {
 
 // decide answers for what this node finds itself responsible for.
 func (n *node) decide() {
-	var owned []netip.Addr
+	for _, m := range n.members {
+		if m.State == election.Alive {
+			n.met[m.Node] = true
+		}
+	}
+	n.estate.Learn(n.members)
+	var owned, offered []netip.Addr
 	for _, a := range n.w.addrs {
-		if role, _ := election.RoleOf(n.name, a, n.config.placed[a], lb.FailbackNever, n.candidates(a)); role != election.Bystander {
+		placed, candidates := n.config.placed[a], n.candidates(a)
+		role, _ := election.RoleOf(n.name, a, n.estate.Place(a, placed, lb.FailbackNever, candidates), lb.FailbackNever, candidates)
+		if role != election.Bystander {
 			owned = append(owned, a)
+		}
+		fit := election.Fit(placed, candidates)
+		if n.estate.Offers(a, n.name, role, placed, fit, n.met[placed]) {
+			offered = append(offered, a)
+		}
+		if role == election.Owner && placed != n.name && !fit && n.met[placed] {
+			n.record(a, placed)
 		}
 	}
 	if !slices.Equal(owned, n.owned) {
@@ -367,7 +385,22 @@ func (n *node) decide() {
 		n.w.changed = true
 	}
 	n.owned = owned
-	n.view.SetLocal(election.Local{Interfaces: n.ifaces(), Leaving: n.leaving, Owned: slices.Clone(owned)})
+	n.view.SetLocal(election.Local{Interfaces: n.ifaces(), Leaving: n.leaving, Owned: slices.Clone(owned), Offered: offered})
+}
+
+// record writes to the API that an address is placed here now, after it was on
+// another node. The others learn it when they do.
+func (n *node) record(a netip.Addr, was string) {
+	boot, wait := n.boot, n.w.between(ms, 100*ms)
+	if i := slices.IndexFunc(n.members, func(m election.Member) bool { return m.Node == n.name }); i < 0 || n.members[i].Claims[a].Standing < election.Majority {
+		wait += time.Second
+	}
+	n.w.after(wait, func() {
+		if n.boot == boot && n.active() && n.carrier && n.config.placed[a] == was && n.w.truth.placed[a] == was && slices.Contains(n.owned, a) {
+			n.w.note("%s is recorded to have %v", n.name, a)
+			n.w.configure(2*time.Second, func(cfg *config) { cfg.placed[a] = n.name })
+		}
+	})
 }
 
 func (n *node) candidates(a netip.Addr) []election.Candidate {

@@ -300,7 +300,7 @@ func (m *Membership) publishMembers(list []election.Member) {
 // copyOf returns local with slices of its own, within what a record can carry,
 // in a fixed order.
 func copyOf(local Local) Local {
-	c := Local{Leaving: local.Leaving, Owned: slices.Clone(local.Owned)}
+	c := Local{Leaving: local.Leaving, Owned: slices.Clone(local.Owned), Offered: slices.Clone(local.Offered)}
 	for _, i := range local.Interfaces[:min(len(local.Interfaces), maxInterfaces)] {
 		i.Addresses = slices.Clone(i.Addresses[:min(len(i.Addresses), maxPrefixes)])
 		i.Up, i.Carrier = true, true
@@ -309,6 +309,7 @@ func copyOf(local Local) Local {
 	}
 	slices.SortFunc(c.Owned, netip.Addr.Compare)
 	c.Owned = slices.Compact(c.Owned)
+	slices.SortFunc(c.Offered, netip.Addr.Compare)
 	c.Owned = c.Owned[:min(len(c.Owned), maxClaims-1)]
 	return c
 }
