@@ -134,6 +134,7 @@ func (b *bird) holds(t *testing.T, name string, prefixes ...string) {
 }
 
 func TestBIRDHoldsOurRoutesAndLetsGoOfThem(t *testing.T) {
+	t.Parallel()
 	b := needBIRD(t)
 	for _, c := range []struct{ family, one, two string }{
 		{"ipv4", "198.51.100.1/32", "198.51.100.0/24"},
@@ -167,6 +168,7 @@ func TestBIRDHoldsOurRoutesAndLetsGoOfThem(t *testing.T) {
 }
 
 func TestBIRDSeesOurAttributes(t *testing.T) {
+	t.Parallel()
 	b := needBIRD(t)
 	full := bgp.Attributes{
 		LocalPref: bgp.Some(200), MED: bgp.Some(50), Prepend: 2, Endpoints: 3,
@@ -179,9 +181,9 @@ func TestBIRDSeesOurAttributes(t *testing.T) {
 		families              []lb.Family
 		lines                 []string
 	}{
-		{"external", "ipv4", "198.51.100.1/32", 65000, nil, nil},
-		{"internal6", "ipv6", "2001:db8:100::1/128", birdAS, nil, nil},
-		{"external-4over6", "ipv6", "198.51.100.2/32", 65000, []lb.Family{lb.IPv4, lb.IPv6}, both},
+		{"external", "ipv4", "198.51.108.1/32", 65000, nil, nil},
+		{"internal6", "ipv6", "2001:db8:108::1/128", birdAS, nil, nil},
+		{"external-4over6", "ipv6", "198.51.108.2/32", 65000, []lb.Family{lb.IPv4, lb.IPv6}, both},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -210,6 +212,7 @@ func TestBIRDSeesOurAttributes(t *testing.T) {
 }
 
 func TestBIRDTakesSignedSegments(t *testing.T) {
+	t.Parallel()
 	b := needBIRD(t)
 	for _, c := range []struct{ family, prefix string }{{"ipv4", "198.51.100.33/32"}, {"ipv6", "2001:db8:100::33/128"}} {
 		t.Run(c.family, func(t *testing.T) {

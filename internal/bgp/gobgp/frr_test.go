@@ -73,6 +73,7 @@ func golden(t *testing.T, name string, v any) {
 }
 
 func TestFRRHoldsOurRoutesAndLetsGoOfThem(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	for _, c := range []struct{ name, family, one, two string }{
 		{"ipv4", "ipv4", "198.51.100.1/32", "198.51.100.0/24"},
@@ -118,6 +119,7 @@ func ours(t *testing.T, address string) bool {
 }
 
 func TestFRRSeesOurAttributes(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	full := bgp.Attributes{
 		LocalPref: bgp.Some(200), MED: bgp.Some(50), Prepend: 2, Endpoints: 3,
@@ -129,13 +131,13 @@ func TestFRRSeesOurAttributes(t *testing.T) {
 		attributes           bgp.Attributes
 		frr                  []string
 	}{
-		{"external", "ipv4", "198.51.100.1/32", 65000, 0, full, nil},
-		{"external6", "ipv6", "2001:db8:100::1/128", 65000, 0, full, nil},
-		{"internal", "ipv4", "198.51.100.2/32", frrAS, 0, full, nil},
-		{"internal6", "ipv6", "2001:db8:100::2/128", frrAS, 0, full, nil},
-		{"plain", "ipv4", "198.51.100.3/32", 4200000000, 0, bgp.Attributes{}, nil},
-		{"localas", "ipv4", "198.51.100.4/32", 65009, 65009, bgp.Attributes{Prepend: 1}, nil},
-		{"oldrouter", "ipv4", "198.51.100.5/32", 65000, 0, full, []string{"NEIGHBOR capability-never"}},
+		{"external", "ipv4", "198.51.108.1/32", 65000, 0, full, nil},
+		{"external6", "ipv6", "2001:db8:108::1/128", 65000, 0, full, nil},
+		{"internal", "ipv4", "198.51.108.2/32", frrAS, 0, full, nil},
+		{"internal6", "ipv6", "2001:db8:108::2/128", frrAS, 0, full, nil},
+		{"plain", "ipv4", "198.51.108.3/32", 4200000000, 0, bgp.Attributes{}, nil},
+		{"localas", "ipv4", "198.51.108.4/32", 65009, 65009, bgp.Attributes{Prepend: 1}, nil},
+		{"oldrouter", "ipv4", "198.51.108.5/32", 65000, 0, full, []string{"NEIGHBOR capability-never"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -166,6 +168,7 @@ func TestFRRSeesOurAttributes(t *testing.T) {
 }
 
 func TestIPv4RunsOverIPv6AndTheOtherWayRound(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	for _, c := range []struct {
 		name, session string
@@ -215,6 +218,7 @@ func TestIPv4RunsOverIPv6AndTheOtherWayRound(t *testing.T) {
 }
 
 func TestRouterIsFoundOnItsInterface(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	for _, c := range []struct {
 		name     string
@@ -252,6 +256,7 @@ func TestRouterIsFoundOnItsInterface(t *testing.T) {
 }
 
 func TestPasswordsAreRightWrongAndRotated(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	for _, family := range []string{"ipv4", "ipv6"} {
 		t.Run(family, func(t *testing.T) {
@@ -295,6 +300,7 @@ func TestPasswordsAreRightWrongAndRotated(t *testing.T) {
 }
 
 func TestTroubleHasWords(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	for _, c := range []struct {
 		name  string
@@ -330,6 +336,7 @@ func TestTroubleHasWords(t *testing.T) {
 }
 
 func TestPeersAreFoundByRelation(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	for _, c := range []struct {
 		name string
@@ -417,6 +424,7 @@ func minTTLDrops(t *testing.T) int {
 }
 
 func TestResetByTheRouterIsMended(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	source := f.source("ipv6")
 	p := f.neighbor(t, source, 65000)

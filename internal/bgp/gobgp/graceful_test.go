@@ -133,6 +133,7 @@ func installed(ns namespace, prefix string) bool {
 }
 
 func TestKilledSpeakerIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	f, b := needFRR(t), needBIRD(t)
 	graceful := &lb.GracefulRestart{RestartTime: 30 * time.Second}
 	for _, c := range []struct {
@@ -188,6 +189,7 @@ func TestKilledSpeakerIsWaitedFor(t *testing.T) {
 }
 
 func TestUpgradeWithGracefulRestartKeepsRoutes(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	source := f.source("ipv6")
 	p := f.neighbor(t, source, 65000, "NEIGHBOR graceful-restart-helper")
@@ -224,6 +226,7 @@ func TestUpgradeWithGracefulRestartKeepsRoutes(t *testing.T) {
 }
 
 func TestNodeTakesItsLeaveInOrder(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	for _, family := range []string{"ipv4", "ipv6"} {
 		t.Run(family, func(t *testing.T) {
@@ -276,6 +279,7 @@ func TestNodeTakesItsLeaveInOrder(t *testing.T) {
 }
 
 func TestShutdownIsExplainedToTheRouter(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	source := f.source("ipv4")
 	p := f.neighbor(t, source, 65000)

@@ -49,6 +49,11 @@ func TestMain(m *testing.M) {
 		if err := run("ip", "link", "set", "lo", "up"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 		} else {
+			// Tests mostly wait, for timers and for routers.
+			flag.Parse()
+			if err := flag.Set("test.parallel", "8"); err != nil {
+				panic(err)
+			}
 			code = m.Run()
 		}
 		lab.close()
@@ -137,11 +142,11 @@ func (l *labs) namespace() (namespace, error) {
 
 // wire lays wire n between us and a namespace: node<n> here and rtr<n> there.
 // Its networks are 192.0.<n>.0/24 and 2001:db8:<n>::/64; the router has .1 and
-// ::1, we have .10 and ::10 up to .99 and ::99.
+// ::1, we have .10 and ::10 up to .249 and ::249.
 func (l *labs) wire(n int, ns namespace) error {
 	here, there := fmt.Sprintf("node%d", n), fmt.Sprintf("rtr%d", n)
 	var ours strings.Builder
-	for i := 10; i < 100; i++ {
+	for i := 10; i < 250; i++ {
 		fmt.Fprintf(&ours, "addr add 192.0.%d.%d/24 dev %s\naddr add 2001:db8:%d::%d/64 dev %s nodad\n", n, i, here, n, i, here)
 	}
 	for _, step := range [][]string{

@@ -247,6 +247,7 @@ func (s *session) attempt(ctx context.Context, t guard.Transport) time.Duration 
 
 // hold keeps an established session supplied until it falls.
 func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, local bgp.Local) {
+	s.resolve(n, local) // shows what there is to send before it shows the session
 	s.up(link, n)
 	done := make(chan guard.Ending, 1)
 	go func() { done <- link.Run(s.endings) }()

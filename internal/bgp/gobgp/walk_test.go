@@ -23,6 +23,7 @@ import (
 // come and go. FRR must see each of the three established once, and hold in the
 // end what the last configuration says.
 func TestUnrelatedEditsResetNothing(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	r := rand.New(rand.NewPCG(5, 6))
 	var peers []lb.BGPPeer
@@ -118,7 +119,7 @@ func TestUnrelatedEditsResetNothing(t *testing.T) {
 				family := map[bool]string{true: "ipv4", false: "ipv6"}[sources[i].Is4()]
 				f.holds(t, family, sources[i], want...)
 				if n := f.state(t, sources[i])["connectionsEstablished"]; n != 1.0 {
-					t.Fatalf("step %d: %s was established %v times", step, p.Name, n)
+					t.Fatalf("step %d: %s was established %v times: %s", step, p.Name, n, show(s.view(p.Name)))
 				}
 			}
 		}
@@ -164,6 +165,7 @@ func (f *frr) says(t *testing.T, source netip.Addr, r bgp.Route) {
 }
 
 func TestFlapsDoNotConfuseTheTable(t *testing.T) {
+	t.Parallel()
 	f := needFRR(t)
 	source := f.source("ipv4")
 	p := f.neighbor(t, source, 65000)
@@ -187,6 +189,7 @@ func TestFlapsDoNotConfuseTheTable(t *testing.T) {
 }
 
 func TestPasswordsAreNotShown(t *testing.T) {
+	t.Parallel()
 	const password = "s3cret-of-the-tor"
 	var mu sync.Mutex
 	var logged bytes.Buffer

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,9 +31,16 @@ type Inner struct {
 	said func(wire.Family)
 	// conn is set by Accept.
 	conn net.Conn
-	link atomic.Pointer[Link]
-	// mu serialises writes to conn, which are short and read at once.
-	mu sync.Mutex
+	// writing serialises writes to conn, which are short and read at once.
+	writing sync.Mutex
+
+	// mu guards what follows. It is not held while anything waits.
+	mu   sync.Mutex
+	link *Link
+	// owed counts the tables that gobgp has been asked for and has not yet said
+	// to their end; early counts those of them that it was asked for before link
+	// was attached.
+	owed, early map[wire.Family]int
 }
 
 // Listen opens the address at which gobgp is to find its router. Said is called
@@ -46,7 +53,7 @@ func Listen(said func(wire.Family)) (*Inner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on loopback: %w", err)
 	}
-	return &Inner{listener: l.(*net.TCPListener), said: said}, nil
+	return &Inner{listener: l.(*net.TCPListener), said: said, owed: map[wire.Family]int{}}, nil
 }
 
 // Addr returns the address of Listen.
@@ -90,6 +97,11 @@ func (in *Inner) greet(open wire.Open) error {
 	if err := in.conn.SetDeadline(time.Now().Add(innerTimeout)); err != nil {
 		return err
 	}
+	in.mu.Lock()
+	for _, f := range open.Families {
+		in.owed[f]++
+	}
+	in.mu.Unlock()
 	if err := in.write(wire.AppendKeepalive(wire.AppendOpen(nil, open))); err != nil {
 		return err
 	}
@@ -128,16 +140,7 @@ func (in *Inner) Run() (err error) {
 				return err
 			}
 		case wire.TypeUpdate:
-			if link := in.link.Load(); link != nil {
-				link.update(frame)
-			}
-			// The longest End-of-RIB is shorter than any UPDATE that says
-			// something, or nearly so.
-			if len(frame) <= wire.HeaderLen+12 {
-				if f, _ := wire.ParseUpdate(frame[wire.HeaderLen:], func(wire.Change) {}); f != nil {
-					in.said(*f)
-				}
-			}
+			in.update(frame)
 		case wire.TypeNotification:
 			n, _ := wire.ParseNotification(frame[wire.HeaderLen:])
 			return fmt.Errorf("gobgp says: %v", n)
@@ -145,18 +148,58 @@ func (in *Inner) Run() (err error) {
 	}
 }
 
+// update passes an UPDATE on. An End-of-RIB belongs to the table that gobgp was
+// asked for; that of one from before the link was attached is not for the router,
+// which has not heard the beginning, and would take all it kept for stale.
+func (in *Inner) update(frame []byte) {
+	var end *wire.Family
+	if len(frame) <= endOfRIB {
+		end, _ = wire.ParseUpdate(frame[wire.HeaderLen:], func(wire.Change) {})
+	}
+	in.mu.Lock()
+	link := in.link
+	if end != nil {
+		in.owed[*end]--
+		if in.early[*end] > 0 {
+			in.early[*end]--
+			link = nil
+		}
+	}
+	in.mu.Unlock()
+	switch {
+	case link == nil:
+	case end != nil:
+		link.ended(frame)
+	default:
+		link.update(frame)
+	}
+	if end != nil {
+		in.said(*end)
+	}
+}
+
+// endOfRIB is the length of the longest End-of-RIB.
+const endOfRIB = wire.HeaderLen + 11
+
 // Attach sends what gobgp says from now on to a link, nil for nowhere.
-func (in *Inner) Attach(link *Link) { in.link.Store(link) }
+func (in *Inner) Attach(link *Link) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.link, in.early = link, maps.Clone(in.owed)
+}
 
 // Refresh asks gobgp to say its whole table of a family again, which it ends
 // with an End-of-RIB.
 func (in *Inner) Refresh(f wire.Family) error {
+	in.mu.Lock()
+	in.owed[f]++
+	in.mu.Unlock()
 	return in.write(wire.AppendRouteRefresh(nil, f))
 }
 
 func (in *Inner) write(b []byte) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	in.writing.Lock()
+	defer in.writing.Unlock()
 	_, err := in.conn.Write(b)
 	return err
 }

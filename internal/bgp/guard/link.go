@@ -77,11 +77,10 @@ type Link struct {
 
 	sent, received atomic.Int64
 	tooMany        atomic.Bool
-	tables         atomic.Int64
 }
 
 // NewLink wraps a connection to a router. Changed is called from the link's
-// goroutines when a table has been sent, and must not block.
+// goroutines when all that was to be sent has been, and must not block.
 func NewLink(conn *net.TCPConn, maximumPrefixes int, counters *Counters, changed func()) *Link {
 	if maximumPrefixes <= 0 {
 		maximumPrefixes = bgp.DefaultMaximumPrefixes
@@ -95,9 +94,6 @@ func NewLink(conn *net.TCPConn, maximumPrefixes int, counters *Counters, changed
 // Sent returns how many prefixes the router has been told and not been told to
 // forget, as written to its connection.
 func (l *Link) Sent() int { return int(l.sent.Load()) }
-
-// Tables returns how many times a family's whole table has been sent.
-func (l *Link) Tables() int { return int(l.tables.Load()) }
 
 // Received returns how many prefixes the router announces, and whether there
 // are more than are counted.
@@ -203,6 +199,13 @@ func (l *Link) Run(endings <-chan Ending) Ending {
 // for the send hold timer to judge.
 func (l *Link) update(frame []byte) { l.out.put(frame) }
 
+// ended queues the End-of-RIB of a table, if the router wants to know.
+func (l *Link) ended(frame []byte) {
+	if l.negotiated.EndOfRIB {
+		l.out.put(frame)
+	}
+}
+
 // A queue holds frames between gobgp and a router.
 type queue struct {
 	mu     sync.Mutex
@@ -246,6 +249,12 @@ func (q *queue) take(into [][]byte, limit int) ([][]byte, bool) {
 		}
 	}
 	return into, whole
+}
+
+func (q *queue) empty() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.frames) == 0
 }
 
 // readAll reads until the session ends.
@@ -369,31 +378,25 @@ func (l *Link) writeAll() (end Ending, whole bool) {
 		}
 		l.counters.MessagesOut.Add(messages + uint64(len(frames)))
 		l.counters.UpdatesOut.Add(uint64(len(frames)))
-		if l.tally(sent, frames) {
+		l.tally(sent, frames)
+		if l.out.empty() {
 			l.changed()
 		}
 	}
 }
 
-// tally keeps the set of prefixes that the router was told, and reports whether
-// it has reached the end of a table.
-func (l *Link) tally(sent map[netip.Prefix]struct{}, frames [][]byte) bool {
-	end := false
+// tally keeps the set of prefixes that the router was told.
+func (l *Link) tally(sent map[netip.Prefix]struct{}, frames [][]byte) {
 	for _, frame := range frames {
-		eor, _ := wire.ParseUpdate(frame[wire.HeaderLen:], func(c wire.Change) {
+		_, _ = wire.ParseUpdate(frame[wire.HeaderLen:], func(c wire.Change) {
 			if c.Withdrawn {
 				delete(sent, c.Prefix)
 			} else {
 				sent[c.Prefix] = struct{}{}
 			}
 		})
-		if eor != nil {
-			l.tables.Add(1)
-			end = true
-		}
 	}
 	l.sent.Store(int64(len(sent)))
-	return end
 }
 
 // read reads one message.
