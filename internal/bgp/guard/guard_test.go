@@ -1,0 +1,330 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+func TestTransportSuitsThePeer(t *testing.T) {
+	for _, c := range []struct {
+		name        string
+		peer        lb.BGPPeer
+		ttl, minTTL int
+	}{
+		{"external, next door", lb.BGPPeer{MyASN: 65000, PeerASN: 65001}, 1, 0},
+		{"external by relation", lb.BGPPeer{MyASN: 65000, Kind: lb.PeerExternal}, 1, 0},
+		{"internal, anywhere", lb.BGPPeer{MyASN: 65000, PeerASN: 65000}, 0, 0},
+		{"internal by relation", lb.BGPPeer{MyASN: 65000, Kind: lb.PeerInternal}, 0, 0},
+		{"external, far away", lb.BGPPeer{MyASN: 65000, PeerASN: 65001, EBGPMultiHop: true}, 255, 0},
+		{"external, one hop and not more", lb.BGPPeer{MyASN: 65000, PeerASN: 65001, TTLSecurity: 1}, 255, 255},
+		{"internal, three hops and not more", lb.BGPPeer{MyASN: 65000, PeerASN: 65000, TTLSecurity: 3}, 255, 253},
+	} {
+		for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
+			got := TransportOf(c.peer, netip.MustParseAddr(a))
+			if got.TTL != c.ttl || got.MinTTL != c.minTTL || got.Remote != netip.AddrPortFrom(netip.MustParseAddr(a), 179) {
+				t.Errorf("%s: %+v", c.name, got)
+			}
+		}
+	}
+	p := lb.BGPPeer{Port: 1790, Source: netip.MustParseAddr("192.0.2.7"), VRF: "blue"}
+	if got := TransportOf(p, netip.MustParseAddr("192.0.2.1")); got.Remote.Port() != 1790 || got.Source != p.Source || got.Device != "blue" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestDialingFailsInWords(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := l.Addr().(*net.TCPAddr).AddrPort()
+	l.Close()
+	for _, c := range []struct {
+		name  string
+		t     Transport
+		cause bgp.Cause
+		text  string
+	}{
+		{"nobody there", Transport{Remote: gone}, bgp.ConnectionRefused, "connection refused by " + gone.String()},
+		{"too long a password", Transport{Remote: gone, Password: lb.NewSecret(strings.Repeat("x", 81))}, bgp.PasswordMissing, "the password has 81 octets, TCP MD5 takes 80"},
+		{"not our address", Transport{Remote: gone, Source: netip.MustParseAddr("203.0.113.1")}, bgp.SourceUnusable, "source address for " + gone.String() + ": cannot assign requested address"},
+		{"no such device", Transport{Remote: gone, Device: "nosuch"}, bgp.SourceUnusable, "prepare the connection to " + gone.String() + ": bind to device nosuch: no such device"},
+	} {
+		_, err := Dial(t.Context(), c.t)
+		var f *bgp.Fault
+		if !errors.As(err, &f) || f.Cause != c.cause || f.Text != c.text {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var f *bgp.Fault
+	if _, err := Dial(ctx, Transport{Remote: gone}); !errors.As(err, &f) || f.Cause != bgp.Leave {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+var gobgpOpen = wire.Open{AS: 65000, HoldTime: 3600, ID: netip.MustParseAddr("127.0.0.1"), Capabilities: wire.Capabilities{
+	Families: []wire.Family{wire.IPv4Unicast, wire.IPv6Unicast}, FourOctetAS: true, RouteRefresh: true,
+}}
+
+// A gobgp plays the server's part on loopback.
+type gobgp struct {
+	t *testing.T
+	net.Conn
+}
+
+func (g gobgp) send(b []byte) {
+	g.t.Helper()
+	if _, err := g.Write(b); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// heard reads messages until one of this type comes.
+func (g gobgp) heard(want wire.Type) []byte {
+	g.t.Helper()
+	_ = g.SetReadDeadline(time.Now().Add(10 * time.Second))
+	for {
+		frame, err := readFrame(g.Conn)
+		if err != nil {
+			g.t.Fatalf("waiting for %v: %v", want, err)
+		}
+		if wire.Type(frame[18]) == want {
+			return frame[wire.HeaderLen:]
+		}
+	}
+}
+
+// connect brings up an Inner and the gobgp at its other end.
+func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
+	t.Helper()
+	in, err := Listen(said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(in.Close)
+	conn, err := net.Dial("tcp4", in.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	if err := in.Accept(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	g := gobgp{t, conn}
+	g.send(wire.AppendKeepalive(wire.AppendOpen(nil, gobgpOpen)))
+	if err := in.Greet(gobgpOpen); err != nil {
+		t.Fatal(err)
+	}
+	g.heard(wire.TypeKeepalive)
+	done := make(chan struct{})
+	go func() { defer close(done); _ = in.Run() }()
+	t.Cleanup(func() { in.Close(); <-done })
+	return in, g
+}
+
+// established returns a Link that runs, and the router's end of it.
+func established(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	router, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { router.Close() })
+	link := NewLink(conn.(*net.TCPConn), 0, &Counters{}, func() {})
+	link.negotiated = n
+	endings, done := make(chan Ending, 1), make(chan struct{})
+	go func() { defer close(done); link.Run(endings) }()
+	t.Cleanup(func() { endings <- Ending{Fault: &bgp.Fault{}}; <-done })
+	return link, gobgp{t, router}
+}
+
+func update(i byte) []byte {
+	body := []byte{0, 0, 0, 0, 32, 198, 51, 100, i}
+	frame := wire.AppendEndOfRIB(nil, wire.IPv4Unicast)[:wire.HeaderLen]
+	frame[17] = byte(wire.HeaderLen + len(body))
+	return append(frame, body...)
+}
+
+// A router in graceful restart takes what it kept for stale at End-of-RIB. So it
+// must not hear that of a table whose beginning it has not heard.
+func TestEndOfATableFromBeforeIsNotPassedOn(t *testing.T) {
+	said := make(chan wire.Family, 9)
+	in, g := connect(t, func(f wire.Family) { said <- f })
+	link, router := established(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4, lb.IPv6}, EndOfRIB: true})
+
+	// gobgp says its first table; the link comes in the middle of it.
+	g.send(update(1))
+	g.send(wire.AppendEndOfRIB(nil, wire.IPv6Unicast))
+	if f := <-said; f != wire.IPv6Unicast {
+		t.Fatalf("end of %v", f)
+	}
+	in.Attach(link)
+	if err := in.Refresh(wire.IPv4Unicast); err != nil {
+		t.Fatal(err)
+	}
+	g.heard(wire.TypeRouteRefresh)
+	g.send(wire.AppendEndOfRIB(nil, wire.IPv4Unicast)) // of the first table
+	g.send(update(2))
+	g.send(wire.AppendEndOfRIB(nil, wire.IPv4Unicast)) // of the one asked for
+
+	var heard []string
+	for len(heard) < 2 {
+		body := router.heard(wire.TypeUpdate)
+		end, err := wire.ParseUpdate(body, func(c wire.Change) { heard = append(heard, c.Prefix.String()) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if end != nil {
+			heard = append(heard, "end of "+end.String())
+		}
+	}
+	if got := strings.Join(heard, ", "); got != "198.51.100.2/32, end of ipv4-unicast" {
+		t.Errorf("the router heard %s", got)
+	}
+}
+
+func TestEndOfRIBIsForRoutersThatWantToKnow(t *testing.T) {
+	in, g := connect(t, func(wire.Family) {})
+	link, router := established(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}})
+	g.send(wire.AppendEndOfRIB(wire.AppendEndOfRIB(nil, wire.IPv4Unicast), wire.IPv6Unicast))
+	in.Attach(link)
+	if err := in.Refresh(wire.IPv4Unicast); err != nil {
+		t.Fatal(err)
+	}
+	g.heard(wire.TypeRouteRefresh)
+	g.send(update(1))
+	g.send(wire.AppendEndOfRIB(nil, wire.IPv4Unicast))
+	g.send(update(2))
+	for i := range 2 {
+		end, _ := wire.ParseUpdate(router.heard(wire.TypeUpdate), func(c wire.Change) {
+			if want := fmt.Sprintf("198.51.100.%d/32", i+1); c.Prefix.String() != want {
+				t.Errorf("%v, want %s", c.Prefix, want)
+			}
+		})
+		if end != nil {
+			t.Error("the router hears an End-of-RIB that it did not ask for")
+		}
+	}
+}
+
+func TestGobgpsKeepalivesAreAnswered(t *testing.T) {
+	_, g := connect(t, func(wire.Family) {})
+	for range 3 {
+		g.send(wire.AppendKeepalive(nil))
+		g.heard(wire.TypeKeepalive)
+	}
+}
+
+func TestNobodyElseSpeaksInOurName(t *testing.T) {
+	in, err := Listen(func(wire.Family) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	// Another process is first; it sends what it likes, and stays.
+	other := exec.Command("bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d; echo hello >&3; echo there; cat <&3", in.Addr().Port()))
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Skipf("SKIPPED, there is no bash: %v", err)
+	}
+	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
+	if _, err := io.ReadFull(out, make([]byte, len("there\n"))); err != nil {
+		t.Fatal(err)
+	}
+	ours, err := net.Dial("tcp4", in.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	if err := in.Accept(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := in.conn.RemoteAddr().String(); got != ours.LocalAddr().String() {
+		t.Errorf("took %s, ours is %s", got, ours.LocalAddr())
+	}
+	// And nobody after us.
+	if late, err := net.Dial("tcp4", in.Addr().String()); err == nil {
+		late.Close()
+		t.Error("a third connection is taken")
+	}
+}
+
+func TestBacklogIsBounded(t *testing.T) {
+	q := queue{filled: make(chan struct{}, 1)}
+	frame := make([]byte, wire.MaxLen)
+	for range 2 * backlog / len(frame) {
+		q.put(frame)
+	}
+	if held := len(q.frames) * len(frame); held > backlog+2*len(frame) {
+		t.Errorf("%d octets are held", held)
+	}
+	if _, whole := q.take(nil, batch); whole {
+		t.Error("a queue that has run over says that it is whole")
+	}
+	q = queue{filled: make(chan struct{}, 1)}
+	for range 40 {
+		q.put(frame)
+	}
+	n := 0
+	for !q.empty() {
+		frames, whole := q.take(nil, batch)
+		if !whole || len(frames) == 0 || len(frames)*len(frame) > batch {
+			t.Fatalf("%d frames, whole: %v", len(frames), whole)
+		}
+		n += len(frames)
+	}
+	if n != 40 || q.octets != 0 {
+		t.Errorf("%d frames come out of 40, %d octets are left", n, q.octets)
+	}
+}
+
+func TestReadingKeepsToItsPace(t *testing.T) {
+	p := pace{since: time.Now()}
+	done := make(chan struct{})
+	start := time.Now()
+	for range 1 << 20 / 4096 {
+		p.spent(4096, done)
+	}
+	if took := time.Since(start); took < 200*time.Millisecond {
+		t.Errorf("1 MiB within %v", took)
+	}
+	close(done)
+	start = time.Now()
+	p.spent(1<<30, done)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the end of the session waits %v for the pace", took)
+	}
+}
+
+func TestAPanicEndsOneSession(t *testing.T) {
+	e := contained(func() Ending { panic("boom") })
+	if e.Fault == nil || e.Fault.Cause != bgp.InternalFault || e.Fault.Text != "panic: boom" || e.Notification == nil {
+		t.Errorf("%+v", e)
+	}
+}
