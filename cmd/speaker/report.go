@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,15 +25,22 @@ func (r reporter) Snapshot() (lb.Snapshot, bool) { return r.Reader.Snapshot() }
 // writeTimeout bounds one write of a condition.
 const writeTimeout = 10 * time.Second
 
-// Announced returns the condition of a Service.
-func (r reporter) Announced(key lb.ServiceKey) (speaker.Condition, bool) {
+// Announced returns what a Service says.
+func (r reporter) Announced(key lb.ServiceKey) (speaker.Report, bool) {
 	s, ok := r.Service(key)
 	c := s.Announced
-	return speaker.Condition{Announced: c.Status == metav1.ConditionTrue, Reason: c.Reason, Message: c.Message}, ok
+	out := speaker.Report{
+		Condition: speaker.Condition{Announced: c.Status == metav1.ConditionTrue, Reason: c.Reason, Message: c.Message},
+		Places:    make(map[netip.Addr]string, len(s.Assigned)),
+	}
+	for _, a := range s.Assigned {
+		out.Places[a] = s.PlaceOf(a)
+	}
+	return out, ok
 }
 
 // SetAnnounced writes it.
-func (r reporter) SetAnnounced(ctx context.Context, key lb.ServiceKey, c speaker.Condition) (bool, error) {
+func (r reporter) SetAnnounced(ctx context.Context, key lb.ServiceKey, c speaker.Report) (bool, error) {
 	s, ok := r.Service(key)
 	if !ok {
 		return false, nil
@@ -43,7 +51,7 @@ func (r reporter) SetAnnounced(ctx context.Context, key lb.ServiceKey, c speaker
 	}
 	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
 	defer cancel()
-	switch outcome, err := r.WriteAnnounced(ctx, s, want); outcome {
+	switch outcome, err := r.WriteAnnounced(ctx, s, want, c.Places); outcome {
 	case kube.Unchanged, kube.Stale, kube.Gone: // the watch brings what it is now
 		return false, nil
 	case kube.Done:

@@ -36,6 +36,10 @@ type Verdict struct {
 	// had it returns. With failback Immediate it is to go back, so the record
 	// stays.
 	Placed, Place string
+	// Fit is set when it is placed on another node than its owner that could own
+	// it, and Permitted when configuration lets the node have it where it is
+	// placed. If not, the controller is about to place it elsewhere.
+	Fit, Permitted bool
 }
 
 // Decide returns what the speaker of node self announces, given the living
@@ -46,8 +50,11 @@ type Verdict struct {
 // its last endpoint goes) is no candidate any more, but goes on answering until
 // the new owner does, as long as there is one. That is what moving without a
 // gap means; an address that nobody may have is dropped at once.
-func Decide(ix *Index, members []election.Member, self string) Intent {
+//
+// The estate is what self remembers of the addresses, or nil.
+func Decide(ix *Index, members []election.Member, self string, estate *election.Estate) Intent {
 	d := newDecider(ix, members, self)
+	d.estate = estate
 	intent := Intent{Verdicts: make([]Verdict, len(ix.groups))}
 	for i := range ix.groups {
 		v, views := d.decide(i)
@@ -122,6 +129,7 @@ func Explain(ix *Index, members []election.Member, a netip.Addr) []NodeReason {
 // A decider is the state of one Decide.
 type decider struct {
 	ix      *Index
+	estate  *election.Estate
 	self    int                // node index, or -1
 	members []*election.Member // by node index; nil: none
 	claims  [][]claimant       // by group
@@ -201,6 +209,9 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 func (d *decider) decide(i int) (Verdict, []view) {
 	g := &d.ix.groups[i]
 	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed}
+	if n, ok := d.ix.byNode[g.placed]; ok {
+		v.Permitted = g.class.reasons[n] == Eligible
+	}
 	views := d.viewsOf(g.class)
 	d.round++
 	candidates := d.candidates(i, views)
@@ -208,10 +219,11 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		v.Reason = d.refusal(g, views)
 		return v, views
 	}
+	placed := d.estate.Place(g.addr, g.placed, g.class.failback, candidates)
 	if d.self < 0 {
-		v.Owner, _ = election.Winner(g.addr, g.placed, g.class.failback, candidates)
+		v.Owner, _ = election.Winner(g.addr, placed, g.class.failback, candidates)
 	} else {
-		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, g.placed, g.class.failback, candidates)
+		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, placed, g.class.failback, candidates)
 	}
 	switch {
 	case v.Owner == "":
@@ -220,6 +232,9 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		v.Reason = Owner
 		if g.class.failback == lb.FailbackNever {
 			v.Place = v.Owner
+		}
+		if v.Owner != g.placed {
+			v.Fit = election.Fit(g.placed, candidates)
 		}
 		if v.Role == election.Bystander && d.holds(i, views, candidates) {
 			v.Role = election.Holder

@@ -100,6 +100,12 @@ func (ix *Index) Addresses() []netip.Addr {
 	return addrs
 }
 
+// Uses reports whether an address is to be announced.
+func (ix *Index) Uses(a netip.Addr) bool {
+	_, used := ix.byAddr[a]
+	return used
+}
+
 // Services returns the Services that share an address, by key.
 func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
 	i, ok := ix.byAddr[a]

@@ -70,10 +70,17 @@ type world struct {
 	t        *testing.T
 	snapshot lb.Snapshot
 	members  []election.Member
-	ledgers  map[string]*election.Ledger
+	speakers map[string]*speaker
 }
 
-func newWorld(t *testing.T) *world { return &world{t: t, ledgers: map[string]*election.Ledger{}} }
+// A speaker is what a member keeps to itself.
+type speaker struct {
+	ledger election.Ledger
+	estate election.Estate
+	met    map[string]bool
+}
+
+func newWorld(t *testing.T) *world { return &world{t: t, speakers: map[string]*speaker{}} }
 
 // run executes a transcript and returns it with the present output.
 func (w *world) run(text string) string {
@@ -151,7 +158,7 @@ func (w *world) remove(kind, name string) {
 		s.Services = slices.DeleteFunc(s.Services, func(s lb.Service) bool { return s.Key.String() == name })
 	case "member":
 		w.members = slices.DeleteFunc(w.members, func(m election.Member) bool { return m.Node == name })
-		delete(w.ledgers, name)
+		delete(w.speakers, name)
 	default:
 		w.t.Fatalf("delete %s", kind)
 	}
@@ -175,7 +182,8 @@ func (w *world) candidates(a netip.Addr) string {
 // record writes down for every address where it is to be placed.
 func (w *world) record() string {
 	var b strings.Builder
-	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, "").Verdicts {
+	learn(w.members, w.speakers)
+	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, "", &w.speakers[""].estate).Verdicts {
 		if v.Place == v.Placed {
 			continue
 		}
@@ -236,8 +244,9 @@ func (w *world) sites(of []string) string {
 // decide prints the owner of every address, and what every member does.
 func (w *world) decide() string {
 	ix := NewIndex(w.snapshot, Options{})
+	learn(w.members, w.speakers)
 	var b strings.Builder
-	for i, v := range Decide(ix, w.members, "").Verdicts {
+	for i, v := range Decide(ix, w.members, "", &w.speakers[""].estate).Verdicts {
 		fmt.Fprintf(&b, "%v ", v.Address)
 		if v.Owner == "" {
 			fmt.Fprintf(&b, "nobody: %v", v.Reason)
@@ -245,7 +254,7 @@ func (w *world) decide() string {
 			fmt.Fprintf(&b, "-> %s", v.Owner)
 		}
 		for _, m := range w.members {
-			intent := Decide(ix, w.members, m.Node)
+			intent := Decide(ix, w.members, m.Node, &w.speakers[m.Node].estate)
 			if got := intent.Verdicts[i].Owner; got != v.Owner {
 				fmt.Fprintf(&b, " BUT %s: %s", m.Node, got)
 			}
@@ -264,27 +273,47 @@ func (w *world) decide() string {
 
 // gossip lets every member claim what it answers for, and all hear of it.
 func (w *world) gossip() {
-	gossip(NewIndex(w.snapshot, Options{}), w.members, w.ledgers)
+	gossip(NewIndex(w.snapshot, Options{}), w.members, w.speakers)
 }
 
-func gossip(ix *Index, members []election.Member, ledgers map[string]*election.Ledger) {
-	next := make([]election.Claims, len(members))
-	for i, m := range members {
-		l := ledgers[m.Node]
-		if l == nil {
-			l = &election.Ledger{}
-			ledgers[m.Node] = l
+// learn tells every member of the others, and an observer without a name.
+func learn(members []election.Member, speakers map[string]*speaker) {
+	for _, m := range append([]election.Member{{}}, members...) {
+		s := speakers[m.Node]
+		if s == nil {
+			s = &speaker{met: map[string]bool{}}
+			speakers[m.Node] = s
 		}
+		s.estate.Learn(members)
+		for _, o := range members {
+			s.met[o.Node] = s.met[o.Node] || o.State == election.Alive
+		}
+	}
+}
+
+func gossip(ix *Index, members []election.Member, speakers map[string]*speaker) {
+	next := make([]election.Claims, len(members))
+	learn(members, speakers)
+	for i, m := range members {
+		s := speakers[m.Node]
+		l := &s.ledger
 		for _, o := range members {
 			for _, c := range o.Claims {
 				l.Witness(c.Epoch)
 			}
 		}
-		var owned []netip.Addr
-		for _, c := range Decide(ix, members, m.Node).Claims {
+		var owned, offered []netip.Addr
+		intent := Decide(ix, members, m.Node, &s.estate)
+		for _, c := range intent.Claims {
 			owned = append(owned, c.Address)
 		}
+		for _, v := range intent.Verdicts {
+			if s.estate.Offers(v.Address, m.Node, v.Role, v.Placed, v.Fit, s.met[v.Placed]) {
+				offered = append(offered, v.Address)
+			}
+		}
 		l.Set(owned, election.Majority)
+		l.Offer(offered)
 		next[i] = l.Claims()
 	}
 	for i := range members {

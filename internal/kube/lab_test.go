@@ -343,11 +343,11 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 	if out, err := c.WriteService(ctx, s, write("2001:db8::1")); out != kube.Gone {
 		t.Errorf("a service that is gone: %v, %v", out, err)
 	}
-	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}); out != kube.Gone {
+	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}, nil); out != kube.Gone {
 		t.Errorf("its condition: %v, %v", out, err)
 	}
 	b.create("gone")
-	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}); out != kube.Gone {
+	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}, nil); out != kube.Gone {
 		t.Errorf("the condition of its successor by the same name: %v, %v", out, err)
 	}
 	s = fresh("refused")
@@ -363,7 +363,7 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 	}
 	s = fresh("moved")
 	b.patch("moved", `{"metadata":{"labels":{"x":"y"}}}`)
-	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced", Message: "by node1"}); out != kube.Done {
+	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced", Message: "by node1"}, nil); out != kube.Done {
 		t.Errorf("a condition alone does not mind the version: %v, %v", out, err)
 	}
 }

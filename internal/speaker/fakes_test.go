@@ -108,24 +108,49 @@ func (a *access) Snapshot() (lb.Snapshot, bool) {
 	return a.snapshot, changed
 }
 
-func (a *access) Announced(key lb.ServiceKey) (Condition, bool) {
+func (a *access) Announced(key lb.ServiceKey) (Report, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	exists := slices.ContainsFunc(a.snapshot.Services, func(s lb.Service) bool { return s.Key == key })
-	return a.conditions[key], exists
+	r := Report{Condition: a.conditions[key], Places: map[netip.Addr]string{}}
+	i := slices.IndexFunc(a.snapshot.Services, func(s lb.Service) bool { return s.Key == key })
+	if i < 0 {
+		return r, false
+	}
+	for _, addr := range a.snapshot.Services[i].Assigned {
+		r.Places[addr] = a.snapshot.Services[i].PlaceOf(addr)
+	}
+	return r, true
 }
 
-func (a *access) SetAnnounced(_ context.Context, key lb.ServiceKey, c Condition) (bool, error) {
+func (a *access) SetAnnounced(_ context.Context, key lb.ServiceKey, c Report) (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.attempts++
 	if a.away {
 		return false, errors.New("the API server is away")
 	}
-	a.conditions[key] = c
+	a.conditions[key] = c.Condition
+	for addr, node := range c.Places {
+		a.place(key, addr, node)
+	}
 	a.writes = append(a.writes, fmt.Sprintf("%s: %v %v %s: %s", a.node, key, c.Announced, c.Reason, c.Message))
 	a.notify()
 	return true, nil
+}
+
+// place records where an address of a Service is; mu is held.
+func (c *fakeCluster) place(key lb.ServiceKey, addr netip.Addr, node string) {
+	services := slices.Clone(c.snapshot.Services)
+	for i := range services {
+		if s := &services[i]; s.Key == key {
+			placed := make([]string, len(s.Assigned))
+			copy(placed, s.Placed)
+			placed[slices.Index(s.Assigned, addr)] = node
+			s.Placed = placed
+		}
+	}
+	c.snapshot.Services = services
+	c.edits++
 }
 
 func (c *fakeCluster) tried() int {
@@ -279,6 +304,7 @@ func (p *part) Publish(l election.Local) {
 	p.said++
 	p.local = l
 	p.ledger.Set(l.Owned, election.Majority)
+	p.ledger.Offer(l.Offered)
 	p.refresh()
 	poke(p.changed)
 	time.AfterFunc(h.delay, h.spread)
@@ -430,6 +456,17 @@ func (w *fakeWorld) owned(want string) {
 	for _, a := range []netip.Addr{v4, v6} {
 		if got := w.who(a); got != want {
 			w.t.Errorf("%v is answered for by %q, want %q", a, got, want)
+		}
+	}
+}
+
+// placed checks where both addresses are recorded to be.
+func (w *fakeWorld) placed(want string) {
+	w.t.Helper()
+	r, _ := (&access{fakeCluster: w.cluster}).Announced(webA)
+	for _, a := range []netip.Addr{v4, v6} {
+		if r.Places[a] != want {
+			w.t.Errorf("%v is placed on %q, want %q", a, r.Places[a], want)
 		}
 	}
 }

@@ -24,6 +24,14 @@ type Condition struct {
 	Reason, Message string
 }
 
+// A Report is what a Service says about its announcing.
+type Report struct {
+	Condition
+	// Places are the nodes where its addresses are recorded to be; empty for
+	// none.
+	Places map[netip.Addr]string
+}
+
 // An Event tells of a transition.
 type Event struct {
 	Kind    EventKind
@@ -46,12 +54,13 @@ func (k EventKind) Warns() bool { return k == NotAnnounced || k == AddressConfli
 
 // A Reporter writes to the API server.
 type Reporter interface {
-	// Announced returns what the condition says as far as the cluster is known;
-	// false when there is no such Service.
-	Announced(lb.ServiceKey) (Condition, bool)
-	// SetAnnounced makes it say so, and reports whether it was written. An
-	// error is worth another attempt.
-	SetAnnounced(context.Context, lb.ServiceKey, Condition) (written bool, err error)
+	// Announced returns what a Service says as far as the cluster is known; false
+	// when there is no such Service.
+	Announced(lb.ServiceKey) (Report, bool)
+	// SetAnnounced makes it say so, all in one write, and reports whether it was
+	// written. Addresses that Places lacks stay recorded where they are. An error
+	// is worth another attempt.
+	SetAnnounced(context.Context, lb.ServiceKey, Report) (written bool, err error)
 	// Event records an event, without waiting.
 	Event(lb.ServiceKey, Event)
 }
@@ -73,6 +82,16 @@ const (
 	// for whoever changed it meanwhile may do so again: in a divided cluster two
 	// speakers are right.
 	insistence = time.Minute
+	// patience is how long an address must have been announced by another than
+	// the node where it is placed until the place is changed, when it is more
+	// than a failover: the node was never heard, because the cluster is starting,
+	// or the controller is to find another place, because configuration forbids
+	// this one.
+	patience = 30 * time.Second
+	// doubt is the same after a failover: the owner may be the one that was cut
+	// off, and about to learn so. The condition waits for it, too, so that one
+	// write says all. Nothing depends on either: claims keep the address.
+	doubt = time.Second
 	// calm is the least time between two looks at everything.
 	calm = 100 * time.Millisecond
 	// bulletins bounds the conflicts that wait to be told.
@@ -105,13 +124,37 @@ type herald struct {
 	// silent is since when a Service has had an address without an owner.
 	silent map[lb.ServiceKey]time.Time
 	// said is what this node wrote last.
-	said    map[lb.ServiceKey]statement
+	said map[lb.ServiceKey]statement
+	// met are the nodes that were heard, and strays are the addresses that are
+	// placed on others and announced by this one, since when.
+	met     map[string]bool
+	strays  map[netip.Addr]time.Time
 	scratch []announce.Verdict
 }
 
 type statement struct {
-	Condition
+	Report
 	at time.Time
+}
+
+// covers reports whether a statement says all that a report does.
+func (s statement) covers(r Report) bool {
+	for a, node := range r.Places {
+		if s.Places[a] != node {
+			return false
+		}
+	}
+	return s.Condition == r.Condition
+}
+
+// and returns the statement with a report on top of it.
+func (s statement) and(r Report, now time.Time) statement {
+	places := maps.Clone(s.Places)
+	if places == nil {
+		places = map[netip.Addr]string{}
+	}
+	maps.Copy(places, r.Places)
+	return statement{Report{r.Condition, places}, now}
 }
 
 // A view is what a pass decided, and upon what.
@@ -119,6 +162,8 @@ type view struct {
 	index   *announce.Index
 	intent  announce.Intent
 	members []election.Member
+	// offered are the addresses that this node is about to give away, ascending.
+	offered []netip.Addr
 }
 
 type conflicts struct {
@@ -130,6 +175,7 @@ func newHerald(self string, r Reporter, log *slog.Logger, m *metrics) *herald {
 	return &herald{
 		self: self, reporter: r, log: log, metrics: m,
 		news: make(chan struct{}, 1), owners: map[netip.Addr]string{}, silent: map[lb.ServiceKey]time.Time{}, said: map[lb.ServiceKey]statement{},
+		met: map[string]bool{}, strays: map[netip.Addr]time.Time{},
 	}
 }
 
@@ -218,20 +264,23 @@ func (h *herald) run(ctx context.Context) {
 // nothing, and false when something could not be written.
 func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bool) {
 	h.arrange(v.index)
+	h.meet(v.members)
 	ok = true
 	failures := 0
 	for _, key := range h.keys {
 		verdicts := h.verdicts(v, key)
-		want, differs := h.differs(v, key, verdicts)
-		if !differs {
+		want, news, wait := h.differs(v, key, verdicts, time.Now())
+		again = sooner(again, wait)
+		if wait > 0 && wait <= doubt {
+			continue
+		}
+		if news == nothing {
 			delete(h.silent, key)
 			h.note(verdicts)
 			continue
 		}
 		if wait := h.premature(key, want, time.Now()); wait > 0 {
-			if again == 0 || wait < again {
-				again = wait
-			}
+			again = sooner(again, wait)
 			continue
 		}
 		if !same(verdicts, h.newest().intent) {
@@ -253,10 +302,12 @@ func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bo
 			continue
 		}
 		failures = 0
-		h.said[key] = statement{want, time.Now()}
+		h.said[key] = h.said[key].and(want, time.Now())
 		if written {
 			h.metrics.reports.WithLabelValues("written").Inc()
-			h.reporter.Event(key, h.event(verdicts, want))
+			if news == otherwise {
+				h.reporter.Event(key, h.event(verdicts, want.Condition))
+			}
 		}
 		h.note(verdicts)
 		select {
@@ -268,20 +319,96 @@ func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bo
 	return again, ok
 }
 
-// differs returns what this node has to say about a Service, and whether that is
-// anything that the Service does not say.
-func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict) (Condition, bool) {
+// news is what a Service does not say yet.
+type news uint8
+
+const (
+	// nothing: it says all of it.
+	nothing news = iota
+	// elsewhere: its condition is right, but not the record of its places.
+	elsewhere
+	// otherwise: its condition is another one.
+	otherwise
+)
+
+// differs returns what this node has to say about a Service, what of it the
+// Service does not say, and after how long there may be more.
+func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict, now time.Time) (want Report, is news, wait time.Duration) {
 	if h.spokesman(v, verdicts) != h.self {
-		return Condition{}, false
+		return Report{}, nothing, 0
 	}
-	want := condition(verdicts)
 	have, exists := h.reporter.Announced(key)
-	return want, exists && have != want
+	if !exists {
+		return Report{}, nothing, 0
+	}
+	want.Condition = condition(verdicts)
+	want.Places, wait = h.moved(v, verdicts, have.Places, now)
+	switch {
+	case have.Condition != want.Condition:
+		is = otherwise
+	case len(want.Places) > 0:
+		is = elsewhere
+	}
+	return want, is, wait
 }
 
-// premature returns how long to wait before a condition is written.
-func (h *herald) premature(key lb.ServiceKey, want Condition, now time.Time) time.Duration {
-	if last := h.said[key]; last.Condition == want && now.Sub(last.at) < insistence {
+// moved returns the addresses that are not recorded where they should be, and
+// after how long to look again at those for which it is too early. It is not for
+// us to change a record that is newer than what we decided on.
+func (h *herald) moved(of view, verdicts []announce.Verdict, recorded map[netip.Addr]string, now time.Time) (places map[netip.Addr]string, wait time.Duration) {
+	for _, v := range verdicts {
+		_, offered := slices.BinarySearchFunc(of.offered, v.Address, netip.Addr.Compare)
+		if v.Place == v.Placed || recorded[v.Address] != v.Placed || offered {
+			delete(h.strays, v.Address)
+			continue
+		}
+		if h.strays[v.Address].IsZero() {
+			h.strays[v.Address] = now
+		}
+		if left := h.strays[v.Address].Add(h.hesitation(v)).Sub(now); left > 0 {
+			wait = sooner(wait, left)
+			continue
+		}
+		if places == nil {
+			places = map[netip.Addr]string{}
+		}
+		places[v.Address] = v.Place
+	}
+	return places, wait
+}
+
+// hesitation is how long the owner of an address waits until it records itself.
+func (h *herald) hesitation(v announce.Verdict) time.Duration {
+	switch {
+	case !v.Permitted || !h.met[v.Placed]:
+		return patience
+	case v.Fit && v.Owner != h.self:
+		return patience // its owner, who does not speak for the Service, may offer it
+	default:
+		return doubt
+	}
+}
+
+// sooner returns the shorter of two times to wait, 0 being for ever.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b == 0 {
+		return max(a, b)
+	}
+	return min(a, b)
+}
+
+// meet remembers who was heard.
+func (h *herald) meet(members []election.Member) {
+	for _, m := range members {
+		if m.State == election.Alive && !h.met[m.Node] {
+			h.met[m.Node] = true
+		}
+	}
+}
+
+// premature returns how long to wait before a report is written.
+func (h *herald) premature(key lb.ServiceKey, want Report, now time.Time) time.Duration {
+	if last := h.said[key]; last.covers(want) && now.Sub(last.at) < insistence {
 		return last.at.Add(insistence).Sub(now)
 	}
 	if want.Announced {
@@ -318,6 +445,7 @@ func (h *herald) arrange(ix *announce.Index) {
 	// What is not in use is forgotten.
 	h.owners = inUse
 	maps.DeleteFunc(h.silent, func(key lb.ServiceKey, _ time.Time) bool { return h.byService[key] == nil })
+	maps.DeleteFunc(h.strays, func(a netip.Addr, _ time.Time) bool { return ix.Services(a) == nil })
 	maps.DeleteFunc(h.said, func(key lb.ServiceKey, _ statement) bool { return h.byService[key] == nil })
 }
 

@@ -110,6 +110,8 @@ type Speaker struct {
 	said     election.Local
 	decided  []election.Member // upon these members:
 	intent   announce.Intent
+	estate   election.Estate
+	met      map[string]bool // the nodes that were heard
 	holding  map[netip.Addr]layer2.Claim // with the role Holder
 	leftover map[netip.Addr]leftover
 	// answered are the held addresses whose new owner was heard on the wire.
@@ -153,6 +155,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Re
 		speakers:  map[string]*station{},
 		defended:  map[netip.Addr]time.Time{},
 		strangers: map[stranger]time.Time{},
+		met:       map[string]bool{},
 	}
 }
 
@@ -281,6 +284,7 @@ func (s *Speaker) confirmed(at stage) bool {
 		return false
 	}
 	s.decided = members
+	s.estate.Learn(members)
 	s.reannounce(members)
 	return true
 }
@@ -294,6 +298,7 @@ func (s *Speaker) read() bool {
 		return false
 	}
 	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
+	s.estate.Forget(s.index.Uses)
 	var peers []netip.Addr
 	for _, n := range snapshot.Nodes {
 		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(s.cfg.Gossip) })
@@ -314,7 +319,8 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	members := s.present(interfaces, at)
 	s.know(members)
 	before := s.intent
-	s.intent = announce.Decide(s.index, members, s.cfg.Node)
+	s.estate.Learn(members)
+	s.intent = announce.Decide(s.index, members, s.cfg.Node, &s.estate)
 	s.decided = members
 	s.track(now)
 
@@ -323,10 +329,27 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	for i, c := range s.intent.Claims {
 		owned[i] = c.Address
 	}
-	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned})
+	offered := s.offers(members)
+	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned, Offered: offered})
 	s.reannounce(members)
-	s.herald.tell(view{s.index, s.intent, members})
+	s.herald.tell(view{s.index, s.intent, members, offered})
 	s.metrics.count(before, s.intent, members, s.cfg.Node)
+}
+
+// offers returns the addresses that are to go to the nodes where they are placed.
+func (s *Speaker) offers(members []election.Member) []netip.Addr {
+	for _, m := range members {
+		if m.State == election.Alive && !s.met[m.Node] {
+			s.met[m.Node] = true
+		}
+	}
+	var offered []netip.Addr
+	for _, v := range s.intent.Verdicts {
+		if s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Fit, s.met[v.Placed]) {
+			offered = append(offered, v.Address)
+		}
+	}
+	return offered
 }
 
 // present returns the members, with what is known about this node itself up to
@@ -393,7 +416,7 @@ func (s *Speaker) claims() []layer2.Claim {
 
 // publish tells the other speakers, when there is something to tell.
 func (s *Speaker) publish(local election.Local) {
-	same := s.said.Leaving == local.Leaving && slices.Equal(s.said.Owned, local.Owned) &&
+	same := s.said.Leaving == local.Leaving && slices.Equal(s.said.Owned, local.Owned) && slices.Equal(s.said.Offered, local.Offered) &&
 		slices.EqualFunc(s.said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
 			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
 		})

@@ -59,6 +59,7 @@ func TestNothingIsAnsweredWhileJoining(t *testing.T) {
 func TestAConvergedWorldIsLeftAlone(t *testing.T) {
 	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
 		w.cluster.edit(only("b"))
+		w.cluster.edit(on("b"))
 		w.start()
 		w.owned("b")
 		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
@@ -83,6 +84,8 @@ func TestAConvergedWorldIsLeftAlone(t *testing.T) {
 func TestARestartedSpeakerWritesNothingThatIsSaidAlready(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		w.cluster.conditions[webA] = Condition{true, "Announced", "announced by layer 2 from node a"}
+		w.cluster.place(webA, v4, "a")
+		w.cluster.place(webA, v6, "a")
 		w.start()
 		w.owned("a")
 		w.wrote()
@@ -331,6 +334,10 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 		if n := len(w.cluster.writes); n > 12 { // both say so, but do not insist
 			t.Errorf("%d writes in %v", n, 5*insistence)
 		}
+		w.cluster.edit(on("a")) // each has recorded itself now and then
+		w.rest()
+		w.cluster.edit(on("b"))
+		w.rest()
 		w.hub.delay = 2 * time.Millisecond
 		b.ledger.Set(nil, election.Majority)
 		b.ledger.Witness(9)
@@ -421,6 +428,7 @@ func TestTheFirstEventActsAtOnceAndABurstIsOnePass(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		w.start()
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		before := w.cluster.reads
 		w.cluster.edit(only("nobody"))
 		synctest.Wait()

@@ -1,0 +1,97 @@
+package kube
+
+import (
+	"encoding/json"
+	"net/netip"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func placedService(t *testing.T, annotation string) *Service {
+	t.Helper()
+	vip := corev1.LoadBalancerIPModeVIP
+	s := Class("").service(&corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "a", UID: "u", ResourceVersion: "7", Annotations: map[string]string{AnnotationPlaced: annotation}},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
+		Status: corev1.ServiceStatus{
+			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1", IPMode: &vip}, {IP: "2001:db8::1", IPMode: &vip}}},
+			Conditions:   []metav1.Condition{{Type: string(ConditionAnnounced), Status: "True", Reason: "Announced", Message: "by a"}},
+		},
+	})
+	if s == nil {
+		t.Fatal("not ours")
+	}
+	return s
+}
+
+func TestEachAddressHasItsPlace(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	for _, c := range []struct{ annotation, four, six string }{
+		{"", "", ""},
+		{"a", "a", "a"},
+		{"a,b", "a", "b"},
+		{" a , b ", "a", "b"},
+		{",b", "", "b"},
+		{"a,", "a", ""},
+		{"a,b,c", "a", "b"},
+	} {
+		s := placedService(t, c.annotation)
+		if s.PlaceOf(v4) != c.four || s.PlaceOf(v6) != c.six {
+			t.Errorf("%q: %q and %q", c.annotation, s.PlaceOf(v4), s.PlaceOf(v6))
+		}
+	}
+	if s := placedService(t, "a"); s.PlaceOf(netip.MustParseAddr("192.0.2.2")) != "" {
+		t.Error("an address that the Service does not hold has a place")
+	}
+}
+
+func TestASpeakerWritesOnlyWhatItKnowsBetter(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	byA := Condition{Status: "True", Reason: "Announced", Message: "by a"}
+	for _, c := range []struct {
+		annotation string
+		want       Condition
+		moved      map[netip.Addr]string
+		patch      string
+	}{
+		{"a", byA, nil, ""},
+		{"a", byA, map[netip.Addr]string{v4: "a"}, ""},
+		{"a,a", byA, nil, ""}, // how it is written is the controller's affair
+		{"a", byA, map[netip.Addr]string{v6: "b"}, `{"metadata":{"annotations":{"belfry.dev/l2-node":"a,b"},"uid":"u"}}`},
+		{"a,b", byA, map[netip.Addr]string{v4: "b"}, `{"metadata":{"annotations":{"belfry.dev/l2-node":"b"},"uid":"u"}}`},
+		{"", byA, map[netip.Addr]string{v6: "b"}, `{"metadata":{"annotations":{"belfry.dev/l2-node":",b"},"uid":"u"}}`},
+		{"a", byA, map[netip.Addr]string{netip.MustParseAddr("192.0.2.9"): "b"}, ""},
+		{
+			"a", Condition{Status: "True", Reason: "Announced", Message: "by b"}, map[netip.Addr]string{v4: "b", v6: "b"},
+			`{"metadata":{"annotations":{"belfry.dev/l2-node":"b"},"uid":"u"},"status":{"conditions":[{"type":"belfry.dev/Announced","status":"True","lastTransitionTime":null,"reason":"Announced","message":"by b"}]}}`,
+		},
+	} {
+		s := placedService(t, c.annotation)
+		patch, changes := s.announcedPatch(c.want, c.moved, metav1.Time{})
+		body, err := json.Marshal(patch)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changes != (c.patch != "") || changes && string(body) != c.patch {
+			t.Errorf("%q and %v: %v %s", c.annotation, c.moved, changes, body)
+		}
+	}
+}
+
+func TestPlacesAreWrittenTogetherWithTheAddresses(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
+	w := ServiceWrite{Addresses: []netip.Addr{v4, v6}, Placed: []string{"a", "b"}}
+	if s := placedService(t, "a,b"); !s.Carries(w) {
+		t.Error("what is there is written again")
+	}
+	for _, other := range []string{"", "a", "b,a"} {
+		if s := placedService(t, other); s.Carries(w) {
+			t.Errorf("%q is taken for a,b", other)
+		}
+	}
+	if s := placedService(t, "a"); s.Carries(ServiceWrite{Addresses: w.Addresses}) {
+		t.Error("a place is left behind")
+	}
+}

@@ -1,0 +1,136 @@
+package speaker
+
+import (
+	"maps"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// on places both addresses.
+func on(node string) func(*lb.Snapshot) {
+	return func(s *lb.Snapshot) { s.Services[0].Placed = []string{node, node} }
+}
+
+// crash ends a node as far as the wire and gossip are concerned.
+func (w *fakeWorld) crash(node string) {
+	w.node(node).link.Set(nil)
+	w.hub.become(node, election.Gone)
+}
+
+func TestThePlaceFollowsAFailoverInTheSameWrite(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.cluster.edit(on("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
+		w.placed("a")
+		w.crash("a")
+		w.rest()
+		w.wrote()
+		time.Sleep(doubt)
+		synctest.Wait()
+		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
+		w.placed("b")
+
+		// So nothing fails back.
+		w.hub.become("a", election.Alive)
+		w.rest()
+		if got := w.who(v4) + w.who(v6); got != "bb" {
+			t.Errorf("%q answers", got)
+		}
+		w.wrote()
+		w.placed("b")
+
+		// What the controller moves, moves.
+		w.cluster.edit(on("a"))
+		w.rest()
+		w.owned("a")
+		time.Sleep(insistence)
+		synctest.Wait()
+		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
+		w.placed("a")
+	})
+}
+
+func TestThePlaceToFailBackToIsRemembered(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(func(s *lb.Snapshot) {
+			on("a")(s)
+			s.L2Advertisements[0].Failback = lb.FailbackImmediate
+		})
+		w.start()
+		w.crash("a")
+		w.rest()
+		time.Sleep(2 * patience)
+		w.placed("a")
+		w.hub.become("a", election.Alive)
+		w.rest()
+		w.owned("a")
+	})
+}
+
+// While a cluster starts, the first speaker announces everything, but does not
+// take the places of those that are to come.
+func TestANodeThatWasNeverHeardKeepsItsPlaceForAWhile(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.hub.become("b", election.Gone)
+		w.cluster.edit(on("b"))
+		w.start()
+		if got := w.who(v4) + w.who(v6); got != "aa" {
+			t.Errorf("%q answers", got)
+		}
+		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
+		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
+		time.Sleep(patience / 2)
+		w.placed("b")
+		w.hub.become("b", election.Alive)
+		w.rest()
+		w.owned("b")
+		w.placed("b")
+	})
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(on("b"))
+		w.start()
+		time.Sleep(patience / 2)
+		synctest.Wait()
+		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
+		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
+		w.placed("b")
+		time.Sleep(patience)
+		synctest.Wait()
+		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
+		w.told() // nothing has moved
+		w.placed("a")
+	})
+}
+
+func TestARecordNewerThanTheDecisionIsLeftAlone(t *testing.T) {
+	h := newHerald("a", nil, nil, nil)
+	h.met["b"] = true
+	verdicts := []announce.Verdict{
+		{Address: v4, Owner: "a", Placed: "b", Place: "a", Permitted: true},
+		{Address: v6, Owner: "a", Placed: "b", Place: "a", Permitted: true},
+	}
+	start := time.Now()
+	if got, wait := h.moved(view{}, verdicts, map[netip.Addr]string{v4: "b", v6: "c"}, start); got != nil || wait != doubt {
+		t.Errorf("%v, %v", got, wait)
+	}
+	got, wait := h.moved(view{}, verdicts, map[netip.Addr]string{v4: "b", v6: "c"}, start.Add(doubt))
+	if !maps.Equal(got, map[netip.Addr]string{v4: "a"}) || wait != 0 {
+		t.Errorf("%v, %v", got, wait)
+	}
+	if got, _ := h.moved(view{offered: []netip.Addr{v4}}, verdicts, map[netip.Addr]string{v4: "b", v6: "c"}, start.Add(time.Hour)); got != nil {
+		t.Errorf("about to be given away: %v", got)
+	}
+	if got, _ := h.moved(view{}, verdicts, map[netip.Addr]string{v4: "a", v6: "a"}, start.Add(time.Hour)); got != nil {
+		t.Errorf("written already: %v", got)
+	}
+}
