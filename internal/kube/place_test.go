@@ -64,7 +64,9 @@ func TestASpeakerWritesOnlyWhatItKnowsBetter(t *testing.T) {
 		{"", byA, map[netip.Addr]string{v6: "b"}, `{"metadata":{"annotations":{"belfry.dev/l2-node":",b"},"uid":"u"}}`},
 		{"a", byA, map[netip.Addr]string{netip.MustParseAddr("192.0.2.9"): "b"}, ""},
 		{
-			"a", Condition{Status: "True", Reason: "Announced", Message: "by b"}, map[netip.Addr]string{v4: "b", v6: "b"},
+			"a",
+			Condition{Status: "True", Reason: "Announced", Message: "by b"},
+			map[netip.Addr]string{v4: "b", v6: "b"},
 			`{"metadata":{"annotations":{"belfry.dev/l2-node":"b"},"uid":"u"},"status":{"conditions":[{"type":"belfry.dev/Announced","status":"True","lastTransitionTime":null,"reason":"Announced","message":"by b"}]}}`,
 		},
 	} {

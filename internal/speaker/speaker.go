@@ -111,7 +111,7 @@ type Speaker struct {
 	decided  []election.Member // upon these members:
 	intent   announce.Intent
 	estate   election.Estate
-	met      map[string]bool // the nodes that were heard
+	met      map[string]bool             // the nodes that were heard
 	holding  map[netip.Addr]layer2.Claim // with the role Holder
 	leftover map[netip.Addr]leftover
 	// answered are the held addresses whose new owner was heard on the wire.
