@@ -1,0 +1,233 @@
+package bfd
+
+import "time"
+
+// slow is the least transmit interval of a session that is not up (RFC 5880
+// section 6.8.3).
+const slow = time.Second
+
+// A Config is what a session wants.
+type Config struct {
+	// Transmit is the interval at which to send, Receive the least at which to
+	// receive.
+	Transmit, Receive time.Duration
+	Multiplier        uint8
+	// Passive sends nothing before it has heard something.
+	Passive bool
+}
+
+// A Session is one end of a BFD session. Time is the time since any moment that
+// its user has chosen, and never goes back. It is not for several goroutines.
+type Session struct {
+	config Config
+	jitter func() float64
+
+	state State
+	diag  Diag
+	local uint32
+
+	// remote is what the other end says of itself.
+	remote struct {
+		state      State
+		local      uint32
+		desiredTx  time.Duration
+		requiredRx time.Duration
+		multiplier uint8
+		demand     bool
+	}
+	// desiredTx and requiredRx are what is in effect, which lags behind the
+	// config while a poll sequence announces a change (RFC 5880 section 6.8.3).
+	desiredTx, requiredRx time.Duration
+	polling               bool
+
+	// sendAt is when the next periodic packet is due, detectAt when the other
+	// end is given up, if it is waited for.
+	sendAt, detectAt time.Duration
+	detecting        bool
+	closed           bool
+}
+
+// NewSession returns a session in state Down. Local is its discriminator, not 0
+// and unique on this machine; jitter returns numbers in [0,1).
+func NewSession(c Config, local uint32, now time.Duration, jitter func() float64) *Session {
+	s := &Session{config: c, jitter: jitter, state: Down, local: local, desiredTx: max(slow, c.Transmit), requiredRx: c.Receive, sendAt: now}
+	// Until it says otherwise (RFC 5880 section 6.8.1: one microsecond).
+	s.remote.requiredRx = time.Microsecond
+	s.remote.state = Down
+	return s
+}
+
+// State returns the session's state.
+func (s *Session) State() State { return s.state }
+
+// Diag returns why the session went down last.
+func (s *Session) Diag() Diag { return s.diag }
+
+// RemoteState returns the state that the other end was in when last heard.
+func (s *Session) RemoteState() State { return s.remote.state }
+
+// Local returns the session's discriminator.
+func (s *Session) Local() uint32 { return s.local }
+
+// DetectionTime returns how long the other end may be silent.
+func (s *Session) DetectionTime() time.Duration {
+	return time.Duration(s.remote.multiplier) * max(s.requiredRx, s.remote.desiredTx)
+}
+
+// Reconfigure changes what the session wants. A session that is up stays up: the
+// change is announced by a poll sequence.
+func (s *Session) Reconfigure(c Config, now time.Duration) {
+	if c == s.config {
+		return
+	}
+	s.config = c
+	s.adapt(now)
+}
+
+// adapt brings the intervals in effect nearer to the config's. What makes either
+// end wait longer, or less, than the other expects must be announced first.
+func (s *Session) adapt(now time.Duration) {
+	wantTx := s.config.Transmit
+	if s.state != Up {
+		wantTx = max(slow, wantTx)
+	}
+	if wantTx == s.desiredTx && s.config.Receive == s.requiredRx {
+		return
+	}
+	if s.state != Up {
+		s.desiredTx, s.requiredRx = wantTx, s.config.Receive
+	} else {
+		s.polling = true
+		// Sending faster, and expecting less, may begin at once.
+		s.desiredTx, s.requiredRx = min(wantTx, s.desiredTx), max(s.config.Receive, s.requiredRx)
+	}
+	s.sendAt = now
+}
+
+// Receive takes a packet that was meant for this session, and returns the answer
+// to send at once, if one is due.
+func (s *Session) Receive(p Packet, now time.Duration) (Packet, bool) {
+	if s.closed {
+		return Packet{}, false
+	}
+	before := s.interval()
+	r := &s.remote
+	r.local, r.state, r.demand = p.Mine, p.State, p.Demand
+	r.desiredTx, r.requiredRx, r.multiplier = p.DesiredTx, p.RequiredRx, p.Multiplier
+	if p.Final && s.polling {
+		s.polling = false
+		if s.state == Up {
+			s.desiredTx, s.requiredRx = s.config.Transmit, s.config.Receive
+		}
+	}
+	switch {
+	case p.State == AdminDown:
+		if s.state != Down {
+			s.fall(NeighborDown, now)
+		}
+	case s.state == Down && p.State == Down:
+		s.enter(Init, now)
+	case s.state == Down && p.State == Init, s.state == Init && p.State != Down:
+		s.enter(Up, now)
+	case s.state == Up && p.State == Down:
+		s.fall(NeighborDown, now)
+	}
+	s.detecting, s.detectAt = true, now+s.DetectionTime()
+	if s.interval() < before {
+		s.sendAt = min(s.sendAt, now+s.interval())
+	}
+	if p.Poll {
+		answer := s.packet()
+		answer.Poll, answer.Final = false, true
+		return answer, true
+	}
+	return Packet{}, false
+}
+
+func (s *Session) enter(state State, now time.Duration) {
+	s.state = state
+	if state == Up {
+		s.diag = NoDiag
+	}
+	s.polling = false
+	s.adapt(now)
+	s.sendAt = now
+}
+
+func (s *Session) fall(why Diag, now time.Duration) {
+	s.diag = why
+	s.enter(Down, now)
+}
+
+// Tick lets time pass, and returns the packet to send, if one is due.
+func (s *Session) Tick(now time.Duration) (Packet, bool) {
+	if s.closed {
+		return Packet{}, false
+	}
+	if s.detecting && now >= s.detectAt {
+		s.detecting = false
+		// What it said of itself counts no longer (RFC 5880 section 6.8.1).
+		s.remote.local, s.remote.requiredRx, s.remote.demand = 0, time.Microsecond, false
+		if s.state == Init || s.state == Up {
+			s.fall(DetectionTimeExpired, now)
+		}
+	}
+	if !s.sends() || now < s.sendAt {
+		return Packet{}, false
+	}
+	// 75 to 100 % of the interval, 75 to 90 % where one loss is the end (RFC 5880
+	// section 6.8.7).
+	spread := 0.25
+	if s.config.Multiplier == 1 {
+		spread = 0.15
+	}
+	s.sendAt = now + time.Duration((0.75+spread*s.jitter())*float64(s.interval()))
+	return s.packet(), true
+}
+
+// sends reports whether periodic packets are to be sent.
+func (s *Session) sends() bool {
+	switch {
+	case s.config.Passive && s.remote.local == 0, s.remote.requiredRx == 0:
+		return false
+	case s.remote.demand && s.state == Up && s.remote.state == Up && !s.polling:
+		return false
+	default:
+		return true
+	}
+}
+
+// interval returns the transmit interval before jitter.
+func (s *Session) interval() time.Duration { return max(s.desiredTx, s.remote.requiredRx) }
+
+// Next returns when Tick is to be called again, if nothing is received before.
+func (s *Session) Next() (time.Duration, bool) {
+	at, any := time.Duration(0), false
+	if s.detecting {
+		at, any = s.detectAt, true
+	}
+	if s.sends() && (!any || s.sendAt < at) {
+		at, any = s.sendAt, true
+	}
+	return at, any && !s.closed
+}
+
+// Close ends the session and returns the packet that tells the other end that
+// this is no failure.
+func (s *Session) Close() Packet {
+	s.state, s.diag, s.polling, s.closed = AdminDown, AdministrativelyDown, false, true
+	return s.packet()
+}
+
+// packet returns what there is to say now.
+func (s *Session) packet() Packet {
+	p := Packet{
+		Diag: s.diag, State: s.state, Poll: s.polling, Multiplier: s.config.Multiplier, Mine: s.local, Yours: s.remote.local,
+		DesiredTx: s.desiredTx, RequiredRx: s.requiredRx,
+	}
+	if s.polling {
+		// A poll announces what is wanted, whatever is still in effect.
+		p.DesiredTx, p.RequiredRx = s.config.Transmit, s.config.Receive
+	}
+	return p
+}

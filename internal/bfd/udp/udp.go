@@ -1,0 +1,417 @@
+// Package udp carries BFD sessions over UDP: port 3784 one hop away (RFC 5881),
+// 4784 farther off (RFC 5883).
+//
+// Packets are accepted from the one address that a session watches, on the one
+// address it runs from, with a TTL that nobody far away can produce: 255 for one
+// hop (RFC 5082), the profile's minimum for several.
+//
+// # Goroutines
+//
+//	who starts it       what it does                            what ends it
+//	Monitor.Run         reads one socket, of up to four          its context
+//	Monitor.Watch       (its caller's) runs one session           its context
+//
+// A port that another program on the node holds leaves the sessions that need it
+// down, with a word about it; it ends nothing else.
+package udp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+
+	"github.com/belfrylb/belfry/internal/bfd"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// Ports (RFC 5881 section 4, RFC 5883 section 5).
+const (
+	portSingleHop = 3784
+	portMultihop  = 4784
+)
+
+// sourcePorts are those that packets may come from (RFC 5881 section 4).
+const firstSourcePort, lastSourcePort = 49152, 65535
+
+// ttl is that of every packet we send.
+const ttl = 255
+
+// A Path is what a session watches.
+type Path struct {
+	// Local and Remote are its ends; link-local addresses have a zone.
+	Local, Remote netip.Addr
+	// Device is bound to; empty for none.
+	Device string
+	// Multihop is set when the ends are not on one link.
+	Multihop bool
+}
+
+// A Change tells that a session went up or down.
+type Change struct {
+	State bfd.State
+	// Failed is set when the path is lost: the session was up, and the other end
+	// did not go out of service of its own will.
+	Failed bool
+	// Why is the reason of a session that went down, in words.
+	Why string
+}
+
+// A Monitor holds the sockets that BFD packets arrive at.
+type Monitor struct {
+	log *slog.Logger
+
+	mu sync.Mutex
+	// byLocal finds sessions by our discriminator, byPath those that have not
+	// yet heard from the other end.
+	byLocal map[uint32]*session
+	byPath  map[pathKey]*session
+	next    uint32
+	// faults says of each port why nobody reads it.
+	faults map[socket]error
+}
+
+type pathKey struct {
+	local, remote netip.Addr
+	multihop      bool
+}
+
+// A socket is one that packets arrive at.
+type socket struct{ v6, multihop bool }
+
+// A session is one Watch.
+type session struct {
+	path Path
+	in   chan bfd.Packet
+	// minTTL is the least TTL that a packet may have come with.
+	minTTL int
+}
+
+// New returns a Monitor; it receives nothing until Run.
+func New(log *slog.Logger) *Monitor {
+	return &Monitor{
+		log: log, byLocal: map[uint32]*session{}, byPath: map[pathKey]*session{}, faults: map[socket]error{},
+		// Not the same after a restart, so that a packet for the last life is
+		// for nobody (RFC 5880 section 6.8.1 asks for unpredictability).
+		next: rand.Uint32(),
+	}
+}
+
+// Run receives packets until ctx ends.
+func (m *Monitor) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, s := range []socket{{false, false}, {true, false}, {false, true}, {true, true}} {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				err := m.read(ctx, s)
+				m.mu.Lock()
+				first := m.faults[s] == nil
+				m.faults[s] = err
+				m.mu.Unlock()
+				if ctx.Err() == nil && first {
+					m.log.Warn("BFD packets are not received", "port", s.port(), "ipv6", s.v6, "err", err)
+				}
+				timer := time.NewTimer(5 * time.Second)
+				select {
+				case <-ctx.Done():
+				case <-timer.C:
+				}
+				timer.Stop()
+			}
+		})
+	}
+	wg.Wait()
+	return ctx.Err()
+}
+
+func (s socket) port() int {
+	if s.multihop {
+		return portMultihop
+	}
+	return portSingleHop
+}
+
+// read receives from one socket until it fails or ctx ends.
+func (m *Monitor) read(ctx context.Context, s socket) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	network := "udp4"
+	if s.v6 {
+		network = "udp6"
+	}
+	conn, err := net.ListenUDP(network, &net.UDPAddr{Port: s.port()})
+	if err != nil {
+		return fmt.Errorf("listen: %w", plain(err))
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	receive, err := receiver(conn, s.v6)
+	if err != nil {
+		return fmt.Errorf("listen: %w", plain(err))
+	}
+	m.mu.Lock()
+	delete(m.faults, s)
+	m.mu.Unlock()
+	b := make([]byte, 256)
+	for {
+		a, n, err := receive(b)
+		if err != nil {
+			return plain(err)
+		}
+		if p, err := bfd.Parse(b[:n]); err == nil {
+			m.deliver(p, a, s.multihop)
+		}
+	}
+}
+
+// An arrival is what the kernel says of a packet.
+type arrival struct {
+	local, remote netip.Addr
+	ttl           int
+}
+
+// receiver returns a function that reads packets with what the kernel says of
+// them.
+func receiver(conn *net.UDPConn, v6 bool) (func([]byte) (arrival, int, error), error) {
+	if v6 {
+		c := ipv6.NewPacketConn(conn)
+		if err := c.SetControlMessage(ipv6.FlagHopLimit|ipv6.FlagDst|ipv6.FlagInterface, true); err != nil {
+			return nil, err
+		}
+		return func(b []byte) (arrival, int, error) {
+			for {
+				n, cm, from, err := c.ReadFrom(b)
+				if err != nil {
+					return arrival{}, 0, err
+				}
+				remote := from.(*net.UDPAddr).AddrPort().Addr().Unmap()
+				local, ok := netip.AddrFromSlice(cmDst6(cm))
+				if !ok {
+					continue
+				}
+				return arrival{local.WithZone(remote.Zone()), remote, cm.HopLimit}, n, nil
+			}
+		}, nil
+	}
+	c := ipv4.NewPacketConn(conn)
+	if err := c.SetControlMessage(ipv4.FlagTTL|ipv4.FlagDst, true); err != nil {
+		return nil, err
+	}
+	return func(b []byte) (arrival, int, error) {
+		for {
+			n, cm, from, err := c.ReadFrom(b)
+			if err != nil {
+				return arrival{}, 0, err
+			}
+			if cm == nil {
+				continue
+			}
+			local, ok := netip.AddrFromSlice(cm.Dst.To4())
+			if !ok {
+				continue
+			}
+			return arrival{local, from.(*net.UDPAddr).AddrPort().Addr().Unmap(), cm.TTL}, n, nil
+		}
+	}, nil
+}
+
+func cmDst6(cm *ipv6.ControlMessage) []byte {
+	if cm == nil {
+		return nil
+	}
+	return cm.Dst
+}
+
+// deliver gives a packet to the session that it is for, if it came the way it
+// should.
+func (m *Monitor) deliver(p bfd.Packet, a arrival, multihop bool) {
+	m.mu.Lock()
+	s := m.byPath[pathKey{a.local, a.remote, multihop}]
+	if p.Yours != 0 {
+		if byLocal := m.byLocal[p.Yours]; byLocal != s {
+			s = nil // for another session than the way it came
+		}
+	}
+	m.mu.Unlock()
+	if s == nil || a.ttl < s.minTTL {
+		return
+	}
+	select {
+	case s.in <- p:
+	default: // more than a session takes is noise
+	}
+}
+
+// ConfigOf returns what a profile asks of a session.
+func ConfigOf(p lb.BFDProfile) bfd.Config {
+	return bfd.Config{Transmit: p.Transmit, Receive: p.Receive, Multiplier: p.DetectMultiplier, Passive: p.Passive}
+}
+
+// Watch runs a session on a path until ctx ends, and then tells the other end
+// that this is no failure. It calls changed when the session goes up or down.
+// Profiles carries changes of the profile, which do not interrupt the session.
+func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, profiles <-chan lb.BFDProfile, changed func(Change)) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("BFD with %s: panic: %v", path.Remote, p)
+		}
+	}()
+	conn, err := dial(path)
+	if err != nil {
+		return fmt.Errorf("BFD with %s: %w", path.Remote, plain(err))
+	}
+	defer conn.Close()
+	start := time.Now()
+	now := func() time.Duration { return time.Since(start) }
+	in, local := &session{path: path, in: make(chan bfd.Packet, 16), minTTL: minTTL(path, profile)}, m.discriminator()
+	key := pathKey{path.Local, path.Remote, path.Multihop}
+	if err := m.enlist(key, local, in); err != nil {
+		return err
+	}
+	defer m.strike(key, local)
+
+	s := bfd.NewSession(ConfigOf(profile), local, 0, rand.Float64)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	// A packet that cannot be sent is a packet lost: the other end will say so.
+	send := func(p bfd.Packet) { _, _ = conn.Write(bfd.Append(nil, p)) }
+	for {
+		before := s.State()
+		select {
+		case <-ctx.Done():
+			send(s.Close())
+			return nil
+		case p := <-in.in:
+			if answer, ok := s.Receive(p, now()); ok {
+				send(answer)
+			}
+		case p := <-profiles:
+			s.Reconfigure(ConfigOf(p), now())
+		case <-timer.C:
+		}
+		if p, ok := s.Tick(now()); ok {
+			send(p)
+		}
+		if at, ok := s.Next(); ok {
+			timer.Reset(at - now())
+		} else {
+			timer.Stop()
+		}
+		if after := s.State(); (after == bfd.Up) != (before == bfd.Up) {
+			c := Change{State: after}
+			if after != bfd.Up {
+				admin := s.Diag() == bfd.NeighborDown && s.RemoteState() == bfd.AdminDown
+				c.Failed, c.Why = !admin, s.Diag().String()
+				if admin {
+					c.Why = "the neighbor has taken BFD out of service"
+				}
+			}
+			changed(c)
+		}
+	}
+}
+
+// minTTL returns the least TTL of a path's packets.
+func minTTL(path Path, profile lb.BFDProfile) int {
+	if path.Multihop {
+		return int(profile.MinimumTTL)
+	}
+	return ttl
+}
+
+// discriminator returns a number that no session of this Monitor has.
+func (m *Monitor) discriminator() uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for {
+		m.next += 0x9e3779b1 // odd, so that every number has its turn
+		if m.next != 0 && m.byLocal[m.next] == nil {
+			return m.next
+		}
+	}
+}
+
+func (m *Monitor) enlist(key pathKey, local uint32, s *session) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byPath[key] != nil {
+		return fmt.Errorf("BFD with %s: the path is watched already", key.remote)
+	}
+	if err := m.faults[socket{key.remote.Is6(), key.multihop}]; err != nil {
+		return fmt.Errorf("BFD with %s: %w", key.remote, err)
+	}
+	m.byLocal[local], m.byPath[key] = s, s
+	return nil
+}
+
+func (m *Monitor) strike(key pathKey, local uint32) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.byLocal, local)
+	delete(m.byPath, key)
+}
+
+// dial opens the socket that a session sends from.
+func dial(path Path) (*net.UDPConn, error) {
+	port := portSingleHop
+	if path.Multihop {
+		port = portMultihop
+	}
+	network, level, hops, class := "udp4", unix.IPPROTO_IP, unix.IP_TTL, unix.IP_TOS
+	if path.Remote.Is6() {
+		network, level, hops, class = "udp6", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_TCLASS
+	}
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), level, class, 0xc0) // network control, CS6
+			failed = unix.SetsockoptInt(int(fd), level, hops, ttl)
+			if failed == nil && path.Device != "" {
+				failed = unix.BindToDevice(int(fd), path.Device)
+			}
+		})
+		return errors.Join(err, failed)
+	}}
+	var err error
+	for range 64 {
+		source := uint16(firstSourcePort + rand.IntN(lastSourcePort-firstSourcePort+1))
+		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(path.Local, source))
+		var conn net.Conn
+		conn, err = d.Dial(network, netip.AddrPortFrom(path.Remote, uint16(port)).String())
+		if err == nil {
+			return conn.(*net.UDPConn), nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			break
+		}
+	}
+	return nil, err
+}
+
+// plain drops the wrapping that package net puts round an error.
+func plain(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err
+	}
+	return err
+}
