@@ -23,11 +23,8 @@ import (
 // own. Asker, switch and cable are the same, and so is whatever else the
 // machine does.
 func answer(ctx context.Context, b *bench) error {
-	c, err := b.need(ctx)
+	c, err := b.well(ctx)
 	if err != nil {
-		return err
-	}
-	if err := c.begin(ctx); err != nil {
 		return err
 	}
 	if err := c.serve(ctx); err != nil {

@@ -198,6 +198,23 @@ func TestMemoryIsReadInBytes(t *testing.T) {
 	}
 }
 
+func TestAQuantileIsTheEndOfItsBucket(t *testing.T) {
+	metrics := map[string]float64{
+		`x_bucket{le="0.001"}`: 10, `x_bucket{le="0.002"}`: 90, `x_bucket{le="0.004"}`: 100, `x_bucket{le="+Inf"}`: 100, "x_count": 100,
+		`y_bucket{le="0.001"}`: 10, `y_bucket{le="+Inf"}`: 100, "y_count": 100,
+	}
+	for share, want := range map[float64]float64{0.1: 0.001, 0.5: 0.002, 0.9: 0.002, 0.99: 0.004} {
+		if got, err := quantile(metrics, "x", share); err != nil || got != want {
+			t.Errorf("%v of all: %v, %v; want %v", share, got, err, want)
+		}
+	}
+	for _, name := range []string{"y", "z"} {
+		if got, err := quantile(metrics, name, 0.5); err == nil {
+			t.Errorf("%s tells %v", name, got)
+		}
+	}
+}
+
 func TestThisProcessUsesSomething(t *testing.T) {
 	deadline := time.Now().Add(10 * time.Second)
 	for {

@@ -103,6 +103,20 @@ func (b *bench) need(ctx context.Context) (*cluster, error) {
 	return b.cluster, l.Deploy(ctx, namespace, "web", nodes)
 }
 
+// well returns the cluster with all of ours running. What prevents that prevents
+// it for good.
+func (b *bench) well(ctx context.Context) (*cluster, error) {
+	if b.broken {
+		return nil, errors.New("the cluster is not well")
+	}
+	c, err := b.need(ctx)
+	if err == nil {
+		err = c.begin(ctx)
+	}
+	b.broken = err != nil
+	return c, err
+}
+
 // takeDown takes the cluster down. Its logs stay when something failed.
 func (b *bench) takeDown(ctx context.Context, failed bool) error {
 	if b.cluster == nil {
@@ -300,11 +314,8 @@ func (c *cluster) allUses() (map[string]uses, error) {
 
 // idle measures freshly started processes in a cluster without Services of ours.
 func idle(ctx context.Context, b *bench) error {
-	c, err := b.need(ctx)
+	c, err := b.well(ctx)
 	if err != nil {
-		return err
-	}
-	if err := c.begin(ctx); err != nil {
 		return err
 	}
 	const rest = 10 * time.Second // what it takes to start is over

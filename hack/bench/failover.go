@@ -54,11 +54,8 @@ type trial struct {
 // trials makes a fault again and again, for an IPv4 and an IPv6 address in
 // turn.
 func (b *bench) trialsOf(ctx context.Context, f fault) ([]trial, error) {
-	c, err := b.need(ctx)
+	c, err := b.well(ctx)
 	if err != nil {
-		return nil, err
-	}
-	if err := c.begin(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.serve(ctx); err != nil {
@@ -163,11 +160,8 @@ func failTerm(ctx context.Context, b *bench) error {
 // failHeal cuts the owner off from the other nodes, all of which the client
 // still reaches, until two answer; then it heals the cluster.
 func failHeal(ctx context.Context, b *bench) error {
-	c, err := b.need(ctx)
+	c, err := b.well(ctx)
 	if err != nil {
-		return err
-	}
-	if err := c.begin(ctx); err != nil {
 		return err
 	}
 	if err := c.serve(ctx); err != nil {

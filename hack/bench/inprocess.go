@@ -231,13 +231,18 @@ func decide(_ context.Context, b *bench) error {
 		row     string
 		members []election.Member
 	}{{"decide/settled", members}, {"decide/node-lost", members[1:]}} {
-		intent := announce.Decide(ix, c.members, "node-001")
+		var estate election.Estate
+		decide := func() announce.Intent {
+			estate.Learn(c.members)
+			return announce.Decide(ix, c.members, "node-001", &estate)
+		}
+		intent := decide()
 		for _, v := range intent.Verdicts {
 			if v.Owner == "" {
 				return fmt.Errorf("%s: nobody announces %v (%v)", c.row, v.Address, v.Reason)
 			}
 		}
-		b.found(c.row, fastest(func() { announce.Decide(ix, c.members, "node-001") }), "")
+		b.found(c.row, fastest(func() { decide() }), "")
 	}
 	return nil
 }

@@ -26,7 +26,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
+	"k8s.io/klog/v2"
 )
 
 func main() {
@@ -94,6 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if o.list {
 		return writeList(stdout, rows)
 	}
+	klog.SetLogger(logr.Discard()) // client-go tells of the watch that ends with the cluster
 	b := &bench{options: o, progress: stderr, begun: time.Now(), figures: map[string]figure{}}
 	report := report{Machine: describeMachine(), Begun: b.begun}
 	err = b.measure(ctx, rows)
@@ -111,8 +114,10 @@ type bench struct {
 	progress io.Writer
 	begun    time.Time
 	figures  map[string]figure
-	// cluster is up once a measurement has asked for it.
+	// cluster is up once a measurement has asked for it; broken is set when ours
+	// do not run in it as they should.
 	cluster *cluster
+	broken  bool
 }
 
 // An experiment measures some rows at once.
@@ -137,7 +142,7 @@ var experiments = []experiment{
 	{"speakers terminated", []string{"failover/term"}, failTerm},
 	{"healed partitions", []string{"failover/heal"}, failHeal},
 	{"creating Services", []string{
-		"create/wall", "create/controller-cpu", "create/controller-rss", "create/speaker-cpu", "create/speaker-rss",
+		"create/wall", "create/latency", "create/controller-cpu", "create/controller-rss", "create/speaker-cpu", "create/speaker-rss",
 	}, createServices},
 	{"restarting the controller", []string{"restart/ready", "restart/writes", "restart/cpu"}, restartController},
 	{"a converged cluster", []string{"quiet/requests"}, beQuiet},

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -198,6 +200,9 @@ func (c *cluster) setProxies(set func(*lab.Process) error) error {
 // createServices creates the mass of Services twice: with none of ours running,
 // and with all of ours.
 func createServices(ctx context.Context, b *bench) error {
+	if b.broken {
+		return errors.New("the cluster is not well")
+	}
 	c, err := b.need(ctx)
 	if err != nil {
 		return err
@@ -213,6 +218,10 @@ func createServices(ctx context.Context, b *bench) error {
 		return err
 	}
 	n := b.services
+	others, err := c.othersTime()
+	if err != nil {
+		return err
+	}
 	b.say("  %d Services, none of ours running", n)
 	alone, err := c.create(ctx, t, n, "all Services are there", func(progress) bool { return true })
 	if err != nil {
@@ -221,7 +230,11 @@ func createServices(ctx context.Context, b *bench) error {
 	if err := c.awaitSlices(ctx, n); err != nil {
 		return err
 	}
-	b.say("  %s; deleting them", duration(alone))
+	without, err := c.othersTime()
+	if err != nil {
+		return err
+	}
+	b.say("  %s, %.3g s of processor time of Kubernetes; deleting them", duration(alone), (without - others).Seconds())
 	if err := c.remove(ctx, t, n); err != nil {
 		return err
 	}
@@ -235,6 +248,9 @@ func createServices(ctx context.Context, b *bench) error {
 	}
 	before, err := c.allUses()
 	if err != nil {
+		return err
+	}
+	if others, err = c.othersTime(); err != nil {
 		return err
 	}
 	ours, err := c.create(ctx, t, n, "all Services have an address", func(p progress) bool { return p.allocated })
@@ -253,7 +269,25 @@ func createServices(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
+	with, err := c.othersTime()
+	if err != nil {
+		return err
+	}
+	b.say("  processor time of Kubernetes meanwhile: %.3g s", (with - others).Seconds())
+	metrics, err := c.Metrics(ctx, lab.ControlPlane, controllerMetrics)
+	if err != nil {
+		return err
+	}
+	middle, err := quantile(metrics, "belfry_allocation_seconds", 0.5)
+	if err != nil {
+		return err
+	}
+	late, err := quantile(metrics, "belfry_allocation_seconds", 0.99)
+	if err != nil {
+		return err
+	}
 	c.filled = true
+	b.found("create/latency", late, "99 of 100 within that; every second within %s", inSeconds.format(middle))
 	b.found("create/wall", float64(ours)/float64(alone), "%s against %s; announced: %s", duration(ours), duration(alone), duration(announced))
 	b.found("create/controller-cpu", seconds(after[controllerName].cpu-before[controllerName].cpu), "")
 	b.found("create/controller-rss", after[controllerName].memory.peak, "then %s", inBytes.format(after[controllerName].memory.now))
@@ -267,6 +301,40 @@ func createServices(ctx context.Context, b *bench) error {
 	b.found("create/speaker-cpu", most, "")
 	b.found("create/speaker-rss", largest, "then %s", inBytes.format(now))
 	return nil
+}
+
+// othersTime is the processor time of the API server, etcd and the controllers
+// of Kubernetes.
+func (c *cluster) othersTime() (sum time.Duration, err error) {
+	for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager"} {
+		u, err := c.usesOf(name)
+		if err != nil {
+			return 0, err
+		}
+		sum += u.cpu
+	}
+	return sum, nil
+}
+
+// quantile returns the upper end of the bucket of a histogram that a share of
+// all observations does not exceed.
+func quantile(metrics map[string]float64, name string, share float64) (float64, error) {
+	total, best := metrics[name+"_count"], math.Inf(1)
+	for series, n := range metrics {
+		le, ok := strings.CutPrefix(series, name+`_bucket{le="`)
+		if !ok || n < share*total {
+			continue
+		}
+		v, err := strconv.ParseFloat(strings.TrimSuffix(le, `"}`), 64)
+		if err != nil {
+			return 0, fmt.Errorf("series %s: %w", series, err)
+		}
+		best = min(best, v)
+	}
+	if total == 0 || math.IsInf(best, 1) {
+		return 0, fmt.Errorf("%s tells no quantile: %v observations", name, total)
+	}
+	return best, nil
 }
 
 // awaitSlices waits until the Services have their EndpointSlices.
