@@ -38,6 +38,12 @@ func simpleService(i int) lb.Service {
 	}
 }
 
+func simpleServiceOf(f lb.Family, i int) lb.Service {
+	s := simpleService(i)
+	s.Families = []lb.Family{f}
+	return s
+}
+
 // One Service after the other: put, planned, carried out, seen.
 func BenchmarkOneAfterTheOther(b *testing.B) {
 	for _, n := range []int{1000, 4000, 16000, 64000} {
@@ -93,4 +99,94 @@ func BenchmarkFailing(b *testing.B) {
 	for b.Loop() {
 		p.decide(s, p.attempt(s))
 	}
+}
+
+// The worst of sharing: every Service has the same key; each in its turn finds
+// the first address that still takes it, or finds that none does.
+func BenchmarkSharing(b *testing.B) {
+	const n = 16000
+	for _, c := range []struct {
+		name string
+		port func(i int) uint16
+	}{
+		{"one address for all", func(i int) uint16 { return uint16(i) }},
+		{"one address each", func(int) uint16 { return 80 }},
+		{"ten to an address", func(i int) uint16 { return uint16(i % 10) }},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			for b.Loop() {
+				p := New()
+				p.SetPools([]lb.Pool{simplePool("edge", "10.0.0.0/8")})
+				for i := range n {
+					s := simpleService(i)
+					s.Request.SharingKey, s.Ports[0].Number = "k", c.port(i)
+					p.Put(s)
+					r := p.Plan(epoch)
+					p.Put(r.Services[len(r.Services)-1].Apply(s))
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/service")
+		})
+	}
+}
+
+// Ten thousand wait for an exhausted pool; one address comes and goes.
+func BenchmarkWaiting(b *testing.B) {
+	const waiting = 10000
+	p := New()
+	p.SetPools([]lb.Pool{simplePool("edge", "10.0.0.0/24")})
+	for i := range 256 + waiting {
+		p.Put(simpleService(i))
+	}
+	for _, d := range p.Plan(epoch).Services {
+		p.Put(d.Apply(p.services[d.Service].Service))
+	}
+	p.Plan(epoch)
+	other := simpleService(1 << 20)
+	b.Run("a Service more", func(b *testing.B) {
+		for b.Loop() {
+			p.Put(other)
+			p.Plan(epoch)
+		}
+	})
+	b.Run("an address freed and taken", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			for _, s := range p.services {
+				if len(s.Assigned) > 0 {
+					p.Delete(s.Key)
+					break
+				}
+			}
+			for _, d := range p.Plan(epoch).Services {
+				p.Put(d.Apply(p.services[d.Service].Service))
+			}
+			p.Plan(epoch)
+			p.Put(simpleService(1<<21 + i))
+			p.Plan(epoch)
+		}
+	})
+}
+
+// Pools by the hundred.
+func BenchmarkManyPools(b *testing.B) {
+	const n = 2000
+	var pools []lb.Pool
+	for i := range 500 {
+		pool := simplePool(fmt.Sprint("p", i), fmt.Sprintf("10.%d.%d.0/30", i/256, i%256))
+		if i%2 == 0 {
+			pool.Allocation = &lb.ServiceAllocation{Namespaces: []string{"bench"}, Priority: i}
+		}
+		pools = append(pools, pool)
+	}
+	for b.Loop() {
+		p := New()
+		p.SetPools(pools)
+		for i := range n {
+			s := simpleService(i)
+			p.Put(s)
+			r := p.Plan(epoch)
+			p.Put(r.Services[len(r.Services)-1].Apply(s))
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/service")
 }

@@ -36,9 +36,9 @@ type refusal struct {
 type scope struct {
 	generation int
 	pools      []*pool
-	// closed and unasked are told when nothing was found.
+	// closed do not admit the Service; unasked do, but are not automatic.
 	told            bool
-	closed, unasked [2][]string
+	closed, unasked [2][]*pool
 }
 
 func byPriority(a, b *pool) int { return cmp.Compare(a.priority(), b.priority()) }
@@ -73,11 +73,11 @@ func (p *Planner) tell(s *service, sc *scope) {
 	for _, at := range p.pools {
 		for f := range at.half {
 			switch {
-			case at.half[f].total == 0 || at.drains():
+			case len(at.half[f].spans) == 0 || at.drains():
 			case !at.admits(&s.Service):
-				sc.closed[f] = append(sc.closed[f], at.Name)
+				sc.closed[f] = append(sc.closed[f], at)
 			case !at.AutoAssign:
-				sc.unasked[f] = append(sc.unasked[f], at.Name)
+				sc.unasked[f] = append(sc.unasked[f], at)
 			}
 		}
 	}
@@ -162,11 +162,8 @@ func (c *claim) reassigns() bool {
 
 // attempt looks for what a Service needs and promises it.
 func (p *Planner) attempt(s *service) Decision {
-	w, why := p.wish(s)
-	if why.Reason == Allocated {
-		return p.find(s, w)
-	}
-	return p.conclude(s, w, [2]grant{}, why)
+	w, _ := p.wish(s) // a refusal is for examine to find
+	return p.find(s, w)
 }
 
 func (p *Planner) find(s *service, w wish) Decision {
@@ -241,7 +238,7 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 		return grant{}, refusal{Draining, d}
 	case u != nil:
 		if d.Clash, d.Port = u.join(&s.Service); d.Clash != NoClash {
-			d.Holders = u.holders()
+			d.Holder = u.holder(d.Port)
 			if s.Request.SharingKey == "" {
 				return grant{}, refusal{AddressInUse, d}
 			}
@@ -255,12 +252,12 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 	if u == nil && h.reserved > 0 && !h.fresh.contains(a) {
 		i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
 		if i >= 0 && h.journal[i].reserved && h.journal[i].last != s.Key {
-			d.Holders, d.Until = []lb.ServiceKey{h.journal[i].last}, h.journal[i].at.Add(at.Retention)
+			d.Holder, d.Until = h.journal[i].last, h.journal[i].at.Add(at.Retention)
 			return grant{}, refusal{AddressReserved, d}
 		}
 	}
 	if p.room(s, w, got, at) < 1 {
-		d.Pools = []PoolVerdict{{Pool: at.Name, Reason: LimitReached, Total: h.total, Limit: at.limit()}}
+		d.Pools = []PoolVerdict{{at.Name, LimitReached, h.total, at.namespaces[s.Key.Namespace], at.limit()}}
 		return grant{}, refusal{LimitReached, d}
 	}
 	return grant{a, at}, refusal{}
@@ -346,7 +343,7 @@ func (p *Planner) refuseAll(which [2]bool, why *[2]refusal, r refusal) {
 // is to get n of the pool's.
 func (p *Planner) verdict(s *service, w *wish, got [2]grant, at *pool, f family, n int) Reason {
 	switch {
-	case at.half[f].total == 0:
+	case len(at.half[f].spans) == 0:
 		return FamilyUnavailable
 	case at.drains():
 		return Draining
@@ -392,7 +389,7 @@ func (p *Planner) company(s *service, w *wish, got [2]grant, f family, pools []*
 	var best *use
 	for _, namespace := range [...]string{s.Key.Namespace, ""} {
 		c := p.circles[circleKey{s.Request.SharingKey, namespace}]
-		if c == nil {
+		if c == nil || c.full(f, s) {
 			continue
 		}
 		for _, u := range c.uses[f] {
@@ -439,9 +436,12 @@ func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, pools [
 
 // explain says why none of the pools has an address of the family.
 func (p *Planner) explain(s *service, w *wish, got [2]grant, f family, pools []*pool) refusal {
-	r := refusal{NoPool, Detail{Family: families[f], Pool: s.Request.Pool}}
+	r := refusal{NoPool, Detail{Family: families[f], Pool: s.Request.Pool, NoPools: len(p.pools) == 0}}
 	for _, at := range pools {
-		v := PoolVerdict{at.Name, p.verdict(s, w, got, at, f, 1), at.half[f].total, at.limit()}
+		v := PoolVerdict{Pool: at.Name, Reason: p.verdict(s, w, got, at, f, 1), Total: at.half[f].total}
+		if v.Reason == LimitReached {
+			v.Held, v.Limit = at.namespaces[s.Key.Namespace], at.limit()
+		}
 		if r.Reason == NoPool || v.Reason < r.Reason {
 			r.Reason = v.Reason
 		}
@@ -450,9 +450,19 @@ func (p *Planner) explain(s *service, w *wish, got [2]grant, f family, pools []*
 	if s.Request.Pool == "" {
 		sc := p.scopeOf(s)
 		p.tell(s, sc)
-		r.Closed, r.Unasked = sc.closed[f], sc.unasked[f]
+		r.Closed, r.Unasked = withRoom(sc.closed[f], f), withRoom(sc.unasked[f], f)
 	}
 	return r
+}
+
+// withRoom names the pools that have a free address of the family.
+func withRoom(pools []*pool, f family) (names []string) {
+	for _, at := range pools {
+		if !at.dry(f) {
+			names = append(names, at.Name)
+		}
+	}
+	return names
 }
 
 // conclude makes the promises and states the decision.

@@ -192,12 +192,15 @@ type Detail struct {
 	Pool, Owner string
 	// Pools says of each pool that was tried why it would not do, in order.
 	Pools []PoolVerdict
-	// Closed are the pools that have the family but do not admit the Service;
-	// Unasked those that admit it but are not automatic.
+	// Of the pools with a free address of the family, Closed do not admit the
+	// Service, and Unasked do but are not automatic.
 	Closed, Unasked []string
-	// Holders are the Services that hold the requested address.
-	Holders []lb.ServiceKey
-	// Clash says why the address cannot be shared with them, and Port on which
+	// NoPools is set when there is no pool at all.
+	NoPools bool
+	// Holder is the Service that has the requested address, or for which it is
+	// reserved.
+	Holder lb.ServiceKey
+	// Clash says why the address cannot be shared with it, and Port on which
 	// port.
 	Clash Clash
 	Port  lb.Port
@@ -215,7 +218,7 @@ func (d Detail) equal(o Detail) bool {
 	return d.Short == o.Short && d.Reallocate == o.Reallocate && d.Family == o.Family && d.Address == o.Address &&
 		d.Pool == o.Pool && d.Owner == o.Owner && d.Clash == o.Clash && d.Lapse == o.Lapse && d.Port == o.Port && d.Until.Equal(o.Until) && d.Node == o.Node &&
 		slices.Equal(d.Pools, o.Pools) && slices.Equal(d.Closed, o.Closed) && slices.Equal(d.Unasked, o.Unasked) &&
-		slices.Equal(d.Holders, o.Holders) && slices.Equal(d.Problems, o.Problems)
+		d.Holder == o.Holder && d.NoPools == o.NoPools && slices.Equal(d.Problems, o.Problems)
 }
 
 // A PoolVerdict says why one pool would not do.
@@ -223,10 +226,11 @@ type PoolVerdict struct {
 	Pool string
 	// Reason is Exhausted, LimitReached, Draining or FamilyUnavailable.
 	Reason Reason
-	// Total is how many addresses of the family it has; Limit is its
-	// perNamespaceLimit.
+	// Total is how many addresses of the family it has.
 	Total uint64
-	Limit int
+	// Held is how many the namespace holds, and Limit its perNamespaceLimit
+	// (LimitReached).
+	Held, Limit int
 }
 
 // A Clash is why two Services cannot share an address.

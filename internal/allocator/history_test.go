@@ -124,6 +124,8 @@ func (h *history) happen() {
 		nodes := h.nodes
 		h.logf("nodes %v", nodes)
 		h.news = append(h.news, func() { h.planner.SetNodes(nodes) })
+	case n < 45:
+		h.elect()
 	case n < 50:
 		h.now = h.now.Add(time.Duration(h.IntN(8000)) * time.Millisecond)
 		h.logf("now %v", h.now.Format("15:04:05"))
@@ -159,6 +161,21 @@ func (h *history) editPools() {
 		h.logf("pool %+v allocation %+v", p, p.Allocation)
 	}
 	h.tellPools()
+}
+
+// elect puts a new leader in place: it sees everything, and what its predecessor
+// was about to write is not written.
+func (h *history) elect() {
+	h.see(len(h.news))
+	h.planner = New()
+	clear(h.writes)
+	clear(h.said)
+	h.logf("a new leader")
+	h.planner.SetPools(h.pools)
+	h.planner.SetNodes(h.nodes)
+	for _, s := range h.services {
+		h.planner.Put(s)
+	}
 }
 
 // see shows the planner the oldest news.
@@ -309,6 +326,8 @@ func histories(t *testing.T, n int, f func(h *history)) {
 	}
 }
 
+// In particular: an informer that lags, writes that land late or fail, leaders
+// that come and go.
 func TestAnyHistoryEndsWhereOneWouldStart(t *testing.T) {
 	histories(t, 2000, func(h *history) {
 		for range 4 {

@@ -8,6 +8,16 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
+// A leaver is the Service that gave an address up.
+type leaver struct {
+	*service
+	gone bool
+	// unused is set when it was only promised the address, which then goes
+	// back to where it was in the journal.
+	unused bool
+	was    freed
+}
+
 // lendable reports whether an address of the pool's spans may be handed out.
 func (p *Planner) lendable(at *pool, a addr) bool {
 	return !(at.AvoidBuggyIPs && a.buggy()) && p.nodes[a] == ""

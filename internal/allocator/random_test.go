@@ -132,14 +132,14 @@ func (g gen) wishes(s *lb.Service) {
 			s.Ports = append(s.Ports, lb.Port{Protocol: "TCP", Number: n})
 		}
 	}
-	s.TrafficPolicy = pickOf(g, lb.TrafficCluster, lb.TrafficCluster, lb.TrafficLocal)
+	s.TrafficPolicy = pickOf(g, lb.TrafficCluster, lb.TrafficLocal)
 	s.PodSelector = pickOf(g, "app=x", "app=y")
-	s.Request = lb.Request{SharingKey: pickOf(g, "", "", "k", "l"), Reallocate: pickOf(g, "", "", "1", "2")}
+	s.Request = lb.Request{SharingKey: pickOf(g, "", "", "k", "k", "l"), Reallocate: pickOf(g, "", "", "1", "2")}
 	if g.one(20) {
 		s.Request.Pool = g.poolName()
 	}
 	for _, f := range families {
-		if g.one(12) {
+		if g.one(20) {
 			s.Request.Addresses = append(s.Request.Addresses, g.addr(f))
 		}
 	}
@@ -229,6 +229,20 @@ func TestTheSlowAndObviousAllocatorAgrees(t *testing.T) {
 			if o := outline(got[i]); !reflect.DeepEqual(o, want[i]) {
 				t.Errorf("%+v\nin %s\ndecides %+v\n   slow %+v", got[i].Sentence(), show(w), o, want[i])
 				return
+			}
+		}
+	})
+}
+
+// The same, for as long as somebody likes to search.
+func FuzzTheSlowAllocatorAgrees(f *testing.F) {
+	f.Add(uint64(1), uint64(2))
+	f.Fuzz(func(t *testing.T, a, b uint64) {
+		w := gen{rand.New(rand.NewPCG(a, b))}.world()
+		got, want := Plan(w).Services, planSlowly(w)
+		for i := range want {
+			if o := outline(got[i]); !reflect.DeepEqual(o, want[i]) {
+				t.Fatalf("in %s\ndecides %+v\n   slow %+v", show(w), o, want[i])
 			}
 		}
 	})

@@ -98,16 +98,16 @@ func (d Decision) cause() string {
 		}
 	case AddressInUse:
 		return fmt.Sprintf("%s is in use by %s; to share it, give both Services the same belfry.dev/allow-shared-ip",
-			t.Address, services(t.Holders))
+			t.Address, t.Holder)
 	case AddressReserved:
-		return fmt.Sprintf("%s is reserved for %s until %s", t.Address, services(t.Holders), t.Until.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("%s is reserved for %s until %s", t.Address, t.Holder, t.Until.UTC().Format(time.RFC3339))
 	case NodeAddress:
 		return fmt.Sprintf("%s is an address of node %s", t.Address, t.Node)
 	case SharingConflict:
-		return fmt.Sprintf("%s cannot be shared with %s: %s", t.Address, services(t.Holders), t.clash(d.Service.Namespace))
+		return fmt.Sprintf("%s cannot be shared with %s: %s", t.Address, t.Holder, t.clash())
 	case Draining:
 		if len(t.Pools) == 0 {
-			return fmt.Sprintf("pool %s drains and hands out nothing new", t.Owner)
+			return fmt.Sprintf("pool %s: drains and hands out nothing new", t.Owner)
 		}
 	case BadRequest:
 		if len(t.Problems) == 0 {
@@ -144,6 +144,9 @@ func (d Detail) pools(namespace string) string {
 	if skipped > 0 {
 		parts = append(parts, fmt.Sprintf("and %d more pools", skipped))
 	}
+	if d.NoPools {
+		return "there is no IPAddressPool; create one"
+	}
 	if len(parts) == 0 {
 		parts = append(parts, fmt.Sprintf("no pool serves this Service with %s unasked", d.Family))
 	}
@@ -159,7 +162,7 @@ func (d Detail) pools(namespace string) string {
 func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
 	switch v.Reason {
 	case LimitReached:
-		return fmt.Sprintf("pool %s: namespace %s has used up its perNamespaceLimit of %d", v.Pool, namespace, v.Limit)
+		return fmt.Sprintf("pool %s: namespace %s holds %d addresses and perNamespaceLimit is %d", v.Pool, namespace, v.Held, v.Limit)
 	case Draining:
 		return fmt.Sprintf("pool %s: drains and hands out nothing new", v.Pool)
 	case FamilyUnavailable:
@@ -169,12 +172,12 @@ func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
 	}
 }
 
-func (d Detail) clash(namespace string) string {
+func (d Detail) clash() string {
 	switch d.Clash {
 	case ClashKey:
 		return "it has another belfry.dev/allow-shared-ip, or none"
 	case ClashNamespace:
-		return fmt.Sprintf("it is not in namespace %s, and pool %s is not sharedAcrossNamespaces", namespace, d.Owner)
+		return fmt.Sprintf("it is in another namespace, and pool %s is not sharedAcrossNamespaces", d.Owner)
 	case ClashPort:
 		return fmt.Sprintf("%s port %d is taken", d.Port.Protocol, d.Port.Number)
 	case ClashTrafficPolicy:
@@ -184,7 +187,7 @@ func (d Detail) clash(namespace string) string {
 	case ClashOrphan:
 		return fmt.Sprintf("pool %s no longer hands it out", d.Owner)
 	default:
-		return "two Services hold it wrongly and one is about to move"
+		return "another Service is about to leave it"
 	}
 }
 
@@ -199,20 +202,12 @@ func (r Release) Sentence() string {
 	case Reassigned:
 		return what + "the pool no longer covers it and reassigns orphans"
 	case FamilyDropped:
-		return what + "the Service no longer wants that family"
+		return what + "the Service has no use for it"
 	case LostToOlder:
 		return what + r.Holder.String() + " is older and holds it too"
 	default:
 		return what + "the Service is not served any more"
 	}
-}
-
-func services(keys []lb.ServiceKey) string {
-	var s []string
-	for _, k := range keys {
-		s = append(s, k.String())
-	}
-	return names(s)
 }
 
 func names(all []string) string {

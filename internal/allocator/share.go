@@ -61,6 +61,9 @@ type use struct {
 type circle struct {
 	circleKey
 	uses [2][]*use // by address
+	// ports counts the addresses that serve a port: where all do, none takes
+	// another Service on it.
+	ports [2]map[lb.Port]int
 }
 
 // A circleKey names a circle; the namespace is empty for pools that are shared
@@ -106,8 +109,6 @@ func (u *use) join(s *lb.Service) (Clash, lb.Port) {
 		return c, lb.Port{}
 	}
 	switch {
-	case !u.settled:
-		return ClashUnsettled, lb.Port{}
 	case u.orphan || u.pool != u.owner:
 		return ClashOrphan, lb.Port{}
 	case !u.pool.SharedAcrossNamespaces && (u.has(s.Key.Namespace) == 0 || len(u.namespaces) > 1):
@@ -118,16 +119,21 @@ func (u *use) join(s *lb.Service) (Clash, lb.Port) {
 			return ClashPort, p
 		}
 	}
+	if !u.settled {
+		return ClashUnsettled, lb.Port{}
+	}
 	return NoClash, lb.Port{}
 }
 
-// holders names those who hold the address, the oldest few.
-func (u *use) holders() []lb.ServiceKey {
-	var keys []lb.ServiceKey
-	for _, c := range u.claims[:min(len(u.claims), 3)] {
-		keys = append(keys, c.Key)
+// holder names who holds the address: the oldest, of those on a port if one is
+// given.
+func (u *use) holder(port lb.Port) lb.ServiceKey {
+	for _, c := range u.claims {
+		if slices.Contains(c.Ports, port) {
+			return c.Key
+		}
 	}
-	return keys
+	return u.claims[0].Key
 }
 
 // claim enters a Service's claim to an address.
@@ -149,6 +155,7 @@ func (p *Planner) claim(s *service, a addr, from string, promised, leaving bool)
 	default:
 		p.contest(u)
 	}
+	u.circle.count(u, c, +1)
 	p.recount(u)
 	s.claims = append(s.claims, c)
 	return c
@@ -161,8 +168,10 @@ func (p *Planner) unclaim(c *claim, gone bool) {
 	c.service.claims = slices.DeleteFunc(c.service.claims, func(o *claim) bool { return o == c })
 	p.uncount(u)
 	u.claims = slices.DeleteFunc(u.claims, func(o *claim) bool { return o == c })
+	u.circle.count(u, c, -1)
 	p.loosened = true
 	if len(u.claims) == 0 {
+		p.enter(u, nil)
 		delete(p.uses, u.addr)
 		p.giveBack(u)
 	}
@@ -261,8 +270,9 @@ func (p *Planner) contest(u *use) {
 	u.count()
 }
 
-// recount enters a use into the books of the pool that it is held under and
-// into its circle; uncount takes it out. Between the two it may change.
+// recount enters a use into the books of the pool that it is held under, and
+// into its circle; uncount takes it out of the former. Between the two it may
+// change.
 func (p *Planner) recount(u *use) {
 	name, orphan := u.name, u.orphan
 	u.name = u.claims[0].from
@@ -279,7 +289,10 @@ func (p *Planner) recount(u *use) {
 		p.book(u, +1)
 	}
 	if u.claims[0].Request.SharingKey != "" {
-		p.open(u)
+		p.loosened = true
+		p.enter(u, p.circleOf(u))
+	} else {
+		p.enter(u, nil)
 	}
 	if p.asked[u.addr] > 0 {
 		p.loosened = true
@@ -292,9 +305,6 @@ func (p *Planner) uncount(u *use) {
 	}
 	if u.pool != nil {
 		p.book(u, -1)
-	}
-	if u.circle != nil {
-		p.close(u)
 	}
 }
 
@@ -323,11 +333,11 @@ func (p *Planner) bookNamespace(at *pool, namespace string, n int) {
 	}
 }
 
-// open lets others of the same key find the address; close hides it.
-func (p *Planner) open(u *use) {
-	p.loosened = true
+// circleOf returns the circle in which others of the same key find the address;
+// nil while none may join.
+func (p *Planner) circleOf(u *use) *circle {
 	if !u.settled || u.orphan || u.pool != u.owner || u.pool.drains() {
-		return
+		return nil
 	}
 	key := circleKey{key: u.claims[0].Request.SharingKey}
 	if !u.pool.SharedAcrossNamespaces {
@@ -335,24 +345,55 @@ func (p *Planner) open(u *use) {
 	}
 	c := p.circles[key]
 	if c == nil {
-		c = &circle{circleKey: key}
+		c = &circle{circleKey: key, ports: [2]map[lb.Port]int{{}, {}}}
 		p.circles[key] = c
 	}
-	u.circle = c
-	uses := &c.uses[u.family()]
-	i, _ := slices.BinarySearchFunc(*uses, u, func(a, b *use) int { return a.compare(b.addr) })
-	*uses = slices.Insert(*uses, i, u)
+	return c
 }
 
-func (p *Planner) close(u *use) {
-	p.loosened = true
-	uses := &u.circle.uses[u.family()]
-	i, _ := slices.BinarySearchFunc(*uses, u, func(a, b *use) int { return a.compare(b.addr) })
-	*uses = slices.Delete(*uses, i, i+1)
-	if len(u.circle.uses[v4])+len(u.circle.uses[v6]) == 0 {
-		delete(p.circles, u.circle.circleKey)
+// enter moves an address into another circle, or into none.
+func (p *Planner) enter(u *use, next *circle) {
+	if u.circle == next {
+		return
 	}
-	u.circle = nil
+	byAddress := func(a, b *use) int { return a.compare(b.addr) }
+	f := u.family()
+	if c := u.circle; c != nil {
+		for _, claim := range u.claims {
+			c.count(u, claim, -1)
+		}
+		i, _ := slices.BinarySearchFunc(c.uses[f], u, byAddress)
+		c.uses[f] = slices.Delete(c.uses[f], i, i+1)
+		if len(c.uses[v4])+len(c.uses[v6]) == 0 {
+			delete(p.circles, c.circleKey)
+		}
+	}
+	if u.circle = next; next != nil {
+		for _, claim := range u.claims {
+			next.count(u, claim, +1)
+		}
+		i, _ := slices.BinarySearchFunc(next.uses[f], u, byAddress)
+		next.uses[f] = slices.Insert(next.uses[f], i, u)
+	}
+}
+
+// count enters the ports of a claim to one of the circle's addresses.
+func (c *circle) count(u *use, of *claim, n int) {
+	if c == nil {
+		return
+	}
+	counts := c.ports[u.family()]
+	for _, p := range of.Ports {
+		if counts[p] += n; counts[p] == 0 {
+			delete(counts, p)
+		}
+	}
+}
+
+// full reports whether none of the circle's addresses of a family has a
+// Service's ports to spare.
+func (c *circle) full(f family, s *service) bool {
+	return slices.ContainsFunc(s.Ports, func(p lb.Port) bool { return c.ports[f][p] >= len(c.uses[f]) })
 }
 
 // alter changes what is known of a claim.

@@ -453,10 +453,20 @@ func (o *slow) free(p *lb.Pool, s *lb.Service, f lb.Family) []netip.Addr {
 	return fresh
 }
 
+// ownsAny reports whether an older pool leaves p some of a range.
+func (o *slow) ownsAny(p *lb.Pool, r lb.AddressRange, f lb.Family) bool {
+	for a := r.First; r.Contains(a); a = a.Next() {
+		if lb.FamilyOf(a) == f && o.owner(a) == p {
+			return true
+		}
+	}
+	return false
+}
+
 // verdict is Allocated when p can give s n addresses, of family f among them.
 func (o *slow) verdict(p *lb.Pool, s *lb.Service, f lb.Family, n int, need []lb.Family, got map[lb.Family]*Assignment) Reason {
 	switch {
-	case len(o.addresses(p, f)) == 0:
+	case !slices.ContainsFunc(p.Ranges, func(r lb.AddressRange) bool { return o.ownsAny(p, r, f) }):
 		return FamilyUnavailable
 	case p.Drain || p.Deleting:
 		return Draining

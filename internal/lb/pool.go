@@ -80,6 +80,8 @@ type Pool struct {
 // A FreedAddress remembers who held an address last, and until when.
 type FreedAddress struct {
 	Address netip.Addr
+	// Service is zero when it moved away of its own accord: retention keeps
+	// nothing for it then.
 	Service ServiceKey
 	At      time.Time
 }

@@ -1,0 +1,123 @@
+package allocator
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A service is what the planner knows of one Service.
+type service struct {
+	lb.Service
+	claims   []*claim
+	decision Decision
+	scope    *scope
+	known    bool // decision is set
+	touched  bool // put since the last planning
+	dirty    bool // to be looked at again
+	waiting  bool
+	deleted  bool
+	// honoured is the reallocate token that goes with what was promised.
+	honoured string
+}
+
+// adopt makes the claims of a Service those that its status shows and, until
+// that status changes, those that it was promised.
+func (p *Planner) adopt(s *service, next lb.Service) {
+	last := s.Service
+	p.unwait(s)
+	s.scope = nil
+
+	type tenure struct {
+		addr
+		from              string
+		promised, leaving bool
+	}
+	var wants []tenure
+	if slices.Equal(last.Assigned, next.Assigned) {
+		for _, c := range s.claims {
+			if c.promised && !c.leaving && wantsFamily(&next, c.use.family()) {
+				wants = append(wants, tenure{c.use.addr, c.from, true, false})
+			}
+		}
+	}
+	var seen [2]bool
+	for i, a := range next.Assigned {
+		w := tenure{addr: number(a)}
+		if i < len(next.AssignedPools) {
+			w.from = next.AssignedPools[i]
+		}
+		// Of two of one family it keeps the one it asks for, else the first.
+		f := w.family()
+		better := slices.ContainsFunc(next.Request.Addresses, func(r netip.Addr) bool {
+			return r != a && index(lb.FamilyOf(r)) == f && slices.Contains(next.Assigned, r)
+		})
+		w.leaving = seen[f] || better || !wantsFamily(&next, f)
+		seen[f] = seen[f] || !w.leaving
+		if !slices.ContainsFunc(wants, func(o tenure) bool { return o.addr == w.addr }) {
+			wants = append(wants, w)
+		}
+	}
+
+	regroup := !sharesAlike(&last, &next)
+	for i := len(s.claims) - 1; i >= 0; i-- {
+		c := s.claims[i]
+		j := slices.IndexFunc(wants, func(w tenure) bool { return w.addr == c.use.addr })
+		if j < 0 || regroup {
+			p.unclaim(c, !served(&next))
+			continue
+		}
+		if w := wants[j]; c.from != w.from || c.leaving != w.leaving || c.lost {
+			p.alter(c, w.from, w.promised, w.leaving)
+		}
+		c.promised, c.revocable = wants[j].promised, true
+		wants = slices.Delete(wants, j, j+1)
+	}
+	s.Service = next
+	for _, w := range wants {
+		p.claim(s, w.addr, w.from, w.promised, w.leaving).revocable = true
+	}
+}
+
+// recorded returns the last reallocate token that was honoured.
+func (s *service) recorded() string {
+	if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.promised }) {
+		return s.honoured
+	}
+	return s.Reallocated
+}
+
+// sharesAlike reports whether two states of a Service share with the same
+// others.
+func sharesAlike(a, b *lb.Service) bool {
+	return a.Request.SharingKey == b.Request.SharingKey && a.TrafficPolicy == b.TrafficPolicy &&
+		a.PodSelector == b.PodSelector && slices.Equal(a.Ports, b.Ports)
+}
+
+// served reports whether the Service is to have addresses at all.
+func served(s *lb.Service) bool { return !s.Released && !s.Headless }
+
+// wanted returns the families that the Service wants, primary first; none while
+// they are not known.
+func wanted(s *lb.Service) []lb.Family {
+	switch {
+	case len(s.Families) == 0, s.FamilyPolicy == lb.RequireDualStack && len(s.Families) < 2:
+		return nil
+	case s.FamilyPolicy == lb.SingleStack:
+		return s.Families[:1]
+	default:
+		return s.Families[:min(len(s.Families), 2)]
+	}
+}
+
+func wantsFamily(s *lb.Service, f family) bool {
+	families := wanted(s)
+	return served(s) && (families == nil || slices.ContainsFunc(families, func(w lb.Family) bool { return index(w) == f }))
+}
+
+// older orders Services by age.
+func (s *service) older(o *service) int {
+	return cmp.Or(s.Created.Compare(o.Created), s.Key.Compare(o.Key))
+}
