@@ -101,7 +101,7 @@ func TestAConvergedWorldPlannedAgainChangesNothing(t *testing.T) {
 // clash and lapse.
 func TestRandomWorldsReachEveryRule(t *testing.T) {
 	reached := map[string]bool{}
-	worlds(t, 20000, func(_ gen, w World) {
+	worlds(t, 10000, func(_ gen, w World) {
 		for _, d := range Plan(w).Services {
 			reached["reason "+d.Reason.String()] = true
 			reached[fmt.Sprint("clash ", d.Detail.Clash)] = true
@@ -176,7 +176,6 @@ func TestNothingIsAssignedOutsidePoolsAndLimits(t *testing.T) {
 	})
 }
 
-// An exhausted pool, a full journal, and addresses that come back.
 func TestTheJournalForgetsTheOldestFirst(t *testing.T) {
 	for _, prefix := range []string{"10.0.0.0/16", "2001:db8::/64"} {
 		pool := simplePool("edge", prefix)
@@ -217,6 +216,35 @@ func TestTheJournalForgetsTheOldestFirst(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+func TestBothFamiliesShareTheJournal(t *testing.T) {
+	pool := simplePool("edge", "10.0.0.0/16", "2001:db8::/112")
+	p := New()
+	p.SetPools([]lb.Pool{pool})
+	now := epoch
+	const n = journalLimit
+	for i := range n {
+		now = now.Add(time.Second)
+		s := simpleServiceOf(families[i%2], i)
+		p.Put(s)
+		p.Put(p.Plan(now).Services[0].Apply(s))
+		p.Delete(s.Key)
+		p.Plan(now)
+	}
+	both := simpleServiceOf(lb.IPv4, n)
+	both.Families, both.FamilyPolicy = []lb.Family{lb.IPv4, lb.IPv6}, lb.RequireDualStack
+	p.Put(both)
+	p.Put(p.Plan(now).Services[0].Apply(both))
+	p.Delete(both.Key)
+	p.Plan(now.Add(time.Second))
+	got := p.pools[0].decision().Freed
+	if len(got) != journalLimit || got[0].Service != simpleService(2).Key || got[n-1].Service != both.Key || got[n-2].Service != both.Key {
+		t.Errorf("the journal has %d entries from %v to %v, %v", len(got), got[0].Service, got[len(got)-2].Service, got[len(got)-1].Service)
+	}
+	if err := p.audit(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -329,7 +329,7 @@ func histories(t *testing.T, n int, f func(h *history)) {
 // In particular: an informer that lags, writes that land late or fail, leaders
 // that come and go.
 func TestAnyHistoryEndsWhereOneWouldStart(t *testing.T) {
-	histories(t, 2000, func(h *history) {
+	histories(t, 800, func(h *history) {
 		for range 4 {
 			for range 40 {
 				h.happen()
@@ -341,7 +341,7 @@ func TestAnyHistoryEndsWhereOneWouldStart(t *testing.T) {
 }
 
 func TestAnEditOfPoolsOrNodesMovesNothingInUse(t *testing.T) {
-	histories(t, 1000, func(h *history) {
+	histories(t, 400, func(h *history) {
 		h.keepOnly = true
 		h.editPools()
 		for range 60 {

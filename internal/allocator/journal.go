@@ -119,10 +119,14 @@ func (p *Planner) remember(at *pool, e freed) {
 		h.reserved++
 		p.reserved[e.last] = append(p.reserved[e.last], e)
 	}
-	if len(h.journal) > journalLimit {
-		oldest := h.journal[0].addr
-		p.forget(h, oldest)
-		h.fresh.add(oldest)
+	if four, six := &at.half[v4], &at.half[v6]; len(four.journal)+len(six.journal) > journalLimit {
+		oldest := four
+		if len(four.journal) == 0 || len(six.journal) > 0 && six.journal[0].compare(four.journal[0]) < 0 {
+			oldest = six
+		}
+		a := oldest.journal[0].addr
+		p.forget(oldest, a)
+		oldest.fresh.add(a)
 	}
 }
 

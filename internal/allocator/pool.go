@@ -10,10 +10,11 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// journalLimit bounds the journal of freed addresses in a pool's status: about
-// a hundred bytes each, so a hundred kilobytes of an object that may have 1.5
-// MB. Beyond it the oldest are forgotten, which makes them as good as new.
-const journalLimit = 1024
+// journalLimit bounds the journal of freed addresses, which is part of a pool's
+// status: about a hundred bytes each make fifty kilobytes of an object that may
+// have 1.5 MB, and the API admits as many. Beyond it the oldest are forgotten,
+// which makes them as good as new.
+const journalLimit = 512
 
 // A pool is a compiled lb.Pool with what is taken from it.
 type pool struct {
@@ -282,11 +283,10 @@ func (p *pool) count(f family) Count {
 // decision returns what the pool's status is to say.
 func (p *pool) decision() PoolDecision {
 	d := PoolDecision{Pool: p.Name, V4: p.count(v4), V6: p.count(v6), InUse: p.held[v4]+p.held[v6] > 0, Overlaps: p.overlaps}
-	for f := range p.half {
-		for _, e := range p.half[f].journal {
-			d.Freed = append(d.Freed, lb.FreedAddress{Address: e.netip(), Service: e.last, At: e.at})
-		}
+	journal := slices.Concat(p.half[v4].journal, p.half[v6].journal)
+	slices.SortFunc(journal, freed.compare)
+	for _, e := range journal {
+		d.Freed = append(d.Freed, lb.FreedAddress{Address: e.netip(), Service: e.last, At: e.at})
 	}
-	slices.SortStableFunc(d.Freed, func(a, b lb.FreedAddress) int { return a.At.Compare(b.At) })
 	return d
 }

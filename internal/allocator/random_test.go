@@ -223,7 +223,7 @@ func worlds(t *testing.T, n int, f func(g gen, w World)) {
 }
 
 func TestTheSlowAndObviousAllocatorAgrees(t *testing.T) {
-	worlds(t, 20000, func(g gen, w World) {
+	worlds(t, 10000, func(g gen, w World) {
 		got, want := Plan(w).Services, planSlowly(w)
 		for i := range want {
 			if o := outline(got[i]); !reflect.DeepEqual(o, want[i]) {
