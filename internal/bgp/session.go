@@ -128,6 +128,7 @@ type SessionView struct {
 	Received int
 	TooMany  bool
 	Counters Counters
-	// BFD is the state of BFD, empty when it is off.
-	BFD string
+	// BFD is the state of BFD, "Up" or "Down", empty when it is off; BFDFault is
+	// why it is not running, or why it went down last.
+	BFD, BFDFault string
 }

@@ -50,7 +50,13 @@ const (
 )
 
 var (
-	unsupportedBGPPeer          []unsupported[v1beta1.BGPPeerSpec]
+	unsupportedBGPPeer = []unsupported[v1beta1.BGPPeerSpec]{
+		{
+			"spec.bfdProfile",
+			func(s *v1beta1.BGPPeerSpec) bool { return s.BFDProfile != "" && s.VRF != "" },
+			"BFD is not run through a VRF device: the session relies on its hold time",
+		},
+	}
 	unsupportedBGPAdvertisement []unsupported[v1beta1.BGPAdvertisementSpec]
 	unsupportedBFDProfile       = []unsupported[v1beta1.BFDProfileSpec]{
 		{

@@ -52,9 +52,9 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 		SourceAddress: "192.0.2.10", RouterID: "10.0.0.1", HoldTime: "30s", KeepaliveTime: "5s", ConnectTime: "1m", EBGPMultiHop: true,
 		TTLSecurity: 3, PasswordSecret: &v1beta1.SecretReference{Name: "pw"}, BFDProfile: "fast",
 		GracefulRestart: &v1beta1.GracefulRestart{Enabled: true, RestartTime: "60s", LongLived: "1h"},
-		AddressFamilies: []v1beta1.AddressFamily{v1beta1.IPv6, v1beta1.IPv4, v1beta1.IPv6}, VRF: "blue",
-		NodeSelectors: []v1beta1.LabelSelector{{MatchLabels: map[string]v1beta1.LabelValue{"rack": "1"}}},
-		Shutdown:      true, ShutdownMessage: "new cable", MaximumPrefixes: 50,
+		AddressFamilies: []v1beta1.AddressFamily{v1beta1.IPv6, v1beta1.IPv4, v1beta1.IPv6},
+		NodeSelectors:   []v1beta1.LabelSelector{{MatchLabels: map[string]v1beta1.LabelValue{"rack": "1"}}},
+		Shutdown:        true, ShutdownMessage: "new cable", MaximumPrefixes: 50,
 	}
 	profile := &v1beta1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Spec: v1beta1.BFDProfileSpec{
 		ReceiveInterval: 50, TransmitInterval: 60, DetectMultiplier: 5, PassiveMode: true, MinimumTTL: 250, EchoInterval: 70,
@@ -72,7 +72,7 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 			Name: "fast", Receive: 50 * time.Millisecond, Transmit: 60 * time.Millisecond, DetectMultiplier: 5, Passive: true,
 			MinimumTTL: 250, EchoInterval: 70 * time.Millisecond,
 		},
-		Families: []lb.Family{lb.IPv4, lb.IPv6}, VRF: "blue",
+		Families:      []lb.Family{lb.IPv4, lb.IPv6},
 		NodeSelectors: []lb.Selector{{{Key: "rack", Operator: lb.In, Values: []string{"1"}}}},
 		Shutdown:      true, ShutdownMessage: "new cable", MaximumPrefixes: 50,
 	}
@@ -83,6 +83,10 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 		if len(v.Problems) > 0 {
 			t.Errorf("%s: %v", v.Kind, v.Problems)
 		}
+	}
+	p.Spec.VRF = "blue"
+	if got, problems, _ := BGPPeer(p, nil); got.VRF != "blue" || !slices.ContainsFunc(problems, func(p Problem) bool { return p.Field == "spec.bfdProfile" && p.Reason == v1beta1.ReasonUnsupported }) {
+		t.Errorf("a peer in a VRF: %+v, %v", got, problems)
 	}
 	p.Spec.DynamicASN, p.Spec.PeerAddress, p.Spec.SourceAddress, p.Spec.Interface = v1beta1.DynamicASNInternal, "", "", "eth1"
 	if got, problems, usable := BGPPeer(p, nil); got.Kind != lb.PeerInternal || got.Interface != "eth1" || got.Address.IsValid() || !usable {

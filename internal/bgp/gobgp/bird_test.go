@@ -63,7 +63,7 @@ func needBIRD(t *testing.T) *bird {
 func (b *bird) write(t *testing.T) {
 	t.Helper()
 	var conf strings.Builder
-	conf.WriteString("router id 192.0.3.1;\nprotocol device {}\nprotocol kernel { ipv4 { export all; }; merge paths on; }\nprotocol kernel { ipv6 { export all; }; merge paths on; }\n")
+	conf.WriteString("router id 192.0.3.1;\nprotocol device {}\nprotocol bfd { interface \"*\" { interval 100 ms; multiplier 3; }; multihop { interval 100 ms; multiplier 3; }; }\nprotocol kernel { ipv4 { export all; }; merge paths on; }\nprotocol kernel { ipv6 { export all; }; merge paths on; }\n")
 	for _, part := range b.parts {
 		conf.WriteString(part)
 	}

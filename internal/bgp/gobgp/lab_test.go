@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -247,14 +248,21 @@ func needFRR(t *testing.T) *frr {
 	f := &frr{dir: dir, ns: ns, next: 10}
 	for _, d := range []struct{ name, conf string }{
 		{"zebra", ""},
+		{"bfdd", ""},
 		{"bgpd", fmt.Sprintf("router bgp %d\n bgp router-id 192.0.2.1\n no bgp ebgp-requires-policy\n no bgp network import-check\n bgp graceful-restart-disable\n", frrAS)},
 	} {
 		conf := filepath.Join(dir, d.name+".conf")
 		if err := os.WriteFile(conf, []byte(d.conf), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		_, err := lab.daemon(ns, filepath.Join(dir, d.name+".log"), "/usr/lib/frr/"+d.name, "-u", "frr", "-g", "frr",
-			"-f", conf, "-i", filepath.Join(dir, d.name+".pid"), "-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir)
+		args := []string{
+			"/usr/lib/frr/" + d.name, "-u", "frr", "-g", "frr", "-f", conf, "-i", filepath.Join(dir, d.name+".pid"),
+			"-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir,
+		}
+		if d.name == "bfdd" {
+			args = append(args, "--bfdctl", filepath.Join(dir, "bfdd.sock"))
+		}
+		_, err := lab.daemon(ns, filepath.Join(dir, d.name+".log"), args...)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -405,6 +413,8 @@ type speaker struct {
 	*Peering
 	t    *testing.T
 	stop func()
+	mu   sync.Mutex
+	said map[string]bgp.Session
 }
 
 func speak(t *testing.T) *speaker {
@@ -417,7 +427,7 @@ func speak(t *testing.T) *speaker {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); _ = p.Run(ctx) }()
-	s := &speaker{Peering: p, t: t, stop: func() { cancel(); <-done }}
+	s := &speaker{Peering: p, t: t, said: map[string]bgp.Session{}, stop: func() { cancel(); <-done }}
 	t.Cleanup(s.stop)
 	return s
 }
@@ -428,6 +438,14 @@ var routerID = netip.MustParseAddr("10.255.0.1")
 func (s *speaker) say(p lb.BGPPeer, routes ...bgp.Route) {
 	slices.SortFunc(routes, func(a, b bgp.Route) int { return bgp.ComparePrefix(a.Prefix, b.Prefix) })
 	s.Set([]bgp.Session{{Peer: p, RouterID: routerID, Routes: routes}})
+}
+
+// sayToo sets one session and leaves the others as they are.
+func (s *speaker) sayToo(p lb.BGPPeer, routes ...bgp.Route) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.said[p.Name] = bgp.Session{Peer: p, RouterID: routerID, Routes: routes}
+	s.Set(slices.Collect(maps.Values(s.said)))
 }
 
 // view returns the session of a peer.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/belfrylb/belfry/internal/bfd/udp"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/bgp/guard"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
@@ -19,6 +20,7 @@ import (
 type Peering struct {
 	log     *slog.Logger
 	pool    *pool
+	monitor *udp.Monitor
 	wanted  atomic.Pointer[[]bgp.Session]
 	woken   chan struct{}
 	changed chan struct{}
@@ -32,7 +34,7 @@ type Peering struct {
 // New returns a Peering without sessions. It does nothing until Run.
 func New(log *slog.Logger) *Peering {
 	return &Peering{
-		log: log, pool: &pool{log: log}, woken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		log: log, pool: &pool{log: log}, monitor: udp.New(log), woken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		sessions: map[string]*session{}, seen: map[string]bool{},
 	}
 }
@@ -83,7 +85,11 @@ func (p *Peering) Sessions() []bgp.SessionView {
 func (p *Peering) Run(ctx context.Context) error {
 	// Sessions outlive ctx by as long as their farewell takes.
 	life := context.WithoutCancel(ctx)
-	var wg sync.WaitGroup
+	var wg, monitor sync.WaitGroup
+	listen, deafen := context.WithCancel(life)
+	defer monitor.Wait()
+	defer deafen()
+	listening := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -95,14 +101,19 @@ func (p *Peering) Run(ctx context.Context) error {
 			wg.Wait()
 			return ctx.Err()
 		case <-p.woken:
-			p.apply(life, &wg)
+			wanted := *p.wanted.Load()
+			// BFD's ports are for those who asked for BFD.
+			if !listening && slices.ContainsFunc(wanted, func(s bgp.Session) bool { return s.Peer.BFD != nil }) {
+				listening = true
+				monitor.Go(func() { _ = p.monitor.Run(listen) })
+			}
+			p.apply(life, &wg, wanted)
 		}
 	}
 }
 
 // apply starts, replaces and ends sessions.
-func (p *Peering) apply(life context.Context, wg *sync.WaitGroup) {
-	wanted := *p.wanted.Load()
+func (p *Peering) apply(life context.Context, wg *sync.WaitGroup, wanted []bgp.Session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	keep := map[string]bool{}

@@ -47,9 +47,10 @@ type session struct {
 	gone   chan struct{}
 
 	counters guard.Counters
-	// table belongs to the session's goroutine.
+	// table, early and watch belong to the session's goroutine.
 	table *table
 	early chan *table
+	watch *watch
 
 	// leaving is set by leave; it belongs to the Peering.
 	leaving bool
@@ -252,6 +253,7 @@ func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 	done := make(chan guard.Ending, 1)
 	go func() { done <- link.Run(s.endings) }()
 
+	s.followBFD(n)
 	err := s.supply(ctx, link, n, local)
 	if err == nil {
 		err = s.tend(ctx, link, n, local, done)
@@ -260,6 +262,7 @@ func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 		s.end(guard.Ending{Fault: &bgp.Fault{Cause: bgp.InternalFault, Text: err.Error()}, Notification: new(wire.Cease(wire.CeaseReset, ""))})
 	}
 	e := <-done
+	s.unwatch()
 	if s.table != nil {
 		s.table.inner.Attach(nil)
 	}
@@ -309,6 +312,7 @@ func (s *session) tend(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 		case <-ctx.Done(): // leave has said how to end
 			return nil
 		case <-s.woken:
+			s.followBFD(n)
 			if err := s.table.set(s.resolve(n, local)); err != nil {
 				return err
 			}

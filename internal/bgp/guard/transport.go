@@ -252,3 +252,17 @@ func localOf(own netip.Addr) bgp.Local {
 	}
 	return l
 }
+
+// OnLink reports whether an address is in the subnet of an interface of ours.
+func OnLink(a netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, n := range addrs {
+		if p, err := netip.ParsePrefix(n.String()); err == nil && p.Contains(a.WithZone("")) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,101 @@
+package gobgp
+
+import (
+	"context"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/bfd"
+	"github.com/belfrylb/belfry/internal/bfd/udp"
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/bgp/guard"
+	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A watch is BFD on the path of an established session.
+type watch struct {
+	profile lb.BFDProfile
+	// profiles carries changes of the profile.
+	profiles chan lb.BFDProfile
+	cancel   context.CancelFunc
+	gone     chan struct{}
+}
+
+// followBFD starts, changes or stops BFD as is wanted now. It lives as long as
+// the connection, whose ends it watches; and because it tells the other end when
+// it stops, a session that ends for another reason is no failure of the path.
+func (s *session) followBFD(n bgp.Negotiated) {
+	profile := s.wanted.Load().Peer.BFD
+	switch {
+	case profile == nil || s.transport.VRF != "":
+		s.unwatch()
+	case s.watch == nil:
+		s.startWatch(n, *profile)
+	case s.watch.profile != *profile:
+		s.watch.profile = *profile
+		select {
+		case <-s.watch.profiles: // overtaken
+		default:
+		}
+		s.watch.profiles <- *profile
+	}
+}
+
+func (s *session) startWatch(n bgp.Negotiated, profile lb.BFDProfile) {
+	s.mu.Lock()
+	path := udp.Path{
+		Local: s.view.Local.Addr(), Remote: s.view.Remote.Addr(),
+		Multihop: s.transport.EBGPMultiHop || s.transport.TTLSecurity > 1 || n.Internal && !guard.OnLink(s.view.Remote.Addr()),
+	}
+	s.mu.Unlock()
+	ctx, cancel := context.WithCancel(context.Background())
+	w := &watch{profile: profile, profiles: make(chan lb.BFDProfile, 1), cancel: cancel, gone: make(chan struct{})}
+	s.watch = w
+	s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = bfd.Down.String(), "" })
+	go func() {
+		defer close(w.gone)
+		for ctx.Err() == nil {
+			err := s.peering.monitor.Watch(ctx, path, profile, w.profiles, s.pathChanged)
+			if err == nil {
+				continue
+			}
+			s.log.Warn("BFD does not run", "err", err)
+			s.change(func(v *bgp.SessionView) { v.BFDFault = err.Error() })
+			s.sleep(ctx, 5*time.Second)
+			profile = latest(profile, w.profiles)
+		}
+	}()
+}
+
+// latest returns what a channel holds, or what was before.
+func latest(p lb.BFDProfile, profiles <-chan lb.BFDProfile) lb.BFDProfile {
+	select {
+	case p = <-profiles:
+	default:
+	}
+	return p
+}
+
+func (s *session) unwatch() {
+	if s.watch == nil {
+		return
+	}
+	s.watch.cancel()
+	<-s.watch.gone
+	s.watch = nil
+	s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = "", "" })
+}
+
+// pathChanged follows BFD. A path that is lost takes the session with it at once
+// (RFC 5882 section 4.2), graceful restart or not; one whose other end goes out
+// of service does not.
+func (s *session) pathChanged(c udp.Change) {
+	s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = c.State.String(), c.Why })
+	s.log.Info("BFD", "state", c.State.String(), "reason", c.Why)
+	if c.Failed {
+		s.end(guard.Ending{
+			Fault:        &bgp.Fault{Cause: bgp.BFDDown, Text: "BFD down: " + c.Why},
+			Notification: new(wire.Cease(wire.CeaseBFDDown, "")),
+		})
+	}
+}
