@@ -1,7 +1,6 @@
 package main
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +18,7 @@ func TestDefaultsAreThoseOfTheDocumentation(t *testing.T) {
 	want := flags{
 		namespace: "belfry-system", identity: "a", gossipSecret: "belfry-gossip",
 		lease:   kube.LeaseTiming{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second},
-		Options: daemon.Options{HealthAddress: ":7881", MetricsAddress: "127.0.0.1:7882", LogLevel: slog.LevelInfo, LogFormat: "text"},
+		Options: daemon.Options{HealthAddress: ":7881", MetricsAddress: "127.0.0.1:7882", LogLevel: "info", LogFormat: "text"},
 	}
 	if f != want {
 		t.Errorf("%+v, want %+v", f, want)
@@ -35,7 +34,7 @@ func TestBadFlagsAreAllReported(t *testing.T) {
 		args []string
 		want []string
 	}{
-		{[]string{"--log-format=xml", "extra"}, []string{"xml", "extra"}},
+		{[]string{"--log-level=loud", "--log-format=xml", "extra"}, []string{"loud", "xml", "extra"}},
 		{[]string{"--lease-duration=5s"}, []string{"renew deadline"}},
 		{[]string{"--identity="}, []string{"--identity"}},
 		{[]string{"--nonsense"}, []string{"nonsense"}},

@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -18,7 +17,7 @@ func TestFlagsHaveTheirDefaults(t *testing.T) {
 	want := options{
 		node: "node1", namespace: "belfry-system", secret: "belfry-gossip", gossipPort: 7870,
 		refresh: time.Minute, rate: 500,
-		Options: daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872", LogFormat: "text"},
+		Options: daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872", LogLevel: "info", LogFormat: "text"},
 	}
 	if err != nil || got != want {
 		t.Errorf("%+v, %v\nwant %+v", got, err, want)
@@ -46,7 +45,7 @@ func TestFlagsAreRead(t *testing.T) {
 		"--refresh-interval=0":            func(o options) bool { return o.refresh == 0 },
 		"--announce-rate=7":               func(o options) bool { return o.rate == 7 },
 		"--log-format=json":               func(o options) bool { return o.LogFormat == "json" },
-		"--log-level=debug":               func(o options) bool { return o.LogLevel == slog.LevelDebug },
+		"--log-level=debug":               func(o options) bool { return o.LogLevel == "debug" },
 		"--gossip-address=::ffff:1.2.3.4": func(o options) bool { return o.gossip.Is4() },
 	} {
 		if o, err := parse([]string{"--node-name=node1", flag}); err != nil || !want(o) {

@@ -40,7 +40,7 @@ type Options struct {
 	// empty one serves nothing.
 	HealthAddress, MetricsAddress string
 	// LogLevel is debug, info, warn or error.
-	LogLevel slog.Level
+	LogLevel string
 	// LogFormat is text or json.
 	LogFormat string
 }
@@ -49,21 +49,31 @@ type Options struct {
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address to serve /healthz and /readyz on; empty: do not")
 	flags.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address to serve /metrics on; empty: do not")
-	flags.TextVar(&o.LogLevel, "log-level", o.LogLevel, "debug, info, warn or error")
+	flags.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 }
 
-// Validate reports what the flags' own parsers let through.
+// Validate reports all that is wrong with the flags.
 func (o *Options) Validate() error {
+	_, err := o.level()
 	if o.LogFormat != "text" && o.LogFormat != "json" {
-		return fmt.Errorf("--log-format: %q is neither text nor json", o.LogFormat)
+		err = errors.Join(err, fmt.Errorf("--log-format: %q is neither text nor json", o.LogFormat))
 	}
-	return nil
+	return err
 }
 
-// Logger returns a logger that writes to w.
+func (o *Options) level() (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(o.LogLevel)); err != nil {
+		return level, fmt.Errorf("--log-level: %q is none of debug, info, warn and error", o.LogLevel)
+	}
+	return level, nil
+}
+
+// Logger returns a logger that writes to w. The options must be valid.
 func (o *Options) Logger(w io.Writer) *slog.Logger {
-	handler := &slog.HandlerOptions{Level: o.LogLevel}
+	level, _ := o.level()
+	handler := &slog.HandlerOptions{Level: level}
 	if o.LogFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, handler))
 	}
