@@ -134,3 +134,32 @@ func TestARecordNewerThanTheDecisionIsLeftAlone(t *testing.T) {
 		t.Errorf("written already: %v", got)
 	}
 }
+
+// Whoever gives an address away answers until the new owner is heard on the
+// wire, or ought to have been, even if it learns of the claim at once.
+func TestTheOwnerLingersWhenItsOfferIsTaken(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.lan.deaf = true
+		w.hub.delay = 0
+		w.cluster.edit(only("a"))
+		w.cluster.edit(on("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		w.owned("a")
+		w.cluster.edit(on("b"))
+		for range 1000 {
+			if w.node("b").link.answers(v4) {
+				break
+			}
+			time.Sleep(time.Millisecond)
+			synctest.Wait()
+		}
+		time.Sleep(linger / 2)
+		synctest.Wait()
+		w.owned("a b")
+		time.Sleep(linger)
+		synctest.Wait()
+		w.owned("b")
+	})
+}

@@ -112,7 +112,7 @@ type Speaker struct {
 	intent   announce.Intent
 	estate   election.Estate
 	met      map[string]bool             // the nodes that were heard
-	holding  map[netip.Addr]layer2.Claim // with the role Holder
+	holding  map[netip.Addr]layer2.Claim // until another node claims them
 	leftover map[netip.Addr]leftover
 	// answered are the held addresses whose new owner was heard on the wire.
 	answered  map[netip.Addr]bool
@@ -322,14 +322,14 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.estate.Learn(members)
 	s.intent = announce.Decide(s.index, members, s.cfg.Node, &s.estate)
 	s.decided = members
-	s.track(now)
+	offered := s.offers(members)
+	s.track(now, offered)
 
 	s.link.Set(s.claims())
 	owned := make([]netip.Addr, len(s.intent.Claims))
 	for i, c := range s.intent.Claims {
 		owned[i] = c.Address
 	}
-	offered := s.offers(members)
 	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned, Offered: offered})
 	s.reannounce(members)
 	s.herald.tell(view{s.index, s.intent, members, offered})
@@ -369,7 +369,7 @@ func (s *Speaker) present(interfaces []lb.Interface, at stage) []election.Member
 
 // track notices what was handed over since the last pass, and lets go of what
 // is handed over for good.
-func (s *Speaker) track(now time.Time) {
+func (s *Speaker) track(now time.Time, offered []netip.Addr) {
 	next := make(map[netip.Addr]layer2.Claim, len(s.holding))
 	claims := s.intent.Claims
 	for _, v := range s.intent.Verdicts {
@@ -382,7 +382,7 @@ func (s *Speaker) track(now time.Time) {
 			}
 			continue
 		}
-		if v.Role == election.Holder {
+		if _, offers := slices.BinarySearchFunc(offered, v.Address, netip.Addr.Compare); offers || v.Role == election.Holder {
 			next[v.Address] = claims[0]
 		}
 		claims = claims[1:] // one for each verdict that is no Bystander's
