@@ -142,7 +142,8 @@ var experiments = []experiment{
 	{"speakers terminated", []string{"failover/term"}, failTerm},
 	{"healed partitions", []string{"failover/heal"}, failHeal},
 	{"creating Services", []string{
-		"create/wall", "create/latency", "create/controller-cpu", "create/controller-rss", "create/speaker-cpu", "create/speaker-rss",
+		"create/wall", "create/latency", "create/writes",
+		"create/controller-cpu", "create/controller-rss", "create/speaker-cpu", "create/speaker-rss",
 	}, createServices},
 	{"restarting the controller", []string{"restart/ready", "restart/writes", "restart/cpu"}, restartController},
 	{"a converged cluster", []string{"quiet/requests"}, beQuiet},

@@ -60,6 +60,7 @@ var catalogue = []row{
 	{"failover/heal", inSeconds, within(0.2), "32 s", "how long two nodes answer after a partition between them has healed; the worst trial"},
 	{"create/wall", inRatio, nil, "", "creating 3,000 Services until all have an address, against the same without us"},
 	{"create/latency", inSeconds, nil, "", "from the first sight of a Service until its address is written, 99th percentile"},
+	{"create/writes", inCount, nil, "", "what all of us write to the API server for each Service, leases aside"},
 	{"create/controller-cpu", inCPU, within(4), "30 CPU-s", "what it costs the controller, until all are announced and nothing is written any more"},
 	{"create/controller-rss", inBytes, within(60e6), "105 MB", "the controller's peak of resident memory by then"},
 	{"create/speaker-cpu", inCPU, within(3), "18.5 CPU-s", "what it costs each of three speakers; the most"},

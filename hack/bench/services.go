@@ -253,6 +253,10 @@ func createServices(ctx context.Context, b *bench) error {
 	if others, err = c.othersTime(); err != nil {
 		return err
 	}
+	mark, err := c.AuditNow()
+	if err != nil {
+		return err
+	}
 	ours, err := c.create(ctx, t, n, "all Services have an address", func(p progress) bool { return p.allocated })
 	if err != nil {
 		return err
@@ -274,6 +278,10 @@ func createServices(ctx context.Context, b *bench) error {
 		return err
 	}
 	b.say("  processor time of Kubernetes meanwhile: %.3g s", (with - others).Seconds())
+	writes, err := c.Writes(mark, lab.Namespace)
+	if err != nil {
+		return err
+	}
 	metrics, err := c.Metrics(ctx, lab.ControlPlane, controllerMetrics)
 	if err != nil {
 		return err
@@ -289,6 +297,7 @@ func createServices(ctx context.Context, b *bench) error {
 	c.filled = true
 	b.found("create/latency", late, "99 of 100 within that; every second within %s", inSeconds.format(middle))
 	b.found("create/wall", float64(ours)/float64(alone), "%s against %s; announced: %s", duration(ours), duration(alone), duration(announced))
+	b.found("create/writes", float64(len(writes))/float64(n), "%s", kinds(writes))
 	b.found("create/controller-cpu", seconds(after[controllerName].cpu-before[controllerName].cpu), "")
 	b.found("create/controller-rss", after[controllerName].memory.peak, "then %s", inBytes.format(after[controllerName].memory.now))
 	var most, largest, now float64
