@@ -23,7 +23,9 @@
 //
 // An address that another speaker takes over in an orderly way passes through
 // the role Holder: this node answers until it learns by gossip that the other
-// one claims it. It then lingers, still answering but claiming nothing, until it
+// one claims it. That the place of an address has changed is for its owner to
+// act on: it offers the address to the node where it is placed
+// (election.Estate). It then lingers, still answering but claiming nothing, until it
 // hears the other on the wire, or a moment at most: the other's socket may be
 // younger than its claim. Where two speakers claimed an address at once there is
 // no lingering: one has to stop, and the other is answering already.
