@@ -228,11 +228,14 @@ func TestPacketsGoOutAsTheRFCsWant(t *testing.T) {
 func TestProfileChangesWithoutInterruption(t *testing.T) {
 	m := monitor(t)
 	here, there := paths(false)
-	a, b := watch(t, m, here, profile), watch(t, m, there, profile)
+	// Patient, for a machine that is busy with other things.
+	patient := profile
+	patient.DetectMultiplier = 40
+	a, b := watch(t, m, here, patient), watch(t, m, there, patient)
 	a.next(t)
 	b.next(t)
 	for i := range 5 {
-		p := profile
+		p := patient
 		p.Transmit, p.Receive = time.Duration(20+30*i)*time.Millisecond, time.Duration(200-30*i)*time.Millisecond
 		a.profiles <- p
 		time.Sleep(60 * time.Millisecond)

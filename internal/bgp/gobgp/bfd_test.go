@@ -91,17 +91,17 @@ func TestBFDTakesASessionDownWithItsPath(t *testing.T) {
 			s.sayToo(p, route(prefix))
 			s.seesUp(t, p.Name)
 
+			before := s.view(p.Name).Counters
 			mend := cutBFD(t, ns, p.Source)
 			start := time.Now()
-			v := s.view(p.Name)
 			eventually(t, 5*time.Second, func() (bool, any) {
-				v = s.view(p.Name)
-				return v.Counters.Flaps == 1, show(v)
+				v := s.view(p.Name)
+				return v.Counters.Flaps > before.Flaps && v.State != bgp.Established, show(v)
 			})
-			t.Logf("down %v after the cut: %s", time.Since(start), v.Fault.Text)
+			t.Logf("down %v after the cut: %s", time.Since(start), show(s.view(p.Name)))
 			mend()
 			s.seesUp(t, p.Name)
-			if v := s.view(p.Name); v.Counters.Established != 2 {
+			if v := s.view(p.Name); v.Counters.Established <= before.Established {
 				t.Errorf("%s %+v", show(v), v.Counters)
 			}
 		})
@@ -113,8 +113,11 @@ func TestBFDTakesASessionDownWithItsPath(t *testing.T) {
 func outOfService(t *testing.T, f *frr, s *speaker) {
 	t.Parallel()
 	source := f.source("ipv6")
-	p := f.neighbor(t, source, 65000, "NEIGHBOR bfd 3 100 100")
-	p.BFD = &fast
+	// Patient, for a machine that is busy with other things.
+	p := f.neighbor(t, source, 65000, "NEIGHBOR bfd 20 100 100")
+	patient := fast
+	patient.DetectMultiplier = 20
+	p.BFD = &patient
 	s.sayToo(p, route("2001:db8:109::2/128"))
 	s.seesUp(t, p.Name)
 	bfd := fmt.Sprintf("peer %s local-address %s interface rtr2", source, frr6)
@@ -127,7 +130,7 @@ func outOfService(t *testing.T, f *frr, s *speaker) {
 	eventually(t, 5*time.Second, func() (bool, any) { v := s.view(p.Name); return v.BFD == "Down", v.BFD })
 	conf("no shutdown")
 	s.seesUp(t, p.Name)
-	slower := fast
+	slower := patient
 	slower.Transmit, slower.Receive = 200*time.Millisecond, 250*time.Millisecond
 	p.BFD = &slower
 	s.sayToo(p, route("2001:db8:109::2/128"))

@@ -390,10 +390,10 @@ func TestDistanceIsGuarded(t *testing.T) {
 				// FRR's packets come with a TTL of 1, and the kernel drops them.
 				before := minTTLDrops(t)
 				eventually(t, 10*time.Second, func() (bool, any) {
-					now := minTTLDrops(t)
-					return now > before, now
+					now, v := minTTLDrops(t), s.view(p.Name)
+					return now > before && v.State == bgp.OpenSent, fmt.Sprintf("%d drops, %s", now, show(v))
 				})
-				if v := s.view(p.Name); v.State != bgp.OpenSent || v.Counters.MessagesIn != 0 {
+				if v := s.view(p.Name); v.Counters.MessagesIn != 0 || v.Counters.Established != 0 {
 					t.Errorf("%s %+v", show(v), v.Counters)
 				}
 			})

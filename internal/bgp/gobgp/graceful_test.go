@@ -121,6 +121,15 @@ func watchRoutes(t *testing.T, ns namespace) *monitor {
 	return m
 }
 
+// lastReset returns what FRR says of the last end of a session, and of graceful
+// restart.
+func (f *frr) lastReset(t *testing.T, source netip.Addr) string {
+	t.Helper()
+	v := f.state(t, source)
+	js, _ := json.Marshal([]any{v["lastResetDueTo"], v["lastNotificationReason"], v["gracefulRestartInfo"], v["connectionsEstablished"]})
+	return string(js)
+}
+
 func installed(ns namespace, prefix string) bool {
 	address, _, _ := strings.Cut(prefix, "/")
 	family := "-4"
@@ -217,7 +226,7 @@ func TestUpgradeWithGracefulRestartKeepsRoutes(t *testing.T) {
 		return v.State == bgp.Established && v.Negotiated.HoldTime == 6*time.Second && v.Sent == 1, v
 	})
 	if d := m.deletions("2001:db8:101::1"); len(d) > 0 {
-		t.Errorf("forwarding was interrupted: %v", d)
+		t.Errorf("forwarding was interrupted: %v; FRR: %s", d, f.lastReset(t, source))
 	}
 	// Leaving for good is another matter.
 	s.Set(nil)
