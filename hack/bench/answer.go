@@ -56,7 +56,7 @@ func answer(ctx context.Context, b *bench) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 		speaker, kernel := median(took[0]), median(took[1])
-		b.found(name, float64(speaker)/float64(kernel), "%s against %s", duration(speaker), duration(kernel))
+		b.found(name, float64(speaker)/float64(kernel), "%s, kernel %s", duration(speaker), duration(kernel))
 	}
 	return nil
 }

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/belfrylb/belfry/hack/lab"
 )
 
 func TestEachRowIsMeasuredByOneExperiment(t *testing.T) {
@@ -87,7 +89,7 @@ func sample() report {
 			f.Value = float64(i)
 		}
 		if i%2 == 0 {
-			f.Detail = "worst of 20; median 396 ms"
+			f.Detail = "2 create events, 2 patch services" + strings.Repeat(" and more", i%3)
 		}
 		all = append(all, f)
 	}
@@ -105,9 +107,26 @@ func TestTheTableIsAtMostAHundredColumnsWide(t *testing.T) {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}
-	for _, part := range []string{"\nallocate/64k           - ", " FAILED\n", "took 10m1s"} {
+	for _, part := range []string{"\nallocate/64k           - ", " FAILED\n", "took 10m1s", "...\n"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("no %q in\n%s", part, out.String())
+		}
+	}
+}
+
+func TestRequestsAreSummedUpByKind(t *testing.T) {
+	var events []lab.AuditEvent
+	for range 4 {
+		e := lab.AuditEvent{Verb: "patch"}
+		e.ObjectRef.Resource = "services"
+		events = append(events, e)
+	}
+	e := lab.AuditEvent{Verb: "create"}
+	e.ObjectRef.Resource = "events"
+	events = append(events, e)
+	for n, want := range map[int]string{1: "1 create events, 4 patch services", 2: "2 patch services"} {
+		if got := kinds(events, n); got != want {
+			t.Errorf("for each of %d: %q, want %q", n, got, want)
 		}
 	}
 }
@@ -166,7 +185,8 @@ func TestValuesAreWrittenWithThreeDigits(t *testing.T) {
 		{inCPU, 3.456, "3.46 CPU-s"},
 		{inBytes, 31457280, "31.5 MB"},
 		{inRatio, 2.078, "2.08 x"},
-		{inCount, 3000, "3000"},
+		{inCount, 123456, "123456"},
+		{inCount, 4.0197, "4.02"},
 	} {
 		if got := c.unit.format(c.value); got != c.want {
 			t.Errorf("%v %s is %q, want %q", c.value, c.unit, got, c.want)
@@ -310,5 +330,17 @@ func TestWhatIsComputedIsMeasured(t *testing.T) {
 	}
 	if strings.Contains(out.String(), "FAILED") {
 		t.Errorf("something could not be measured:\n%s%s", progress.String(), out.String())
+	}
+}
+
+func TestThePageOnPerformanceHasEveryRow(t *testing.T) {
+	page, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range catalogue {
+		if !strings.Contains(string(page), "\n"+r.Name+" ") {
+			t.Errorf("docs/performance.md has no figure of %s", r.Name)
+		}
 	}
 }

@@ -142,7 +142,7 @@ var experiments = []experiment{
 	{"speakers terminated", []string{"failover/term"}, failTerm},
 	{"healed partitions", []string{"failover/heal"}, failHeal},
 	{"creating Services", []string{
-		"create/wall", "create/latency", "create/writes",
+		"create/wall", "create/announced", "create/latency", "create/writes",
 		"create/controller-cpu", "create/controller-rss", "create/speaker-cpu", "create/speaker-rss",
 	}, createServices},
 	{"restarting the controller", []string{"restart/ready", "restart/writes", "restart/cpu"}, restartController},
@@ -183,7 +183,7 @@ func (b *bench) say(format string, args ...any) {
 func (b *bench) found(name string, value float64, format string, args ...any) {
 	f := figure{row: rowNamed(name), Value: value, Detail: fmt.Sprintf(format, args...)}
 	b.figures[name] = f
-	b.say("  %s: %s", name, f.measured())
+	b.say("  %s: %s  %s", name, f.measured(), f.Detail)
 }
 
 // collect returns the figures of the rows, in their order; one that could not be

@@ -62,13 +62,16 @@ func (r report) writeJSON(w io.Writer) error {
 	return e.Encode(r)
 }
 
+// width is that of the table, in columns.
+const width = 100
+
 func (r report) writeTable(w io.Writer) error {
 	var table bytes.Buffer
 	t := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "row\tmeasured\tbudget\t\tbest peer")
+	fmt.Fprintln(t, "row\tmeasured\tbudget\t\tbest peer\tdetail")
 	budgets, missed := 0, 0
 	for _, f := range r.Figures {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", f.Name, f.measured(), f.budget(), f.verdict(), f.Peer)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", f.Name, f.measured(), f.budget(), f.verdict(), f.Peer, f.Detail)
 		if f.Budget != nil {
 			budgets++
 		}
@@ -80,7 +83,11 @@ func (r report) writeTable(w io.Writer) error {
 		return err
 	}
 	for line := range strings.Lines(table.String()) {
-		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+		line = strings.TrimRight(line, " \n")
+		if len(line) > width {
+			line = line[:width-3] + "..." // JSON has all of it
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}
 	}

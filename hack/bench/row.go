@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"path"
 	"slices"
 	"strings"
@@ -40,7 +41,7 @@ var catalogue = []row{
 	{"allocate/4k", inSeconds, nil, "", "the same for 4,000"},
 	{"allocate/16k", inSeconds, within(0.5), "298 s", "the same for 16,000"},
 	{"allocate/64k", inSeconds, nil, "", "the same for 64,000"},
-	{"allocate/linear", inRatio, within(2), "16 x", "time per Service among 64,000 against among 1,000; the peer's is 16,000 against 1,000"},
+	{"allocate/linear", inRatio, within(2), "quadratic", "time per Service among 64,000 against among 1,000"},
 	{"allocate/exhausted", inSeconds, within(1e-6), "6.5-11.8 ms", "one more look at a Service that an exhausted /20 cannot serve"},
 	{"lookup/hit", inSeconds, nil, "", "a question for one of 10,000 addresses, from table to verdict"},
 	{"lookup/miss", inSeconds, within(50e-9), "965 us", "a question for none of them"},
@@ -59,6 +60,7 @@ var catalogue = []row{
 	{"failover/term", inCount, within(0), "0.04-0.2 s", "questions that go unanswered when the owner's speaker is terminated, of all trials"},
 	{"failover/heal", inSeconds, within(0.2), "32 s", "how long two nodes answer after a partition between them has healed; the worst trial"},
 	{"create/wall", inRatio, nil, "", "creating 3,000 Services until all have an address, against the same without us"},
+	{"create/announced", inSeconds, nil, "", "until all of them are announced"},
 	{"create/latency", inSeconds, nil, "", "from the first sight of a Service until its address is written, 99th percentile"},
 	{"create/writes", inCount, nil, "", "what all of us write to the API server for each Service, leases aside"},
 	{"create/controller-cpu", inCPU, within(4), "30 CPU-s", "what it costs the controller, until all are announced and nothing is written any more"},
@@ -137,11 +139,7 @@ func (f figure) measured() string {
 	if f.Missing {
 		return "-"
 	}
-	text := f.Unit.format(f.Value)
-	if f.Detail != "" {
-		text += " (" + f.Detail + ")"
-	}
-	return text
+	return f.Unit.format(f.Value)
 }
 
 func (f figure) budget() string {
@@ -153,17 +151,19 @@ func (f figure) budget() string {
 
 // format writes a value with three digits that mean something.
 func (u unit) format(v float64) string {
-	switch u {
-	case inSeconds:
+	switch {
+	case u == inSeconds:
 		return duration(time.Duration(v * float64(time.Second)))
-	case inCPU:
+	case u == inCPU:
 		return fmt.Sprintf("%.3g CPU-s", v)
-	case inBytes:
+	case u == inBytes:
 		return fmt.Sprintf("%.3g MB", v/1e6)
-	case inRatio:
+	case u == inRatio:
 		return fmt.Sprintf("%.3g x", v)
+	case v == math.Trunc(v):
+		return fmt.Sprintf("%.0f", v)
 	default:
-		return fmt.Sprintf("%.6g", v)
+		return fmt.Sprintf("%.3g", v)
 	}
 }
 

@@ -295,9 +295,10 @@ func createServices(ctx context.Context, b *bench) error {
 		return err
 	}
 	c.filled = true
-	b.found("create/latency", late, "99 of 100 within that; every second within %s", inSeconds.format(middle))
-	b.found("create/wall", float64(ours)/float64(alone), "%s against %s; announced: %s", duration(ours), duration(alone), duration(announced))
-	b.found("create/writes", float64(len(writes))/float64(n), "%s", kinds(writes))
+	b.found("create/latency", late, "99th percentile; median %s", inSeconds.format(middle))
+	b.found("create/wall", float64(ours)/float64(alone), "%s, alone %s", duration(ours), duration(alone))
+	b.found("create/announced", announced.Seconds(), "")
+	b.found("create/writes", float64(len(writes))/float64(n), "%s", kinds(writes, n))
 	b.found("create/controller-cpu", seconds(after[controllerName].cpu-before[controllerName].cpu), "")
 	b.found("create/controller-rss", after[controllerName].memory.peak, "then %s", inBytes.format(after[controllerName].memory.now))
 	var most, largest, now float64
@@ -436,7 +437,7 @@ func restartController(ctx context.Context, b *bench) error {
 		return err
 	}
 	b.found("restart/ready", took.Seconds(), "")
-	b.found("restart/writes", float64(len(writes)), "%s", kinds(writes))
+	b.found("restart/writes", float64(len(writes)), "%s", kinds(writes, 1))
 	b.found("restart/cpu", u.cpu.Seconds(), "peak %s", inBytes.format(u.memory.peak))
 	return nil
 }
@@ -474,19 +475,21 @@ func beQuiet(ctx context.Context, b *bench) error {
 	if leases == 0 {
 		return errors.New("the controller has not renewed its lease in 20 s, by the audit log: it sees nothing")
 	}
-	b.found("quiet/requests", float64(len(asked)), "%s", kinds(asked))
+	b.found("quiet/requests", float64(len(asked)), "%s", kinds(asked, 1))
 	return nil
 }
 
-// kinds sums requests up.
-func kinds(events []lab.AuditEvent) string {
-	n := map[string]int{}
+// kinds sums requests up, those of which there is one for each of n objects.
+func kinds(events []lab.AuditEvent, n int) string {
+	count := map[string]int{}
 	for _, e := range events {
-		n[e.Verb+" "+e.ObjectRef.Resource]++
+		count[e.Verb+" "+e.ObjectRef.Resource]++
 	}
 	var parts []string
-	for _, kind := range slices.Sorted(maps.Keys(n)) {
-		parts = append(parts, fmt.Sprintf("%d %s", n[kind], kind))
+	for _, kind := range slices.Sorted(maps.Keys(count)) {
+		if count[kind] >= n {
+			parts = append(parts, fmt.Sprintf("%.3g %s", float64(count[kind])/float64(n), kind))
+		}
 	}
 	return strings.Join(parts, ", ")
 }
