@@ -65,10 +65,10 @@ type service struct {
 	// refused says why no node may announce any of its addresses; the zero
 	// Condition when one may.
 	refused kube.Condition
-	// placed is where its addresses are to be, and seen is where they were when
-	// it was last looked at.
-	placed []string
-	seen   lb.Service
+	// placed is where its addresses are to be, seen is where they were when it
+	// was last looked at, and wrote is where the write that is under way puts them.
+	placed      []string
+	seen, wrote lb.Service
 	// fresh is when it was first seen, until it has been told anything.
 	fresh time.Time
 }
@@ -381,10 +381,15 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 		return
 	}
 	d := s.decision
+	s.wrote = lb.Service{Assigned: want.Addresses, Placed: want.Placed}
 	l.submit(&s.attempt, job{
 		kind: kindService, object: key.String(),
 		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteService(ctx, is, want) },
 		done: func(o kube.Outcome) {
+			if o == kube.Done && s.version == is.Version {
+				s.seen = s.wrote // and whatever is seen from now on came later
+			}
+			s.wrote = lb.Service{}
 			switch o {
 			case kube.Done:
 				l.tell(is, d, want)

@@ -41,7 +41,8 @@ func (p *places) set(a netip.Addr, node string) {
 
 // replaced takes note of the places that somebody else has written to a Service:
 // the speaker that took over, or a person who wants an address somewhere else.
-// It reports whether the Service has to be looked at for that.
+// It reports whether the Service has to be looked at for that. What we wrote
+// ourselves is no news: by the time it is seen, it may be outdated.
 func (l *loop) replaced(s *service, is lb.Service) bool {
 	differs := false
 	for _, a := range is.Assigned {
@@ -50,7 +51,7 @@ func (l *loop) replaced(s *service, is lb.Service) bool {
 			continue
 		}
 		differs = true
-		if node != "" && len(l.holders[a]) > 0 && node != s.seen.PlaceOf(a) {
+		if node != "" && len(l.holders[a]) > 0 && node != s.seen.PlaceOf(a) && node != s.wrote.PlaceOf(a) {
 			l.places.set(a, node)
 		}
 	}
