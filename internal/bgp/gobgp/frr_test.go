@@ -34,7 +34,7 @@ func (f *frr) holds(t *testing.T, family string, source netip.Addr, prefixes ...
 func stable(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
-		for _, k := range []string{"lastUpdate", "version", "tableVersion", "advertisedTo", "peer", "bestpath", "valid", "sourced"} {
+		for _, k := range []string{"lastUpdate", "version", "tableVersion", "advertisedTo", "peer", "bestpath", "valid", "sourced", "processScheduled"} {
 			delete(v, k)
 		}
 		for k, e := range v {
