@@ -127,7 +127,7 @@ func (in *Inner) Run() (err error) {
 		}
 		in.Close()
 	}()
-	r := bufio.NewReaderSize(in.conn, 1<<16)
+	r := bufio.NewReaderSize(in.conn, 2*wire.MaxLen)
 	for {
 		frame, err := readFrame(r)
 		if err != nil {

@@ -86,7 +86,7 @@ func NewLink(conn *net.TCPConn, maximumPrefixes int, counters *Counters, changed
 		maximumPrefixes = bgp.DefaultMaximumPrefixes
 	}
 	return &Link{
-		conn: conn, r: bufio.NewReaderSize(conn, 1<<14), counters: counters, maximum: maximumPrefixes, changed: changed,
+		conn: conn, r: bufio.NewReaderSize(conn, wire.MaxLen), counters: counters, maximum: maximumPrefixes, changed: changed,
 		out: queue{filled: make(chan struct{}, 1)}, refresh: make(chan wire.Family), done: make(chan struct{}),
 	}
 }
@@ -346,10 +346,12 @@ func (l *Link) writeAll() (end Ending, whole bool) {
 		timeout = l.negotiated.HoldTime
 	}
 	sent := map[netip.Prefix]struct{}{}
-	buf := make([]byte, 0, batch)
+	var buf []byte
 	var frames [][]byte
 	for {
-		buf, frames = buf[:0], frames[:0]
+		if buf, frames = buf[:0], frames[:0]; cap(buf) > wire.MaxLen && l.out.empty() {
+			buf, frames = nil, nil // a table is sent seldom, and sessions are many
+		}
 		messages := uint64(0)
 		select {
 		case <-l.done:
