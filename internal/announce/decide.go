@@ -36,6 +36,8 @@ type Verdict struct {
 	// had it returns. With failback Immediate it is to go back, so the record
 	// stays.
 	Placed, Place string
+	// Failback says whether it is to go back.
+	Failback lb.Failback
 	// Fit is set when it is placed on another node than its owner that could own
 	// it, and Permitted when configuration lets the node have it where it is
 	// placed. If not, the controller is about to place it elsewhere.
@@ -50,11 +52,8 @@ type Verdict struct {
 // its last endpoint goes) is no candidate any more, but goes on answering until
 // the new owner does, as long as there is one. That is what moving without a
 // gap means; an address that nobody may have is dropped at once.
-//
-// The estate is what self remembers of the addresses, or nil.
-func Decide(ix *Index, members []election.Member, self string, estate *election.Estate) Intent {
+func Decide(ix *Index, members []election.Member, self string) Intent {
 	d := newDecider(ix, members, self)
-	d.estate = estate
 	intent := Intent{Verdicts: make([]Verdict, len(ix.groups))}
 	for i := range ix.groups {
 		v, views := d.decide(i)
@@ -129,7 +128,6 @@ func Explain(ix *Index, members []election.Member, a netip.Addr) []NodeReason {
 // A decider is the state of one Decide.
 type decider struct {
 	ix      *Index
-	estate  *election.Estate
 	self    int                // node index, or -1
 	members []*election.Member // by node index; nil: none
 	claims  [][]claimant       // by group
@@ -208,7 +206,7 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 // decide returns the verdict on group i, and the views of its class.
 func (d *decider) decide(i int) (Verdict, []view) {
 	g := &d.ix.groups[i]
-	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed}
+	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback}
 	if n, ok := d.ix.byNode[g.placed]; ok {
 		v.Permitted = g.class.reasons[n] == Eligible
 	}
@@ -219,11 +217,10 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		v.Reason = d.refusal(g, views)
 		return v, views
 	}
-	placed := d.estate.Place(g.addr, g.placed, g.class.failback, candidates)
 	if d.self < 0 {
-		v.Owner, _ = election.Winner(g.addr, placed, g.class.failback, candidates)
+		v.Owner, _ = election.Winner(g.addr, g.placed, g.class.failback, candidates)
 	} else {
-		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, placed, g.class.failback, candidates)
+		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, g.placed, g.class.failback, candidates)
 	}
 	switch {
 	case v.Owner == "":

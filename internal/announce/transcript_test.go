@@ -183,7 +183,7 @@ func (w *world) candidates(a netip.Addr) string {
 func (w *world) record() string {
 	var b strings.Builder
 	learn(w.members, w.speakers)
-	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, "", &w.speakers[""].estate).Verdicts {
+	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, "").Verdicts {
 		if v.Place == v.Placed {
 			continue
 		}
@@ -246,7 +246,7 @@ func (w *world) decide() string {
 	ix := NewIndex(w.snapshot, Options{})
 	learn(w.members, w.speakers)
 	var b strings.Builder
-	for i, v := range Decide(ix, w.members, "", &w.speakers[""].estate).Verdicts {
+	for i, v := range Decide(ix, w.members, "").Verdicts {
 		fmt.Fprintf(&b, "%v ", v.Address)
 		if v.Owner == "" {
 			fmt.Fprintf(&b, "nobody: %v", v.Reason)
@@ -254,7 +254,7 @@ func (w *world) decide() string {
 			fmt.Fprintf(&b, "-> %s", v.Owner)
 		}
 		for _, m := range w.members {
-			intent := Decide(ix, w.members, m.Node, &w.speakers[m.Node].estate)
+			intent := Decide(ix, w.members, m.Node)
 			if got := intent.Verdicts[i].Owner; got != v.Owner {
 				fmt.Fprintf(&b, " BUT %s: %s", m.Node, got)
 			}
@@ -276,15 +276,14 @@ func (w *world) gossip() {
 	gossip(NewIndex(w.snapshot, Options{}), w.members, w.speakers)
 }
 
-// learn tells every member of the others, and an observer without a name.
+// learn tells every member of the others.
 func learn(members []election.Member, speakers map[string]*speaker) {
-	for _, m := range append([]election.Member{{}}, members...) {
+	for _, m := range members {
 		s := speakers[m.Node]
 		if s == nil {
 			s = &speaker{met: map[string]bool{}}
 			speakers[m.Node] = s
 		}
-		s.estate.Learn(members)
 		for _, o := range members {
 			s.met[o.Node] = s.met[o.Node] || o.State == election.Alive
 		}
@@ -303,12 +302,12 @@ func gossip(ix *Index, members []election.Member, speakers map[string]*speaker) 
 			}
 		}
 		var owned, offered []netip.Addr
-		intent := Decide(ix, members, m.Node, &s.estate)
+		intent := Decide(ix, members, m.Node)
 		for _, c := range intent.Claims {
 			owned = append(owned, c.Address)
 		}
 		for _, v := range intent.Verdicts {
-			if s.estate.Offers(v.Address, m.Node, v.Role, v.Placed, v.Fit, s.met[v.Placed]) {
+			if s.estate.Offers(v.Address, m.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
 				offered = append(offered, v.Address)
 			}
 		}

@@ -9,8 +9,8 @@
 // # The order
 //
 // Candidates that stay come before those that leave, on-link ones before
-// off-link ones, then who owns the address already, then the node where it is
-// placed, then the heavier by weight, then the smallest
+// off-link ones, then who owns the address already (or, if the owner offers it,
+// the node where it is placed), then the heavier by weight, then the smallest
 // sha256(node + "#" + address): the order MetalLB uses, so that replacing it node
 // by node moves nothing. That last key makes movement bounded and spread even:
 // the order of the nodes that remain does not change when one goes, so only its
@@ -63,14 +63,18 @@
 // The place of an address follows its owner: whoever takes over records itself
 // (package announce), so that nothing fails back. A node that returns from
 // behind a cut cable hears the gossip at once and the API server seconds later.
-// For as long it believes that the address is placed on itself, all others know
-// better, and if the place decided, two would answer. Claims travel with the
-// gossip and are the same for all who hear each other.
+// For as long it believes that the address is placed on itself, and all others
+// know better. If the place decided, two would answer; or, between two who know
+// different places of an address whose owner has died, nobody. Claims travel with
+// the gossip and are the same for all who hear each other.
 //
-// So a place moves nothing by itself: the owner does, who alone can tell whether
-// the place is news. It offers the address ([Estate]), which is a claim that any
-// other beats, and answers until the placed node claims it. With failback
-// Immediate nobody changes the place but the controller, and it decides at once.
+// So a place decides nothing by itself, not even about an address that nobody
+// claims: the owner does, who alone can tell whether the place is news. It offers
+// the address ([Estate]), which is a claim that any other beats, and answers until
+// the placed node claims it. A new address is claimed by the first in its order
+// and offered at once; the controller places it there as often as evenness
+// permits. With failback Immediate the owner offers whenever the placed node is
+// fit to take it.
 //
 // # Handing over
 //

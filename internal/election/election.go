@@ -85,11 +85,12 @@ func (c Candidate) class() int {
 const unfit = 3
 
 // Winner returns the node that owns addr, or false when nobody can. It depends
-// neither on the order of the candidates nor on who asks. Placed is the node
-// where the address is recorded to be, or empty; it wins while it lives, unless
-// it is off-link and others are not, or the claim of another keeps it out. With
-// lb.FailbackImmediate claims carry no weight, so that the placed node, or the
-// best, takes an address back when it returns.
+// neither on the order of the candidates nor on who asks.
+//
+// Placed is the node where the address is recorded to be, or empty. It wins when
+// it is offered the address, and with the best claim like everybody; that the
+// address is placed on it gives it no more. For an address without a place,
+// claims carry no weight with lb.FailbackImmediate: the best takes it back.
 func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (node string, ok bool) {
 	w := winner(addr, placed, failback, candidates)
 	if w == nil {
@@ -99,16 +100,17 @@ func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []C
 }
 
 func winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) *Candidate {
-	if p := placedOf(placed, candidates); p != nil && (failback == lb.FailbackImmediate || unopposed(addr, p, candidates)) {
+	if p := placedOf(placed, candidates); p != nil && offered(p, candidates) {
 		return p
 	}
+	claims := placed != "" || failback == lb.FailbackNever
 	var best *Candidate
 	for i := range candidates {
 		c := &candidates[i]
 		if c.class() == unfit {
 			continue
 		}
-		if best == nil || better(addr, failback, c, best) {
+		if best == nil || better(addr, claims, c, best) {
 			best = c
 		}
 	}
@@ -139,33 +141,36 @@ func placedOf(placed string, candidates []Candidate) *Candidate {
 // Fit reports whether the node where an address is placed could own it.
 func Fit(placed string, candidates []Candidate) bool { return placedOf(placed, candidates) != nil }
 
-// unopposed reports whether no other candidate has a claim to addr that keeps
-// the placed one from it: a better claim than its own or, if it has none, any
-// that does not offer the address. All who hear each other know the claims, but
-// not all know the same place at the same time.
-func unopposed(addr netip.Addr, placed *Candidate, candidates []Candidate) bool {
+// offered reports whether the placed candidate, which has no claim yet, is offered
+// the address by all who claim it and could go on doing so.
+func offered(placed *Candidate, candidates []Candidate) bool {
+	if !placed.Claim.None() {
+		return false
+	}
+	somebody := false
 	for i := range candidates {
 		c := &candidates[i]
 		switch {
-		case c == placed || c.Claim.None() || c.class() != 0 || placed.OnLink && !c.OnLink:
-		case placed.Claim.None() && c.Claim.Standing > Offered:
+		case c.Claim.None() || c.class() != 0 || placed.OnLink && !c.OnLink:
+		case c.Claim.Standing > Offered:
 			return false
-		case !placed.Claim.None() && c.Claim.Beats(placed.Claim, addr, c.Node, placed.Node):
-			return false
+		default:
+			somebody = true
 		}
 	}
-	return true
+	return somebody
 }
 
-// better reports whether a is to be preferred to b as the owner of addr.
-func better(addr netip.Addr, failback lb.Failback, a, b *Candidate) bool {
+// better reports whether a is to be preferred to b as the owner of addr, claims
+// counting or not.
+func better(addr netip.Addr, claims bool, a, b *Candidate) bool {
 	if c := cmp.Compare(a.class(), b.class()); c != 0 {
 		return c < 0
 	}
 	if a.OnLink != b.OnLink {
 		return a.OnLink
 	}
-	if failback == lb.FailbackNever {
+	if claims {
 		if c := a.Claim.compare(b.Claim); c != 0 {
 			return c > 0
 		}
@@ -174,6 +179,18 @@ func better(addr netip.Addr, failback lb.Failback, a, b *Candidate) bool {
 		return a.Weight > b.Weight
 	}
 	return earlier(addr, a.Node, b.Node)
+}
+
+// First returns the first of some nodes in the order of an address, which is
+// the one that owns it if they are equally good and nobody claims it.
+func First(addr netip.Addr, nodes []string) string {
+	first, least := "", [sha256.Size]byte{}
+	for i, n := range nodes {
+		if k := key(addr, n); i == 0 || bytes.Compare(k[:], least[:]) < 0 {
+			first, least = n, k
+		}
+	}
+	return first
 }
 
 // earlier reports whether node a comes before node b in the order of addr.
@@ -211,8 +228,8 @@ func (r Role) String() string { return [...]string{"bystander", "holder", "owner
 // RoleOf returns what self does about addr, and who is the winner (empty when
 // nobody can be).
 //
-// At most one candidate holds: the one with the best claim, and only while the
-// winner makes none.
+// At most one candidate holds: the best of those that claim it, and only while
+// the winner does not.
 func RoleOf(self string, addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (Role, string) {
 	w := winner(addr, placed, failback, candidates)
 	switch {
@@ -229,7 +246,7 @@ func RoleOf(self string, addr netip.Addr, placed string, failback lb.Failback, c
 		if c.Claim.None() || c.class() == unfit {
 			continue
 		}
-		if holder == nil || c.Claim.Beats(holder.Claim, addr, c.Node, holder.Node) {
+		if holder == nil || better(addr, true, c, holder) {
 			holder = c
 		}
 	}

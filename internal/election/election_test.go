@@ -51,19 +51,21 @@ func TestTheBestCandidateWins(t *testing.T) {
 			{"the smallest hash", "", lb.FailbackNever, []Candidate{alive("a"), alive("b"), alive("c")}, best},
 			{"one that joins is none yet", "", lb.FailbackNever, []Candidate{with(alive(best), in(Joining))}, ""},
 			{"one that is gone is none", third, lb.FailbackNever, []Candidate{with(alive(third), in(Gone))}, ""},
-			{"the placed one before the hash", third, lb.FailbackNever, []Candidate{alive(best), alive(third)}, third},
-			{"the owner before the placed one", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
-			{"the placed one before an owner that offers", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), alive(third)}, third},
-			{"nobody else takes what is offered", second, lb.FailbackNever, []Candidate{with(alive(third), claims(Offered, 9)), alive(best)}, third},
-			{"not when the placed one is to get it back", third, lb.FailbackImmediate, []Candidate{with(alive(best), claims(Majority, 9)), alive(third)}, third},
-			{"of two that claim the placed one only with the better claim", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Majority, 9)), with(alive(third), claims(Majority, 8))}, best},
-			{"of two that claim without a majority the earlier", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Minority, 1)), with(alive(third), claims(Minority, 2))}, best},
-			{"the placed one with the better claim", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Majority, 8)), with(alive(third), claims(Majority, 9))}, third},
-			{"the placed one before an owner that leaves", third, lb.FailbackNever, []Candidate{with(with(alive(best), claims(Majority, 9)), in(Leaving)), alive(third)}, third},
-			{"the placed one before an owner that is off-link", third, lb.FailbackNever, []Candidate{with(with(alive(best), claims(Majority, 9)), off), alive(third)}, third},
-			{"not when it is not a candidate", third, lb.FailbackNever, []Candidate{alive(second), alive(best)}, best},
-			{"not when it leaves", third, lb.FailbackNever, []Candidate{alive(best), with(alive(third), in(Leaving))}, best},
-			{"not when it is stalled without having it", third, lb.FailbackNever, []Candidate{alive(best), with(alive(third), in(Stalled))}, best},
+			{"the placed one where it is offered", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), alive(third)}, third},
+			{"likewise where it fails back", third, lb.FailbackImmediate, []Candidate{with(alive(best), claims(Offered, 9)), alive(third)}, third},
+			{"the hash, not the place, where nobody claims it", third, lb.FailbackNever, []Candidate{alive(best), alive(third)}, best},
+			{"the owner that does not offer", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
+			{"nor where it fails back", third, lb.FailbackImmediate, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
+			{"one of two does not offer", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(second), claims(Blind, 9)), alive(third)}, second},
+			{"nobody but the placed one takes what is offered", third, lb.FailbackNever, []Candidate{with(alive(second), claims(Offered, 9)), alive(best)}, second},
+			{"not when it leaves", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), in(Leaving))}, best},
+			{"not when it is stalled without having it", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), in(Stalled))}, best},
+			{"not when it is off-link", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), off)}, best},
+			{"off-link when all are", third, lb.FailbackNever, []Candidate{with(with(alive(best), off), claims(Offered, 9)), with(alive(third), off)}, third},
+			{"off-link although one that leaves is on-link", third, lb.FailbackNever, []Candidate{with(alive(second), in(Leaving)), with(with(alive(best), off), claims(Offered, 9)), with(alive(third), off)}, third},
+			{"once it claims, the better claim", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Majority, 9)), with(alive(third), claims(Majority, 8))}, best},
+			{"once it claims, any claim that is not offered", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 1)), with(alive(third), claims(Blind, 8))}, third},
+			{"of two who offer it to each other the earlier", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 1)), with(alive(third), claims(Offered, 8))}, best},
 			{"the owner before the hash", "", lb.FailbackNever, []Candidate{alive(best), with(alive(third), claims(Blind, 1))}, third},
 			{"the owner before the heavy", "", lb.FailbackNever, []Candidate{with(alive(best), heavy), with(alive(third), claims(Blind, 1))}, third},
 			{"not when it fails back at once", "", lb.FailbackImmediate, []Candidate{alive(best), with(alive(third), claims(Majority, 1))}, best},
@@ -73,9 +75,6 @@ func TestTheBestCandidateWins(t *testing.T) {
 			{"a stalled bystander before one that leaves", "", lb.FailbackNever, []Candidate{with(alive(third), in(Stalled)), with(alive(best), in(Leaving))}, third},
 			{"one that leaves when there is no other", "", lb.FailbackNever, []Candidate{with(alive(third), in(Leaving))}, third},
 			{"one that leaves loses what it owns", "", lb.FailbackNever, []Candidate{with(with(alive(best), in(Leaving)), claims(Majority, 9)), alive(third)}, third},
-			{"on-link before the placed one", third, lb.FailbackNever, []Candidate{alive(best), with(alive(third), off)}, best},
-			{"the placed one before another that is off-link", third, lb.FailbackNever, []Candidate{with(alive(best), off), with(alive(third), off)}, third},
-			{"the placed one although one that leaves is on-link", third, lb.FailbackNever, []Candidate{with(alive(best), in(Leaving)), with(alive(third), off)}, third},
 			{"on-link before off-link", "", lb.FailbackNever, []Candidate{with(alive(best), off), alive(third)}, third},
 			{"on-link before an off-link owner", "", lb.FailbackNever, []Candidate{with(with(alive(best), off), claims(Majority, 9)), alive(third)}, third},
 			{"leaving last, even on-link", "", lb.FailbackNever, []Candidate{with(alive(best), in(Leaving)), with(alive(third), off)}, third},
@@ -206,10 +205,39 @@ func randomCandidates(r *rand.Rand) []Candidate {
 		cs[i].OnLink = r.IntN(3) > 0
 		cs[i].Weight = r.IntN(2) * 10
 		if r.IntN(2) == 0 {
-			cs[i].Claim = claim(1+Standing(r.IntN(3)), uint64(r.IntN(3)))
+			cs[i].Claim = claim(1+Standing(r.IntN(int(Majority))), uint64(r.IntN(3)))
 		}
 	}
 	return cs
+}
+
+// Where an address is placed is known to some before others. That must leave no
+// address without anybody who answers, and never make two who do not offer it.
+func TestOutdatedPlacesDoNoHarm(t *testing.T) {
+	for seed := range uint64(20000) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		cs := randomCandidates(r)
+		failback := lb.Failback(r.IntN(2))
+		able, answering := 0, 0
+		var owners []string
+		for _, self := range cs {
+			if self.class() == unfit {
+				continue
+			}
+			able++
+			placed := fmt.Sprint("node-", r.IntN(7))
+			role, _ := RoleOf(self.Node, v6, placed, failback, cs)
+			if role != Bystander {
+				answering++
+			}
+			if role == Owner && self.Claim.Standing > Offered {
+				owners = append(owners, self.Node)
+			}
+		}
+		if able > 0 && answering == 0 || len(owners) > 1 {
+			t.Fatalf("seed %d: %d answer, %v own: %+v", seed, answering, owners, cs)
+		}
+	}
 }
 
 func TestEveryoneAgreesWhoeverAsks(t *testing.T) {

@@ -59,7 +59,7 @@ func TestTheOwnerOffersWhatIsNewlyPlacedElsewhere(t *testing.T) {
 		for _, addr := range []netip.Addr{v4, v6} {
 			var e Estate
 			for i, s := range c.steps {
-				if got := e.Offers(addr, self, s.role, s.placed, s.fit, s.met); got != s.want {
+				if got := e.Offers(addr, self, s.role, s.placed, lb.FailbackNever, s.fit, s.met); got != s.want {
 					t.Errorf("%s, %v: step %d: %v", c.name, addr, i, got)
 				}
 			}
@@ -69,17 +69,17 @@ func TestTheOwnerOffersWhatIsNewlyPlacedElsewhere(t *testing.T) {
 
 func TestAnEstateForgetsWhatIsNotInUse(t *testing.T) {
 	var e Estate
-	e.Offers(v4, "a", Owner, "b", true, true)
-	e.Offers(v6, "a", Owner, "b", false, true)
+	e.Offers(v4, "a", Owner, "b", lb.FailbackNever, true, true)
+	e.Offers(v6, "a", Owner, "b", lb.FailbackNever, false, true)
 	e.Forget(func(a netip.Addr) bool { return a == v6 })
-	if e.Offers(v4, "a", Holder, "b", true, true) {
+	if e.Offers(v4, "a", Holder, "b", lb.FailbackNever, true, true) {
 		t.Error("what was forgotten is offered")
 	}
-	if e.Offers(v6, "a", Owner, "b", true, true) {
+	if e.Offers(v6, "a", Owner, "b", lb.FailbackNever, true, true) {
 		t.Error("what was remembered is forgotten")
 	}
 	e.Forget(func(netip.Addr) bool { return false })
-	if !e.Offers(v6, "a", Owner, "b", true, true) {
+	if !e.Offers(v6, "a", Owner, "b", lb.FailbackNever, true, true) {
 		t.Error("what was forgotten is remembered")
 	}
 }
@@ -110,7 +110,7 @@ func TestAMoveHasNoGapWhoeverLearnsOfItFirst(t *testing.T) {
 					if answers[self] {
 						owned = []netip.Addr{addr}
 					}
-					if self == "a" && estate.Offers(addr, self, role, placed[self], Fit(placed[self], cs), true) {
+					if self == "a" && estate.Offers(addr, self, role, placed[self], lb.FailbackNever, Fit(placed[self], cs), true) {
 						offered = owned
 					}
 					l := ledgers[self]

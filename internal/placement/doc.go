@@ -19,11 +19,11 @@
 // An address that needs a place gets one of the best nodes: ready ones before
 // others, those with an endpoint first where that matters, and of those the ones
 // of the greatest weight. Of equally good nodes the emptiest gets it, so that the
-// numbers of their addresses differ by as little as they can. Where an address
-// is in service, the order of the election decides among those with room. That
-// is the order in which speakers succeed each other without asking, so when a
-// node drains, most of its addresses are placed where they have already gone,
-// and the rest move once more, without a gap.
+// numbers of their addresses differ by as little as they can. Among those with
+// room the order of the election decides. That is the order in which speakers
+// succeed each other without asking, so most addresses that are new, or whose
+// node drains, are placed where the speakers have already taken them, and the
+// rest move once more, without a gap.
 //
 // # Following and failing back
 //

@@ -2,7 +2,6 @@ package placement
 
 import (
 	"cmp"
-	"hash/fnv"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -103,7 +102,7 @@ func Plan(load map[string]int, addresses []Address) []Decision {
 	for _, i := range homeless {
 		g := p.choice(&addresses[i])
 		if decisions[i].Reason == Adopted {
-			decisions[i].Node = first(decisions[i].Address, g.nodes)
+			decisions[i].Node = election.First(decisions[i].Address, g.nodes)
 			p.load[decisions[i].Node]++
 			continue
 		}
@@ -282,7 +281,7 @@ func (p *plan) share(g *group, decisions []Decision) {
 	room := slices.DeleteFunc(slices.Clone(g.nodes), full)
 	for _, i := range g.waiting {
 		d := &decisions[i]
-		d.Node = choose(d.Address, d.Reason, room)
+		d.Node = election.First(d.Address, room)
 		p.load[d.Node]++
 		if p.load[d.Node] > level {
 			extra--
@@ -293,20 +292,6 @@ func (p *plan) share(g *group, decisions []Decision) {
 		}
 	}
 	g.waiting = nil
-}
-
-// choose returns one of the nodes that have room for an address. The speakers
-// have taken one that is in service to the first in the order of the election;
-// one that is new is nowhere, and any choice will do that varies with the
-// address.
-func choose(a netip.Addr, why Reason, room []string) string {
-	if why != New {
-		return first(a, room)
-	}
-	h := fnv.New32a()
-	b := a.As16()
-	h.Write(b[:])
-	return room[int(h.Sum32()%uint32(len(room)))]
 }
 
 // level returns up to which load all nodes can be filled by n addresses more,
@@ -328,18 +313,4 @@ func (p *plan) level(nodes []string, n int) (level, left int) {
 		level = load
 	}
 	return level + n/len(nodes), n % len(nodes)
-}
-
-// first returns the node that the speakers would choose for an address by
-// themselves, if all of these lived and nobody claimed it.
-func first(a netip.Addr, nodes []string) string {
-	if len(nodes) == 1 {
-		return nodes[0]
-	}
-	candidates := make([]election.Candidate, len(nodes))
-	for i, n := range nodes {
-		candidates[i] = election.Candidate{Node: n, State: election.Alive}
-	}
-	node, _ := election.Winner(a, "", lb.FailbackNever, candidates)
-	return node
 }

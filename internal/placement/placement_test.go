@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -281,7 +282,7 @@ func TestDisplacedAddressesMostlyStayWhereTheSpeakersTookThem(t *testing.T) {
 	for _, d := range Plan(nil, rest) {
 		if d.Reason == Displaced {
 			displaced++
-			if d.Node == first(d.Address, names) {
+			if d.Node == election.First(d.Address, names) {
 				same++
 			}
 		}

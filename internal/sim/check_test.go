@@ -178,6 +178,12 @@ func (c *checker) compare() {
 		if known && was >= 0 && now[a] != was && !c.touched[was] && !c.moved[a] && !placed {
 			c.w.fail("%s moved from n%d to n%d without a cause\n%s", a, was, now[a], c.w)
 		}
+		// Either the address goes to its place, or the place goes to its owner.
+		for _, n := range c.w.nodes {
+			if now[a] >= 0 && n.id != now[a] && n.name == c.w.truth.placed[a] && c.could(n, a) {
+				c.w.fail("%s is on n%d but placed on n%d, which could have it\n%s", a, now[a], n.id, c.w)
+			}
+		}
 	}
 	c.calm = now
 	clear(c.touched)

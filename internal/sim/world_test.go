@@ -87,6 +87,8 @@ type node struct {
 	owned   []netip.Addr
 	estate  election.Estate
 	met     map[string]bool
+	// kept are the addresses to be recorded here, recording those about to be.
+	kept, recording map[netip.Addr]bool
 	// gossip is memberlist's view: whom it holds for alive; since is when it
 	// lost touch of a node that it does.
 	gossip map[int]bool
@@ -242,6 +244,7 @@ func (n *node) start() {
 	n.running, n.paused, n.leaving = true, false, false
 	n.gossip, n.since, n.refreshed = map[int]bool{}, map[int]time.Duration{}, map[int]*election.Record{}
 	n.estate, n.met = election.Estate{}, map[string]bool{}
+	n.kept, n.recording = map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	n.owned, n.members, n.own, n.records, n.backlog, n.deciding, n.refreshing = nil, nil, nil, nil, nil, false, false
 	n.config = n.w.truth.clone()
 	n.view = election.NewView(n.name, n.addr, n.boot, election.DefaultPace(slow, lostSoonest))
@@ -364,22 +367,23 @@ func (n *node) decide() {
 			n.met[m.Node] = true
 		}
 	}
-	n.estate.Learn(n.members)
 	var owned, offered []netip.Addr
 	for _, a := range n.w.addrs {
 		placed, candidates := n.config.placed[a], n.candidates(a)
-		role, _ := election.RoleOf(n.name, a, n.estate.Place(a, placed, lb.FailbackNever, candidates), lb.FailbackNever, candidates)
+		role, _ := election.RoleOf(n.name, a, placed, lb.FailbackNever, candidates)
 		if role != election.Bystander {
 			owned = append(owned, a)
 		}
-		fit := election.Fit(placed, candidates)
-		if n.estate.Offers(a, n.name, role, placed, fit, n.met[placed]) {
+		offers := n.estate.Offers(a, n.name, role, placed, lb.FailbackNever, election.Fit(placed, candidates), n.met[placed])
+		if offers {
 			offered = append(offered, a)
 		}
-		if role == election.Owner && placed != n.name && !fit && n.met[placed] {
-			n.record(a, placed)
+		n.kept[a] = role == election.Owner && placed != n.name && n.met[placed] && !offers
+		if n.kept[a] {
+			n.record(a)
 		}
 	}
+	slices.SortFunc(offered, netip.Addr.Compare)
 	if !slices.Equal(owned, n.owned) {
 		n.w.note("%s answers for %v", n.name, owned)
 		n.w.changed = true
@@ -388,19 +392,32 @@ func (n *node) decide() {
 	n.view.SetLocal(election.Local{Interfaces: n.ifaces(), Leaving: n.leaving, Owned: slices.Clone(owned), Offered: offered})
 }
 
-// record writes to the API that an address is placed here now, after it was on
-// another node. The others learn it when they do.
-func (n *node) record(a netip.Addr, was string) {
+// record writes to the API that an address is placed here now, if that is still
+// so after a while. The others learn it when they do.
+func (n *node) record(a netip.Addr) {
+	if n.recording[a] {
+		return
+	}
+	n.recording[a] = true
 	boot, wait := n.boot, n.w.between(ms, 100*ms)
 	if i := slices.IndexFunc(n.members, func(m election.Member) bool { return m.Node == n.name }); i < 0 || n.members[i].Claims[a].Standing < election.Majority {
 		wait += time.Second
 	}
-	n.w.after(wait, func() {
-		if n.boot == boot && n.active() && n.carrier && n.config.placed[a] == was && n.w.truth.placed[a] == was && slices.Contains(n.owned, a) {
-			n.w.note("%s is recorded to have %v", n.name, a)
-			n.w.configure(2*time.Second, func(cfg *config) { cfg.placed[a] = n.name })
+	var try func()
+	try = func() {
+		switch {
+		case n.boot != boot:
+		case !n.active() || !n.carrier:
+			n.w.after(100*ms, try)
+		default:
+			delete(n.recording, a)
+			if n.kept[a] && n.config.placed[a] == n.w.truth.placed[a] {
+				n.w.note("%s is recorded to have %v", n.name, a)
+				n.w.configure(2*time.Second, func(cfg *config) { cfg.placed[a] = n.name })
+			}
 		}
-	})
+	}
+	n.w.after(wait, try)
 }
 
 func (n *node) candidates(a netip.Addr) []election.Candidate {

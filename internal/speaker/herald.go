@@ -89,8 +89,9 @@ const (
 	// this one.
 	patience = 30 * time.Second
 	// doubt is the same after a failover: the owner may be the one that was cut
-	// off, and about to learn so. The condition waits for it, too, so that one
-	// write says all. Nothing depends on either: claims keep the address.
+	// off, and about to learn so; or it is giving the address away. The condition
+	// waits for it, too, so that one write says all. Nothing depends on either:
+	// claims keep the address.
 	doubt = time.Second
 	// calm is the least time between two looks at everything.
 	calm = 100 * time.Millisecond
@@ -357,17 +358,19 @@ func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict,
 // us to change a record that is newer than what we decided on.
 func (h *herald) moved(of view, verdicts []announce.Verdict, recorded map[netip.Addr]string, now time.Time) (places map[netip.Addr]string, wait time.Duration) {
 	for _, v := range verdicts {
-		_, offered := slices.BinarySearchFunc(of.offered, v.Address, netip.Addr.Compare)
-		if v.Place == v.Placed || recorded[v.Address] != v.Placed || offered {
+		if v.Place == v.Placed || recorded[v.Address] != v.Placed {
 			delete(h.strays, v.Address)
 			continue
 		}
 		if h.strays[v.Address].IsZero() {
 			h.strays[v.Address] = now
 		}
+		_, offered := slices.BinarySearchFunc(of.offered, v.Address, netip.Addr.Compare)
 		if left := h.strays[v.Address].Add(h.hesitation(v)).Sub(now); left > 0 {
 			wait = sooner(wait, left)
 			continue
+		} else if offered {
+			continue // to be given away, as soon as the other one takes it
 		}
 		if places == nil {
 			places = map[netip.Addr]string{}

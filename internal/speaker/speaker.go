@@ -284,7 +284,6 @@ func (s *Speaker) confirmed(at stage) bool {
 		return false
 	}
 	s.decided = members
-	s.estate.Learn(members)
 	s.reannounce(members)
 	return true
 }
@@ -319,8 +318,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	members := s.present(interfaces, at)
 	s.know(members)
 	before := s.intent
-	s.estate.Learn(members)
-	s.intent = announce.Decide(s.index, members, s.cfg.Node, &s.estate)
+	s.intent = announce.Decide(s.index, members, s.cfg.Node)
 	s.decided = members
 	offered := s.offers(members)
 	s.track(now, offered)
@@ -345,7 +343,7 @@ func (s *Speaker) offers(members []election.Member) []netip.Addr {
 	}
 	var offered []netip.Addr
 	for _, v := range s.intent.Verdicts {
-		if s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Fit, s.met[v.Placed]) {
+		if s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
 			offered = append(offered, v.Address)
 		}
 	}
