@@ -143,6 +143,22 @@ func TestEveryFieldIsDescribedAndShown(t *testing.T) {
 	}
 }
 
+// Every field of a status is listed on its kind's page.
+func TestEveryFieldOfStatusIsListed(t *testing.T) {
+	for page, status := range map[string]reflect.Type{
+		"reference/ipaddresspool.md":   reflect.TypeFor[v1beta1.IPAddressPoolStatus](),
+		"reference/l2advertisement.md": reflect.TypeFor[v1beta1.L2AdvertisementStatus](),
+	} {
+		body := section(t, pages(t)[page], "status")
+		for i := range status.NumField() {
+			name, _, _ := strings.Cut(status.Field(i).Tag.Get("json"), ",")
+			if !strings.Contains(body, "`"+name+"`") {
+				t.Errorf("%s does not list status.%s", page, name)
+			}
+		}
+	}
+}
+
 // fields are the paths of all fields of a type, by their JSON names. Selectors
 // are what Kubernetes has everywhere.
 func fields(t reflect.Type, prefix string) []string {
