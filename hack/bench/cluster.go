@@ -170,8 +170,8 @@ func (c *cluster) ours() []string {
 	return names
 }
 
-// begin starts the controller and the speakers, those that do not run, and
-// waits until all is well.
+// begin starts the controller and the speakers, those that do not run, one after
+// the other, and waits until all is well.
 func (c *cluster) begin(ctx context.Context) error {
 	if !c.alive(controllerName) {
 		if _, err := c.StartController(ctx, 0); err != nil {
@@ -183,6 +183,13 @@ func (c *cluster) begin(ctx context.Context) error {
 			continue
 		}
 		if _, err := c.StartSpeaker(ctx, node); err != nil {
+			return err
+		}
+		err := eventually(ctx, time.Minute, "the speaker on "+node+" runs", func() error {
+			_, err := c.Metrics(ctx, node, speakerMetrics)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
