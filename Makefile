@@ -4,8 +4,12 @@
 SHELL := /bin/bash
 
 TOOL := go tool -modfile=hack/tools/go.mod
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X github.com/belfrylb/belfry/internal/daemon.version=$(VERSION)
+VERSION ?= $(shell cat VERSION)
+COMMIT := $(shell git describe --match= --always --abbrev=12 --dirty=+dirty 2>/dev/null || echo unknown)
+DAEMON := github.com/belfrylb/belfry/internal/daemon
+LDFLAGS := -s -w -X $(DAEMON).version=$(VERSION) -X $(DAEMON).commit=$(COMMIT)
+# Modules of their own, whose dependencies are none of the product's.
+APART := hack/image
 LAB := go run ./hack/lab/cmd/lab
 
 .PHONY: help
@@ -17,6 +21,10 @@ build: ## Build both binaries, static and stripped, into bin/
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/belfry-controller ./cmd/controller
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/belfry-speaker ./cmd/speaker
 
+.PHONY: image
+image: ## Write the container image for all platforms as dist/belfry.tar, and those for the lab (no Docker needed)
+	go -C hack/image run . --version $(VERSION) --output $(CURDIR)/dist
+
 .PHONY: demo
 demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, show the timeline (KEEP=1 leaves it up)
 	$(LAB) demo $(if $(KEEP),--keep)
@@ -25,6 +33,7 @@ demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, sho
 test: deps lint check ## Install what the tests need, then run all of them with the race detector
 	go build -race ./...
 	go test -race -p 1 -timeout 30m ./... # one after the other: the lab's timings want the machine for themselves
+	@for dir in $(APART); do echo "go -C $$dir test ./..."; go -C $$dir test -timeout 10m ./... || exit; done
 	go test ./internal/sim # ten thousand seeds; the race detector leaves time for a thousand
 
 .PHONY: unit
@@ -49,6 +58,7 @@ lint: ## gofumpt, go vet and staticcheck
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted (make format):"; echo "$$out"; exit 1; fi
 	go vet ./...
 	$(TOOL) staticcheck ./...
+	@for dir in $(APART); do (cd $$dir && go vet ./... && go tool -modfile=$(CURDIR)/hack/tools/go.mod staticcheck ./...) || exit; done
 
 .PHONY: format
 format: ## Format all Go code
@@ -62,6 +72,7 @@ generate: ## Regenerate deepcopy, clients and CRDs from api/
 check: ## Check that generated files and go.mod are current
 	hack/generate.sh --check
 	go mod tidy -diff
+	@for dir in $(APART); do go -C $$dir mod tidy -diff || exit; done
 
 .PHONY: clean
 clean: ## Remove build results and what dead lab runs left behind

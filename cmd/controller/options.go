@@ -47,7 +47,7 @@ func parse(args []string) (f flags, done bool, err error) {
 		return f, errors.Is(err, pflag.ErrHelp), err
 	}
 	if showVersion {
-		fmt.Println("belfry-controller", daemon.Version())
+		fmt.Println("belfry-controller", daemon.Build())
 		return f, true, nil
 	}
 	errs := []error{f.Validate(), f.lease.Validate()}

@@ -55,7 +55,7 @@ func parse(args []string) (options, error) {
 		return o, err
 	}
 	if *showVersion {
-		fmt.Println("belfry-speaker", daemon.Version())
+		fmt.Println("belfry-speaker", daemon.Build())
 		return o, errDone
 	}
 	var errs []error

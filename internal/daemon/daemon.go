@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -19,8 +21,8 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// version is set when a release is linked.
-var version string
+// version and commit are set when a release is linked.
+var version, commit string
 
 // Version returns what the binary was built from: the release, or what the Go
 // toolchain noted.
@@ -32,6 +34,22 @@ func Version() string {
 		return info.Main.Version
 	}
 	return "unknown"
+}
+
+// Build says in one line what the binary was built from: version, commit,
+// toolchain and platform.
+func Build() string {
+	from := commit
+	if info, ok := debug.ReadBuildInfo(); ok && from == "" {
+		settings := map[string]string{}
+		for _, s := range info.Settings {
+			settings[s.Key] = s.Value
+		}
+		if from = settings["vcs.revision"]; settings["vcs.modified"] == "true" {
+			from += "+dirty"
+		}
+	}
+	return fmt.Sprintf("%s (commit %s, %s, %s/%s)", Version(), cmp.Or(from, "unknown"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // Options are the flags that both binaries have.
