@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -52,13 +53,30 @@ type AuditMark int64
 func (l *Lab) auditLog() string { return filepath.Join(l.LogDir(), "audit.log") }
 
 // AuditNow marks the present end of the audit log. The API server writes an
-// event before it answers, so every request answered by now is before it.
+// event before it answers, so every request answered by now is before it. A line
+// that is being written comes after it.
 func (l *Lab) AuditNow() (AuditMark, error) {
-	fi, err := os.Stat(l.auditLog())
+	f, err := os.Open(l.auditLog())
 	if err != nil {
 		return 0, err
 	}
-	return AuditMark(fi.Size()), nil
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	chunk := make([]byte, 4096)
+	for end > 0 {
+		n := min(end, int64(len(chunk)))
+		if _, err := f.ReadAt(chunk[:n], end-n); err != nil {
+			return 0, err
+		}
+		if i := bytes.LastIndexByte(chunk[:n], '\n'); i >= 0 {
+			return AuditMark(end - n + int64(i) + 1), nil
+		}
+		end -= n
+	}
+	return 0, nil
 }
 
 // Audit returns the requests after a mark (0 is the start) that keep keeps.
