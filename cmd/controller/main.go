@@ -53,7 +53,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		return err
 	}
 	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{
-		Role: kube.Allocating, Class: kube.Class(f.class), DrainTaint: f.drainTaint,
+		Role: kube.Allocating, Class: kube.Class(f.class), DrainTaint: f.drainTaint, Namespace: f.namespace,
 	})
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", f.identity, log)
 	registry := prometheus.NewRegistry()

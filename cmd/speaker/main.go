@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/bgp/gobgp"
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/kube"
@@ -82,7 +83,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint})
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace})
 	events := kube.NewRecorder(clients.Core, "belfry.dev/speaker", o.node, log)
 	start(func(ctx context.Context) error { cluster.Run(ctx); return nil })
 	start(func(ctx context.Context) error { events.Run(ctx); return nil })
@@ -104,9 +105,18 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	}
 	start(members.Run)
 
+	peering := gobgp.New(log)
+	start(func(ctx context.Context) error {
+		if err := peering.Run(ctx); ctx.Err() == nil {
+			return err
+		}
+		return nil
+	})
+
 	reports := reporter{cluster, kube.NewReader(cluster), events}
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
+		BGP: peering, Grace: o.grace,
 	}, reports, l2, members, reports, log, registry)
 	health.watch(func() bool { return joined(members.Members(), o.node) })
 	log.Info("speaking", "node", o.node, "address", gossip, "version", daemon.Version())

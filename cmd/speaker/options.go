@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/layer2/link"
+	"github.com/belfrylb/belfry/internal/speaker"
 )
 
 // options are the flags.
@@ -24,6 +25,7 @@ type options struct {
 	gossipPort                                     uint16
 	refresh                                        time.Duration
 	rate                                           int
+	grace                                          time.Duration
 	daemon.Options
 }
 
@@ -48,6 +50,7 @@ func parse(args []string) (options, error) {
 	o.AddFlags(flags)
 	flags.DurationVar(&o.refresh, "refresh-interval", time.Minute, "time between two unasked announcements of an address; 0: announce changes only")
 	flags.IntVar(&o.rate, "announce-rate", link.DefaultRate, "most unasked announcements per second and interface")
+	flags.DurationVar(&o.grace, "bgp-grace", speaker.DefaultGrace, "time that routers have to find another way before this node is drained or the speaker stops")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return o, errDone
@@ -80,6 +83,9 @@ func parse(args []string) (options, error) {
 	}
 	if o.refresh < 0 {
 		wrong("refresh-interval", "%v is negative", o.refresh)
+	}
+	if o.grace < 0 {
+		wrong("bgp-grace", "%v is negative", o.grace)
 	}
 	if o.rate <= 0 {
 		wrong("announce-rate", "%d is not positive", o.rate)

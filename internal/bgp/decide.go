@@ -46,7 +46,20 @@ type Options struct {
 	// IgnoreExcludeLB lets nodes advertise that are labelled
 	// node.kubernetes.io/exclude-from-external-load-balancers.
 	IgnoreExcludeLB bool
-	Phase           Phase
+	// Phase is that of the node, which may be drained.
+	Phase Phase
+	// Stop is that of the speaker, which may be about to end and to return. A
+	// peer with graceful restart does not take part: it goes on sending traffic
+	// here while the speaker is away.
+	Stop Phase
+}
+
+// phase returns how far our leave of a peer is.
+func (o Options) phase(p lb.BGPPeer) Phase {
+	if p.GracefulRestart != nil {
+		return o.Phase
+	}
+	return max(o.Phase, o.Stop)
 }
 
 // A Reason says why an address is advertised, or what is in the way. They are
@@ -172,7 +185,9 @@ func Families(p lb.BGPPeer) []lb.Family {
 // An address is advertised when an advertisement selects its pool, every Service
 // that shares it and the node, and the node is fit and has somewhere to send the
 // traffic: for externalTrafficPolicy Local an endpoint of its own, terminating
-// ones included, so that a prefix leaves a node only after the traffic has.
+// ones included. When there are only those here and ready ones elsewhere, the
+// route says that it is about to go (RFC 8326), so that a prefix leaves a node
+// only after the traffic has.
 // An unknown node holds no session. The order of the snapshot's slices does not
 // matter.
 func Decide(s lb.Snapshot, node string, o Options) Intent {
@@ -234,6 +249,9 @@ type statement struct {
 	// endpoints are the ready endpoints on this node of every Service behind
 	// the prefix, by Service, since an aggregate or a shared address has many.
 	endpoints map[lb.ServiceKey]int
+	// staying is set when the traffic of an address behind the prefix should come
+	// here, rather than to other nodes if it can.
+	staying bool
 }
 
 // A group is one address and the Services that share it.
@@ -264,7 +282,7 @@ func groups(services []lb.Service) []group {
 func (d *decision) judge(g group) Verdict {
 	v := Verdict{Address: g.address, Reason: NoAdvertisement}
 	family := lb.FamilyOf(g.address)
-	unfit := d.unfit(g)
+	unfit, ending := d.unfit(g), d.ending(g)
 	for i := range d.ads {
 		ad := &d.ads[i]
 		if !d.selectsServices(ad, g) {
@@ -284,11 +302,15 @@ func (d *decision) judge(g group) Verdict {
 			if !slices.Contains(Families(*p), family) {
 				continue
 			}
-			v.Reason = max(v.Reason, unfit)
-			if unfit != Advertised {
+			reason := unfit
+			if unfit > Drained && d.options.phase(*p) == Left {
+				reason = Drained
+			}
+			v.Reason = max(v.Reason, reason)
+			if reason != Advertised {
 				continue
 			}
-			d.state(j, i, prefixOf(ad, g.address), g)
+			d.state(j, i, prefixOf(ad, g.address), g, ending)
 			if at, found := slices.BinarySearch(v.Peers, p.Name); !found {
 				v.Peers = slices.Insert(v.Peers, at, p.Name)
 			}
@@ -306,8 +328,6 @@ func (d *decision) unfit(g group) Reason {
 		return NodeExcluded
 	case d.node.NetworkUnavailable:
 		return NetworkUnavailable
-	case d.options.Phase == Left:
-		return Drained
 	}
 	reason := NoEndpoint
 	for _, s := range g.services {
@@ -319,6 +339,22 @@ func (d *decision) unfit(g group) Reason {
 		}
 	}
 	return reason
+}
+
+// ending reports whether all that can take an address's traffic on this node
+// terminates, while there are ready endpoints elsewhere. Routers should go there
+// before it is gone, as from a node that leaves.
+func (d *decision) ending(g group) bool {
+	elsewhere := false
+	for _, s := range g.services {
+		if here := s.Endpoints[d.node.Name]; s.TrafficPolicy != lb.TrafficLocal || here.Ready > 0 {
+			return false
+		}
+		for _, c := range s.Endpoints {
+			elsewhere = elsewhere || c.Ready > 0
+		}
+	}
+	return elsewhere
 }
 
 // selectsServices reports whether an advertisement selects every Service that
@@ -358,12 +394,13 @@ func (d *decision) origin(s *lb.Service, a netip.Addr) string {
 }
 
 // state enters that an advertisement gives a prefix to a peer.
-func (d *decision) state(peer, ad int, prefix netip.Prefix, g group) {
+func (d *decision) state(peer, ad int, prefix netip.Prefix, g group, ending bool) {
 	st := d.routes[peer][prefix]
 	if st == nil {
 		st = &statement{}
 		d.routes[peer][prefix] = st
 	}
+	st.staying = st.staying || !ending
 	if at, found := slices.BinarySearch(st.ads, ad); !found {
 		st.ads = slices.Insert(st.ads, at, ad)
 	}
@@ -428,7 +465,7 @@ func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conf
 		// only passes traffic on counts as one endpoint.
 		a.Endpoints = max(a.Endpoints, 1)
 	}
-	if d.options.Phase == Leaving {
+	if d.options.phase(d.peers[peer]) == Leaving || !st.staying {
 		a.Communities = append(a.Communities, lb.GracefulShutdown)
 		if internal {
 			a.LocalPref = Some(0)

@@ -141,11 +141,7 @@ func RouterID(p lb.BGPPeer, node lb.Node) netip.Addr {
 			return a
 		}
 	}
-	// FNV-1a, 32 bits.
-	h := uint32(2166136261)
-	for i := range len(node.Name) {
-		h = (h ^ uint32(node.Name[i])) * 16777619
-	}
+	h := fnv(fnvBasis, node.Name)
 	h |= 0xf0000000
 	return netip.AddrFrom4([4]byte{byte(h >> 24), byte(h >> 16), byte(h >> 8), byte(h)})
 }

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
@@ -131,4 +132,34 @@ type SessionView struct {
 	// BFD is the state of BFD, "Up" or "Down", empty when it is off; BFDFault is
 	// why it is not running, or why it went down last.
 	BFD, BFDFault string
+}
+
+// Carrier returns the number that stands for "a session with this peer carries
+// routes of this family". Nodes tell each other numbers rather than names, which
+// may be long (FNV-1a, 32 bits: a name in a few billion stands for another).
+func Carrier(peer string, f lb.Family) uint32 { return fnv(fnv(fnvBasis, peer), f.String()) }
+
+// Carried returns the carriers that a session is, ascending: none unless it is
+// established.
+func Carried(v SessionView) []uint32 {
+	if v.State != Established || v.Negotiated == nil {
+		return nil
+	}
+	var out []uint32
+	for _, f := range v.Negotiated.Families {
+		if v.Unsendable[f] == 0 {
+			out = append(out, Carrier(v.Peer, f))
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+const fnvBasis = 2166136261
+
+func fnv(h uint32, text string) uint32 {
+	for i := range len(text) {
+		h = (h ^ uint32(text[i])) * 16777619
+	}
+	return h
 }

@@ -118,6 +118,8 @@ func (w *world) line(line string) string {
 		}
 	case "phase":
 		w.options.Phase = map[string]Phase{"serving": Serving, "leaving": Leaving, "left": Left}[args[0]]
+	case "stop":
+		w.options.Stop = map[string]Phase{"serving": Serving, "leaving": Leaving, "left": Left}[args[0]]
 	case "decide":
 		w.last[args[0]] = Decide(w.snapshot, args[0], w.options)
 		return show(w.last[args[0]])
@@ -272,6 +274,8 @@ func (w *world) peer(args []string) lb.BGPPeer {
 			}
 		case "nodes":
 			p.NodeSelectors = parseSelectors(value)
+		case "restart":
+			p.GracefulRestart = &lb.GracefulRestart{}
 		default:
 			w.t.Fatalf("peer: %q", arg)
 		}

@@ -34,6 +34,11 @@ type PasswordSecret struct {
 	Present  bool
 }
 
+// Equal reports whether both are the same to a peer.
+func (s PasswordSecret) Equal(o PasswordSecret) bool {
+	return s.Type == o.Type && s.Present == o.Present && s.Password.Equal(o.Password)
+}
+
 // A BGPConfig is what BGPObjects mean. Peers and advertisements are sorted by
 // name, the verdicts by kind and name.
 type BGPConfig struct {

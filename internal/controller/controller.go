@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -157,11 +158,16 @@ const (
 	kindCleanup   = "service-cleanup"
 	kindPool      = "pool"
 	kindFinalizer = "pool-finalizer"
-
-	kindAdvertisement = "l2advertisement"
 )
 
-var jobKinds = []string{kindService, kindCleanup, kindPool, kindFinalizer, kindAdvertisement}
+// jobKinds are all of them: those, and the kinds that findings are about.
+var jobKinds = func() []string {
+	kinds := []string{kindService, kindCleanup, kindPool, kindFinalizer}
+	for _, k := range kube.FindingKinds {
+		kinds = append(kinds, strings.ToLower(k))
+	}
+	return kinds
+}()
 
 // A job is one write.
 type job struct {

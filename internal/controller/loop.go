@@ -21,8 +21,8 @@ type loop struct {
 	services map[lb.ServiceKey]*service
 	pools    map[string]*pool
 	left     map[lb.ServiceKey]*leftover
-	// advertisements are the L2Advertisements by name.
-	advertisements map[string]*advertisement
+	// findings are the objects that configure us, but for the pools.
+	findings map[verdictKey]*finding
 	// holders are the Services that hold an address, by the latest decisions.
 	holders map[netip.Addr][]lb.ServiceKey
 	places  places
@@ -90,11 +90,11 @@ func newLoop(c *Controller) *loop {
 		places:     newPlaces(),
 		verdicts:   map[verdictKey]config.Verdict{},
 
-		advertisements: map[string]*advertisement{},
-		jobs:           make(chan job),
-		results:        make(chan result, writers),
-		leftovers:      make(chan map[lb.ServiceKey]string, 1),
-		delayed:        map[*attempt]struct{}{},
+		findings:  map[verdictKey]*finding{},
+		jobs:      make(chan job),
+		results:   make(chan result, writers),
+		leftovers: make(chan map[lb.ServiceKey]string, 1),
+		delayed:   map[*attempt]struct{}{},
 	}
 }
 
@@ -280,7 +280,7 @@ func (l *loop) pass(ch kube.Changes) {
 	}
 	l.settlePools(plan.Pools, ch)
 	if ch.Config {
-		l.settleAdvertisements()
+		l.settleFindings()
 		l.rebalance()
 	}
 	l.leave(ch.Left)

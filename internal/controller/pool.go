@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -14,7 +15,6 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/placement"
 )
 
 // A pool is what the loop knows of one IPAddressPool.
@@ -25,16 +25,18 @@ type pool struct {
 	written time.Time
 }
 
-// An advertisement is what the loop knows of one L2Advertisement.
-type advertisement struct {
+// A finding is what the loop knows of an object that configures us, pools left
+// aside.
+type finding struct {
 	attempt
-	verdict config.Verdict
-	// progress is that of its rebalancing.
-	progress placement.Progress
+	kube.Finding
 }
 
 // A verdictKey names an object that configures us.
 type verdictKey struct{ kind, name string }
+
+// kindOfPools is the kind that has more to say than a finding.
+const kindOfPools = "IPAddressPool"
 
 // takeSetting takes note of the cluster besides its Services.
 func (l *loop) takeSetting() {
@@ -46,48 +48,51 @@ func (l *loop) takeSetting() {
 	}
 }
 
-// settleAdvertisements writes what has been found about them.
-func (l *loop) settleAdvertisements() {
-	for key, a := range l.advertisements {
-		if _, exists := l.verdicts[verdictKey{"L2Advertisement", key}]; !exists {
-			delete(l.delayed, &a.attempt)
-			delete(l.advertisements, key)
+// settleFindings writes to the objects that configure us what has been found
+// about them.
+func (l *loop) settleFindings() {
+	for key, f := range l.findings {
+		if _, exists := l.verdicts[key]; !exists {
+			delete(l.delayed, &f.attempt)
+			delete(l.findings, key)
 		}
 	}
 	for key, v := range l.verdicts {
-		if key.kind != "L2Advertisement" {
-			continue
+		if key.kind == kindOfPools {
+			continue // settlePools says more about them
 		}
-		a := l.advertisements[key.name]
-		if a == nil {
-			a = &advertisement{}
-			_, a.progress = l.Cluster.Rebalancing(key.name)
-			a.settle = func() { l.settleAdvertisement(a) }
-			l.advertisements[key.name] = a
+		f := l.findings[key]
+		if f == nil {
+			f = &finding{}
+			if key.kind == kube.KindL2Advertisement {
+				_, f.Progress = l.Cluster.Rebalancing(key.name)
+			}
+			f.settle = func() { l.settleFinding(key, f) }
+			l.findings[key] = f
 		}
-		if a.verdict.Generation != v.Generation || !slices.Equal(a.verdict.Problems, v.Problems) {
-			l.forgive(&a.attempt)
+		if f.Generation != v.Generation || !slices.Equal(f.Problems, v.Problems) {
+			l.forgive(&f.attempt)
 		}
-		a.verdict = v
-		l.look(&a.attempt)
+		f.Verdict = v
+		l.look(&f.attempt)
 	}
 }
 
-func (l *loop) settleAdvertisement(a *advertisement) {
-	v, p := a.verdict, a.progress
-	if l.advertisements[v.Name] != a || l.Cluster.ShowsAdvertisement(v, p) {
+func (l *loop) settleFinding(key verdictKey, f *finding) {
+	found := f.Finding
+	if l.findings[key] != f || l.Cluster.Shows(found) {
 		return
 	}
-	is, ok := l.Cluster.L2Advertisement(v.Name)
+	is, conditions, ok := l.Cluster.Judged(key.kind, key.name)
 	if !ok {
 		return
 	}
-	l.submit(&a.attempt, job{
-		kind: kindAdvertisement, object: v.Name,
-		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteAdvertisement(ctx, v, p) },
+	l.submit(&f.attempt, job{
+		kind: strings.ToLower(key.kind), object: key.name,
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteFinding(ctx, found) },
 		done: func(o kube.Outcome) {
 			if o == kube.Done {
-				l.tellVerdict(kube.Reference(v.Kind, is), is.Status.Conditions, v)
+				l.tellVerdict(kube.Reference(key.kind, is), conditions, found.Verdict)
 			}
 		},
 	})
@@ -153,7 +158,7 @@ func (l *loop) settlePool(name string, p *pool) {
 		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WritePoolStatus(ctx, is, want) },
 		done: func(o kube.Outcome) {
 			if o == kube.Done {
-				l.tellVerdict(kube.Reference("IPAddressPool", is), is.Status.Conditions, report.verdict)
+				l.tellVerdict(kube.Reference(kindOfPools, is), is.Status.Conditions, report.verdict)
 			}
 		},
 	})
@@ -172,7 +177,7 @@ func (l *loop) tellVerdict(about corev1.ObjectReference, was []metav1.Condition,
 
 // poolReport collects what a pool's status is made of.
 func (l *loop) poolReport(name string, p *pool) poolReport {
-	r := poolReport{decision: p.decision, verdict: l.verdicts[verdictKey{"IPAddressPool", name}]}
+	r := poolReport{decision: p.decision, verdict: l.verdicts[verdictKey{kindOfPools, name}]}
 	if i, found := slices.BinarySearchFunc(l.setting.Pools, name, func(p lb.Pool, name string) int { return cmp.Compare(p.Name, name) }); found {
 		r.ranges = l.setting.Pools[i].Ranges
 	}

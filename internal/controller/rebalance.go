@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/placement"
 )
@@ -26,9 +27,12 @@ const (
 // the Services, so whoever leads next goes on where this one ends.
 func (l *loop) rebalance() {
 	l.moving = time.Time{}
-	tokens := map[*advertisement]string{}
-	for name, a := range l.advertisements {
-		if token, _ := l.Cluster.Rebalancing(name); token != "" && (token != a.progress.Token || a.progress.Left > 0) {
+	tokens := map[*finding]string{}
+	for key, a := range l.findings {
+		if key.kind != kube.KindL2Advertisement {
+			continue
+		}
+		if token, _ := l.Cluster.Rebalancing(key.name); token != "" && (token != a.Progress.Token || a.Progress.Left > 0) {
 			tokens[a] = token
 		}
 	}
@@ -48,21 +52,21 @@ func (l *loop) rebalance() {
 	index := announce.NewIndex(world, l.Announce)
 	budget := stepMoves
 	l.moved = nil
-	for _, a := range slices.SortedFunc(maps.Keys(tokens), func(a, b *advertisement) int { return cmp.Compare(a.verdict.Name, b.verdict.Name) }) {
-		sites := index.SitesOf(a.verdict.Name)
+	for _, a := range slices.SortedFunc(maps.Keys(tokens), func(a, b *finding) int { return cmp.Compare(a.Name, b.Name) }) {
+		sites := index.SitesOf(a.Name)
 		load := l.believe(sites)
 		moves := placement.Rebalance(load, sites)
 		var n int
-		a.progress, n = a.progress.Step(tokens[a], len(moves), budget)
+		a.Progress, n = a.Progress.Step(tokens[a], len(moves), budget)
 		budget -= n
 		for _, m := range moves[:n] {
 			l.places.set(m.Address, m.Node)
 			l.moved = append(l.moved, l.holders[m.Address]...)
 		}
-		l.Log.Info("rebalancing", "advertisement", a.verdict.Name, "token", tokens[a], "moves", n, "left", a.progress.Left)
+		l.Log.Info("rebalancing", "advertisement", a.Name, "token", tokens[a], "moves", n, "left", a.Progress.Left)
 		l.forgive(&a.attempt)
 		l.look(&a.attempt)
-		if a.progress.Left > 0 {
+		if a.Progress.Left > 0 {
 			l.moving = l.movedAt.Add(stepPause)
 		}
 	}

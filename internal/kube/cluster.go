@@ -42,6 +42,9 @@ type Options struct {
 	Class Class
 	// DrainTaint is the key of a taint that drains a Node; empty for none.
 	DrainTaint string
+	// Namespace is the one we are installed in, where the Secrets are that BGP
+	// peers name; empty for none.
+	Namespace string
 }
 
 // A Cluster is what the API server holds that concerns us, in our own nouns and
@@ -64,6 +67,13 @@ type Cluster struct {
 	namespaces *table[map[string]string]
 	pools      *table[*v1beta1.IPAddressPool]
 	l2ads      *table[*v1beta1.L2Advertisement]
+
+	peers       *table[*v1beta1.BGPPeer]
+	bgpads      *table[*v1beta1.BGPAdvertisement]
+	communities *table[*v1beta1.Community]
+	profiles    *table[*v1beta1.BFDProfile]
+	secrets     *table[config.PasswordSecret]
+	judged      map[string]judged
 	// byService are the EndpointSlices of each Service, endpoints their sums.
 	byService map[lb.ServiceKey]map[name]*slice
 	endpoints map[lb.ServiceKey]lb.Endpoints
@@ -92,7 +102,8 @@ type Changes struct {
 	// Left are the Services, with their UID, that are no LoadBalancer any more
 	// or do not exist any more, and carried something of ours when last seen.
 	Left map[lb.ServiceKey]string
-	// Config is set when the spec of a pool or an advertisement changed, and, for
+	// Config is set when the spec of an object that configures us changed, or the
+	// Secret that a BGP peer names, and, for
 	// [Allocating] only, when somebody asks to rebalance one. Pools is set when
 	// anything of a pool changed ([Allocating] only), Nodes when a Node did.
 	Config, Pools, Nodes bool
@@ -117,7 +128,16 @@ func NewCluster(core kubernetes.Interface, own versioned.Interface, o Options) *
 	c.namespaces = newTable(&c.mu, as(func(n *corev1.Namespace) map[string]string { return n.Labels }), c.namespaceChanged, c.loaded)
 	c.pools = newTable(&c.mu, as(stripped[*v1beta1.IPAddressPool]), c.poolChanged, c.loaded)
 	c.l2ads = newTable(&c.mu, as(stripped[*v1beta1.L2Advertisement]), c.advertisementChanged, c.loaded)
-	c.loading = 6
+	c.peers = newTable(&c.mu, as(stripped[*v1beta1.BGPPeer]), specChanged[*v1beta1.BGPPeer](c), c.loaded)
+	c.bgpads = newTable(&c.mu, as(stripped[*v1beta1.BGPAdvertisement]), specChanged[*v1beta1.BGPAdvertisement](c), c.loaded)
+	c.communities = newTable(&c.mu, as(stripped[*v1beta1.Community]), specChanged[*v1beta1.Community](c), c.loaded)
+	c.profiles = newTable(&c.mu, as(stripped[*v1beta1.BFDProfile]), specChanged[*v1beta1.BFDProfile](c), c.loaded)
+	c.secrets = newTable(&c.mu, as(c.reduceSecret), c.secretChanged, c.loaded)
+	c.judged = c.judgedKinds()
+	c.loading = 10
+	if o.Namespace != "" {
+		c.loading++
+	}
 	return c
 }
 
@@ -152,6 +172,14 @@ func (c *Cluster) Run(ctx context.Context) {
 		mirror(&corev1.Namespace{}, c.namespaces, c.core, core.Namespaces().List, core.Namespaces().Watch, everything),
 		mirror(&v1beta1.IPAddressPool{}, c.pools, c.own, own.IPAddressPools().List, own.IPAddressPools().Watch, everything),
 		mirror(&v1beta1.L2Advertisement{}, c.l2ads, c.own, own.L2Advertisements().List, own.L2Advertisements().Watch, everything),
+		mirror(&v1beta1.BGPPeer{}, c.peers, c.own, own.BGPPeers().List, own.BGPPeers().Watch, everything),
+		mirror(&v1beta1.BGPAdvertisement{}, c.bgpads, c.own, own.BGPAdvertisements().List, own.BGPAdvertisements().Watch, everything),
+		mirror(&v1beta1.Community{}, c.communities, c.own, own.Communities().List, own.Communities().Watch, everything),
+		mirror(&v1beta1.BFDProfile{}, c.profiles, c.own, own.BFDProfiles().List, own.BFDProfiles().Watch, everything),
+	}
+	if ns := c.options.Namespace; ns != "" {
+		secrets := core.Secrets(ns)
+		reflectors = append(reflectors, mirror(&corev1.Secret{}, c.secrets, c.core, secrets.List, secrets.Watch, perhapsPasswords))
 	}
 	var wg sync.WaitGroup
 	for _, r := range reflectors {
@@ -424,17 +452,6 @@ func (c *Cluster) Pool(poolName string) (*v1beta1.IPAddressPool, bool) {
 	return r.value, true
 }
 
-// L2Advertisement returns the API object of an advertisement.
-func (c *Cluster) L2Advertisement(advertisement string) (*v1beta1.L2Advertisement, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	r := c.l2ads.rows[name{Name: advertisement}]
-	if r == nil {
-		return nil, false
-	}
-	return r.value, true
-}
-
 // Snapshot returns the whole as it is now. What has not changed since the last
 // call is shared with its result.
 func (c *Cluster) Snapshot() lb.Snapshot {
@@ -470,8 +487,10 @@ func (c *Cluster) refresh() {
 		c.config = config.Compile(config.Objects{
 			Pools:            slices.Collect(rows(c.pools)),
 			L2Advertisements: slices.Collect(rows(c.l2ads)),
+			BGP:              c.bgpObjects(),
 		})
 		c.snapshot.Pools, c.snapshot.L2Advertisements = c.config.Pools, c.config.L2Advertisements
+		c.snapshot.BGPPeers, c.snapshot.BGPAdvertisements = c.config.BGPPeers, c.config.BGPAdvertisements
 		c.staleConfig = false
 	}
 	if c.staleNodes {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math"
 	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -12,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
-	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/placement"
 )
 
@@ -127,46 +125,4 @@ func (c *Cluster) Rebalancing(advertisement string) (token string, p placement.P
 		p = placement.Progress{Token: s.Token, Left: int(s.Remaining)}
 	}
 	return rebalance(r.value.Annotations), p
-}
-
-// ShowsAdvertisement reports whether an advertisement's status says what has
-// been found and done, or there is no such advertisement.
-func (c *Cluster) ShowsAdvertisement(v config.Verdict, p placement.Progress) bool {
-	_, _, changes := c.advertisement(v, p)
-	return !changes
-}
-
-// advertisement returns an advertisement's row and the status that it should
-// have, and whether that differs from the one it has.
-func (c *Cluster) advertisement(v config.Verdict, p placement.Progress) (*row[*v1beta1.L2Advertisement], v1beta1.L2AdvertisementStatus, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var want v1beta1.L2AdvertisementStatus
-	r := c.l2ads.rows[name{Name: v.Name}]
-	if r == nil {
-		return nil, want, false
-	}
-	want.Conditions = SetCondition(r.value.Status.Conditions, v.Condition())
-	if p != (placement.Progress{}) {
-		want.Rebalance = &v1beta1.RebalanceStatus{Token: p.Token, Remaining: int32(min(p.Left, math.MaxInt32))}
-	}
-	return r, want, !equality.Semantic.DeepEqual(want, r.value.Status)
-}
-
-// WriteAdvertisement makes an advertisement's status say what has been found and
-// done.
-func (c *Cluster) WriteAdvertisement(ctx context.Context, v config.Verdict, p placement.Progress) (Outcome, error) {
-	r, status, changes := c.advertisement(v, p)
-	if !changes {
-		return Unchanged, nil
-	}
-	body, err := json.Marshal(object{"metadata": object{"uid": r.uid}, "status": status})
-	if err != nil {
-		return Refused, fmt.Errorf("patch of %s %s: %w", v.Kind, v.Name, err)
-	}
-	answer, err := c.own.BelfryV1beta1().L2Advertisements().Patch(ctx, v.Name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
-	if err != nil {
-		return classify(err), fmt.Errorf("write %s %s: %w", v.Kind, v.Name, err)
-	}
-	return Done, c.l2ads.Answer(answer)
 }

@@ -41,6 +41,19 @@
 // address. Question and answer teach both kernels where the other is, gossip
 // gets through, and the claims decide.
 //
+// # Routers
+//
+// BGP needs no election: every node that may advertise an address does. So it
+// runs beside the loop and not in it, on a goroutine of its own that the loop
+// hands every snapshot to: it decides what each peer is to hear (package bgp) and
+// hands that on to whoever holds the sessions. A panic over it leaves what was
+// decided before in force, and layer 2 alone.
+//
+// On SIGTERM, peers are told that the node is about to go (RFC 8326), have a
+// grace period to find another way, and then lose the routes. Peers with graceful
+// restart are told nothing: their sessions just end, and they keep the routes for
+// the speaker that comes next. A node that is drained leaves them all.
+//
 // # Goroutines
 //
 //	who             started by  owns                             ended by
@@ -49,6 +62,8 @@
 //	                            Membership
 //	herald          Run         what was said to the API server  Run, when all is
 //	                                                             handed over
+//	router          Run         what BGP is to do                Run's context, after
+//	                                                             taking leave
 //	question to a   Run         nothing                          its answer, or Run
 //	returning
 //	speaker

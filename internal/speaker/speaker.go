@@ -59,6 +59,10 @@ type Config struct {
 	// the same family.
 	Gossip   netip.Addr
 	Announce announce.Options
+	// BGP holds the sessions with routers; nil for none. Grace is how long they
+	// have to find another way before this node goes.
+	BGP   Peering
+	Grace time.Duration
 }
 
 const (
@@ -95,6 +99,7 @@ type Speaker struct {
 	link    Link
 	members Membership
 	herald  *herald
+	router  *router
 	log     *slog.Logger
 	metrics *metrics
 
@@ -148,6 +153,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Re
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
 		dirty:     true,
 		herald:    newHerald(cfg.Node, reporter, log, m),
+		router:    newRouter(cfg, log, reg),
 		holding:   map[netip.Addr]layer2.Claim{},
 		leftover:  map[netip.Addr]leftover{},
 		answered:  map[netip.Addr]bool{},
@@ -169,6 +175,10 @@ func (s *Speaker) Run(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { defer close(done); s.herald.run(writing) }()
 	defer func() { stop(); <-done; s.errands.Wait() }()
+
+	routed := make(chan struct{})
+	go func() { defer close(routed); s.router.run(ctx) }()
+	defer func() { <-routed }()
 
 	s.loop(ctx, present)
 	s.log.Info("leaving: handing over", "addresses", len(s.intent.Claims))
@@ -296,6 +306,7 @@ func (s *Speaker) read() bool {
 	if !changed {
 		return false
 	}
+	s.router.tell(snapshot)
 	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
 	s.estate.Forget(s.index.Uses)
 	var peers []netip.Addr

@@ -1,0 +1,139 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/placement"
+)
+
+// A Finding is what the status of an object that configures us should say, pools
+// left aside, which have more to say.
+type Finding struct {
+	config.Verdict
+	// Progress is that of an L2Advertisement's rebalancing.
+	Progress placement.Progress
+}
+
+// Kinds of objects that a Finding is about.
+const (
+	KindL2Advertisement  = "L2Advertisement"
+	KindBGPPeer          = "BGPPeer"
+	KindBGPAdvertisement = "BGPAdvertisement"
+	KindBFDProfile       = "BFDProfile"
+	KindCommunity        = "Community"
+)
+
+// FindingKinds are the kinds of objects that a Finding is about.
+var FindingKinds = []string{KindL2Advertisement, KindBGPPeer, KindBGPAdvertisement, KindBFDProfile, KindCommunity}
+
+// A judged kind is one of FindingKinds: where its objects are, and how their
+// status is written.
+type judged struct {
+	find  func(name string) (o metav1.Object, conditions []metav1.Condition, ok bool)
+	patch func(ctx context.Context, name string, body []byte) error
+}
+
+// A patcher is the part of a typed client that writes.
+type patcher[T any] interface {
+	Patch(ctx context.Context, name string, pt types.PatchType, data []byte, opts metav1.PatchOptions, subresources ...string) (T, error)
+}
+
+func judgedKind[T metav1.Object](t *table[T], conditions func(T) []metav1.Condition, client func() patcher[T]) judged {
+	return judged{
+		find: func(n string) (metav1.Object, []metav1.Condition, bool) {
+			r := t.rows[name{Name: n}]
+			if r == nil {
+				return nil, nil, false
+			}
+			return r.value, conditions(r.value), true
+		},
+		patch: func(ctx context.Context, name string, body []byte) error {
+			answer, err := client().Patch(ctx, name, types.MergePatchType, body, metav1.PatchOptions{}, "status")
+			if err != nil {
+				return err
+			}
+			return t.Answer(answer)
+		},
+	}
+}
+
+func (c *Cluster) judgedKinds() map[string]judged {
+	return map[string]judged{
+		KindL2Advertisement: judgedKind(c.l2ads,
+			func(o *v1beta1.L2Advertisement) []metav1.Condition { return o.Status.Conditions },
+			func() patcher[*v1beta1.L2Advertisement] { return c.own.BelfryV1beta1().L2Advertisements() }),
+		KindBGPPeer: judgedKind(c.peers,
+			func(o *v1beta1.BGPPeer) []metav1.Condition { return o.Status.Conditions },
+			func() patcher[*v1beta1.BGPPeer] { return c.own.BelfryV1beta1().BGPPeers() }),
+		KindBGPAdvertisement: judgedKind(c.bgpads,
+			func(o *v1beta1.BGPAdvertisement) []metav1.Condition { return o.Status.Conditions },
+			func() patcher[*v1beta1.BGPAdvertisement] { return c.own.BelfryV1beta1().BGPAdvertisements() }),
+		KindBFDProfile: judgedKind(c.profiles,
+			func(o *v1beta1.BFDProfile) []metav1.Condition { return o.Status.Conditions },
+			func() patcher[*v1beta1.BFDProfile] { return c.own.BelfryV1beta1().BFDProfiles() }),
+		KindCommunity: judgedKind(c.communities,
+			func(o *v1beta1.Community) []metav1.Condition { return o.Status.Conditions },
+			func() patcher[*v1beta1.Community] { return c.own.BelfryV1beta1().Communities() }),
+	}
+}
+
+// Judged returns an object that a Finding is about, and the conditions it shows.
+func (c *Cluster) Judged(kind, name string) (o metav1.Object, conditions []metav1.Condition, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.judged[kind].find(name)
+}
+
+// Shows reports whether an object's status says what has been found, or there is
+// no such object.
+func (c *Cluster) Shows(f Finding) bool { return c.findingPatch(f) == nil }
+
+// WriteFinding makes an object's status say what has been found. What else is in
+// it stays.
+func (c *Cluster) WriteFinding(ctx context.Context, f Finding) (Outcome, error) {
+	patch := c.findingPatch(f)
+	if patch == nil {
+		return Unchanged, nil
+	}
+	body, err := json.Marshal(patch)
+	if err != nil {
+		return Refused, fmt.Errorf("patch of %s %s: %w", f.Kind, f.Name, err)
+	}
+	if err := c.judged[f.Kind].patch(ctx, f.Name, body); err != nil {
+		return classify(err), fmt.Errorf("write %s %s: %w", f.Kind, f.Name, err)
+	}
+	return Done, nil
+}
+
+// findingPatch returns what is missing in an object's status, or nil.
+func (c *Cluster) findingPatch(f Finding) object {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o, have, ok := c.judged[f.Kind].find(f.Name)
+	if !ok {
+		return nil
+	}
+	status := object{}
+	if want := SetCondition(have, f.Condition()); !equality.Semantic.DeepEqual(want, have) {
+		status["conditions"] = want
+	}
+	if ad, is := o.(*v1beta1.L2Advertisement); is && f.Progress != (placement.Progress{}) {
+		want := &v1beta1.RebalanceStatus{Token: f.Progress.Token, Remaining: int32(min(f.Progress.Left, math.MaxInt32))}
+		if !equality.Semantic.DeepEqual(want, ad.Status.Rebalance) {
+			status["rebalance"] = want
+		}
+	}
+	if len(status) == 0 {
+		return nil
+	}
+	return object{"metadata": object{"uid": o.GetUID()}, "status": status}
+}

@@ -1,0 +1,246 @@
+package speaker
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Peering holds BGP sessions. It must outlive the Speaker, which takes leave of
+// the routers before it returns.
+type Peering interface {
+	// Set installs the complete set of sessions with complete routes. It does not
+	// wait.
+	Set([]bgp.Session)
+	// Sessions returns the sessions as they are, by peer.
+	Sessions() []bgp.SessionView
+	// Changed has a value after Sessions changed.
+	Changed() <-chan struct{}
+}
+
+const (
+	// DefaultGrace is how long routers have, unless told otherwise, to find
+	// another way when they hear that this node is about to go.
+	DefaultGrace = 5 * time.Second
+	// parting bounds how long routers may take to hear that the routes are gone.
+	parting = 2 * time.Second
+)
+
+// A router is the part of a Speaker that tells routers what to send here. It
+// decides by itself, from the newest snapshot, on a goroutine of its own: BGP is
+// not waited for by layer 2, nor does it take layer 2 with it.
+//
+// There is nothing to elect: every node that may advertise an address does.
+type router struct {
+	node    string
+	options bgp.Options
+	grace   time.Duration
+	peering Peering // nil: there is no BGP
+	log     *slog.Logger
+	metrics *routerMetrics
+
+	// news has a value after tell; moved after other sessions are established,
+	// for the Speaker, and shown after any of them changed, for whoever shows
+	// them.
+	news, moved, shown chan struct{}
+	established        atomic.Pointer[[]uint32]
+	intent             atomic.Pointer[bgp.Intent]
+
+	mu       sync.Mutex
+	snapshot *lb.Snapshot
+
+	// What follows belongs to run.
+	begun, drain bool
+	drainedAt    time.Time
+}
+
+func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router {
+	r := &router{
+		node: cfg.Node, options: bgp.Options{IgnoreExcludeLB: cfg.Announce.IgnoreExcludeLB},
+		grace: cfg.Grace, peering: cfg.BGP, log: log,
+		news: make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
+	}
+	r.established.Store(&[]uint32{})
+	r.intent.Store(&bgp.Intent{})
+	r.metrics = newRouterMetrics(r, reg)
+	return r
+}
+
+// Sessions returns the BGP sessions of this node as they are, by peer. It may be
+// called at any time.
+func (s *Speaker) Sessions() []bgp.SessionView { return s.router.sessions() }
+
+// SessionsChanged has a value after Sessions changed. It is for one receiver.
+func (s *Speaker) SessionsChanged() <-chan struct{} { return s.router.shown }
+
+// Routing returns what BGP is to do on this node: the newest decision. It is
+// shared and must not be changed.
+func (s *Speaker) Routing() *bgp.Intent { return s.router.intent.Load() }
+
+func (r *router) sessions() []bgp.SessionView {
+	if r.peering == nil {
+		return nil
+	}
+	return r.peering.Sessions()
+}
+
+// tell hands over the newest snapshot. It does not wait.
+func (r *router) tell(s lb.Snapshot) {
+	r.mu.Lock()
+	r.snapshot = &s
+	r.mu.Unlock()
+	signal(r.news)
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// run has routers told until ctx is done. Then it takes leave of them and
+// returns: those with graceful restart are told nothing.
+func (r *router) run(ctx context.Context) {
+	if r.peering == nil {
+		return
+	}
+	timer := time.NewTimer(0)
+	timer.Stop()
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			r.leave(timer)
+			return
+		case <-r.news:
+		case <-timer.C:
+		case <-r.peering.Changed():
+			r.follow()
+			continue
+		}
+		if until := r.pass(time.Now()); !until.IsZero() {
+			timer.Reset(time.Until(until))
+		}
+	}
+}
+
+// leave says that this node is about to go, gives routers time to find another
+// way, withdraws, and waits until they have heard. Whoever runs the Peering then
+// ends the sessions.
+func (r *router) leave(timer *time.Timer) {
+	r.follow()
+	if r.told() == 0 {
+		return
+	}
+	r.log.Info("leaving: telling routers", "sessions", r.told(), "grace", r.grace)
+	for _, step := range []struct {
+		stop bgp.Phase
+		for_ time.Duration
+	}{{bgp.Leaving, r.grace}, {bgp.Left, parting}} {
+		r.options.Stop = step.stop
+		r.pass(time.Now())
+		timer.Reset(step.for_)
+		for waiting := true; waiting && r.told() > 0; {
+			select {
+			case <-timer.C:
+				waiting = false
+			case <-r.news:
+				r.pass(time.Now())
+			case <-r.peering.Changed():
+				r.follow()
+			}
+		}
+	}
+}
+
+// told counts the sessions whose routers have routes from us that they are to
+// lose when the speaker goes.
+func (r *router) told() (n int) {
+	restarts := map[string]bool{}
+	for _, s := range r.intent.Load().Sessions {
+		restarts[s.Peer.Name] = s.Peer.GracefulRestart != nil
+	}
+	for _, v := range r.peering.Sessions() {
+		if v.State == bgp.Established && v.Sent > 0 && !restarts[v.Peer] {
+			n++
+		}
+	}
+	return n
+}
+
+// pass decides and carries out. It returns when to decide anew though nothing
+// has happened; zero for never. A panic leaves everything as it is.
+func (r *router) pass(now time.Time) (until time.Time) {
+	r.mu.Lock()
+	snapshot := r.snapshot
+	r.mu.Unlock()
+	if snapshot == nil {
+		return time.Time{}
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			r.metrics.panics.Inc()
+			r.log.Error("BGP stays as it is: deciding failed", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
+	r.options.Phase, until = r.phase(snapshot, now)
+	intent := bgp.Decide(*snapshot, r.node, r.options)
+	r.complain(r.intent.Load(), &intent)
+	r.intent.Store(&intent)
+	r.peering.Set(intent.Sessions)
+	r.metrics.passes.Observe(time.Since(now).Seconds())
+	return until
+}
+
+// phase returns how far this node's draining is. A node that is drained when the
+// speaker starts has left already.
+func (r *router) phase(s *lb.Snapshot, now time.Time) (bgp.Phase, time.Time) {
+	i, found := slices.BinarySearchFunc(s.Nodes, r.node, func(n lb.Node, name string) int { return cmp.Compare(n.Name, name) })
+	drain := found && s.Nodes[i].Drain
+	if drain && !r.drain && r.begun {
+		r.drainedAt = now
+		r.log.Info("draining: telling routers", "grace", r.grace)
+	}
+	r.begun, r.drain = true, drain
+	return bgp.PhaseAt(drain, r.drainedAt, now, r.grace)
+}
+
+// complain logs what of the configuration does not work out on this node.
+func (r *router) complain(was, is *bgp.Intent) {
+	for _, c := range is.Conflicts {
+		if !slices.Contains(was.Conflicts, c) {
+			r.log.Warn("advertisements contradict each other", "reason", c.String())
+		}
+	}
+	for _, rival := range is.Rivals {
+		if !slices.Contains(was.Rivals, rival) {
+			r.log.Warn("no session: an older BGPPeer is for the same router", "peer", rival.Peer, "older", rival.Older)
+		}
+	}
+}
+
+// follow takes note of what became of the sessions.
+func (r *router) follow() {
+	var established []uint32
+	for _, v := range r.peering.Sessions() {
+		established = append(established, bgp.Carried(v)...)
+	}
+	slices.Sort(established)
+	if !slices.Equal(established, *r.established.Load()) {
+		r.established.Store(&established)
+		signal(r.moved)
+	}
+	signal(r.shown)
+}
