@@ -14,7 +14,7 @@ client=internal/kube/client
 generated=(api/v1beta1/zz_generated.deepcopy.go manifests/crds "$client")
 
 # The kinds that the binaries act on.
-served=(ipaddresspools l2advertisements bgppeers bgpadvertisements bfdprofiles communities)
+served=(ipaddresspools l2advertisements bgppeers bgpadvertisements bfdprofiles communities speakerstatuses)
 
 tool() { go tool -modfile=hack/tools/go.mod "$@"; }
 

@@ -42,7 +42,7 @@ type SpeakerStatusStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	Version string `json:"version,omitempty"`
-	// The node's interfaces.
+	// The node's interfaces, by name; without those of Pods.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
@@ -75,14 +75,14 @@ type InterfaceStatus struct {
 	MAC string `json:"mac,omitempty"`
 	// Whether the cable is in and the other end is there.
 	Carrier bool `json:"carrier"`
-	// The subnets of its addresses.
+	// The subnets of its addresses, link-local ones left out.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Subnets []string `json:"subnets,omitempty"`
-	// Whether it can announce by layer 2.
+	// Whether it can announce by layer 2, and an advertisement lets it.
 	Usable bool `json:"usable"`
-	// Why it cannot.
+	// Why it does not.
 	// +optional
 	// +kubebuilder:validation:MaxLength=256
 	Reason string `json:"reason,omitempty"`
@@ -171,19 +171,22 @@ type SessionStatus struct {
 	BFD BFDState `json:"bfd,omitempty"`
 }
 
-// A SessionState is the state of a BGP session (RFC 4271, section 8.2.2), or
-// Shutdown when it is kept down.
-// +kubebuilder:validation:Enum=Shutdown;Idle;Connect;Active;OpenSent;OpenConfirm;Established
+// A SessionState is what there is to say about a BGP session. The states of
+// RFC 4271 (section 8.2.2) between Idle and Established pass in milliseconds and
+// come again with every attempt; they are one here.
+// +kubebuilder:validation:Enum=Shutdown;Idle;Connect;Established
 type SessionState string
 
 // Session states.
 const (
-	SessionShutdown    SessionState = "Shutdown"
-	SessionIdle        SessionState = "Idle"
-	SessionConnect     SessionState = "Connect"
-	SessionActive      SessionState = "Active"
-	SessionOpenSent    SessionState = "OpenSent"
-	SessionOpenConfirm SessionState = "OpenConfirm"
+	// SessionShutdown: the peer is shut down by its configuration.
+	SessionShutdown SessionState = "Shutdown"
+	// SessionIdle: no attempt is made, because something is missing; the last
+	// error says what.
+	SessionIdle SessionState = "Idle"
+	// SessionConnect: attempts are made, again and again.
+	SessionConnect SessionState = "Connect"
+	// SessionEstablished: routes are exchanged.
 	SessionEstablished SessionState = "Established"
 )
 
@@ -207,7 +210,7 @@ type NotApplied struct {
 	// The object's name.
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// Why, in a word.
+	// Why, in a word: a reason of the condition Accepted, or NoUsableInterface.
 	Reason Reason `json:"reason"`
 	// Why, in a sentence.
 	// +optional

@@ -118,6 +118,10 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
 		BGP: peering, Grace: o.grace,
 	}, reports, l2, members, reports, log, registry)
+	status := register{kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID), o.node, cluster}
+	start(func(ctx context.Context) error { status.Run(ctx); return nil })
+	registrar := speaker.NewRegistrar(s, status, log, registry)
+	start(func(ctx context.Context) error { registrar.Run(ctx); return nil })
 	health.watch(func() bool { return joined(members.Members(), o.node) })
 	log.Info("speaking", "node", o.node, "address", gossip, "version", daemon.Version())
 	s.Run(ctx)

@@ -100,6 +100,7 @@ type Speaker struct {
 	members Membership
 	herald  *herald
 	router  *router
+	board   *board
 	log     *slog.Logger
 	metrics *metrics
 
@@ -152,6 +153,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Re
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
 		dirty:     true,
+		board:     newBoard(),
 		herald:    newHerald(cfg.Node, reporter, log, m),
 		router:    newRouter(cfg, log, reg),
 		holding:   map[netip.Addr]layer2.Claim{},
@@ -186,6 +188,7 @@ func (s *Speaker) Run(ctx context.Context) {
 	defer cancel()
 	s.loop(last, leaving)
 	s.link.Set(nil)
+	s.board.show(State{Index: s.index, Interfaces: s.link.Interfaces(), Members: s.decided})
 	s.publish(election.Local{Leaving: true})
 	s.log.Info("stopped answering")
 }
@@ -334,7 +337,8 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	offered := s.offers(members)
 	s.track(now, offered)
 
-	s.link.Set(s.claims())
+	claims := s.claims()
+	s.link.Set(claims)
 	owned := make([]netip.Addr, len(s.intent.Claims))
 	for i, c := range s.intent.Claims {
 		owned[i] = c.Address
@@ -342,6 +346,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned, Offered: offered})
 	s.reannounce(members)
 	s.herald.tell(view{s.index, s.intent, members, offered})
+	s.board.show(State{s.index, interfaces, members, claims})
 	s.metrics.count(before, s.intent, members, s.cfg.Node)
 }
 

@@ -1,0 +1,36 @@
+package main
+
+import (
+	"context"
+
+	"github.com/belfrylb/belfry/internal/daemon"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/speaker"
+	"github.com/belfrylb/belfry/internal/speakerstatus"
+)
+
+// A register is the node's SpeakerStatus as the speaker sees it.
+type register struct {
+	*kube.SpeakerStatus
+	node    string
+	cluster *kube.Cluster
+}
+
+// Write makes it say what the speaker knows.
+func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
+	before, known := r.Status()
+	if !known {
+		return false, nil // the watch will tell
+	}
+	setting, verdicts := r.cluster.Setting()
+	switch outcome, err := r.SpeakerStatus.Write(ctx, speakerstatus.Compose(speakerstatus.Knowledge{
+		Node: r.node, Version: daemon.Version(),
+		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Claims: s.Claims,
+		Peers: setting.BGPPeers, Verdicts: verdicts,
+	}, before)); outcome {
+	case kube.Unchanged, kube.Stale:
+		return false, err
+	default:
+		return err == nil, err
+	}
+}

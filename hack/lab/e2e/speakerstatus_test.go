@@ -1,0 +1,106 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/hack/lab"
+)
+
+// speakerStatuses returns what the speakers say, by node.
+func speakerStatuses(t *testing.T, l *lab.Lab) map[string]v1beta1.SpeakerStatus {
+	t.Helper()
+	out, err := l.Kubectl(t.Context(), "get", "speakerstatuses", "-o", "json")
+	must(t, err)
+	var list v1beta1.SpeakerStatusList
+	must(t, json.Unmarshal([]byte(out), &list))
+	byNode := map[string]v1beta1.SpeakerStatus{}
+	for _, s := range list.Items {
+		byNode[s.Name] = s
+	}
+	return byNode
+}
+
+func TestEachSpeakerSaysWhatItDoes(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "told")
+	eventually(t, 30*time.Second, "each SpeakerStatus says what is so", func() error {
+		var errs error
+		all := speakerStatuses(t, l)
+		for _, node := range l.Nodes() {
+			s, ok := all[node]
+			switch i := slices.IndexFunc(s.Status.Interfaces, func(i v1beta1.InterfaceStatus) bool { return i.Usable }); {
+			case !ok:
+				errs = errors.Join(errs, fmt.Errorf("%s has none", node))
+			case len(s.OwnerReferences) != 1 || s.OwnerReferences[0].Kind != "Node" || s.OwnerReferences[0].Name != node:
+				errs = errors.Join(errs, fmt.Errorf("%s is owned by %v", node, s.OwnerReferences))
+			case int(s.Status.Membership.Alive) != len(l.Nodes()) || len(s.Status.Membership.Suspected) > 0:
+				errs = errors.Join(errs, fmt.Errorf("%s sees %+v", node, s.Status.Membership))
+			case i < 0 || s.Status.Interfaces[i].MAC == "" || len(s.Status.Interfaces[i].Subnets) < 2:
+				errs = errors.Join(errs, fmt.Errorf("%s has the interfaces %+v", node, s.Status.Interfaces))
+			case s.Status.Version == "":
+				errs = errors.Join(errs, fmt.Errorf("%s has no version", node))
+			}
+		}
+		for _, a := range addresses {
+			var owners []string
+			for node, s := range all {
+				for _, of := range s.Status.Layer2.Addresses {
+					if of.Address == a.String() {
+						owners = append(owners, node)
+					}
+				}
+			}
+			if len(owners) != 1 {
+				errs = errors.Join(errs, fmt.Errorf("%v is answered for by %v, they say", a, owners))
+			}
+		}
+		return errs
+	})
+	out, err := l.Kubectl(t.Context(), "get", "speakers")
+	must(t, err)
+	for _, column := range []string{"L2-ADDRESSES", "BGP-UP", "MEMBERS", "VERSION"} {
+		if !strings.Contains(out, column) {
+			t.Errorf("kubectl get speakers has no column %s:\n%s", column, out)
+		}
+	}
+}
+
+func TestASpeakerThatIsStoppedAnswersForNothingByItsStatus(t *testing.T) {
+	l := cluster(t)
+	for i := range 3 {
+		serve(t, l, fmt.Sprintf("stopped-%d", i))
+	}
+	node := l.Nodes()[0]
+	eventually(t, 30*time.Second, "it answers for something", func() error {
+		return atLeastOne(speakerStatuses(t, l)[node].Status.Layer2.Total)
+	})
+	p, err := l.Process(lab.SpeakerOn(node))
+	must(t, err)
+	must(t, p.Terminate(t.Context()))
+	if s := speakerStatuses(t, l)[node].Status; s.Layer2.Total != 0 || len(s.Layer2.Addresses) != 0 {
+		t.Errorf("after it stopped: %+v", s.Layer2)
+	}
+	must(t, l.Restart(t.Context(), lab.SpeakerOn(node)))
+	eventually(t, 30*time.Second, "all see each other again", func() error {
+		for node, s := range speakerStatuses(t, l) {
+			if int(s.Status.Membership.Alive) != len(l.Nodes()) {
+				return fmt.Errorf("%s sees %+v", node, s.Status.Membership)
+			}
+		}
+		return nil
+	})
+}
+
+func atLeastOne(n int32) error {
+	if n < 1 {
+		return errors.New("none")
+	}
+	return nil
+}

@@ -1,0 +1,289 @@
+// Package speakerstatus says what the SpeakerStatus of a node is, given what its
+// speaker knows. It is pure.
+//
+// A SpeakerStatus is written whenever it differs from the one that is stored, by
+// each node. So nothing is in it that changes while nothing happens: lists are
+// sorted, durations are points in time, and the states through which a session
+// passes with each attempt to connect are one state.
+package speakerstatus
+
+import (
+	"cmp"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Knowledge is what a speaker knows at one moment.
+type Knowledge struct {
+	Node, Version string
+	// Index is the cluster's configuration as it bears on announcing.
+	Index *announce.Index
+	// Interfaces are the node's, Members all speakers, Claims what the node
+	// answers for.
+	Interfaces []lb.Interface
+	Members    []election.Member
+	Claims     []layer2.Claim
+	// Peers are the BGP peers that sessions can be held with, on whatever node;
+	// Sessions are this node's.
+	Peers    []lb.BGPPeer
+	Sessions []bgp.SessionView
+	// Verdicts are on the objects that configure us, as this version sees them.
+	Verdicts []config.Verdict
+}
+
+// What fits into a SpeakerStatus, as its schema has it.
+const (
+	maxInterfaces          = 256
+	maxSubnets             = 64
+	maxSuspected           = 64
+	maxAddresses           = 1024
+	maxInterfacesOfAddress = 32
+	maxSessions            = 128
+	maxNotApplied          = 64
+	maxText                = 512
+)
+
+// Compose returns the status that says what is known. Before is the status that
+// it replaces: a session that still is not established has been so since the
+// time that stands there.
+func Compose(k Knowledge, before v1beta1.SpeakerStatusStatus) v1beta1.SpeakerStatusStatus {
+	return v1beta1.SpeakerStatusStatus{
+		Version:    cut(k.Version, 128),
+		Interfaces: interfaces(k),
+		Membership: membership(k.Members),
+		Layer2:     claims(k.Claims, k.Interfaces),
+		BGP:        sessions(k, before.BGP.Sessions),
+		NotApplied: notApplied(k),
+	}
+}
+
+// interfaces leaves out the loopback, and what connects nothing but Pods: an
+// interface on which nothing may be announced and that is on no subnet.
+func interfaces(k Knowledge) []v1beta1.InterfaceStatus {
+	var out []v1beta1.InterfaceStatus
+	for _, i := range k.Interfaces {
+		permitted := k.Index != nil && k.Index.PermitsOn(k.Node, i.Name)
+		subnets, segment := subnetsOf(i)
+		if i.Loopback || !permitted && !segment {
+			continue
+		}
+		s := v1beta1.InterfaceStatus{Name: i.Name, Carrier: i.Carrier, Subnets: subnets}
+		if i.MAC != (lb.MAC{}) {
+			s.MAC = i.MAC.String()
+		}
+		switch fault := i.Fault(); {
+		case fault != lb.InterfaceOK:
+			s.Reason = fault.String()
+		case !permitted:
+			s.Reason = "no L2Advertisement selects it"
+		default:
+			s.Usable = true
+		}
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b v1beta1.InterfaceStatus) int { return cmp.Compare(a.Name, b.Name) })
+	out = slices.CompactFunc(out, func(a, b v1beta1.InterfaceStatus) bool { return a.Name == b.Name })
+	if len(out) > maxInterfaces {
+		// Those that matter more stay.
+		slices.SortStableFunc(out, func(a, b v1beta1.InterfaceStatus) int {
+			return cmp.Compare(rank(a), rank(b))
+		})
+		out = out[:maxInterfaces]
+		slices.SortFunc(out, func(a, b v1beta1.InterfaceStatus) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	return out
+}
+
+func rank(i v1beta1.InterfaceStatus) int {
+	if i.Usable {
+		return 0
+	}
+	return 1
+}
+
+// subnetsOf returns the subnets of an interface, link-local ones left out, and
+// whether there is a neighbour in one of them.
+func subnetsOf(i lb.Interface) (subnets []string, segment bool) {
+	var prefixes []netip.Prefix
+	for _, p := range i.Addresses {
+		if !p.Addr().IsLinkLocalUnicast() {
+			prefixes = append(prefixes, p.Masked())
+			segment = segment || !p.IsSingleIP()
+		}
+	}
+	slices.SortFunc(prefixes, netip.Prefix.Compare)
+	for _, p := range first(slices.Compact(prefixes), maxSubnets) {
+		subnets = append(subnets, p.String())
+	}
+	return subnets, segment
+}
+
+func membership(members []election.Member) v1beta1.MembershipStatus {
+	var out v1beta1.MembershipStatus
+	for _, m := range members {
+		switch m.State {
+		case election.Alive:
+			out.Alive++
+		case election.Suspected, election.Stalled:
+			out.Suspected = append(out.Suspected, m.Node)
+		}
+	}
+	slices.Sort(out.Suspected)
+	out.Suspected = first(out.Suspected, maxSuspected)
+	return out
+}
+
+func claims(claims []layer2.Claim, interfaces []lb.Interface) v1beta1.Layer2Status {
+	names := make(map[int]string, len(interfaces))
+	for _, i := range interfaces {
+		names[i.Index] = i.Name
+	}
+	claims = slices.SortedFunc(slices.Values(claims), func(a, b layer2.Claim) int { return a.Address.Compare(b.Address) })
+	claims = slices.CompactFunc(claims, func(a, b layer2.Claim) bool { return a.Address == b.Address })
+	out := v1beta1.Layer2Status{Total: count(len(claims))}
+	for _, c := range first(claims, maxAddresses) {
+		a := v1beta1.Layer2Address{Address: c.Address.String()}
+		for _, index := range c.Interfaces {
+			if name, known := names[index]; known {
+				a.Interfaces = append(a.Interfaces, name)
+			}
+		}
+		slices.Sort(a.Interfaces)
+		a.Interfaces = first(a.Interfaces, maxInterfacesOfAddress)
+		out.Addresses = append(out.Addresses, a)
+	}
+	return out
+}
+
+func sessions(k Knowledge, before []v1beta1.SessionStatus) v1beta1.BGPStatus {
+	out := v1beta1.BGPStatus{Total: count(len(k.Sessions))}
+	for _, v := range k.Sessions {
+		var peer lb.BGPPeer
+		if i := slices.IndexFunc(k.Peers, func(p lb.BGPPeer) bool { return p.Name == v.Peer }); i >= 0 {
+			peer = k.Peers[i]
+		}
+		s := session(v, peer)
+		if i := slices.IndexFunc(before, func(b v1beta1.SessionStatus) bool { return b.Peer == s.Peer }); i >= 0 && s.State != v1beta1.SessionEstablished && s.State == before[i].State {
+			s.Since = before[i].Since
+		}
+		if s.State == v1beta1.SessionEstablished {
+			out.Up++
+		}
+		out.Sessions = append(out.Sessions, s)
+	}
+	slices.SortFunc(out.Sessions, func(a, b v1beta1.SessionStatus) int { return cmp.Compare(a.Peer, b.Peer) })
+	out.Sessions = first(out.Sessions, maxSessions)
+	return out
+}
+
+func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
+	s := v1beta1.SessionStatus{Peer: v.Peer, State: v1beta1.SessionConnect, Since: at(v.Since)}
+	switch {
+	case peer.Address.IsValid():
+		s.Address = peer.Address.String()
+	case v.Remote.IsValid():
+		s.Address = v.Remote.Addr().String()
+	}
+	if v.Fault != nil {
+		s.LastError = cut(v.Fault.Text, maxText)
+	}
+	switch {
+	case v.State == bgp.Established:
+		s.State = v1beta1.SessionEstablished
+		s.PrefixesSent = count(v.Sent)
+	case v.Fault == nil:
+	case v.Fault.Cause == bgp.AdminShutdown:
+		s.State, s.LastError = v1beta1.SessionShutdown, ""
+	case v.Fault.Cause == bgp.PasswordMissing, v.Fault.Cause == bgp.NoNeighbor:
+		s.State = v1beta1.SessionIdle
+	}
+	if v.State == bgp.Established && v.Negotiated != nil {
+		s.Capabilities = capabilities(*v.Negotiated, peer)
+	}
+	switch b := v1beta1.BFDState(v.BFD); b {
+	case v1beta1.BFDAdminDown, v1beta1.BFDDown, v1beta1.BFDInit, v1beta1.BFDUp:
+		s.BFD = b
+	}
+	return s
+}
+
+// capabilities names what both ends can do.
+func capabilities(n bgp.Negotiated, peer lb.BGPPeer) []string {
+	var out []string
+	for _, f := range n.Families {
+		out = append(out, f.String())
+	}
+	for _, c := range []struct {
+		name string
+		both bool
+	}{
+		{"extended-next-hop", n.ExtendedNextHop},
+		{"four-octet-as", n.FourOctetAS},
+		{"graceful-restart", peer.GracefulRestart != nil && n.Capabilities.GracefulRestart != nil},
+		{"long-lived-graceful-restart", peer.GracefulRestart != nil && peer.GracefulRestart.LongLived > 0 && len(n.Capabilities.LongLived) > 0},
+		{"route-refresh", n.Capabilities.RouteRefresh},
+	} {
+		if c.both {
+			out = append(out, c.name)
+		}
+	}
+	return out
+}
+
+// notApplied lists the objects that are not acted on as written, as this node's
+// version sees it, and those that this node in particular cannot act on.
+func notApplied(k Knowledge) []v1beta1.NotApplied {
+	var out []v1beta1.NotApplied
+	for _, v := range k.Verdicts {
+		if !v.Accepted() {
+			out = append(out, v1beta1.NotApplied{Kind: v.Kind, Name: v.Name, Reason: v.Reason(), Message: cut(v.Message(), maxText)})
+		}
+	}
+	if k.Index != nil {
+		for _, name := range k.Index.Stranded(k.Node, k.Interfaces) {
+			out = append(out, v1beta1.NotApplied{
+				Kind: "L2Advertisement", Name: name, Reason: v1beta1.Reason(announce.NoUsableInterface.String()),
+				Message: "None of this node's interfaces that it permits can announce.",
+			})
+		}
+	}
+	slices.SortStableFunc(out, func(a, b v1beta1.NotApplied) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	})
+	return first(out, maxNotApplied)
+}
+
+// at returns a time as the API server stores it, in whole seconds.
+func at(t time.Time) *metav1.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return new(metav1.NewTime(t.Truncate(time.Second)))
+}
+
+func count(n int) int32 { return int32(min(n, math.MaxInt32)) }
+
+// first returns the first n elements, or all.
+func first[T any](list []T, n int) []T { return list[:min(len(list), n)] }
+
+// cut shortens a text to at most n bytes, between characters.
+func cut(text string, n int) string {
+	const mark = "..."
+	if len(text) <= n {
+		return strings.ToValidUTF8(text, "")
+	}
+	return strings.ToValidUTF8(text[:n-len(mark)], "") + mark
+}

@@ -1,0 +1,327 @@
+package speakerstatus
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+var began = time.Date(2026, 3, 1, 8, 0, 0, 123456789, time.UTC)
+
+func prefixes(list ...string) []netip.Prefix {
+	var all []netip.Prefix
+	for _, p := range list {
+		all = append(all, netip.MustParsePrefix(p))
+	}
+	return all
+}
+
+// world is a node with something of everything.
+func world() Knowledge {
+	index := announce.NewIndex(lb.Snapshot{
+		Nodes: []lb.Node{{Name: "node1"}, {Name: "node2"}, {Name: "node3"}},
+		L2Advertisements: []lb.L2Advertisement{
+			{Name: "edge", ExcludeInterfaces: []string{"veth*", "docker*"}},
+			{Name: "storage", Interfaces: []string{"bond0"}},
+		},
+	}, announce.Options{})
+	return Knowledge{
+		Node: "node1", Version: "v0.1.0", Index: index,
+		Interfaces: []lb.Interface{
+			{Index: 1, Name: "lo", Up: true, Carrier: true, Loopback: true, Addresses: prefixes("127.0.0.1/8", "::1/128")},
+			{Index: 2, Name: "eth0", MAC: lb.MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true, Addresses: prefixes("2001:db8::11/64", "192.0.2.11/24", "fe80::1/64", "192.0.2.12/24")},
+			{Index: 3, Name: "eth1", MAC: lb.MAC{2, 0, 0, 0, 0, 2}, Up: true},
+			{Index: 4, Name: "docker0", MAC: lb.MAC{2, 0, 0, 0, 0, 3}, Up: true, Carrier: true, Addresses: prefixes("172.17.0.1/16")},
+			{Index: 5, Name: "veth1", MAC: lb.MAC{2, 0, 0, 0, 0, 4}, Up: true, Carrier: true, Addresses: prefixes("fe80::2/64")},
+			{Index: 6, Name: "veth2", MAC: lb.MAC{2, 0, 0, 0, 0, 5}, Up: true, Carrier: true, Addresses: prefixes("10.244.0.1/32", "fd00::1/128")},
+			{Index: 7, Name: "tun0", Up: true, Carrier: true, NoARP: true, Addresses: prefixes("10.8.0.1/24")},
+		},
+		Members: []election.Member{
+			{Node: "node1", State: election.Alive},
+			{Node: "node3", State: election.Suspected},
+			{Node: "node2", State: election.Stalled},
+			{Node: "node4", State: election.Leaving},
+			{Node: "node5", State: election.Joining},
+		},
+		Claims: []layer2.Claim{
+			{Address: netip.MustParseAddr("2001:db8::80"), Interfaces: []int{2}},
+			{Address: netip.MustParseAddr("203.0.113.7"), Interfaces: []int{3, 2, 99}},
+		},
+		Peers: []lb.BGPPeer{
+			{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), GracefulRestart: &lb.GracefulRestart{}},
+			{Name: "away", Address: netip.MustParseAddr("2001:db8::1")},
+		},
+		Sessions: []bgp.SessionView{
+			{
+				Peer: "tor", State: bgp.Established, Since: began, Sent: 12, Routes: 12, BFD: "Up",
+				Remote: netip.MustParseAddrPort("192.0.2.1:179"),
+				Fault:  &bgp.Fault{Cause: bgp.HoldTimerExpired, Text: "hold timer expired"},
+				Negotiated: &bgp.Negotiated{
+					Families: []lb.Family{lb.IPv4, lb.IPv6}, FourOctetAS: true,
+					Capabilities: wire.Capabilities{RouteRefresh: true, GracefulRestart: &wire.GracefulRestart{}, LongLived: []wire.LongLived{{}}},
+				},
+			},
+			{Peer: "away", State: bgp.Connect, Since: began, Fault: &bgp.Fault{Cause: bgp.ConnectionRefused, Text: "connection refused by 2001:db8::1"}},
+			{Peer: "closed", State: bgp.Idle, Since: began, Fault: &bgp.Fault{Cause: bgp.AdminShutdown, Text: "administratively shut down"}},
+			{Peer: "locked", State: bgp.Idle, Since: began, Fault: &bgp.Fault{Cause: bgp.PasswordMissing, Text: "Secret tor does not exist"}},
+			{Peer: "fresh", State: bgp.OpenSent, Since: began, Remote: netip.MustParseAddrPort("[fe80::1%eth1]:179"), BFD: "nonsense"},
+		},
+		Verdicts: []config.Verdict{
+			{Kind: "IPAddressPool", Name: "edge"},
+			{Kind: "BGPPeer", Name: "locked", Problems: []config.Problem{{Field: "spec.passwordSecret", Reason: v1beta1.ReasonSecretMissing, Why: "Secret tor does not exist"}}},
+			{Kind: "BGPAdvertisement", Name: "early", Problems: []config.Problem{{Field: "spec.peers[0]", Reason: v1beta1.ReasonUnknownName, Why: "there is no BGPPeer x"}}},
+		},
+	}
+}
+
+const story = `
+bgp:
+  sessions:
+  - address: 2001:db8::1
+    lastError: connection refused by 2001:db8::1
+    peer: away
+    prefixesSent: 0
+    since: "2026-03-01T08:00:00Z"
+    state: Connect
+  - peer: closed
+    prefixesSent: 0
+    since: "2026-03-01T08:00:00Z"
+    state: Shutdown
+  - address: fe80::1%eth1
+    peer: fresh
+    prefixesSent: 0
+    since: "2026-03-01T08:00:00Z"
+    state: Connect
+  - lastError: Secret tor does not exist
+    peer: locked
+    prefixesSent: 0
+    since: "2026-03-01T08:00:00Z"
+    state: Idle
+  - address: 192.0.2.1
+    bfd: Up
+    capabilities:
+    - IPv4
+    - IPv6
+    - four-octet-as
+    - graceful-restart
+    - route-refresh
+    lastError: hold timer expired
+    peer: tor
+    prefixesSent: 12
+    since: "2026-03-01T08:00:00Z"
+    state: Established
+  total: 5
+  up: 1
+interfaces:
+- carrier: true
+  mac: "02:00:00:00:00:03"
+  name: docker0
+  reason: no L2Advertisement selects it
+  subnets:
+  - 172.17.0.0/16
+  usable: false
+- carrier: true
+  mac: "02:00:00:00:00:01"
+  name: eth0
+  subnets:
+  - 192.0.2.0/24
+  - 2001:db8::/64
+  usable: true
+- carrier: false
+  mac: "02:00:00:00:00:02"
+  name: eth1
+  reason: no carrier
+  usable: false
+- carrier: true
+  name: tun0
+  reason: NOARP
+  subnets:
+  - 10.8.0.0/24
+  usable: false
+layer2:
+  addresses:
+  - address: 203.0.113.7
+    interfaces:
+    - eth0
+    - eth1
+  - address: 2001:db8::80
+    interfaces:
+    - eth0
+  total: 2
+membership:
+  alive: 1
+  suspected:
+  - node2
+  - node3
+notApplied:
+- kind: BGPPeer
+  message: 'spec.passwordSecret: Secret tor does not exist.'
+  name: locked
+  reason: SecretMissing
+- kind: L2Advertisement
+  message: None of this node's interfaces that it permits can announce.
+  name: storage
+  reason: NoUsableInterface
+version: v0.1.0
+`
+
+func TestAStatusSaysWhatIsKnown(t *testing.T) {
+	got, err := yaml.Marshal(Compose(world(), v1beta1.SpeakerStatusStatus{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.TrimPrefix(story, "\n"); string(got) != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestASpeakerThatKnowsNothingSaysSo(t *testing.T) {
+	got := Compose(Knowledge{Node: "node1", Version: "v1", Interfaces: world().Interfaces}, v1beta1.SpeakerStatusStatus{})
+	for _, i := range got.Interfaces {
+		if i.Usable || i.Reason == "" {
+			t.Errorf("without configuration %s is usable, or it is not said why not: %+v", i.Name, i)
+		}
+	}
+	if got.Layer2.Total != 0 || got.BGP.Total != 0 || got.Membership.Alive != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestAStatusDoesNotDependOnAnyOrder(t *testing.T) {
+	want := Compose(world(), v1beta1.SpeakerStatusStatus{})
+	for seed := range uint64(50) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		k := world()
+		r.Shuffle(len(k.Interfaces), func(i, j int) { k.Interfaces[i], k.Interfaces[j] = k.Interfaces[j], k.Interfaces[i] })
+		r.Shuffle(len(k.Members), func(i, j int) { k.Members[i], k.Members[j] = k.Members[j], k.Members[i] })
+		r.Shuffle(len(k.Claims), func(i, j int) { k.Claims[i], k.Claims[j] = k.Claims[j], k.Claims[i] })
+		r.Shuffle(len(k.Sessions), func(i, j int) { k.Sessions[i], k.Sessions[j] = k.Sessions[j], k.Sessions[i] })
+		r.Shuffle(len(k.Verdicts), func(i, j int) { k.Verdicts[i], k.Verdicts[j] = k.Verdicts[j], k.Verdicts[i] })
+		if got := Compose(k, v1beta1.SpeakerStatusStatus{}); !reflect.DeepEqual(got, want) {
+			t.Fatalf("seed %d:\n%+v\nwant\n%+v", seed, got, want)
+		}
+	}
+}
+
+func TestComposingLeavesWhatItIsGivenAlone(t *testing.T) {
+	k := world()
+	Compose(k, v1beta1.SpeakerStatusStatus{})
+	if !reflect.DeepEqual(k.Claims, world().Claims) || !reflect.DeepEqual(k.Interfaces, world().Interfaces) || !reflect.DeepEqual(k.Members, world().Members) {
+		t.Error("the speaker's own lists were changed")
+	}
+}
+
+// A router that is away is tried again and again; that is no news.
+func TestAttemptsToConnectChangeNothing(t *testing.T) {
+	fault := &bgp.Fault{Cause: bgp.Unanswered, Text: "SYN unanswered by 192.0.2.1"}
+	k := Knowledge{Sessions: []bgp.SessionView{{Peer: "tor", State: bgp.Idle, Since: began, Fault: fault}}}
+	status := Compose(k, v1beta1.SpeakerStatusStatus{})
+	for n, state := range []bgp.State{bgp.Connect, bgp.OpenSent, bgp.OpenConfirm, bgp.Idle} {
+		k.Sessions = []bgp.SessionView{{Peer: "tor", State: state, Since: began.Add(time.Duration(n) * time.Minute), Fault: fault}}
+		if again := Compose(k, status); !reflect.DeepEqual(again, status) {
+			t.Errorf("%v is news:\n%+v\nafter\n%+v", state, again, status)
+		}
+	}
+	// Being established is, and since when is its own; so is being away again.
+	up := began.Add(time.Hour)
+	k.Sessions = []bgp.SessionView{{Peer: "tor", State: bgp.Established, Since: up}}
+	status = Compose(k, status)
+	if s := status.BGP.Sessions[0]; s.State != v1beta1.SessionEstablished || !s.Since.Time.Equal(up.Truncate(time.Second)) {
+		t.Errorf("established: %+v", s)
+	}
+	k.Sessions = []bgp.SessionView{{Peer: "tor", State: bgp.Established, Since: up.Add(time.Hour)}}
+	if s := Compose(k, status).BGP.Sessions[0]; !s.Since.Time.Equal(up.Add(time.Hour).Truncate(time.Second)) {
+		t.Errorf("established anew: %+v", s)
+	}
+	down := up.Add(2 * time.Hour)
+	k.Sessions = []bgp.SessionView{{Peer: "tor", State: bgp.Idle, Since: down, Fault: fault}}
+	if s := Compose(k, status).BGP.Sessions[0]; s.State != v1beta1.SessionConnect || !s.Since.Time.Equal(down.Truncate(time.Second)) {
+		t.Errorf("lost: %+v", s)
+	}
+}
+
+// Huge is a world larger than any status may be.
+func huge() Knowledge {
+	k := world()
+	k.Version = strings.Repeat("v", 500)
+	for n := range 400 {
+		k.Interfaces = append(k.Interfaces, lb.Interface{
+			Index: 100 + n, Name: fmt.Sprintf("x%03d", n), MAC: lb.MAC{2}, Up: true, Carrier: n%3 == 0, Addresses: prefixes("10.0.0.0/8"),
+		})
+		k.Members = append(k.Members, election.Member{Node: fmt.Sprintf("n%03d", n), State: election.Suspected})
+		k.Sessions = append(k.Sessions, bgp.SessionView{Peer: fmt.Sprintf("p%03d", n), Fault: &bgp.Fault{Cause: bgp.Malformed, Text: strings.Repeat("ü", 500)}})
+		k.Verdicts = append(k.Verdicts, config.Verdict{Kind: "BGPPeer", Name: fmt.Sprintf("p%03d", n), Problems: []config.Problem{
+			{Field: "spec", Reason: v1beta1.ReasonInvalid, Why: strings.Repeat("é", 500)},
+		}})
+	}
+	var everywhere []int
+	for _, i := range k.Interfaces {
+		everywhere = append(everywhere, i.Index)
+	}
+	for n := range 2000 {
+		k.Claims = append(k.Claims, layer2.Claim{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Interfaces: everywhere})
+	}
+	for n := range 100 {
+		k.Interfaces[1].Addresses = append(k.Interfaces[1].Addresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n), 0, 1}), 24))
+	}
+	return k
+}
+
+func TestWhatDoesNotFitIsLeftOutButCounted(t *testing.T) {
+	s := Compose(huge(), v1beta1.SpeakerStatusStatus{})
+	usable := 0
+	for _, i := range s.Interfaces {
+		if i.Usable {
+			usable++
+		}
+	}
+	for what, got := range map[string]error{
+		"interfaces":    want(len(s.Interfaces), 256),
+		"usable":        want(usable, 135), // eth0 and every third of the rest
+		"suspected":     want(len(s.Membership.Suspected), 64),
+		"addresses":     want(len(s.Layer2.Addresses), 1024),
+		"all addresses": want(int(s.Layer2.Total), 2002),
+		"sessions":      want(len(s.BGP.Sessions), 128),
+		"all sessions":  want(int(s.BGP.Total), 405),
+		"not applied":   want(len(s.NotApplied), 64),
+		"version":       want(len(s.Version), 128),
+		"subnets":       want(len(s.Interfaces[slices.IndexFunc(s.Interfaces, func(i v1beta1.InterfaceStatus) bool { return i.Name == "eth0" })].Subnets), 64),
+		"of an address": want(len(s.Layer2.Addresses[0].Interfaces), 32),
+	} {
+		if got != nil {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+	if !slices.IsSortedFunc(s.Interfaces, func(a, b v1beta1.InterfaceStatus) int { return strings.Compare(a.Name, b.Name) }) {
+		t.Error("the interfaces are not sorted")
+	}
+	for _, b := range s.BGP.Sessions {
+		if len(b.LastError) > 512 || strings.ContainsRune(b.LastError, '\uFFFD') {
+			t.Errorf("%q is cut wrongly", b.LastError)
+		}
+	}
+}
+
+func want(got, want int) error {
+	if got != want {
+		return errors.New(fmt.Sprint(got, ", want ", want))
+	}
+	return nil
+}
