@@ -22,11 +22,11 @@ func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
 	if !known {
 		return false, nil // the watch will tell
 	}
-	setting, verdicts := r.cluster.Setting()
+	_, verdicts := r.cluster.Setting()
 	switch outcome, err := r.SpeakerStatus.Write(ctx, speakerstatus.Compose(speakerstatus.Knowledge{
 		Node: r.node, Version: daemon.Version(),
 		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Claims: s.Claims,
-		Peers: setting.BGPPeers, Verdicts: verdicts,
+		Routing: s.Routing, Sessions: s.Sessions, Verdicts: verdicts,
 	}, before)); outcome {
 	case kube.Unchanged, kube.Stale:
 		return false, err

@@ -199,8 +199,10 @@ func TestTheLargestStatusIsAccepted(t *testing.T) {
 	k := speakerstatus.Knowledge{Node: node, Version: strings.Repeat("v", 300)}
 	for n := range 300 {
 		k.Interfaces = append(k.Interfaces, lb.Interface{Index: n, Name: fmt.Sprintf("interface-%05d", n), MAC: lb.MAC{2}, Addresses: prefixes(100)})
+		peer := strings.Repeat("p", 249) + fmt.Sprintf(".%03d", n)
+		k.Routing.Sessions = append(k.Routing.Sessions, bgp.Session{Peer: lb.BGPPeer{Name: peer}})
 		k.Sessions = append(k.Sessions, bgp.SessionView{
-			Peer: strings.Repeat("p", 249) + fmt.Sprintf(".%03d", n), State: bgp.Connect, Since: time.Now(),
+			Peer: peer, State: bgp.Connect, Since: time.Now(),
 			Fault: &bgp.Fault{Cause: bgp.Malformed, Text: strings.Repeat("ü", 600)},
 		})
 	}

@@ -41,6 +41,7 @@ const (
 type Registrar struct {
 	state    func() *State
 	changed  <-chan struct{}
+	sessions <-chan struct{}
 	register Register
 	log      *slog.Logger
 	writes   *prometheus.CounterVec
@@ -48,12 +49,12 @@ type Registrar struct {
 
 // NewRegistrar returns a Registrar for a Speaker.
 func NewRegistrar(s *Speaker, register Register, log *slog.Logger, reg prometheus.Registerer) *Registrar {
-	return newRegistrar(s.State, s.Stated(), register, log, reg)
+	return newRegistrar(s.State, s.Stated(), s.SessionsChanged(), register, log, reg)
 }
 
-func newRegistrar(state func() *State, changed <-chan struct{}, register Register, log *slog.Logger, reg prometheus.Registerer) *Registrar {
+func newRegistrar(state func() *State, changed, sessions <-chan struct{}, register Register, log *slog.Logger, reg prometheus.Registerer) *Registrar {
 	r := &Registrar{
-		state: state, changed: changed, register: register, log: log,
+		state: state, changed: changed, sessions: sessions, register: register, log: log,
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "belfry", Subsystem: "speaker", Name: "status_writes_total",
 			Help: "Writes of this node's SpeakerStatus, by result.",
@@ -87,6 +88,7 @@ func (r *Registrar) Run(ctx context.Context) {
 			_ = r.write(last)
 			return
 		case <-r.changed:
+		case <-r.sessions:
 		case <-r.register.Changed():
 		case <-timer.C:
 			due = false

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,8 @@ import (
 // A fakeRegister counts the addresses of the states that it is given.
 type fakeRegister struct {
 	changed chan struct{}
+
+	mu      sync.Mutex
 	says    int
 	away    bool
 	slow    time.Duration
@@ -27,10 +30,16 @@ type fakeRegister struct {
 func (r *fakeRegister) Changed() <-chan struct{} { return r.changed }
 
 func (r *fakeRegister) Write(ctx context.Context, s *State) (bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.looks = append(r.looks, time.Now())
 	if r.slow > 0 {
+		after := time.After(r.slow)
+		r.mu.Unlock()
+		defer r.mu.Lock()
 		select {
-		case <-time.After(r.slow):
+		case <-after:
+			return false, errors.New("late")
 		case <-ctx.Done():
 			return false, ctx.Err()
 		}
@@ -46,6 +55,19 @@ func (r *fakeRegister) Write(ctx context.Context, s *State) (bool, error) {
 	return true, nil
 }
 
+// pass lets time pass, and everything come to rest.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+// set changes how the register behaves.
+func (r *fakeRegister) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
 // registering runs a Registrar on a virtual clock. Show makes the speaker answer
 // for n addresses, stop ends it.
 func registering(t *testing.T, members int, test func(r *fakeRegister, show func(n int), stop func())) {
@@ -56,7 +78,7 @@ func registering(t *testing.T, members int, test func(r *fakeRegister, show func
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			newRegistrar(b.state.Load, b.changed, r, slog.New(slog.DiscardHandler), nil).Run(ctx)
+			newRegistrar(b.state.Load, b.changed, nil, r, slog.New(slog.DiscardHandler), nil).Run(ctx)
 		}()
 		stop := func() { cancel(); <-done }
 		defer stop()
@@ -71,9 +93,9 @@ func TestTheFirstNewsIsWrittenAtOnceAndTheRestOnceASecond(t *testing.T) {
 		start := time.Now()
 		for n := range 500 { // five seconds of churn
 			show(n + 1)
-			time.Sleep(10 * time.Millisecond)
+			pass(10 * time.Millisecond)
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if len(r.written) < 5 || len(r.written) > 7 {
 			t.Errorf("written %d times in 5 s", len(r.written))
 		}
@@ -94,13 +116,13 @@ func TestTheFirstNewsIsWrittenAtOnceAndTheRestOnceASecond(t *testing.T) {
 func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
 	registering(t, 3, func(r *fakeRegister, show func(int), _ func()) {
 		show(2)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		for range 10 {
 			show(2)
-			time.Sleep(2 * time.Second)
+			pass(2 * time.Second)
 		}
 		looks := len(r.looks)
-		time.Sleep(24 * time.Hour)
+		pass(24 * time.Hour)
 		if len(r.written) != 1 || len(r.looks) != looks {
 			t.Errorf("written %d times; looked %d times without news", len(r.written), len(r.looks)-looks)
 		}
@@ -110,10 +132,10 @@ func TestNothingIsWrittenWhileNothingChanges(t *testing.T) {
 func TestWhatAnotherHandChangedIsPutRight(t *testing.T) {
 	registering(t, 3, func(r *fakeRegister, show func(int), _ func()) {
 		show(2)
-		time.Sleep(2 * time.Second)
-		r.says = 0
+		pass(2 * time.Second)
+		r.set(func() { r.says = 0 })
 		poke(r.changed)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if r.says != 2 || len(r.written) != 2 {
 			t.Errorf("it says %d after %d writes", r.says, len(r.written))
 		}
@@ -122,23 +144,23 @@ func TestWhatAnotherHandChangedIsPutRight(t *testing.T) {
 
 func TestWritingIsPatientWhileTheAPIServerIsAway(t *testing.T) {
 	registering(t, 3, func(r *fakeRegister, show func(int), _ func()) {
-		r.away = true
+		r.set(func() { r.away = true })
 		show(1)
 		for range 3600 {
 			show(1) // news are no reason for haste
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if n := len(r.looks); n < 30 || n > 70 {
 			t.Errorf("%d attempts in an hour", n)
 		}
-		r.away = false
-		time.Sleep(2 * time.Minute)
+		r.set(func() { r.away = false })
+		pass(2 * time.Minute)
 		if len(r.written) != 1 {
 			t.Errorf("written %d times after its return", len(r.written))
 		}
 		// And as quick as ever from then on.
 		show(2)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if r.says != 2 {
 			t.Errorf("it says %d", r.says)
 		}
@@ -147,14 +169,14 @@ func TestWritingIsPatientWhileTheAPIServerIsAway(t *testing.T) {
 
 func TestAnAttemptIsBounded(t *testing.T) {
 	registering(t, 3, func(r *fakeRegister, show func(int), _ func()) {
-		r.slow = time.Hour
+		r.set(func() { r.slow = time.Hour })
 		show(1)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if len(r.looks) < 2 {
 			t.Errorf("%d attempts in a minute in which none is answered", len(r.looks))
 		}
-		r.slow = 0
-		time.Sleep(2 * time.Minute)
+		r.set(func() { r.slow = 0 })
+		pass(2 * time.Minute)
 		if r.says != 1 {
 			t.Errorf("it says %d in the end", r.says)
 		}
@@ -167,7 +189,7 @@ func TestManyNodesTakeTurns(t *testing.T) {
 		registering(t, 300, func(r *fakeRegister, show func(int), _ func()) {
 			start := time.Now()
 			show(1)
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 			first = append(first, r.written[0].Sub(start))
 		})
 	}
@@ -180,7 +202,7 @@ func TestManyNodesTakeTurns(t *testing.T) {
 func TestASpeakerThatLeavesSaysSoLast(t *testing.T) {
 	registering(t, 3, func(r *fakeRegister, show func(int), stop func()) {
 		show(2)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		show(0)
 		stop()
 		if r.says != 0 || len(r.written) != 2 {
@@ -192,8 +214,8 @@ func TestASpeakerThatLeavesSaysSoLast(t *testing.T) {
 func TestLastWordsDoNotKeepASpeaker(t *testing.T) {
 	registering(t, 3, func(r *fakeRegister, show func(int), stop func()) {
 		show(2)
-		time.Sleep(2 * time.Second)
-		r.slow = time.Hour
+		pass(2 * time.Second)
+		r.set(func() { r.slow = time.Hour })
 		show(0)
 		start := time.Now()
 		stop()

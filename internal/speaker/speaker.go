@@ -178,6 +178,7 @@ func (s *Speaker) Run(ctx context.Context) {
 	go func() { defer close(done); s.herald.run(writing) }()
 	defer func() { stop(); <-done; s.errands.Wait() }()
 
+	defer s.retire()
 	routed := make(chan struct{})
 	go func() { defer close(routed); s.router.run(ctx) }()
 	defer func() { <-routed }()
@@ -188,7 +189,6 @@ func (s *Speaker) Run(ctx context.Context) {
 	defer cancel()
 	s.loop(last, leaving)
 	s.link.Set(nil)
-	s.board.show(State{Index: s.index, Interfaces: s.link.Interfaces(), Members: s.decided})
 	s.publish(election.Local{Leaving: true})
 	s.log.Info("stopped answering")
 }
@@ -346,7 +346,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned, Offered: offered})
 	s.reannounce(members)
 	s.herald.tell(view{s.index, s.intent, members, offered})
-	s.board.show(State{s.index, interfaces, members, claims})
+	s.board.show(State{Index: s.index, Interfaces: interfaces, Members: members, Claims: claims})
 	s.metrics.count(before, s.intent, members, s.cfg.Node)
 }
 

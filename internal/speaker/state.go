@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -16,6 +17,11 @@ type State struct {
 	Members    []election.Member
 	// Claims are the addresses that the node answers for, ascending.
 	Claims []layer2.Claim
+	// Routing is what BGP is to do on the node, Sessions what became of it; both
+	// nothing once the Speaker has left.
+	Routing  bgp.Intent
+	Sessions []bgp.SessionView
+	left     bool
 }
 
 // A board shows the newest State to whoever looks.
@@ -34,8 +40,22 @@ func (b *board) show(s State) {
 	}
 }
 
-// State returns what the Speaker knows and does, nil before it knows anything.
-func (s *Speaker) State() *State { return s.board.state.Load() }
+// retire shows that the Speaker does nothing any more.
+func (s *Speaker) retire() {
+	s.board.show(State{Index: s.index, Interfaces: s.link.Interfaces(), Members: s.decided, left: true})
+}
 
-// Stated has a value after State has changed. One reader is told.
+// State returns what the Speaker knows and does, nil before it knows anything.
+func (s *Speaker) State() *State {
+	newest := s.board.state.Load()
+	if newest == nil || newest.left {
+		return newest
+	}
+	out := *newest
+	out.Routing, out.Sessions = *s.Routing(), s.Sessions()
+	return &out
+}
+
+// Stated has a value after State has changed, its Sessions left aside. One
+// receiver is told.
 func (s *Speaker) Stated() <-chan struct{} { return s.board.changed }

@@ -9,6 +9,7 @@ package speakerstatus
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"net/netip"
 	"slices"
@@ -36,9 +37,8 @@ type Knowledge struct {
 	Interfaces []lb.Interface
 	Members    []election.Member
 	Claims     []layer2.Claim
-	// Peers are the BGP peers that sessions can be held with, on whatever node;
-	// Sessions are this node's.
-	Peers    []lb.BGPPeer
+	// Routing is what the node is to do by BGP, and Sessions what became of it.
+	Routing  bgp.Intent
 	Sessions []bgp.SessionView
 	// Verdicts are on the objects that configure us, as this version sees them.
 	Verdicts []config.Verdict
@@ -169,13 +169,13 @@ func claims(claims []layer2.Claim, interfaces []lb.Interface) v1beta1.Layer2Stat
 }
 
 func sessions(k Knowledge, before []v1beta1.SessionStatus) v1beta1.BGPStatus {
-	out := v1beta1.BGPStatus{Total: count(len(k.Sessions))}
-	for _, v := range k.Sessions {
-		var peer lb.BGPPeer
-		if i := slices.IndexFunc(k.Peers, func(p lb.BGPPeer) bool { return p.Name == v.Peer }); i >= 0 {
-			peer = k.Peers[i]
+	out := v1beta1.BGPStatus{Total: count(len(k.Routing.Sessions))}
+	for _, wanted := range k.Routing.Sessions {
+		v := bgp.SessionView{Peer: wanted.Peer.Name}
+		if i := slices.IndexFunc(k.Sessions, func(v bgp.SessionView) bool { return v.Peer == wanted.Peer.Name }); i >= 0 {
+			v = k.Sessions[i]
 		}
-		s := session(v, peer)
+		s := session(v, wanted.Peer)
 		if i := slices.IndexFunc(before, func(b v1beta1.SessionStatus) bool { return b.Peer == s.Peer }); i >= 0 && s.State != v1beta1.SessionEstablished && s.State == before[i].State {
 			s.Since = before[i].Since
 		}
@@ -260,8 +260,19 @@ func notApplied(k Knowledge) []v1beta1.NotApplied {
 			})
 		}
 	}
-	slices.SortStableFunc(out, func(a, b v1beta1.NotApplied) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
+	for _, c := range k.Routing.Conflicts {
+		out = append(out, v1beta1.NotApplied{
+			Kind: "BGPAdvertisement", Name: c.Advertisement, Reason: v1beta1.ReasonConflict, Message: cut(c.String(), maxText),
+		})
+	}
+	for _, r := range k.Routing.Rivals {
+		out = append(out, v1beta1.NotApplied{
+			Kind: "BGPPeer", Name: r.Peer, Reason: v1beta1.ReasonConflict,
+			Message: cut(fmt.Sprintf("The older BGPPeer %s is for the same router; this one holds no session from this node.", r.Older), maxText),
+		})
+	}
+	slices.SortFunc(out, func(a, b v1beta1.NotApplied) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Reason, b.Reason), cmp.Compare(a.Message, b.Message))
 	})
 	return first(out, maxNotApplied)
 }

@@ -33,6 +33,14 @@ func prefixes(list ...string) []netip.Prefix {
 	return all
 }
 
+func wanted(peers ...lb.BGPPeer) []bgp.Session {
+	var all []bgp.Session
+	for _, p := range peers {
+		all = append(all, bgp.Session{Peer: p})
+	}
+	return all
+}
+
 // world is a node with something of everything.
 func world() Knowledge {
 	index := announce.NewIndex(lb.Snapshot{
@@ -64,9 +72,14 @@ func world() Knowledge {
 			{Address: netip.MustParseAddr("2001:db8::80"), Interfaces: []int{2}},
 			{Address: netip.MustParseAddr("203.0.113.7"), Interfaces: []int{3, 2, 99}},
 		},
-		Peers: []lb.BGPPeer{
-			{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), GracefulRestart: &lb.GracefulRestart{}},
-			{Name: "away", Address: netip.MustParseAddr("2001:db8::1")},
+		Routing: bgp.Intent{
+			Sessions: wanted(
+				lb.BGPPeer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), GracefulRestart: &lb.GracefulRestart{}},
+				lb.BGPPeer{Name: "away", Address: netip.MustParseAddr("2001:db8::1")},
+				lb.BGPPeer{Name: "closed"}, lb.BGPPeer{Name: "locked"}, lb.BGPPeer{Name: "fresh", Interface: "eth1"}, lb.BGPPeer{Name: "begun"},
+			),
+			Conflicts: []bgp.Conflict{{Advertisement: "younger", Older: "older", Attribute: "med", Prefix: netip.MustParsePrefix("203.0.113.7/32"), Peer: "tor"}},
+			Rivals:    []bgp.Rival{{Peer: "twin", Older: "tor"}},
 		},
 		Sessions: []bgp.SessionView{
 			{
@@ -81,6 +94,7 @@ func world() Knowledge {
 			{Peer: "away", State: bgp.Connect, Since: began, Fault: &bgp.Fault{Cause: bgp.ConnectionRefused, Text: "connection refused by 2001:db8::1"}},
 			{Peer: "closed", State: bgp.Idle, Since: began, Fault: &bgp.Fault{Cause: bgp.AdminShutdown, Text: "administratively shut down"}},
 			{Peer: "locked", State: bgp.Idle, Since: began, Fault: &bgp.Fault{Cause: bgp.PasswordMissing, Text: "Secret tor does not exist"}},
+			{Peer: "ending", State: bgp.Established},
 			{Peer: "fresh", State: bgp.OpenSent, Since: began, Remote: netip.MustParseAddrPort("[fe80::1%eth1]:179"), BFD: "nonsense"},
 		},
 		Verdicts: []config.Verdict{
@@ -99,6 +113,9 @@ bgp:
     peer: away
     prefixesSent: 0
     since: "2026-03-01T08:00:00Z"
+    state: Connect
+  - peer: begun
+    prefixesSent: 0
     state: Connect
   - peer: closed
     prefixesSent: 0
@@ -127,7 +144,7 @@ bgp:
     prefixesSent: 12
     since: "2026-03-01T08:00:00Z"
     state: Established
-  total: 5
+  total: 6
   up: 1
 interfaces:
 - carrier: true
@@ -171,10 +188,19 @@ membership:
   - node2
   - node3
 notApplied:
+- kind: BGPAdvertisement
+  message: med of 203.0.113.7/32 to tor contradicts the older BGPAdvertisement older
+  name: younger
+  reason: Conflict
 - kind: BGPPeer
   message: 'spec.passwordSecret: Secret tor does not exist.'
   name: locked
   reason: SecretMissing
+- kind: BGPPeer
+  message: The older BGPPeer tor is for the same router; this one holds no session
+    from this node.
+  name: twin
+  reason: Conflict
 - kind: L2Advertisement
   message: None of this node's interfaces that it permits can announce.
   name: storage
@@ -231,7 +257,7 @@ func TestComposingLeavesWhatItIsGivenAlone(t *testing.T) {
 // A router that is away is tried again and again; that is no news.
 func TestAttemptsToConnectChangeNothing(t *testing.T) {
 	fault := &bgp.Fault{Cause: bgp.Unanswered, Text: "SYN unanswered by 192.0.2.1"}
-	k := Knowledge{Sessions: []bgp.SessionView{{Peer: "tor", State: bgp.Idle, Since: began, Fault: fault}}}
+	k := Knowledge{Routing: bgp.Intent{Sessions: wanted(lb.BGPPeer{Name: "tor"})}, Sessions: []bgp.SessionView{{Peer: "tor", State: bgp.Idle, Since: began, Fault: fault}}}
 	status := Compose(k, v1beta1.SpeakerStatusStatus{})
 	for n, state := range []bgp.State{bgp.Connect, bgp.OpenSent, bgp.OpenConfirm, bgp.Idle} {
 		k.Sessions = []bgp.SessionView{{Peer: "tor", State: state, Since: began.Add(time.Duration(n) * time.Minute), Fault: fault}}
@@ -266,6 +292,7 @@ func huge() Knowledge {
 			Index: 100 + n, Name: fmt.Sprintf("x%03d", n), MAC: lb.MAC{2}, Up: true, Carrier: n%3 == 0, Addresses: prefixes("10.0.0.0/8"),
 		})
 		k.Members = append(k.Members, election.Member{Node: fmt.Sprintf("n%03d", n), State: election.Suspected})
+		k.Routing.Sessions = append(k.Routing.Sessions, wanted(lb.BGPPeer{Name: fmt.Sprintf("p%03d", n)})...)
 		k.Sessions = append(k.Sessions, bgp.SessionView{Peer: fmt.Sprintf("p%03d", n), Fault: &bgp.Fault{Cause: bgp.Malformed, Text: strings.Repeat("ü", 500)}})
 		k.Verdicts = append(k.Verdicts, config.Verdict{Kind: "BGPPeer", Name: fmt.Sprintf("p%03d", n), Problems: []config.Problem{
 			{Field: "spec", Reason: v1beta1.ReasonInvalid, Why: strings.Repeat("é", 500)},
@@ -299,7 +326,7 @@ func TestWhatDoesNotFitIsLeftOutButCounted(t *testing.T) {
 		"addresses":     want(len(s.Layer2.Addresses), 1024),
 		"all addresses": want(int(s.Layer2.Total), 2002),
 		"sessions":      want(len(s.BGP.Sessions), 128),
-		"all sessions":  want(int(s.BGP.Total), 405),
+		"all sessions":  want(int(s.BGP.Total), 406),
 		"not applied":   want(len(s.NotApplied), 64),
 		"version":       want(len(s.Version), 128),
 		"subnets":       want(len(s.Interfaces[slices.IndexFunc(s.Interfaces, func(i v1beta1.InterfaceStatus) bool { return i.Name == "eth0" })].Subnets), 64),
