@@ -38,6 +38,8 @@ type Verdict struct {
 	Placed, Place string
 	// Failback says whether it is to go back.
 	Failback lb.Failback
+	// Conflict says what to do about a stranger that uses it.
+	Conflict lb.ConflictPolicy
 	// Fit is set when it is placed on another node than its owner that could own
 	// it, and Permitted when configuration lets the node have it where it is
 	// placed. If not, the controller is about to place it elsewhere.
@@ -206,7 +208,7 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 // decide returns the verdict on group i, and the views of its class.
 func (d *decider) decide(i int) (Verdict, []view) {
 	g := &d.ix.groups[i]
-	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback}
+	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback, Conflict: g.class.conflict}
 	if n, ok := d.ix.byNode[g.placed]; ok {
 		v.Permitted = g.class.reasons[n] == Eligible
 	}

@@ -55,8 +55,10 @@ type class struct {
 	eligible []int // the indexes of those nodes
 	// weights has every node's preference: the sum of those that match it in an
 	// advertisement, the greatest of several advertisements.
-	weights  []int
-	failback lb.Failback // of the oldest
+	weights []int
+	// failback and conflict are those of the oldest.
+	failback lb.Failback
+	conflict lb.ConflictPolicy
 }
 
 // An advertisement is one L2Advertisement with its nodes resolved.
@@ -378,7 +380,7 @@ func (ix *Index) classify(pools *poolIndex) {
 func (ix *Index) class(ads []int) *class {
 	c := &class{ads: ads, reasons: make([]Reason, len(ix.nodes)), weights: make([]int, len(ix.nodes))}
 	if len(ads) > 0 {
-		c.failback = ix.ads[ads[0]].Failback
+		c.failback, c.conflict = ix.ads[ads[0]].Failback, ix.ads[ads[0]].ConflictPolicy
 	}
 	for n, node := range ix.nodes {
 		for _, ad := range ads {

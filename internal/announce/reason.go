@@ -42,6 +42,9 @@ const (
 	NoUsableInterface
 	// Leaving: the node's speaker is about to stop.
 	Leaving
+	// AddressConflict: the node is to announce the address, but has found that a
+	// stranger uses it and withholds it.
+	AddressConflict
 
 	// Lost: the node could announce the address, another one does.
 	Lost
@@ -53,7 +56,7 @@ var reasons = [...]string{
 	"Eligible",
 	"NoNode", "NoAdvertisement", "NoEndpoint", "NoLocalEndpoint",
 	"NodeNotSelected", "NodeExcluded", "NetworkUnavailable", "Draining",
-	"NotAMember", "Joining", "NoUsableInterface", "Leaving",
+	"NotAMember", "Joining", "NoUsableInterface", "Leaving", "AddressConflict",
 	"Lost", "Owner",
 }
 
@@ -69,6 +72,6 @@ var sentences = [...]string{
 	"excluded by the label node.kubernetes.io/exclude-from-external-load-balancers",
 	"with condition NetworkUnavailable", "draining",
 	"without a live speaker", "whose speaker is just starting", "without a usable interface",
-	"whose speaker is about to stop",
+	"whose speaker is about to stop", "on whose segment a stranger uses the address",
 	"outdone by the owner", "announcing",
 }

@@ -187,16 +187,6 @@ func fill(t *testing.T, v reflect.Value) {
 	}
 }
 
-func TestWhatIsNotActedOnIsSaid(t *testing.T) {
-	a := &v1beta1.L2Advertisement{Spec: v1beta1.L2AdvertisementSpec{ConflictPolicy: v1beta1.ConflictDefend}}
-	_, problems := L2Advertisement(a)
-	if !slices.ContainsFunc(problems, func(p Problem) bool {
-		return p.Field == "spec.conflictPolicy" && p.Reason == v1beta1.ReasonUnsupported
-	}) {
-		t.Errorf("%v", problems)
-	}
-}
-
 func TestEveryAdvertisementFieldIsCompiled(t *testing.T) {
 	zone := v1beta1.LabelSelector{MatchLabels: map[string]v1beta1.LabelValue{"zone": "a"}}
 	want := lb.Selector{{Key: "zone", Operator: lb.In, Values: []string{"a"}}}
@@ -211,7 +201,6 @@ func TestEveryAdvertisementFieldIsCompiled(t *testing.T) {
 		},
 	}
 	got, problems := L2Advertisement(a)
-	problems = slices.DeleteFunc(problems, func(p Problem) bool { return p.Reason == v1beta1.ReasonUnsupported })
 	if w := (lb.L2Advertisement{
 		Name: "lan", Created: epoch, Pools: []string{"edge"}, PoolSelectors: []lb.Selector{want},
 		ServiceSelectors: []lb.Selector{want, {}}, NodeSelectors: []lb.Selector{want},

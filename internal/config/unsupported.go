@@ -7,11 +7,7 @@ import "github.com/belfrylb/belfry/api/v1beta1"
 // is Accepted=False/Unsupported.
 var (
 	unsupportedPool            []unsupported[v1beta1.IPAddressPoolSpec]
-	unsupportedL2Advertisement = []unsupported[v1beta1.L2AdvertisementSpec]{{
-		"spec.conflictPolicy",
-		func(s *v1beta1.L2AdvertisementSpec) bool { return s.ConflictPolicy == v1beta1.ConflictDefend },
-		"addresses are not defended yet: a stranger's claim is counted and told in an Event, and answering goes on",
-	}}
+	unsupportedL2Advertisement []unsupported[v1beta1.L2AdvertisementSpec]
 )
 
 // unsupported names a field of S, tells when it asks for what is not there, and

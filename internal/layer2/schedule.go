@@ -205,6 +205,20 @@ func (s *Schedule) Announce(now time.Time, address netip.Addr) {
 	}
 }
 
+// Defend returns the one packet per interface with which an address is defended
+// (RFC 5227 section 2.4 (c)): to be sent now, and left out where the budget is
+// spent. What is scheduled stays as it is.
+func (s *Schedule) Defend(now time.Time, address netip.Addr) (packets []Gratuitous) {
+	for index, p := range s.ports {
+		if p.entries[address] == nil || s.pace.permits(p.full).After(now) {
+			continue
+		}
+		p.full = s.pace.spend(p.full, now)
+		packets = append(packets, Gratuitous{index, address, formAt(0, address)})
+	}
+	return packets
+}
+
 // Next appends to packets what is to be sent at now, and returns when there
 // may be more; the zero time when there will be nothing.
 func (s *Schedule) Next(now time.Time, packets []Gratuitous) ([]Gratuitous, time.Time) {

@@ -175,6 +175,14 @@ type fakeLink struct {
 	claims     []layer2.Claim
 	announced  []netip.Addr
 	probed     []string
+	defended   []netip.Addr
+	// strangers use addresses on the link's segment; asking takes so long.
+	strangers map[netip.Addr]lb.MAC
+	detection time.Duration
+	detected  []netip.Addr
+	broken    bool
+	// mine are the hardware addresses that answer a probe; nil: all.
+	mine map[lb.MAC]netip.Addr
 }
 
 func (l *fakeLink) Set(claims []layer2.Claim) {
@@ -209,7 +217,34 @@ func (l *fakeLink) Probe(_ context.Context, ifindex int, target netip.Addr, mac 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.probed = append(l.probed, fmt.Sprint(ifindex, target, mac))
-	return true, nil
+	return l.mine == nil || l.mine[mac] == target, nil
+}
+
+func (l *fakeLink) Defend(a netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.defended = append(l.defended, a)
+}
+
+func (l *fakeLink) Detect(ctx context.Context, ifindex int, addresses []netip.Addr, ours func(lb.MAC) bool) ([]layer2.Heard, error) {
+	select {
+	case <-time.After(l.detection):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.detected = append(l.detected, addresses...)
+	if l.broken {
+		return nil, errors.New("the segment cannot be asked")
+	}
+	var found []layer2.Heard
+	for _, a := range addresses {
+		if mac, is := l.strangers[a]; is && !ours(mac) {
+			found = append(found, layer2.Heard{At: time.Now(), Address: a, MAC: mac, Interface: ifindex, Kind: layer2.HeardReply})
+		}
+	}
+	return found, nil
 }
 
 func (l *fakeLink) answers(a netip.Addr) bool {

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -102,8 +103,9 @@ const (
 // A herald tells the API server what is announced. It looks at the newest view
 // only: what was true in between is nobody's concern.
 //
-// One speaker speaks for a Service: the owner of its first address that has
-// one. Where no address has an owner, the first live speaker by name does. Where
+// One speaker speaks for a Service: the owner of its first address that is in
+// trouble (its owner does not claim it: a stranger may use it), or else of the
+// first that has one. Where no address has an owner, the first live speaker by name does. Where
 // configuration alone forbids it, the controller has the word.
 type herald struct {
 	self     string
@@ -165,6 +167,28 @@ type view struct {
 	members []election.Member
 	// offered are the addresses that this node is about to give away, ascending.
 	offered []netip.Addr
+	// held are the addresses that this node is to announce and does not: a
+	// stranger uses them, or, where there is none yet, their segment is being
+	// asked.
+	held map[netip.Addr]layer2.Heard
+}
+
+// trouble reports whether the owner of an address does not announce it.
+func (v *view) trouble(d announce.Verdict, self string) bool {
+	if d.Owner == self {
+		_, held := v.held[d.Address]
+		return held
+	}
+	i, is := slices.BinarySearchFunc(v.members, d.Owner, func(m election.Member, node string) int { return strings.Compare(m.Node, node) })
+	return is && v.members[i].Claims[d.Address].None()
+}
+
+// asking reports whether it is not known yet if an address can be announced.
+func (v *view) asking(verdicts []announce.Verdict) bool {
+	return slices.ContainsFunc(verdicts, func(d announce.Verdict) bool {
+		by, held := v.held[d.Address]
+		return held && by == layer2.Heard{}
+	})
 }
 
 type conflicts struct {
@@ -335,14 +359,14 @@ const (
 // differs returns what this node has to say about a Service, what of it the
 // Service does not say, and after how long there may be more.
 func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict, now time.Time) (want Report, is news, wait time.Duration) {
-	if h.spokesman(v, verdicts) != h.self {
+	if h.spokesman(v, verdicts) != h.self || v.asking(verdicts) {
 		return Report{}, nothing, 0
 	}
 	have, exists := h.reporter.Announced(key)
 	if !exists {
 		return Report{}, nothing, 0
 	}
-	want.Condition = condition(verdicts)
+	want.Condition = condition(verdicts, v.held)
 	want.Places, wait = h.moved(v, verdicts, have.Places, now)
 	switch {
 	case have.Condition != want.Condition:
@@ -358,7 +382,7 @@ func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict,
 // us to change a record that is newer than what we decided on.
 func (h *herald) moved(of view, verdicts []announce.Verdict, recorded map[netip.Addr]string, now time.Time) (places map[netip.Addr]string, wait time.Duration) {
 	for _, v := range verdicts {
-		if v.Place == v.Placed || recorded[v.Address] != v.Placed {
+		if _, held := of.held[v.Address]; held || v.Place == v.Placed || recorded[v.Address] != v.Placed {
 			delete(h.strays, v.Address)
 			continue
 		}
@@ -482,15 +506,16 @@ func same(verdicts []announce.Verdict, intent announce.Intent) bool {
 
 // spokesman returns who reports on a Service, empty for no speaker.
 func (h *herald) spokesman(v view, verdicts []announce.Verdict) string {
-	possible := false
+	possible, owner := false, ""
 	for _, d := range verdicts {
-		if d.Owner != "" {
+		if d.Owner != "" && v.trouble(d, h.self) {
 			return d.Owner
 		}
+		owner = cmp.Or(owner, d.Owner)
 		possible = possible || v.index.Refusal(d.Address).Reason == announce.Eligible
 	}
-	if !possible {
-		return ""
+	if owner != "" || !possible {
+		return owner
 	}
 	for _, m := range v.members {
 		if m.State == election.Alive {
@@ -510,12 +535,14 @@ func (h *herald) note(verdicts []announce.Verdict) {
 }
 
 // condition says what is decided about the addresses of a Service.
-func condition(verdicts []announce.Verdict) Condition {
+func condition(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard) Condition {
 	c := Condition{Announced: true, Reason: "Announced"}
 	one := true
 	for _, v := range verdicts {
 		one = one && v.Owner == verdicts[0].Owner
-		if v.Owner == "" && c.Announced {
+		if _, is := held[v.Address]; is {
+			c.Announced, c.Reason = false, announce.AddressConflict.String()
+		} else if v.Owner == "" && c.Announced {
 			c.Announced, c.Reason = false, v.Reason.String()
 		}
 	}
@@ -525,7 +552,9 @@ func condition(verdicts []announce.Verdict) Condition {
 	}
 	var parts []string
 	for _, v := range verdicts {
-		if v.Owner == "" {
+		if by, is := held[v.Address]; is {
+			parts = append(parts, fmt.Sprintf("%v from no node (%v: station %v uses it on the segment of node %s)", v.Address, announce.AddressConflict, by.MAC, v.Owner))
+		} else if v.Owner == "" {
 			parts = append(parts, fmt.Sprintf("%v from no node (%v)", v.Address, v.Reason))
 		} else {
 			parts = append(parts, fmt.Sprintf("%v from node %s", v.Address, v.Owner))
@@ -537,6 +566,9 @@ func condition(verdicts []announce.Verdict) Condition {
 
 // event tells how a Service came to its condition.
 func (h *herald) event(verdicts []announce.Verdict, is Condition) Event {
+	if is.Reason == announce.AddressConflict.String() {
+		return Event{AddressConflict, is.Message}
+	}
 	if !is.Announced {
 		return Event{NotAnnounced, is.Message}
 	}

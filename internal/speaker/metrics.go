@@ -1,10 +1,13 @@
 package speaker
 
 import (
+	"net/netip"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
 )
 
 type metrics struct {
@@ -14,6 +17,8 @@ type metrics struct {
 	conflicts prometheus.Counter
 	rivals    prometheus.Counter
 	wins      prometheus.Counter
+	withheld  prometheus.Gauge
+	defences  prometheus.Counter
 	passes    prometheus.Histogram
 }
 
@@ -52,8 +57,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Writes of the condition Announced, by result.",
 		}, []string{"result"}),
 		conflicts: counter("conflicts_total", "Frames by which stations that are no speakers of ours claim an address of ours."),
-		rivals:    counter("rival_claims_total", "Times that another speaker was heard to claim an address that this node owns."),
-		wins:      counter("contests_won_total", "Addresses that another speaker claimed too and has let go of."),
+		withheld: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "addresses_withheld",
+			Help: "Addresses that this node is to announce and does not, because a stranger uses them.",
+		}),
+		defences: counter("defences_total", "Addresses claimed anew because a stranger claimed them."),
+		rivals:   counter("rival_claims_total", "Times that another speaker was heard to claim an address that this node owns."),
+		wins:     counter("contests_won_total", "Addresses that another speaker claimed too and has let go of."),
 		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "belfry", Subsystem: "speaker", Name: "pass_seconds",
 			Help:    "Time to decide on the whole world and to install the result.",
@@ -70,14 +80,21 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.reports.WithLabelValues(r)
 	}
 	if reg != nil {
-		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.passes)
+		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.withheld, m.defences, m.passes)
 	}
 	return m
 }
 
 // count takes the gauges from an intent and the counters from what became of
 // the one before it.
-func (m *metrics) count(before, after announce.Intent, members []election.Member, self string) {
+func (m *metrics) count(before, after announce.Intent, members []election.Member, self string, held map[netip.Addr]layer2.Heard) {
+	withheld := 0
+	for _, by := range held {
+		if by != (layer2.Heard{}) {
+			withheld++
+		}
+	}
+	m.withheld.Set(float64(withheld))
 	alive := map[string]bool{}
 	for _, member := range members {
 		alive[member.Node] = true

@@ -3,7 +3,6 @@ package speaker
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -39,6 +38,10 @@ type Link interface {
 	Changed() <-chan struct{}
 	// Heard delivers other stations' use of claimed addresses.
 	Heard() <-chan layer2.Heard
+	// Defend claims one of them against a stranger, with a single packet.
+	Defend(netip.Addr)
+	// Detect asks on an interface's segment which addresses others than ours use.
+	Detect(ctx context.Context, ifindex int, addresses []netip.Addr, ours func(lb.MAC) bool) ([]layer2.Heard, error)
 	// Probe asks a station on an interface's segment for its own address.
 	Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb.MAC) (bool, error)
 }
@@ -86,10 +89,6 @@ const (
 	// greeting is the least time between two questions to a speaker that was
 	// heard on the wire though it is no member.
 	greeting = 200 * time.Millisecond
-	// quarrel is how long a stranger must not have been heard to be reported
-	// anew, and quarrels how many strangers are remembered.
-	quarrel  = 10 * time.Minute
-	quarrels = 4096
 )
 
 // A Speaker decides what its node announces, and has it done.
@@ -116,6 +115,7 @@ type Speaker struct {
 	said     election.Local
 	decided  []election.Member // upon these members:
 	intent   announce.Intent
+	offered  []netip.Addr
 	estate   election.Estate
 	met      map[string]bool             // the nodes that were heard
 	holding  map[netip.Addr]layer2.Claim // until another node claims them
@@ -126,7 +126,12 @@ type Speaker struct {
 	stations  map[lb.MAC]string   // the nodes' interfaces, also of those gone
 	speakers  map[string]*station // by node, also those gone
 	defended  map[netip.Addr]time.Time
-	strangers map[stranger]time.Time
+	vetting   layer2.Vetting
+	vetted    chan vetted
+	revet     time.Time // when there is something to ask again; never when not
+	served    map[string]election.Claims
+	nodes     []lb.Node
+	strangers strangers
 }
 
 // A leftover is an address that another node owns by now.
@@ -140,11 +145,6 @@ type station struct {
 	address netip.Addr
 	member  bool
 	greeted time.Time
-}
-
-type stranger struct {
-	address netip.Addr
-	mac     lb.MAC
 }
 
 // New returns a Speaker that does nothing until Run.
@@ -162,7 +162,10 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Re
 		stations:  map[lb.MAC]string{},
 		speakers:  map[string]*station{},
 		defended:  map[netip.Addr]time.Time{},
-		strangers: map[stranger]time.Time{},
+		strangers: newStrangers(),
+		vetted:    make(chan vetted),
+		revet:     never,
+		served:    map[string]election.Claims{},
 		met:       map[string]bool{},
 	}
 }
@@ -221,6 +224,7 @@ func (s *Speaker) loop(ctx context.Context, at stage) {
 	for {
 		if now := time.Now(); !now.Before(s.due()) {
 			s.step(now, at)
+			s.inquire(ctx, now, at)
 		}
 		if at == leaving && !s.wanted && len(s.holding) == 0 && len(s.leftover) == 0 {
 			return
@@ -240,6 +244,10 @@ func (s *Speaker) loop(ctx context.Context, at stage) {
 			s.wanted = true
 		case h := <-s.link.Heard():
 			s.hear(ctx, h)
+		case v := <-s.vetted:
+			s.settle(time.Now(), v)
+		case a := <-s.strangers.known:
+			s.introduce(a)
 		case <-timer.C:
 		}
 	}
@@ -265,6 +273,8 @@ func (s *Speaker) due() time.Time {
 	for _, l := range s.leftover {
 		sooner(l.until)
 	}
+	sooner(s.revet)
+	sooner(s.strangers.due())
 	return due
 }
 
@@ -285,6 +295,7 @@ func (s *Speaker) step(start time.Time, at stage) {
 		s.passed = time.Now()
 		s.metrics.passes.Observe(s.passed.Sub(start).Seconds())
 	}
+	s.judge(start)
 	if end := time.Now(); reads {
 		s.readable = end.Add(max(leisurely, idle*end.Sub(start)))
 	}
@@ -297,7 +308,9 @@ func (s *Speaker) confirmed(at stage) bool {
 		return false
 	}
 	s.decided = members
+	s.serve(members)
 	s.reannounce(members)
+	s.herald.tell(s.view())
 	return true
 }
 
@@ -309,9 +322,12 @@ func (s *Speaker) read() bool {
 	if !changed {
 		return false
 	}
+	first := s.index == nil
 	s.router.tell(snapshot)
 	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
 	s.estate.Forget(s.index.Uses)
+	s.nodes = snapshot.Nodes
+	s.adopt(first)
 	var peers []netip.Addr
 	for _, n := range snapshot.Nodes {
 		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(s.cfg.Gossip) })
@@ -332,22 +348,31 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	members := s.present(interfaces, at)
 	s.know(members)
 	before := s.intent
+	s.serve(members)
 	s.intent = announce.Decide(s.index, members, s.cfg.Node)
 	s.decided = members
-	offered := s.offers(members)
-	s.track(now, offered)
+	s.vet(now, at)
+	s.offered = s.offers(members)
+	s.track(now, s.offered)
 
 	claims := s.claims()
 	s.link.Set(claims)
-	owned := make([]netip.Addr, len(s.intent.Claims))
-	for i, c := range s.intent.Claims {
-		owned[i] = c.Address
+	var owned []netip.Addr
+	for _, c := range s.intent.Claims {
+		if s.vetting.Permits(c.Address) {
+			owned = append(owned, c.Address)
+		}
 	}
-	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned, Offered: offered})
+	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned, Offered: s.offered})
 	s.reannounce(members)
-	s.herald.tell(view{s.index, s.intent, members, offered})
+	s.herald.tell(s.view())
 	s.board.show(State{Index: s.index, Interfaces: interfaces, Members: members, Claims: claims})
-	s.metrics.count(before, s.intent, members, s.cfg.Node)
+	s.metrics.count(before, s.intent, members, s.cfg.Node, s.vetting.Held())
+}
+
+// view is what the last pass decided, for the herald.
+func (s *Speaker) view() view {
+	return view{s.index, s.intent, s.decided, s.offered, s.vetting.Held()}
 }
 
 // offers returns the addresses that are to go to the nodes where they are placed.
@@ -359,7 +384,7 @@ func (s *Speaker) offers(members []election.Member) []netip.Addr {
 	}
 	var offered []netip.Addr
 	for _, v := range s.intent.Verdicts {
-		if s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
+		if s.vetting.Permits(v.Address) && s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
 			offered = append(offered, v.Address)
 		}
 	}
@@ -417,10 +442,11 @@ func (s *Speaker) track(now time.Time, offered []netip.Addr) {
 
 // claims returns all that is answered for: what is decided, and what lingers.
 func (s *Speaker) claims() []layer2.Claim {
-	if len(s.leftover) == 0 {
+	held := func(c layer2.Claim) bool { return !s.vetting.Permits(c.Address) }
+	if len(s.leftover) == 0 && !slices.ContainsFunc(s.intent.Claims, held) {
 		return s.intent.Claims
 	}
-	claims := slices.Clone(s.intent.Claims)
+	claims := slices.DeleteFunc(slices.Clone(s.intent.Claims), held)
 	for _, l := range s.leftover {
 		claims = append(claims, l.claim)
 	}
@@ -512,7 +538,7 @@ func (s *Speaker) hear(ctx context.Context, h layer2.Heard) {
 	}
 	node, known := s.stations[h.MAC]
 	if !known {
-		s.estrange(h)
+		s.estrange(ctx, h)
 		return
 	}
 	s.greet(ctx, h, s.speakers[node])
@@ -535,24 +561,4 @@ func (s *Speaker) hear(ctx context.Context, h layer2.Heard) {
 		s.metrics.rivals.Inc()
 		s.link.Announce(h.Address)
 	}
-}
-
-// estrange counts a foreign station's claim to an address, and reports it once.
-func (s *Speaker) estrange(h layer2.Heard) {
-	s.metrics.conflicts.Inc()
-	key := stranger{h.Address, h.MAC}
-	last, heard := s.strangers[key]
-	if !heard && len(s.strangers) >= quarrels {
-		maps.DeleteFunc(s.strangers, func(_ stranger, at time.Time) bool { return h.At.Sub(at) >= quarrel })
-		if len(s.strangers) >= quarrels {
-			return
-		}
-	}
-	s.strangers[key] = h.At
-	if heard && h.At.Sub(last) < quarrel {
-		return
-	}
-	v, _ := s.intent.Verdict(h.Address)
-	s.log.Warn("another station uses our address", "address", h.Address, "mac", h.MAC, "kind", h.Kind)
-	s.herald.quarrel(v.Services, h)
 }

@@ -59,6 +59,7 @@ type Link struct {
 	changed  chan struct{} // station has changed
 	heard    chan layer2.Heard
 	announce chan netip.Addr
+	defend   chan netip.Addr
 
 	// How to open what Run reads from; tests break it.
 	subscribeTo func() (*subscription, error)
@@ -89,6 +90,7 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 		changed:  make(chan struct{}, 1),
 		heard:    make(chan layer2.Heard, ears),
 		announce: make(chan netip.Addr, 64),
+		defend:   make(chan netip.Addr, 64),
 
 		subscribeTo: subscribe,
 		openSocket:  openSocket,
@@ -129,6 +131,15 @@ func (l *Link) Announce(address netip.Addr) {
 	select {
 	case l.announce <- address:
 	default: // so many are waiting already that the budget is spent for long
+	}
+}
+
+// Defend claims an address against a stranger that does: one packet wherever it
+// is claimed, within the budget. How often is for the caller to bound.
+func (l *Link) Defend(address netip.Addr) {
+	select {
+	case l.defend <- address:
+	default:
 	}
 }
 

@@ -549,7 +549,7 @@ func TestDetectFindsWhoUsesAnAddressAlready(t *testing.T) {
 	})
 	n.node.do(func() error {
 		start := time.Now()
-		found, err := l.Detect(t.Context(), index, []netip.Addr{vip4, other4, vip6, other6})
+		found, err := l.Detect(t.Context(), index, []netip.Addr{vip4, other4, vip6, other6}, nobody)
 		t.Logf("took %v: %+v", time.Since(start), found)
 		by := map[netip.Addr]lb.MAC{}
 		for _, h := range found {
@@ -558,13 +558,13 @@ func TestDetectFindsWhoUsesAnAddressAlready(t *testing.T) {
 		if err != nil || len(found) != 2 || by[vip4] != them || by[vip6] != them {
 			t.Errorf("found %+v, %v; want the peer's %v and %v", found, err, vip4, vip6)
 		}
-		free, err := l.Detect(t.Context(), index, []netip.Addr{other6})
+		free, err := l.Detect(t.Context(), index, []netip.Addr{other6}, nobody)
 		if err != nil || len(free) != 0 {
 			t.Errorf("found %+v, %v for a free address", free, err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, err := l.Detect(ctx, index, []netip.Addr{other4}); err == nil {
+		if _, err := l.Detect(ctx, index, []netip.Addr{other4}, nobody); err == nil {
 			t.Error("no error although the context has ended")
 		}
 		return nil
@@ -595,7 +595,7 @@ func TestOfTwoThatDetectAtOnceAtMostOneFindsTheAddressFree(t *testing.T) {
 		ready = append(ready, func() {
 			var r result
 			if r.err = h.enter(); r.err == nil {
-				r.found, r.err = l.Detect(t.Context(), index, addresses)
+				r.found, r.err = l.Detect(t.Context(), index, addresses, nobody)
 			}
 			results <- r
 		})
@@ -621,3 +621,5 @@ func TestOfTwoThatDetectAtOnceAtMostOneFindsTheAddressFree(t *testing.T) {
 		}
 	}
 }
+
+func nobody(lb.MAC) bool { return false }

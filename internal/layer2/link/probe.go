@@ -80,9 +80,10 @@ func (l *Link) Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb
 
 // Detect asks on the segment of an interface whether any of the addresses is in
 // use, before they are claimed there for the first time, and returns by what
-// each that is was found (at most one Heard per address). It takes about half a
-// second, and longer for more addresses than fit the interface's rate.
-func (l *Link) Detect(ctx context.Context, ifindex int, addresses []netip.Addr) ([]layer2.Heard, error) {
+// each that is was found (at most one Heard per address). Stations that are ours
+// are not listened to. It takes about half a second, and longer for more
+// addresses than fit the interface's rate.
+func (l *Link) Detect(ctx context.Context, ifindex int, addresses []netip.Addr, ours func(lb.MAC) bool) ([]layer2.Heard, error) {
 	i, ok := l.station.Load().Interface(ifindex)
 	if !ok {
 		return nil, fmt.Errorf("detect duplicates: no interface %d", ifindex)
@@ -145,7 +146,9 @@ func (l *Link) Detect(ctx context.Context, ifindex int, addresses []netip.Addr) 
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case h := <-heard:
-			d.Hear(h)
+			if !ours(h.MAC) {
+				d.Hear(h)
+			}
 		case <-timer.C:
 		}
 		probe, wake := d.Next(time.Now())

@@ -44,6 +44,10 @@ func (l *Link) Run(ctx context.Context) error {
 			r.unsettled = true
 		case a := <-l.announce:
 			r.schedule.Announce(time.Now(), a)
+		case a := <-l.defend:
+			for _, g := range r.schedule.Defend(time.Now(), a) {
+				r.send(g)
+			}
 		case b := <-r.broken:
 			r.drop(b)
 		case down, ok := <-r.changes():

@@ -1,0 +1,102 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/hack/lab"
+)
+
+// announced returns the condition Announced of a Service.
+func announced(t *testing.T, l *lab.Lab, name string) string {
+	t.Helper()
+	out, err := l.Kubectl(t.Context(), "get", "service", name, `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")]}`)
+	must(t, err)
+	return out
+}
+
+// squat gives a host addresses that are not its own.
+func squat(t *testing.T, l *lab.Lab, host string, addresses ...netip.Addr) (leave func()) {
+	t.Helper()
+	change := func(ctx context.Context, verb string) error {
+		var first error
+		for _, a := range addresses {
+			args := []string{"ip", "address", verb, netip.PrefixFrom(a, a.BitLen()).String(), "dev", "eth0"}
+			if verb == "add" && a.Is6() {
+				args = append(args, "nodad")
+			}
+			if _, err := l.Exec(ctx, host, args...); err != nil && first == nil {
+				first = err
+			}
+		}
+		return first
+	}
+	must(t, change(t.Context(), "add"))
+	t.Cleanup(func() { _ = change(context.Background(), "delete") })
+	return func() { must(t, change(t.Context(), "delete")) }
+}
+
+func TestAnAddressThatAForeignHostUsesIsWithheldUntilItLeaves(t *testing.T) {
+	l := cluster(t)
+	used := []netip.Addr{netip.MustParseAddr("198.51.100.249"), netip.MustParseAddr("2001:db8:51::249")}
+	leave := squat(t, l, lab.Router, used...)
+	must(t, l.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
+kind: Service
+metadata:
+  name: squatted
+  annotations: {belfry.dev/loadBalancerIPs: "%v,%v"}
+spec:
+  type: LoadBalancer
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports: [{port: 80}]
+`, used[0], used[1])))
+	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "service", "squatted") })
+	eventually(t, 20*time.Second, "the Service gets the foreign host's addresses", func() error {
+		if got := ingress(t, l, "squatted"); !slices.Equal(got, used) {
+			return fmt.Errorf("it has %v", got)
+		}
+		return nil
+	})
+	foreign := ""
+	for _, a := range used {
+		macs, err := l.Resolve(t.Context(), a)
+		must(t, err)
+		if len(macs) != 1 || l.HostOf(macs[0]) != lab.Router {
+			t.Errorf("%v answer for %v, want the foreign host alone", macs, a)
+		} else {
+			foreign = macs[0].String()
+		}
+	}
+	eventually(t, 20*time.Second, "the condition tells who uses them", func() error {
+		is := announced(t, l, "squatted")
+		for _, want := range []string{`"status":"False"`, `"reason":"AddressConflict"`, foreign, used[0].String(), used[1].String()} {
+			if !strings.Contains(is, want) {
+				return fmt.Errorf("no %s in %s", want, is)
+			}
+		}
+		return nil
+	})
+	eventually(t, 20*time.Second, "an Event tells of it", func() error {
+		out, err := l.Kubectl(t.Context(), "get", "events", "--field-selector=involvedObject.name=squatted,reason=AddressConflict", "--output=jsonpath={.items[*].message}")
+		if err == nil && !strings.Contains(out, foreign) {
+			err = fmt.Errorf("events: %q", out)
+		}
+		return err
+	})
+	leave()
+	for _, a := range used {
+		answers(t, probe(t, l, a), 60*time.Second, func(host string) bool { return slices.Contains(l.Nodes(), host) })
+	}
+	eventually(t, 20*time.Second, "the condition names the node", func() error {
+		if is := announced(t, l, "squatted"); !strings.Contains(is, `"status":"True"`) {
+			return fmt.Errorf("condition %s", is)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,241 @@
+package layer2
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// vetted are an address of each family.
+var vettedAddresses = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+
+func strangerOf(a netip.Addr, ifindex int) Heard {
+	return Heard{Address: a, MAC: lb.MAC{0xde, 0xad}, Interface: ifindex, Kind: HeardReply}
+}
+
+// asks checks what is to be asked now.
+func asks(t *testing.T, v *Vetting, now time.Time, want ...Inquiry) {
+	t.Helper()
+	got, _ := v.Next(now)
+	slices.SortFunc(got, func(a, b Inquiry) int { return a.Interface - b.Interface })
+	if !reflect.DeepEqual(got, want) && len(got)+len(want) > 0 {
+		t.Errorf("asks %v, want %v", got, want)
+	}
+}
+
+func TestAnAddressIsPermittedOnceEverySegmentIsFree(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v Vetting
+		v.Want(epoch, []Claim{{a, []int{2, 3}}})
+		asks(t, &v, epoch, Inquiry{2, []netip.Addr{a}}, Inquiry{3, []netip.Addr{a}})
+		asks(t, &v, epoch) // it is being asked
+		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, nil)
+		if v.Permits(a) {
+			t.Errorf("%v: permitted though one segment has not answered", a)
+		}
+		asks(t, &v, epoch)
+		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, nil, nil)
+		if !v.Permits(a) || !v.Served(a) || v.Held() != nil {
+			t.Errorf("%v: not permitted; held %v", a, v.Held())
+		}
+		v.Want(epoch, []Claim{{a, []int{2, 3, 4}}})
+		asks(t, &v, epoch) // never again
+	}
+}
+
+func TestAStrangerOnOneSegmentWithholdsTheAddressUntilItIsGone(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v Vetting
+		v.Want(epoch, []Claim{{a, []int{2, 3}}})
+		v.Next(epoch)
+		by := strangerOf(a, 3)
+		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, nil)
+		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, []Heard{by}, nil)
+		if v.Permits(a) || v.Held()[a] != by {
+			t.Errorf("%v: held %v", a, v.Held())
+		}
+		ask, wake := v.Next(epoch)
+		if len(ask) > 0 || wake != epoch.Add(reprobe) {
+			t.Errorf("%v: asks %v, and again at %v", a, ask, wake)
+		}
+		now := wake
+		asks(t, &v, now, Inquiry{2, []netip.Addr{a}}, Inquiry{3, []netip.Addr{a}})
+		v.Answer(now, Inquiry{3, []netip.Addr{a}}, nil, []netip.Addr{a}) // could not be asked
+		if v.Held()[a] != by {
+			t.Errorf("%v: a stranger is forgotten because nobody could be asked", a)
+		}
+		v.Answer(now, Inquiry{2, []netip.Addr{a}}, nil, nil)
+		now = now.Add(reprobe)
+		asks(t, &v, now, Inquiry{3, []netip.Addr{a}})
+		v.Answer(now, Inquiry{3, []netip.Addr{a}}, nil, nil)
+		if !v.Permits(a) {
+			t.Errorf("%v: still withheld", a)
+		}
+	}
+}
+
+func TestASegmentOfASrangerThatIsNotWantedAnyMoreHoldsNothing(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v Vetting
+		v.Want(epoch, []Claim{{a, []int{2, 3}}})
+		v.Next(epoch)
+		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, []Heard{strangerOf(a, 3)}, nil)
+		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, nil)
+		v.Want(epoch, []Claim{{a, []int{2}}})
+		if !v.Permits(a) {
+			t.Errorf("%v: held by %v", a, v.Held())
+		}
+	}
+}
+
+func TestWhatIsServedIsNotAskedAbout(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v Vetting
+		v.Want(epoch, []Claim{{a, []int{2}}})
+		v.Next(epoch)
+		v.Serve(a, epoch) // another node has claimed it meanwhile
+		if !v.Permits(a) {
+			t.Errorf("%v: not permitted though it is in service", a)
+		}
+		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, []Heard{strangerOf(a, 2)}, nil)
+		if !v.Permits(a) {
+			t.Errorf("%v: an answer that came late withholds it", a)
+		}
+		v.Forget(func(netip.Addr) bool { return false })
+		v.Want(epoch, []Claim{{a, []int{2}}})
+		asks(t, &v, epoch, Inquiry{2, []netip.Addr{a}}) // it was out of use
+	}
+}
+
+func TestOnlyAYoungClaimGivesWay(t *testing.T) {
+	for _, a := range vettedAddresses {
+		by := strangerOf(a, 2)
+		for _, c := range []struct {
+			since time.Time
+			at    time.Time
+			yield bool
+		}{
+			{epoch, epoch.Add(probation - 1), true},
+			{epoch, epoch.Add(probation), false},
+			{time.Time{}, epoch, false},
+		} {
+			var v Vetting
+			v.Serve(a, c.since)
+			v.Serve(a, epoch.Add(time.Hour)) // known already
+			by.At = c.at
+			if got := v.Stranger(c.at, by, []int{2}); got != c.yield || v.Permits(a) == c.yield {
+				t.Errorf("%v in service since %v, claimed by a stranger at %v: gives way %v", a, c.since, c.at, got)
+			}
+			v.Want(c.at, []Claim{{a, []int{2}}})
+			if _, held := v.Held()[a]; held != c.yield {
+				t.Errorf("%v: held %v", a, v.Held())
+			}
+		}
+	}
+}
+
+func TestOneInquiryAtATimeOfBoundedSize(t *testing.T) {
+	var v Vetting
+	all := many(3*batch, []int{2})
+	v.Want(epoch, all)
+	asked := map[netip.Addr]bool{}
+	for rounds := 0; len(asked) < len(all); rounds++ {
+		ask, _ := v.Next(epoch)
+		if len(ask) != 1 || len(ask[0].Addresses) > batch || rounds > len(all) {
+			t.Fatalf("round %d: asks %d times, about %d of %d", rounds, len(ask), len(asked), len(all))
+		}
+		for _, a := range ask[0].Addresses {
+			asked[a] = true
+		}
+		v.Answer(epoch, ask[0], nil, nil)
+	}
+	if v.Held() != nil {
+		t.Errorf("held %v", v.Held())
+	}
+}
+
+func TestWhatCannotBeAskedIsTriedThreeTimes(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v Vetting
+		v.Want(epoch, []Claim{{a, []int{2}}})
+		now := epoch
+		for n := range retries {
+			if v.Permits(a) {
+				t.Fatalf("%v: permitted after %d attempts", a, n)
+			}
+			asks(t, &v, now, Inquiry{2, []netip.Addr{a}})
+			v.Answer(now, Inquiry{2, []netip.Addr{a}}, nil, []netip.Addr{a})
+			now = now.Add(retry)
+		}
+		if !v.Permits(a) {
+			t.Errorf("%v: not permitted after %d attempts", a, retries)
+		}
+	}
+}
+
+// Whatever happens: an address that is wanted and not permitted is being asked
+// about or will be, and one that is permitted was served or found free.
+func TestNoAddressIsForgottenWhateverHappens(t *testing.T) {
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var v Vetting
+		now := epoch
+		var running []Inquiry
+		claims := map[netip.Addr][]int{}
+		var log []string
+		for range 100 {
+			now = now.Add(time.Duration(rng.IntN(5000)) * time.Millisecond)
+			a := vettedAddresses[rng.IntN(2)]
+			switch op := rng.IntN(5); {
+			case op == 0:
+				claims[a] = [][]int{nil, {2}, {3}, {2, 3}}[rng.IntN(4)]
+				log = append(log, fmt.Sprint("want ", a, claims[a]))
+			case op == 1 && rng.IntN(10) == 0:
+				v.Serve(a, now)
+				log = append(log, fmt.Sprint("serve ", a))
+			case op == 2:
+				log = append(log, fmt.Sprint("stranger ", a, v.Stranger(now, strangerOf(a, 2), claims[a])))
+			case len(running) > 0:
+				q := running[0]
+				running = running[1:]
+				var found []Heard
+				var unclear []netip.Addr
+				for _, a := range q.Addresses {
+					switch rng.IntN(3) {
+					case 0:
+						found = append(found, strangerOf(a, q.Interface))
+					case 1:
+						unclear = append(unclear, a)
+					}
+				}
+				v.Answer(now, q, found, unclear)
+				log = append(log, fmt.Sprint("answer ", q, found, unclear))
+			}
+			var want []Claim
+			for a, on := range claims {
+				want = append(want, Claim{a, on})
+			}
+			v.Want(now, want)
+			ask, wake := v.Next(now)
+			running = append(running, ask...)
+			for a, on := range claims {
+				if len(on) == 0 || v.Permits(a) {
+					if len(on) > 0 && !v.Served(a) {
+						t.Fatalf("seed %d: %v is permitted, and nobody knows why\n%v", seed, a, log)
+					}
+					continue
+				}
+				asked := slices.ContainsFunc(running, func(q Inquiry) bool { return slices.Contains(on, q.Interface) })
+				if !asked && wake.IsZero() {
+					t.Fatalf("seed %d: %v is held for ever\n%v", seed, a, log)
+				}
+			}
+		}
+	}
+}
