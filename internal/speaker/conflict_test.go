@@ -30,7 +30,9 @@ func (w *fakeWorld) use(mac lb.MAC, addresses ...netip.Addr) {
 // deliberate lets asking take as long as it does on a real segment.
 func (w *fakeWorld) deliberate() {
 	for _, n := range w.nodes {
+		n.link.mu.Lock()
 		n.link.detection = 500 * time.Millisecond
+		n.link.mu.Unlock()
 	}
 }
 
@@ -51,10 +53,18 @@ func (w *fakeWorld) announcedBy(node string) {
 	}
 }
 
-func (l *fakeLink) asked() int {
+// claimedBy returns what a node claims by gossip.
+func (w *fakeWorld) claimedBy(node string) []netip.Addr {
+	w.hub.mu.Lock()
+	defer w.hub.mu.Unlock()
+	return w.node(node).part.local.Owned
+}
+
+// asked returns about which addresses it was asked.
+func (l *fakeLink) asked() []netip.Addr {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.detected)
+	return slices.Clone(l.detected)
 }
 
 func TestAnAddressIsNotAnsweredForUntilItsSegmentWasAsked(t *testing.T) {
@@ -63,7 +73,7 @@ func TestAnAddressIsNotAnsweredForUntilItsSegmentWasAsked(t *testing.T) {
 		w.cluster.edit(only("a"))
 		w.start()
 		w.owned("")
-		if owned := w.node("a").part.local.Owned; len(owned) > 0 {
+		if owned := w.claimedBy("a"); len(owned) > 0 {
 			t.Errorf("claims %v", owned)
 		}
 		w.wrote()
@@ -72,8 +82,8 @@ func TestAnAddressIsNotAnsweredForUntilItsSegmentWasAsked(t *testing.T) {
 		w.owned("a")
 		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
 		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
-		if got := w.node("a").link.detected; !slices.Equal(got, []netip.Addr{v4, v6}) || w.node("b").link.asked() > 0 {
-			t.Errorf("a asked about %v, b about %v", got, w.node("b").link.detected)
+		if got := w.node("a").link.asked(); !slices.Equal(got, []netip.Addr{v4, v6}) || len(w.node("b").link.asked()) > 0 {
+			t.Errorf("a asked about %v, b about %v", got, w.node("b").link.asked())
 		}
 	})
 }
@@ -98,10 +108,10 @@ func TestAnAddressThatAStrangerUsesIsWithheldUntilTheStrangerLeaves(t *testing.T
 			}
 			w.wrote(`a: web/a false AddressConflict: ` + c.message)
 			w.told(`a: web/a AddressConflict: ` + c.message)
-			asked := w.node("a").link.asked()
+			asked := len(w.node("a").link.asked())
 			time.Sleep(10 * time.Minute)
 			synctest.Wait()
-			if n := w.node("a").link.asked() - asked; n < 15 || n > 21 {
+			if n := len(w.node("a").link.asked()) - asked; n < 15 || n > 21 {
 				t.Errorf("asked %d times in 10 minutes", n)
 			}
 			w.wrote()
@@ -158,8 +168,8 @@ func TestNoFailoverWaitsForTheSegmentToBeAsked(t *testing.T) {
 		w.hub.become("a", election.Gone)
 		time.Sleep(urgent)
 		synctest.Wait()
-		if w.who(v4) != "b" || w.who(v6) != "b" || w.node("b").link.asked() > 0 {
-			t.Errorf("%q and %q answer; b asked about %v", w.who(v4), w.who(v6), w.node("b").link.detected)
+		if w.who(v4) != "b" || w.who(v6) != "b" || len(w.node("b").link.asked()) > 0 {
+			t.Errorf("%q and %q answer; b asked about %v", w.who(v4), w.who(v6), w.node("b").link.asked())
 		}
 	})
 }
@@ -172,7 +182,7 @@ func TestWhatWasAnnouncedBeforeTheSpeakerStartedIsInService(t *testing.T) {
 		close(w.cluster.synced)
 		synctest.Wait()
 		w.owned("a")
-		if got := w.node("a").link.detected; len(got) > 0 {
+		if got := w.node("a").link.asked(); len(got) > 0 {
 			t.Errorf("asked about %v", got)
 		}
 	})
@@ -226,7 +236,9 @@ func TestAStrangerIsDefendedAgainstAtMostOnceInTenSeconds(t *testing.T) {
 			for range c.want {
 				want = append(want, v4, v6)
 			}
-			got := w.node("a").link.defended
+			w.node("a").link.mu.Lock()
+			got := slices.Clone(w.node("a").link.defended)
+			w.node("a").link.mu.Unlock()
 			slices.SortStableFunc(got, netip.Addr.Compare)
 			slices.SortStableFunc(want, netip.Addr.Compare)
 			if !slices.Equal(got, want) {
@@ -249,7 +261,7 @@ func TestAStrangerThatWasSlowToAnswerWasThereFirst(t *testing.T) {
 		if w.who(v6) != "" || w.who(v4) != "a" {
 			t.Errorf("%q answers for %v, %q for %v", w.who(v6), v6, w.who(v4), v4)
 		}
-		if owned := w.node("a").part.local.Owned; !slices.Equal(owned, []netip.Addr{v4}) {
+		if owned := w.claimedBy("a"); !slices.Equal(owned, []netip.Addr{v4}) {
 			t.Errorf("claims %v", owned)
 		}
 		w.use(foreign)

@@ -227,8 +227,11 @@ func (l *fakeLink) Defend(a netip.Addr) {
 }
 
 func (l *fakeLink) Detect(ctx context.Context, ifindex int, addresses []netip.Addr, ours func(lb.MAC) bool) ([]layer2.Heard, error) {
+	l.mu.Lock()
+	detection := l.detection
+	l.mu.Unlock()
 	select {
-	case <-time.After(l.detection):
+	case <-time.After(detection):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
