@@ -15,12 +15,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
-	"github.com/belfrylb/belfry/internal/kube/client/versioned"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -53,8 +51,8 @@ type Options struct {
 // It says that something has changed; whoever asks then gets the whole, or
 // which parts. Values handed out are shared and must not be changed.
 type Cluster struct {
-	core    kubernetes.Interface
-	own     versioned.Interface
+	core    *CoreClient
+	own     OwnClient
 	options Options
 	signal  chan struct{}
 	synced  chan struct{}
@@ -110,7 +108,7 @@ type Changes struct {
 }
 
 // NewCluster prepares to watch a cluster.
-func NewCluster(core kubernetes.Interface, own versioned.Interface, o Options) *Cluster {
+func NewCluster(core *CoreClient, own OwnClient, o Options) *Cluster {
 	c := &Cluster{
 		core: core, own: own, options: o,
 		signal:      make(chan struct{}, 1),
@@ -163,8 +161,8 @@ func stripped[T metav1.Object](o T) T {
 
 // Run watches the cluster until ctx ends.
 func (c *Cluster) Run(ctx context.Context) {
-	core, discovery, own := c.core.CoreV1(), c.core.DiscoveryV1(), c.own.BelfryV1beta1()
-	services, slices := core.Services(""), discovery.EndpointSlices("")
+	core, own := c.core, c.own.BelfryV1beta1()
+	services, slices := core.Services(""), core.EndpointSlices("")
 	reflectors := []*cache.Reflector{
 		mirror(&corev1.Service{}, c.services, c.core, services.List, services.Watch, onlyLoadBalancers),
 		mirror(&discoveryv1.EndpointSlice{}, c.slices, c.core, slices.List, slices.Watch, notHeadless),

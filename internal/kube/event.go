@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 )
@@ -52,7 +51,7 @@ func Reference(kind string, o metav1.Object) corev1.ObjectReference {
 // A Recorder writes Events. It keeps a bounded queue and never makes anybody
 // wait: when the API server cannot keep up, Events are dropped and counted.
 type Recorder struct {
-	client               kubernetes.Interface
+	client               *CoreClient
 	controller, instance string
 	log                  *slog.Logger
 	queue                chan queuedEvent
@@ -77,7 +76,7 @@ const (
 
 // NewRecorder makes a Recorder for a controller, such as
 // belfry.dev/controller, of which instance is one.
-func NewRecorder(client kubernetes.Interface, controller, instance string, log *slog.Logger) *Recorder {
+func NewRecorder(client *CoreClient, controller, instance string, log *slog.Logger) *Recorder {
 	return &Recorder{client: client, controller: controller, instance: instance, log: log, queue: make(chan queuedEvent, eventQueue)}
 }
 
@@ -142,7 +141,7 @@ func (r *Recorder) write(ctx context.Context, e queuedEvent) error {
 	var err error
 	for range eventAttempts {
 		attempt, cancel := context.WithTimeout(ctx, eventTimeout)
-		_, err = r.client.EventsV1().Events(namespace).Create(attempt, event, metav1.CreateOptions{})
+		_, err = r.client.Events(namespace).Create(attempt, event, metav1.CreateOptions{})
 		cancel()
 		if apierrors.IsAlreadyExists(err) {
 			return nil

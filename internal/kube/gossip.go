@@ -9,7 +9,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 )
 
 // minGossipSecret is the least length of a gossip Secret's text: 16 random
@@ -20,7 +19,7 @@ const minGossipSecret = 24
 // ReadGossipKey returns the AES-256 key of the speakers' gossip: the SHA-256 of
 // the Secret's text, all of it, so that no part of the text is the key. It waits
 // until the controller has created the Secret, with a back-off, until ctx ends.
-func ReadGossipKey(ctx context.Context, client kubernetes.Interface, namespace, secret string, log *slog.Logger) ([sha256.Size]byte, error) {
+func ReadGossipKey(ctx context.Context, client *CoreClient, namespace, secret string, log *slog.Logger) ([sha256.Size]byte, error) {
 	said := ""
 	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		key, err := readGossipKey(ctx, client, namespace, secret)
@@ -39,8 +38,8 @@ func ReadGossipKey(ctx context.Context, client kubernetes.Interface, namespace, 
 	}
 }
 
-func readGossipKey(ctx context.Context, client kubernetes.Interface, namespace, secret string) (key [sha256.Size]byte, err error) {
-	s, err := client.CoreV1().Secrets(namespace).Get(ctx, secret, metav1.GetOptions{})
+func readGossipKey(ctx context.Context, client *CoreClient, namespace, secret string) (key [sha256.Size]byte, err error) {
+	s, err := client.Secrets(namespace).Get(ctx, secret, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return key, fmt.Errorf("secret %s/%s: the controller has not created it yet", namespace, secret)
 	}

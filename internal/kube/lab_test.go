@@ -548,7 +548,9 @@ func TestRightsAreTheLeast(t *testing.T) {
 	ctx := t.Context()
 	b.create("web")
 	for _, account := range []string{controller, speaker} {
-		core := b.clients(account).Core
+		config, err := b.lab.ConfigFor(ctx, lab.Namespace, account)
+		b.must(err)
+		core := kubernetes.NewForConfigOrDie(config)
 		for what, try := range map[string]func() error{
 			"read a secret elsewhere": func() error { _, err := core.CoreV1().Secrets(b.ns).Get(ctx, "x", metav1.GetOptions{}); return err },
 			"list all secrets":        func() error { _, err := core.CoreV1().Secrets("").List(ctx, metav1.ListOptions{}); return err },

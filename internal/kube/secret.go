@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 )
 
 // GossipKey is the key of the gossip Secret under which its text stands.
@@ -18,8 +17,8 @@ const GossipKey = "key"
 // EnsureGossipSecret creates the Secret from which the speakers derive the key
 // of their gossip, unless it exists. One that exists is never touched: other
 // speakers talk by it.
-func EnsureGossipSecret(ctx context.Context, client kubernetes.Interface, namespace, secret string) (created bool, err error) {
-	secrets := client.CoreV1().Secrets(namespace)
+func EnsureGossipSecret(ctx context.Context, client *CoreClient, namespace, secret string) (created bool, err error) {
+	secrets := client.Secrets(namespace)
 	_, err = secrets.Get(ctx, secret, metav1.GetOptions{})
 	if err == nil {
 		return false, nil

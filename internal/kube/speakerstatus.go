@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
-	"github.com/belfrylb/belfry/internal/kube/client/versioned"
 )
 
 // NodeUID returns the UID of a Node, and whether there is such a Node.
@@ -31,7 +30,7 @@ func (c *Cluster) NodeUID(node string) (types.UID, bool) {
 // deletes or changes it.
 type SpeakerStatus struct {
 	node    string
-	own     versioned.Interface
+	own     OwnClient
 	owner   func(node string) (types.UID, bool)
 	changed chan struct{}
 
@@ -40,7 +39,7 @@ type SpeakerStatus struct {
 }
 
 // NewSpeakerStatus returns the SpeakerStatus of a node whose UID owner knows.
-func NewSpeakerStatus(own versioned.Interface, node string, owner func(node string) (types.UID, bool)) *SpeakerStatus {
+func NewSpeakerStatus(own OwnClient, node string, owner func(node string) (types.UID, bool)) *SpeakerStatus {
 	s := &SpeakerStatus{node: node, own: own, owner: owner, changed: make(chan struct{}, 1)}
 	notify := func() {
 		select {

@@ -128,7 +128,7 @@ func (c *Cluster) patchService(ctx context.Context, key lb.ServiceKey, patch obj
 	if err != nil {
 		return Refused, fmt.Errorf("patch of %v: %w", key, err)
 	}
-	answer, err := c.core.CoreV1().Services(key.Namespace).Patch(ctx, key.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status")
+	answer, err := c.core.Services(key.Namespace).Patch(ctx, key.Name, types.StrategicMergePatchType, body, metav1.PatchOptions{}, "status")
 	if err != nil {
 		return classify(err), fmt.Errorf("write status of service %v: %w", key, err)
 	}
@@ -171,7 +171,7 @@ func (s *Service) announcedPatch(want Condition, moved map[netip.Addr]string, no
 // CleanService removes what is left of ours on a Service that has left the
 // LoadBalancers, if it still exists and has not come back.
 func (c *Cluster) CleanService(ctx context.Context, key lb.ServiceKey, uid string) (Outcome, error) {
-	found, err := c.core.CoreV1().Services(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
+	found, err := c.core.Services(key.Namespace).Get(ctx, key.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && string(found.UID) != uid {
 		return Gone, nil
 	}
@@ -220,7 +220,7 @@ func (c *Cluster) Leftovers(ctx context.Context) (map[lb.ServiceKey]string, erro
 func (c *Cluster) listServices(ctx context.Context, selector string, each func(*corev1.ServiceList)) error {
 	o := metav1.ListOptions{FieldSelector: selector, Limit: page}
 	for {
-		l, err := c.core.CoreV1().Services("").List(ctx, o)
+		l, err := c.core.Services("").List(ctx, o)
 		if err != nil {
 			return fmt.Errorf("list services with %s: %w", selector, err)
 		}
