@@ -17,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
@@ -116,8 +117,12 @@ func TestExamplesAreAcceptedByTheAPIServer(t *testing.T) {
 // in an example there.
 func TestEveryFieldIsDescribedAndShown(t *testing.T) {
 	for page, spec := range map[string]reflect.Type{
-		"reference/ipaddresspool.md":   reflect.TypeFor[v1beta1.IPAddressPoolSpec](),
-		"reference/l2advertisement.md": reflect.TypeFor[v1beta1.L2AdvertisementSpec](),
+		"reference/ipaddresspool.md":    reflect.TypeFor[v1beta1.IPAddressPoolSpec](),
+		"reference/l2advertisement.md":  reflect.TypeFor[v1beta1.L2AdvertisementSpec](),
+		"reference/bgppeer.md":          reflect.TypeFor[v1beta1.BGPPeerSpec](),
+		"reference/bgpadvertisement.md": reflect.TypeFor[v1beta1.BGPAdvertisementSpec](),
+		"reference/community.md":        reflect.TypeFor[v1beta1.CommunitySpec](),
+		"reference/bfdprofile.md":       reflect.TypeFor[v1beta1.BFDProfileSpec](),
 	} {
 		text := pages(t)[page]
 		set := map[string]bool{}
@@ -146,14 +151,57 @@ func TestEveryFieldIsDescribedAndShown(t *testing.T) {
 // Every field of a status is listed on its kind's page.
 func TestEveryFieldOfStatusIsListed(t *testing.T) {
 	for page, status := range map[string]reflect.Type{
-		"reference/ipaddresspool.md":   reflect.TypeFor[v1beta1.IPAddressPoolStatus](),
-		"reference/l2advertisement.md": reflect.TypeFor[v1beta1.L2AdvertisementStatus](),
+		"reference/ipaddresspool.md":    reflect.TypeFor[v1beta1.IPAddressPoolStatus](),
+		"reference/l2advertisement.md":  reflect.TypeFor[v1beta1.L2AdvertisementStatus](),
+		"reference/bgppeer.md":          reflect.TypeFor[v1beta1.BGPPeerStatus](),
+		"reference/bgpadvertisement.md": reflect.TypeFor[v1beta1.BGPAdvertisementStatus](),
+		"reference/community.md":        reflect.TypeFor[v1beta1.CommunityStatus](),
+		"reference/bfdprofile.md":       reflect.TypeFor[v1beta1.BFDProfileStatus](),
+		"reference/speakerstatus.md":    reflect.TypeFor[v1beta1.SpeakerStatusStatus](),
 	} {
 		body := section(t, pages(t)[page], "status")
 		for i := range status.NumField() {
 			name, _, _ := strings.Cut(status.Field(i).Tag.Get("json"), ",")
 			if !strings.Contains(body, "`"+name+"`") {
 				t.Errorf("%s does not list status.%s", page, name)
+			}
+		}
+	}
+}
+
+// A SpeakerStatus is nothing but status, and has a section for each part of it.
+func TestEveryPartOfASpeakerStatusIsDescribedAndShown(t *testing.T) {
+	const page = "reference/speakerstatus.md"
+	text := pages(t)[page]
+	set := map[string]bool{}
+	for _, b := range examples(page, text) {
+		var object struct {
+			Status map[string]any `json:"status"`
+		}
+		if err := yaml.Unmarshal([]byte(b.text), &object); err != nil {
+			t.Errorf("%s:%d: %v", page, b.line, err)
+		}
+		collect(object.Status, "", set)
+	}
+	for _, field := range fields(reflect.TypeFor[v1beta1.SpeakerStatusStatus](), "") {
+		if !set[field] {
+			t.Errorf("%s has no example that has %s", page, field)
+		}
+		part, of, nested := strings.Cut(field, ".")
+		if !nested {
+			continue
+		}
+		if name := of[strings.LastIndex(of, ".")+1:]; !strings.Contains(section(t, text, part), "| `"+name+"` |") {
+			t.Errorf("%s does not list %s under %s", page, name, part)
+		}
+	}
+	// What it says in a word is all there.
+	for heading, words := range map[string][]string{
+		"bgp": append(constants(t, "../api/v1beta1", "SessionState"), constants(t, "../api/v1beta1", "BFDState")...),
+	} {
+		for _, word := range words {
+			if !strings.Contains(section(t, text, heading), "`"+word+"`") {
+				t.Errorf("%s: %s does not tell what %s is", page, heading, word)
 			}
 		}
 	}
@@ -166,7 +214,7 @@ func fields(t reflect.Type, prefix string) []string {
 		t = t.Elem()
 	}
 	var all []string
-	if t.Kind() != reflect.Struct || t == reflect.TypeFor[v1beta1.LabelSelector]() {
+	if t.Kind() != reflect.Struct || t == reflect.TypeFor[v1beta1.LabelSelector]() || t == reflect.TypeFor[metav1.Time]() {
 		return nil
 	}
 	for i := range t.NumField() {
