@@ -64,6 +64,8 @@
 //	                                                             handed over
 //	router          Run         what BGP is to do                Run's context, after
 //	                                                             taking leave
+//	[Registrar.Run] the caller  nothing; reads the newest state  its context, after
+//	                                                             one last write
 //	question to a   Run         nothing                          its answer, or Run
 //	returning
 //	speaker
