@@ -9,7 +9,7 @@ COMMIT := $(shell git describe --match= --always --abbrev=12 --dirty=+dirty 2>/d
 DAEMON := github.com/belfrylb/belfry/internal/daemon
 LDFLAGS := -s -w -X $(DAEMON).version=$(VERSION) -X $(DAEMON).commit=$(COMMIT)
 # Modules of their own, whose dependencies are none of the product's.
-APART := hack/image
+APART := hack/image hack/manifests
 LAB := go run ./hack/lab/cmd/lab
 
 .PHONY: help
@@ -65,7 +65,7 @@ format: ## Format all Go code
 	$(TOOL) gofumpt -w $$(git ls-files '*.go')
 
 .PHONY: generate
-generate: ## Regenerate deepcopy, clients and CRDs from api/
+generate: ## Regenerate deepcopy, clients, CRDs, manifests/belfry.yaml and the chart's copies
 	hack/generate.sh
 
 .PHONY: check

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Generates what is derived from api/: deep copies, CRDs and typed clients. With
+# Generates what is derived from api/: deep copies, CRDs and typed clients; and
+# what is derived from manifests/: the single file and the chart's copies. With
 # --check it changes nothing, and fails when the files in the tree are not what it
 # would generate, or when the oldest Kubernetes that Belfry supports would refuse
 # the CRDs.
@@ -11,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 module=github.com/belfrylb/belfry
 client=internal/kube/client
-generated=(api/v1beta1/zz_generated.deepcopy.go manifests/crds "$client")
+chart=manifests/helm/belfry/files
+generated=(api/v1beta1/zz_generated.deepcopy.go manifests/crds manifests/belfry.yaml "$chart" "$client")
 
 # The kinds that the binaries act on.
 served=(ipaddresspools l2advertisements bgppeers bgpadvertisements bfdprofiles communities speakerstatuses)
@@ -21,7 +23,7 @@ tool() { go tool -modfile=hack/tools/go.mod "$@"; }
 # generate writes everything under the directory $1, laid out like the tree.
 generate() {
 	local out=$1
-	mkdir -p "$out/api/v1beta1" "$out/manifests/crds" "$out/$client"
+	mkdir -p "$out/api/v1beta1" "$out/manifests/crds" "$out/$client" "$out/$chart/crds"
 	tool controller-gen object paths=./api/... output:object:dir="$out/api/v1beta1"
 	tool controller-gen crd paths=./api/... output:crd:dir="$out/manifests/crds"
 	{
@@ -29,6 +31,15 @@ generate() {
 		printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n'
 		printf -- '- belfry.dev_%s.yaml\n' "${served[@]}"
 	} >"$out/manifests/crds/kustomization.yaml"
+	cp -r manifests/base manifests/overlays "$out/manifests"
+	{
+		printf '# Everything that an installation consists of: manifests/overlays/both, rendered\n# by hack/generate.sh.\n'
+		go -C hack/manifests run . kustomize "$out/manifests/overlays/both"
+	} >"$out/manifests/belfry.yaml"
+	for kind in "${served[@]}"; do
+		cp "$out/manifests/crds/belfry.dev_$kind.yaml" "$out/$chart/crds"
+	done
+	cp manifests/base/rbac.yaml "$out/$chart"
 	tool client-gen --input-base "$module" --input api/v1beta1 --clientset-name versioned \
 		--output-pkg "$module/$client" --output-dir "$out/$client" --go-header-file /dev/null
 	document "$out/$client" client "holds the typed clients of Belfry's API objects"

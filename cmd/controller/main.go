@@ -82,7 +82,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 			return errors.New("the cluster has not been read yet")
 		}
 	}
-	if err := f.Serve(background, &wg, ready, registry, log); err != nil {
+	if err := f.Serve(background, &wg, ready, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
 		return err
 	}
 	wg.Go(func() { cluster.Run(background) })

@@ -79,7 +79,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	health := &health{}
-	if err := o.Serve(parts, &wg, health.missing, registry, log); err != nil {
+	if err := o.Serve(parts, &wg, health.missing, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
 		return err
 	}
 

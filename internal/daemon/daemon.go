@@ -19,6 +19,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
+
+	"github.com/belfrylb/belfry/internal/scrape"
 )
 
 // version and commit are set when a release is linked.
@@ -57,6 +59,11 @@ type Options struct {
 	// HealthAddress serves /healthz and /readyz, MetricsAddress /metrics; an
 	// empty one serves nothing.
 	HealthAddress, MetricsAddress string
+	// SecureMetricsAddress serves /metrics by HTTPS to whom the API server
+	// admits; empty: it does not.
+	SecureMetricsAddress string
+	// Certificate is what is shown there.
+	Certificate scrape.Certificate
 	// LogLevel is debug, info, warn or error.
 	LogLevel string
 	// LogFormat is text or json.
@@ -66,7 +73,10 @@ type Options struct {
 // AddFlags defines the flags, with o as it is for their defaults.
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address to serve /healthz and /readyz on; empty: do not")
-	flags.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address to serve /metrics on; empty: do not")
+	flags.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address to serve /metrics on without encryption, to anybody; empty: do not")
+	flags.StringVar(&o.SecureMetricsAddress, "secure-metrics-address", o.SecureMetricsAddress, "address to serve /metrics on by HTTPS, to bearer tokens whose user may get /metrics; empty: do not")
+	flags.StringVar(&o.Certificate.CertFile, "metrics-cert", "", "PEM file with the certificate for --secure-metrics-address, read anew when it changes; empty: self-signed")
+	flags.StringVar(&o.Certificate.KeyFile, "metrics-key", "", "PEM file with its key")
 	flags.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
 	flags.StringVar(&o.LogFormat, "log-format", "text", "text or json")
 }
@@ -76,6 +86,9 @@ func (o *Options) Validate() error {
 	_, err := o.level()
 	if o.LogFormat != "text" && o.LogFormat != "json" {
 		err = errors.Join(err, fmt.Errorf("--log-format: %q is neither text nor json", o.LogFormat))
+	}
+	if bad := o.Certificate.Validate(); bad != nil {
+		err = errors.Join(err, fmt.Errorf("--metrics-cert, --metrics-key: %w", bad))
 	}
 	return err
 }
@@ -99,9 +112,9 @@ func (o *Options) Logger(w io.Writer) *slog.Logger {
 }
 
 // Serve serves health and metrics on goroutines of wg until ctx ends. Ready
-// returns what is still waited for, or nil. It fails when an address cannot be
-// listened on.
-func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, ready func() error, metrics prometheus.Gatherer, log *slog.Logger) error {
+// returns what is still waited for, or nil; may decides who reads the metrics by
+// HTTPS. It fails when an address cannot be listened on.
+func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, ready func() error, may scrape.Review, metrics prometheus.Gatherer, log *slog.Logger) error {
 	health := http.NewServeMux()
 	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	health.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -113,7 +126,11 @@ func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, ready func() er
 	})
 	numbers := http.NewServeMux()
 	numbers.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-	return errors.Join(serve(ctx, wg, o.HealthAddress, health, log), serve(ctx, wg, o.MetricsAddress, numbers, log))
+	err := errors.Join(serve(ctx, wg, o.HealthAddress, health, log), serve(ctx, wg, o.MetricsAddress, numbers, log))
+	if o.SecureMetricsAddress == "" {
+		return err
+	}
+	return errors.Join(err, scrape.Serve(ctx, wg, o.SecureMetricsAddress, o.Certificate, scrape.NewGate(may, log).Guard(numbers), log))
 }
 
 func serve(ctx context.Context, wg *sync.WaitGroup, address string, h http.Handler, log *slog.Logger) error {

@@ -34,7 +34,7 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 			var wg sync.WaitGroup
 			missing := errors.New("has not read the cluster yet")
 			ready := func() error { return missing }
-			if err := o.Serve(ctx, &wg, func() error { return ready() }, registry, slog.New(slog.DiscardHandler)); err != nil {
+			if err := o.Serve(ctx, &wg, func() error { return ready() }, nil, registry, slog.New(slog.DiscardHandler)); err != nil {
 				t.Fatal(err)
 			}
 			get := func(url string, status int, text string) {
@@ -53,7 +53,7 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 			get(o.HealthAddress+"/readyz", 503, missing.Error())
 			get(o.MetricsAddress+"/metrics", 200, "belfry_test 0")
 
-			if err := o.Serve(ctx, &wg, ready, registry, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), o.HealthAddress) {
+			if err := o.Serve(ctx, &wg, ready, nil, registry, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), o.HealthAddress) {
 				t.Errorf("an address in use: %v", err)
 			}
 			cancel()

@@ -1,0 +1,309 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+const (
+	manifests = "../../manifests"
+	chart     = manifests + "/helm/belfry"
+)
+
+type object = map[string]any
+
+// parse returns the objects of a text by kind and name.
+func parse(t *testing.T, text string) map[string]object {
+	t.Helper()
+	all := map[string]object{}
+	for document := range strings.SplitSeq("\n"+text, "\n---\n") {
+		var o object
+		if err := yaml.UnmarshalStrict([]byte(document), &o); err != nil {
+			t.Fatalf("%v in:\n%s", err, document)
+		}
+		if len(o) == 0 {
+			continue
+		}
+		meta := o["metadata"].(object)
+		name := fmt.Sprintf("%s %s", o["kind"], meta["name"])
+		if _, twice := all[name]; twice {
+			t.Errorf("%s is there twice", name)
+		}
+		all[name] = o
+	}
+	return all
+}
+
+func rendered(t *testing.T, dir string) map[string]object {
+	t.Helper()
+	text, err := kustomize(filepath.Join(manifests, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parse(t, text)
+}
+
+func charted(t *testing.T, values string) map[string]object {
+	t.Helper()
+	text, err := helm(chart, toValues(t, values))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := parse(t, text)
+	for name, o := range all {
+		if strings.HasPrefix(name, "CustomResourceDefinition ") {
+			annotations := o["metadata"].(object)["annotations"].(object)
+			if annotations["helm.sh/resource-policy"] != "keep" {
+				t.Errorf("%s would be deleted with the release, and every object of its kind with it", name)
+			}
+			delete(annotations, "helm.sh/resource-policy")
+		}
+	}
+	return all
+}
+
+func toValues(t *testing.T, text string) map[string]any {
+	t.Helper()
+	values := map[string]any{}
+	if err := yaml.Unmarshal([]byte(text), &values); err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
+// same reports how two installations differ.
+func same(t *testing.T, what string, kustomized, helmed map[string]object) {
+	t.Helper()
+	kustomized = maps.Clone(kustomized)
+	delete(kustomized, "Namespace belfry-system") // Helm's user makes it
+	for name := range kustomized {
+		if helmed[name] == nil {
+			t.Errorf("%s: the chart has no %s", what, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(helmed)) {
+		a, b := kustomized[name], helmed[name]
+		if a == nil {
+			t.Errorf("%s: kustomize has no %s", what, name)
+		} else if !reflect.DeepEqual(a, b) {
+			t.Errorf("%s: %s differs:\n%s", what, name, difference("", a, b))
+		}
+	}
+}
+
+func difference(path string, a, b any) string {
+	if x, ok := a.(object); ok {
+		if y, ok := b.(object); ok {
+			var out string
+			keys := maps.Clone(x)
+			maps.Copy(keys, y)
+			for _, k := range slices.Sorted(maps.Keys(keys)) {
+				out += difference(path+"."+k, x[k], y[k])
+			}
+			return out
+		}
+	}
+	if reflect.DeepEqual(a, b) {
+		return ""
+	}
+	kustomized, _ := json.Marshal(a)
+	helmed, _ := json.Marshal(b)
+	return fmt.Sprintf("  %s\n    kustomize %s\n    chart     %s\n", path, kustomized, helmed)
+}
+
+func TestTheChartInstallsWhatKustomizeInstalls(t *testing.T) {
+	both := rendered(t, "overlays/both")
+	if len(both) < 15 {
+		t.Fatalf("only %d objects: %v", len(both), slices.Sorted(maps.Keys(both)))
+	}
+	same(t, "defaults", both, charted(t, ""))
+	same(t, "bgp", rendered(t, "overlays/bgp"), charted(t, "speaker: {rawSockets: false}"))
+	if reflect.DeepEqual(charted(t, ""), charted(t, "speaker: {rawSockets: false}")) {
+		t.Error("a value changes nothing: the test sees nothing")
+	}
+}
+
+// with renders the overlay "both" with a component.
+func with(t *testing.T, components ...string) map[string]object {
+	t.Helper()
+	// Kustomize wants relative paths, below which is the same place as above.
+	dir, err := os.MkdirTemp(filepath.Join(manifests, "overlays"), "test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../both]\ncomponents:\n"
+	for _, c := range components {
+		text += "- ../../components/" + c + "\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return rendered(t, filepath.Join("overlays", filepath.Base(dir)))
+}
+
+func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
+	entries, err := os.ReadDir(filepath.Join(manifests, "components"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]string{
+		"class":            "loadBalancerClass: belfry.dev/lb",
+		"drain-taint":      "drainTaint: node.kubernetes.io/unschedulable",
+		"monitoring":       "metrics: {serviceMonitor: {enabled: true}}",
+		"network-policies": "networkPolicy: {enabled: true}",
+		"priority-class":   "{controller: {priorityClassName: belfry}, speaker: {priorityClassName: belfry}}",
+	}
+	plain := rendered(t, "overlays/both")
+	var all []string
+	for _, e := range entries {
+		name := e.Name()
+		all = append(all, name)
+		t.Run(name, func(t *testing.T) {
+			if values[name] == "" {
+				t.Fatal("no value of the chart stands for it")
+			}
+			one := with(t, name)
+			if reflect.DeepEqual(one, plain) {
+				t.Error("it changes nothing")
+			}
+			delete(one, "PriorityClass belfry") // Helm's user has one, or makes it
+			helmed := charted(t, values[name])
+			// Kustomize puts an argument last; the order is of no meaning.
+			for _, installation := range []map[string]object{one, helmed} {
+				for _, o := range installation {
+					sortArgs(o)
+				}
+			}
+			same(t, name, one, helmed)
+		})
+	}
+	if len(all) != len(values) {
+		t.Errorf("there are components %v", all)
+	}
+	with(t, all...) // they go together
+}
+
+func sortArgs(v any) {
+	switch v := v.(type) {
+	case object:
+		if args, ok := v["args"].([]any); ok {
+			slices.SortFunc(args, func(a, b any) int { return strings.Compare(a.(string), b.(string)) })
+		}
+		for _, x := range v {
+			sortArgs(x)
+		}
+	case []any:
+		for _, x := range v {
+			sortArgs(x)
+		}
+	}
+}
+
+func TestValuesThatAreWrongAreRefused(t *testing.T) {
+	for _, c := range []struct{ values, says string }{
+		{"controler: {}", "controler"},
+		{"controller: {replicas: 0}", "replicas"},
+		{"controller: {replicas: two}", "replicas"},
+		{"controller: {extraArgs: [replicas]}", "extraArgs"},
+		{"image: {tag: 'v1:2'}", "tag"},
+		{"image: {repository: ''}", "repository"},
+		{"image: {pullPolicy: Sometimes}", "pullPolicy"},
+		{"image: {pullSecrets: [registry]}", "pullSecrets"},
+		{"log: {level: loud}", "level"},
+		{"log: {format: xml}", "format"},
+		{"loadBalancerClass: 'a b'", "loadBalancerClass"},
+		{"drainTaint: 'key=value:NoSchedule'", "drainTaint"},
+		{"speaker: {resources: {request: {cpu: 1}}}", "request"},
+		{"speaker: {rawSockets: maybe}", "rawSockets"},
+		{"metrics: {serviceMonitor: {enabled: true}, secure: false}", "metrics.secure"},
+		{"metrics: {certificateSecret: UPPER}", "certificateSecret"},
+		{"networkPolicy: true", "networkPolicy"},
+	} {
+		if _, err := helm(chart, toValues(t, c.values)); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v; want an error about %s", c.values, err, c.says)
+		}
+	}
+}
+
+// Every value does something, and has a place in the schema.
+func TestEveryValueChangesSomething(t *testing.T) {
+	plain := charted(t, "")
+	for _, values := range []string{
+		"image: {repository: registry.example/belfry}", "image: {repository: 'registry.example:5000/belfry'}", "image: {tag: v9}", "image: {pullPolicy: Always}", "image: {pullSecrets: [{name: r}]}",
+		"loadBalancerClass: example.com/lb", "drainTaint: example.com/drain", "ignoreExcludeLB: true",
+		"log: {level: debug}", "log: {format: text}", "crds: {install: false}",
+		"metrics: {secure: false}", "metrics: {certificateSecret: tls}", "metrics: {serviceMonitor: {enabled: true, labels: {release: p}, serviceAccount: {namespace: m, name: p}}}",
+		"networkPolicy: {enabled: true}",
+		"controller: {replicas: 3}", "controller: {priorityClassName: ''}", "controller: {nodeSelector: {a: b}}", "controller: {tolerations: []}",
+		"controller: {resources: {limits: {memory: 1Gi}}}", "controller: {podAnnotations: {a: b}}", "controller: {extraArgs: [--x]}",
+		"speaker: {rawSockets: false}", "speaker: {priorityClassName: ''}", "speaker: {nodeSelector: {a: b}}", "speaker: {tolerations: []}",
+		"speaker: {resources: {limits: {memory: 1Gi}}}", "speaker: {podAnnotations: {a: b}}", "speaker: {extraArgs: [--x]}",
+	} {
+		if reflect.DeepEqual(plain, charted(t, values)) {
+			t.Errorf("%s changes nothing", values)
+		}
+	}
+}
+
+func TestTheChartFollowsItsNamespace(t *testing.T) {
+	for name, o := range charted(t, "") {
+		ns := o["metadata"].(object)["namespace"]
+		if ns != nil && ns != "belfry-system" {
+			t.Errorf("%s is in namespace %v", name, ns)
+		}
+	}
+	templates, err := filepath.Glob(chart + "/templates/*")
+	if err != nil || len(templates) == 0 {
+		t.Fatal(err, templates)
+	}
+	for _, file := range templates {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(strings.ReplaceAll(string(b), `replace "namespace: belfry-system"`, ""), "belfry-system") {
+			t.Errorf("%s names the namespace", file)
+		}
+	}
+}
+
+// One release has one version, wherever it is written.
+func TestVersionsAgree(t *testing.T) {
+	b, err := os.ReadFile("../../VERSION")
+	if err != nil {
+		t.Fatal(err)
+	}
+	version := strings.TrimSpace(string(b))
+	if !regexp.MustCompile(`^v\d+\.\d+\.\d+(-[a-z0-9.]+)?$`).MatchString(version) {
+		t.Errorf("VERSION is %q", version)
+	}
+	var about struct{ Version, AppVersion string }
+	if b, err = os.ReadFile(chart + "/Chart.yaml"); err != nil {
+		t.Fatal(err)
+	}
+	if err := yaml.Unmarshal(b, &about); err != nil {
+		t.Fatal(err)
+	}
+	if about.AppVersion != version || "v"+about.Version != version {
+		t.Errorf("VERSION is %s, and the chart has version %s and appVersion %s", version, about.Version, about.AppVersion)
+	}
+	for name, o := range rendered(t, "overlays/both") {
+		text, _ := json.Marshal(o)
+		for _, m := range regexp.MustCompile(`"image":"([^"]*)"`).FindAllStringSubmatch(string(text), -1) {
+			if m[1] != "ghcr.io/belfrylb/belfry:"+version {
+				t.Errorf("%s has image %s, and VERSION is %s", name, m[1], version)
+			}
+		}
+	}
+}
