@@ -5,6 +5,8 @@ import (
 	"log/slog"
 
 	"github.com/go-logr/logr"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -81,6 +83,7 @@ var (
 func init() {
 	for _, add := range []func(*runtime.Scheme) error{
 		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, coordinationv1.AddToScheme,
+		authenticationv1.AddToScheme, authorizationv1.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}
@@ -89,7 +92,10 @@ func init() {
 
 // A CoreClient is a client of Kubernetes' own kinds. Its methods return clients
 // of one kind, in one namespace or, by an empty name, in all.
-type CoreClient struct{ core, discovery, events, coordination rest.Interface }
+type CoreClient struct {
+	core, discovery, events, coordination rest.Interface
+	authentication, authorization         rest.Interface
+}
 
 // NewCoreClient makes a CoreClient.
 func NewCoreClient(config *rest.Config) (*CoreClient, error) {
@@ -103,6 +109,8 @@ func NewCoreClient(config *rest.Config) (*CoreClient, error) {
 		{&c.discovery, "/apis", discoveryv1.SchemeGroupVersion},
 		{&c.events, "/apis", eventsv1.SchemeGroupVersion},
 		{&c.coordination, "/apis", coordinationv1.SchemeGroupVersion},
+		{&c.authentication, "/apis", authenticationv1.SchemeGroupVersion},
+		{&c.authorization, "/apis", authorizationv1.SchemeGroupVersion},
 	} {
 		of := rest.CopyConfig(config)
 		of.ContentType = "application/vnd.kubernetes.protobuf"
@@ -150,6 +158,16 @@ func (c *CoreClient) Events(namespace string) *gentype.ClientWithList[*eventsv1.
 // Leases are Leases.
 func (c *CoreClient) Leases(namespace string) *gentype.ClientWithList[*coordinationv1.Lease, *coordinationv1.LeaseList] {
 	return kind[coordinationv1.Lease, coordinationv1.LeaseList](c.coordination, "leases", namespace)
+}
+
+// TokenReviews ask whose a token is; none is ever kept.
+func (c *CoreClient) TokenReviews() *gentype.Client[*authenticationv1.TokenReview] {
+	return gentype.NewClient("tokenreviews", c.authentication, parameter, "", func() *authenticationv1.TokenReview { return &authenticationv1.TokenReview{} })
+}
+
+// SubjectAccessReviews ask what somebody may do; none is ever kept.
+func (c *CoreClient) SubjectAccessReviews() *gentype.Client[*authorizationv1.SubjectAccessReview] {
+	return gentype.NewClient("subjectaccessreviews", c.authorization, parameter, "", func() *authorizationv1.SubjectAccessReview { return &authorizationv1.SubjectAccessReview{} })
 }
 
 // kind makes the client of one kind of objects.

@@ -7,16 +7,15 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/belfrylb/belfry/internal/scrape"
 )
 
 // MayGet returns a review of tokens by the API server: whether a token's user
 // may get a path that is no resource, such as /metrics.
-func MayGet(client kubernetes.Interface, path string) scrape.Review {
+func MayGet(client *CoreClient, path string) scrape.Review {
 	return func(ctx context.Context, token string) (scrape.Verdict, error) {
-		who, err := client.AuthenticationV1().TokenReviews().Create(ctx,
+		who, err := client.TokenReviews().Create(ctx,
 			&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
 		if err != nil {
 			return scrape.Unknown, fmt.Errorf("review a token: %w", err)
@@ -29,7 +28,7 @@ func MayGet(client kubernetes.Interface, path string) scrape.Review {
 		for k, v := range user.Extra {
 			extra[k] = authorizationv1.ExtraValue(v)
 		}
-		may, err := client.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+		may, err := client.SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
 			Spec: authorizationv1.SubjectAccessReviewSpec{
 				User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
 				NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: path, Verb: "get"},
