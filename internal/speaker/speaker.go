@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -323,13 +324,14 @@ func (s *Speaker) read() bool {
 		return false
 	}
 	first := s.index == nil
+	s.nodes = snapshot.Nodes
+	snapshot.Nodes = withSelf(snapshot.Nodes, s.cfg.Node)
 	s.router.tell(snapshot)
 	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
 	s.estate.Forget(s.index.Uses)
-	s.nodes = snapshot.Nodes
 	s.adopt(first)
 	var peers []netip.Addr
-	for _, n := range snapshot.Nodes {
+	for _, n := range s.nodes {
 		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(s.cfg.Gossip) })
 		if i >= 0 {
 			peers = append(peers, n.Addresses[i])
@@ -340,6 +342,16 @@ func (s *Speaker) read() bool {
 		s.members.SetPeers(peers)
 	}
 	return true
+}
+
+// withSelf returns nodes, by name, with this one in any case. A node whose
+// object is deleted drains: its speaker answers until another does.
+func withSelf(nodes []lb.Node, self string) []lb.Node {
+	i, there := slices.BinarySearchFunc(nodes, self, func(n lb.Node, name string) int { return cmp.Compare(n.Name, name) })
+	if there {
+		return nodes
+	}
+	return slices.Insert(slices.Clone(nodes), i, lb.Node{Name: self, Drain: true})
 }
 
 // pass decides and carries out.

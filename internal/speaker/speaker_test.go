@@ -209,6 +209,26 @@ func TestADrainedNodeAnswersUntilAnotherDoes(t *testing.T) {
 	}
 }
 
+func TestTheSpeakerOfADeletedNodeAnswersUntilAnotherDoes(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		w.owned("a")
+		w.cluster.edit(func(s *lb.Snapshot) {
+			s.Nodes = slices.DeleteFunc(s.Nodes, func(n lb.Node) bool { return n.Name == "a" })
+			s.Nodes[0].Drain = false
+		})
+		synctest.Wait()
+		w.owned("a b")
+		time.Sleep(w.hub.delay + urgent + wire)
+		synctest.Wait()
+		w.owned("b")
+		if len(w.lan.gaps) > 0 {
+			t.Errorf("nobody answered for %v", w.lan.gaps)
+		}
+	})
+}
+
 func TestASpeakerThatLeavesHandsOverFirst(t *testing.T) {
 	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
 		w.cluster.edit(only("a"))
