@@ -11,7 +11,7 @@ COPY api api
 COPY cmd cmd
 COPY internal internal
 RUN for name in controller speaker; do \
-      CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
+      CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -tags grpcnotrace \
         -ldflags "-s -w -buildid= -X github.com/belfrylb/belfry/internal/daemon.version=$VERSION -X github.com/belfrylb/belfry/internal/daemon.commit=$COMMIT" \
         -o /out/belfry-$name ./cmd/$name || exit 1; \
     done

@@ -8,6 +8,9 @@ VERSION ?= $(shell cat VERSION)
 COMMIT := $(shell git describe --match= --always --abbrev=12 --dirty=+dirty 2>/dev/null || echo unknown)
 DAEMON := github.com/belfrylb/belfry/internal/daemon
 LDFLAGS := -s -w -X $(DAEMON).version=$(VERSION) -X $(DAEMON).commit=$(COMMIT)
+# Without it, gRPC's request tracing (gobgp has gRPC, which we never serve)
+# keeps the linker from leaving unused methods out: 20 MB in the speaker.
+TAGS := grpcnotrace
 # Modules of their own, whose dependencies are none of the product's.
 APART := hack/image hack/manifests
 LAB := go run ./hack/lab/cmd/lab

@@ -278,7 +278,7 @@ func TestTheDockerfileBuildsTheSame(t *testing.T) {
 		"FROM scratch\n",
 		"USER " + nobody + "\n",
 		"ENV PATH=/\n",
-		"-trimpath -buildvcs=false",
+		"-trimpath -buildvcs=false -tags " + tags,
 		`-ldflags "-s -w -buildid= -X github.com/belfrylb/belfry/internal/daemon.version=$VERSION -X github.com/belfrylb/belfry/internal/daemon.commit=$COMMIT"`,
 		"COPY --from=build /out/belfry-controller /belfry-controller\n",
 		"COPY --from=build /out/belfry-speaker /belfry-speaker\n",
