@@ -21,8 +21,8 @@ help: ## Print this help
 
 .PHONY: build
 build: ## Build both binaries, static and stripped, into bin/
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/belfry-controller ./cmd/controller
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/belfry-speaker ./cmd/speaker
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/belfry-controller ./cmd/controller
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/belfry-speaker ./cmd/speaker
 
 .PHONY: image
 image: ## Write the container image for all platforms as dist/belfry.tar, and those for the lab (no Docker needed)
@@ -31,6 +31,10 @@ image: ## Write the container image for all platforms as dist/belfry.tar, and th
 .PHONY: demo
 demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, show the timeline (KEEP=1 leaves it up)
 	$(LAB) demo $(if $(KEEP),--keep)
+
+.PHONY: e2e
+e2e: ## Install the image and manifests on nodes with kubelets; use, update, drain, break and remove it, and tell what was lost
+	$(LAB) e2e $(if $(KEEP),--keep)
 
 .PHONY: test
 test: deps lint check ## Install what the tests need, then run all of them with the race detector

@@ -39,18 +39,18 @@ type toolchain struct {
 	programs map[string]string
 }
 
-var toolchains = []toolchain{
-	{
+var (
+	etcd = toolchain{
 		name:     "etcd",
 		dir:      "hack/lab/etcd",
 		module:   "go.etcd.io/etcd/server/v3",
 		programs: map[string]string{"etcd": "go.etcd.io/etcd/server/v3"},
-	},
-	{
+	}
+	controlPlane = toolchain{
 		name:    "kubernetes",
 		dir:     "hack/lab/kubernetes",
 		module:  "k8s.io/kubernetes",
-		ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v%[1]s.%[2]s.%[3]s -X k8s.io/component-base/version.gitMajor=%[1]s -X k8s.io/component-base/version.gitMinor=%[2]s",
+		ldflags: kubernetesLdflags,
 		programs: map[string]string{
 			"kube-apiserver":          "k8s.io/kubernetes/cmd/kube-apiserver",
 			"kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
@@ -58,7 +58,26 @@ var toolchains = []toolchain{
 			"kube-proxy":              "k8s.io/kubernetes/cmd/kube-proxy",
 			"kubectl":                 "k8s.io/kubernetes/cmd/kubectl",
 		},
-	},
+	}
+	// kubelet is by itself, as only nodes with containers need it.
+	kubelets = toolchain{
+		name:     "kubelet",
+		dir:      "hack/lab/kubernetes",
+		module:   "k8s.io/kubernetes",
+		ldflags:  kubernetesLdflags,
+		programs: map[string]string{"kubelet": "k8s.io/kubernetes/cmd/kubelet"},
+	}
+)
+
+const kubernetesLdflags = "-s -w -X k8s.io/component-base/version.gitVersion=v%[1]s.%[2]s.%[3]s -X k8s.io/component-base/version.gitMajor=%[1]s -X k8s.io/component-base/version.gitMinor=%[2]s"
+
+// toolchainsFor are those that a run needs.
+func toolchainsFor(opts Options) []toolchain {
+	all := []toolchain{etcd, controlPlane}
+	if opts.Containers {
+		all = append(all, kubelets)
+	}
+	return all
 }
 
 // Programs says where each program of the lab is, by its name.
@@ -95,9 +114,13 @@ func Root() (string, error) {
 	}
 }
 
-// Build returns the programs that the lab runs, building what is not in the
+// Build returns all programs that the lab runs, building what is not in the
 // cache yet. The first build takes several minutes; progress says how it goes.
 func Build(ctx context.Context, progress io.Writer) (Programs, error) {
+	return build(ctx, progress, toolchainsFor(Options{Containers: true}))
+}
+
+func build(ctx context.Context, progress io.Writer, toolchains []toolchain) (Programs, error) {
 	root, err := Root()
 	if err != nil {
 		return nil, err

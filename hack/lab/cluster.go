@@ -53,22 +53,19 @@ healthzBindAddress: 0.0.0.0:10256
 
 // bringUp makes the hosts, the cluster and its nodes.
 func (l *Lab) bringUp(ctx context.Context) error {
-	// The fake kubelet is this tree's lab command; it links while the API
-	// server starts.
-	var labCommand string
+	// What runs Pods is of this tree; it links while the API server starts.
 	var g errgroup.Group
-	g.Go(func() (err error) {
-		labCommand, err = l.buildOwn(ctx, "lab")
-		return err
-	})
+	g.Go(func() error { return l.buildPodRunner(ctx) })
 	if err := l.buildNetwork(ctx); err != nil {
 		return errors.Join(err, g.Wait())
 	}
 	if err := l.startControlPlane(ctx); err != nil {
 		return errors.Join(err, g.Wait())
 	}
-	if err := l.registerNodes(ctx); err != nil {
-		return errors.Join(err, g.Wait())
+	if !l.state.Options.Containers { // kubelets register their nodes themselves
+		if err := l.registerNodes(ctx); err != nil {
+			return errors.Join(err, g.Wait())
+		}
 	}
 	l.say("starting kube-controller-manager, kube-scheduler, and kube-proxy on each node")
 	for _, name := range []string{"kube-controller-manager", "kube-scheduler"} {
@@ -83,6 +80,13 @@ func (l *Lab) bringUp(ctx context.Context) error {
 			args = append(args,
 				"--use-service-account-credentials=true",
 				"--controllers="+strings.Join(controllers, ","))
+			if l.state.Options.Containers {
+				args[len(args)-1] = "--controllers=*"
+				args = append(args,
+					"--root-ca-file="+l.pki("ca.crt"),
+					// A dead node is noticed sooner, for the tests' sake.
+					"--node-monitor-grace-period=10s", "--node-monitor-period=1s")
+			}
 		}
 		if _, err := l.spawn(name, ControlPlane, args...); err != nil {
 			return errors.Join(err, g.Wait())
@@ -96,10 +100,34 @@ func (l *Lab) bringUp(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if _, err := l.spawn("kubelet", ControlPlane, labCommand, "kubelet", "--lab", l.Name); err != nil {
+	if err := l.startPodRunner(ctx); err != nil {
 		return err
 	}
 	return l.awaitCluster(ctx)
+}
+
+// buildPodRunner builds what runs Pods.
+func (l *Lab) buildPodRunner(ctx context.Context) error {
+	if l.state.Options.Containers {
+		return l.buildMachines(ctx)
+	}
+	_, err := l.buildOwn(ctx, "lab")
+	return err
+}
+
+// startPodRunner makes the nodes such that Pods run: each with a kubelet, or
+// all with the lab's own.
+func (l *Lab) startPodRunner(ctx context.Context) error {
+	if l.state.Options.Containers {
+		l.say("starting containerd and kubelet on each node")
+		return l.startMachines(ctx)
+	}
+	labCommand, err := l.buildOwn(ctx, "lab")
+	if err != nil {
+		return err
+	}
+	_, err = l.spawn("kubelet", ControlPlane, labCommand, "kubelet", "--lab", l.Name)
+	return err
 }
 
 func (l *Lab) startKubeProxy(node string) error {
@@ -177,6 +205,11 @@ func (l *Lab) awaitCluster(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	if l.state.Options.Containers {
+		if err := l.awaitNodes(ctx); err != nil {
+			return err
+		}
 	}
 	for _, node := range l.Nodes() {
 		if err := await(ctx, "wait for kube-proxy on "+node, func() error {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -47,6 +48,21 @@ var identities = map[string]pkix.Name{
 	"kube-controller-manager": {CommonName: "system:kube-controller-manager"},
 	"kube-scheduler":          {CommonName: "system:kube-scheduler"},
 	"kube-proxy":              {CommonName: "system:kube-proxy"},
+}
+
+// apiserverClient is what the API server is to kubelets.
+const apiserverClient = "apiserver-kubelet-client"
+
+// identities are those of this run, with its kubelets.
+func (l *Lab) identities() map[string]pkix.Name {
+	all := maps.Clone(identities)
+	if l.state.Options.Containers {
+		all[apiserverClient] = pkix.Name{CommonName: apiserverClient, Organization: []string{"system:masters"}}
+		for _, node := range l.Nodes() {
+			all["kubelet-"+node] = pkix.Name{CommonName: "system:node:" + node, Organization: []string{"system:nodes"}}
+		}
+	}
+	return all
 }
 
 // controlPlaneAddress is where etcd and the API server listen. A run without
@@ -99,7 +115,7 @@ func (l *Lab) writeCredentials() error {
 	if err := writeCert(filepath.Join(l.Dir, pkiDir), "apiserver", cert, key); err != nil {
 		return err
 	}
-	for name, subject := range identities {
+	for name, subject := range l.identities() {
 		cert, key, err := ca.issue(subject, nil)
 		if err != nil {
 			return err
@@ -155,21 +171,19 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	apiserver, err := l.spawn("kube-apiserver", host, l.state.Programs["kube-apiserver"],
-		"--etcd-servers="+client,
-		"--bind-address="+ip, "--advertise-address="+ip, "--secure-port="+apiPort,
-		"--endpoint-reconciler-type=none",
-		"--tls-cert-file="+l.pki("apiserver.crt"), "--tls-private-key-file="+l.pki("apiserver.key"), "--client-ca-file="+l.pki("ca.crt"),
+	apiserver, err := l.spawn("kube-apiserver", host, append([]string{
+		l.state.Programs["kube-apiserver"],
+		"--etcd-servers=" + client,
+		"--bind-address=" + ip, "--advertise-address=" + ip, "--secure-port=" + apiPort,
+		"--tls-cert-file=" + l.pki("apiserver.crt"), "--tls-private-key-file=" + l.pki("apiserver.key"), "--client-ca-file=" + l.pki("ca.crt"),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file="+l.pki("sa.pub"), "--service-account-signing-key-file="+l.pki("sa.key"),
-		"--authorization-mode=RBAC",
-		"--service-cluster-ip-range="+serviceCIDRv4+","+serviceCIDRv6,
+		"--service-account-key-file=" + l.pki("sa.pub"), "--service-account-signing-key-file=" + l.pki("sa.key"),
+		"--authorization-mode=Node,RBAC",
+		"--service-cluster-ip-range=" + serviceCIDRv4 + "," + serviceCIDRv6,
 		"--allow-privileged=true",
-		// It taints every new Node as not ready, for the node lifecycle controller
-		// to lift; the lab runs none, as its nodes say themselves what they are.
-		"--disable-admission-plugins=TaintNodesByCondition",
-		"--audit-policy-file="+policy, "--audit-log-path="+l.auditLog(), "--audit-log-maxsize=1000",
-		"--profiling=false", "--shutdown-delay-duration=0s")
+		"--audit-policy-file=" + policy, "--audit-log-path=" + l.auditLog(), "--audit-log-maxsize=1000",
+		"--profiling=false", "--shutdown-delay-duration=0s",
+	}, l.nodeFlags()...)...)
 	if err != nil {
 		return err
 	}
@@ -195,6 +209,24 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 		}
 		return err
 	})
+}
+
+// nodeFlags are what the API server is told of the kind of nodes.
+func (l *Lab) nodeFlags() []string {
+	if l.state.Options.Containers {
+		return []string{
+			"--enable-admission-plugins=NodeRestriction",
+			"--kubelet-client-certificate=" + l.pki(apiserverClient+".crt"), "--kubelet-client-key=" + l.pki(apiserverClient+".key"),
+			"--kubelet-preferred-address-types=InternalIP",
+		}
+	}
+	return []string{
+		// No Pod of the lab asks for the Service "kubernetes".
+		"--endpoint-reconciler-type=none",
+		// It taints every new Node as not ready, for the node lifecycle controller
+		// to lift; the lab runs none, as its nodes say themselves what they are.
+		"--disable-admission-plugins=TaintNodesByCondition",
+	}
 }
 
 // failingChecks keeps the lines of a verbose /readyz that matter.

@@ -24,6 +24,11 @@ type Options struct {
 	// ControlPlaneOnly runs etcd and the API server alone, on a loopback address
 	// of this run. It needs no root.
 	ControlPlaneOnly bool `json:"controlPlaneOnly,omitempty"`
+	// Containers gives each node a kubelet and containerd, so that Pods are what
+	// they are elsewhere; without it they are HTTP servers of the lab.
+	Containers bool `json:"containers,omitempty"`
+	// Images are archives of images that the nodes import; only with Containers.
+	Images []string `json:"images,omitempty"`
 	// Race builds the controller and the speaker with the race detector.
 	Race bool `json:"race,omitempty"`
 	// Keep leaves the run up when this process ends, until it is taken down.
@@ -66,11 +71,11 @@ func Up(ctx context.Context, opts Options) (_ *Lab, err error) {
 		return nil, fmt.Errorf("a lab has 1 to %d nodes, not %d", maxNodes, opts.Nodes)
 	}
 	if !opts.ControlPlaneOnly {
-		if why := Unable(); why != nil {
+		if why := unableTo(opts); why != nil {
 			return nil, why
 		}
 	}
-	programs, err := Build(ctx, opts.Progress)
+	programs, err := build(ctx, opts.Progress, toolchainsFor(opts))
 	if err != nil {
 		return nil, err
 	}
@@ -200,22 +205,26 @@ func (l *Lab) handleInterrupts(stop context.CancelCauseFunc, settled <-chan stru
 // spawn starts a program in a host's namespace and remembers it. Its log is
 // named after it.
 func (l *Lab) spawn(name, host string, args ...string) (*Process, error) {
+	return l.add(&Process{Name: name, Host: host, Args: args})
+}
+
+// spawnMachine starts the first process of a node.
+func (l *Lab) spawnMachine(name, host string, args ...string) (*Process, error) {
+	return l.add(&Process{Name: name, Host: host, Args: args, Machine: true})
+}
+
+func (l *Lab) add(p *Process) (*Process, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if i := slices.IndexFunc(l.state.Procs, func(p *Process) bool { return p.Name == name }); i >= 0 {
+	if i := slices.IndexFunc(l.state.Procs, func(other *Process) bool { return other.Name == p.Name }); i >= 0 {
 		if l.state.Procs[i].Alive() {
-			return nil, fmt.Errorf("%s runs already", name)
+			return nil, fmt.Errorf("%s runs already", p.Name)
 		}
 		l.state.Procs = slices.Delete(l.state.Procs, i, i+1)
 	}
-	p := &Process{
-		Name:   name,
-		Host:   host,
-		Args:   args,
-		Log:    filepath.Join(l.LogDir(), logName(name)),
-		netns:  l.netnsPath(host),
-		attend: !l.state.Options.Keep,
-	}
+	p.Log = filepath.Join(l.LogDir(), logName(p.Name))
+	p.netns = l.netnsPath(p.Host)
+	p.attend = !l.state.Options.Keep
 	if err := p.start(); err != nil {
 		return nil, err
 	}
@@ -304,6 +313,9 @@ func (l *Lab) down(ctx context.Context) error {
 	}
 	if !l.state.Options.ControlPlaneOnly {
 		errs = append(errs, l.removeNamespaces(ctx))
+	}
+	if l.state.Options.Containers {
+		errs = append(errs, l.removeCgroups(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // the state stays, so that it can be tried again

@@ -38,6 +38,26 @@ func remains(t *testing.T, name string) error {
 			return fmt.Errorf("process %s: %s", file, bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '}))
 		}
 	}
+	groups, err := filepath.Glob("/sys/fs/cgroup/" + name + "-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	perController, err := filepath.Glob("/sys/fs/cgroup/*/" + name + "-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if groups = append(groups, perController...); len(groups) > 0 {
+		return fmt.Errorf("control groups %v", groups)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "/"+name) {
+			return fmt.Errorf("mount %s", line)
+		}
+	}
 	if _, err := os.Stat(filepath.Join(lab.StateDir(), name, "state.json")); err == nil {
 		return fmt.Errorf("state in %s", filepath.Join(lab.StateDir(), name))
 	}
@@ -76,11 +96,12 @@ func TestRunsStandSideBySideAndLeaveNothing(t *testing.T) {
 	}
 }
 
-// startChild starts a process with a lab of its own.
-func startChild(t *testing.T) (process *os.Process, name string) {
+// startChild starts a process with a lab of its own, of one of the kinds of
+// children.
+func startChild(t *testing.T, kind string) (process *os.Process, name string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Env = append(os.Environ(), childEnv+"="+kind)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -104,7 +125,7 @@ func startChild(t *testing.T) (process *os.Process, name string) {
 
 func TestAnInterruptedRunLeavesNothing(t *testing.T) {
 	shared.Get(t) // or skip
-	process, name := startChild(t)
+	process, name := startChild(t, "plain")
 	if err := process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +135,7 @@ func TestAnInterruptedRunLeavesNothing(t *testing.T) {
 func TestARunInterruptedOnItsWayUpLeavesNothing(t *testing.T) {
 	shared.Get(t) // or skip
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"=1")
+	cmd.Env = append(os.Environ(), childEnv+"=plain")
 	must(t, cmd.Start())
 	var name string
 	eventually(t, 20*time.Second, func() error {
@@ -147,7 +168,16 @@ func TestARunInterruptedOnItsWayUpLeavesNothing(t *testing.T) {
 
 func TestAKilledRunIsRemovedByTheNext(t *testing.T) {
 	l := shared.Get(t)
-	process, name := startChild(t)
+	for kind, opts := range children {
+		t.Run(kind, func(t *testing.T) {
+			lab.Require(t, opts)
+			isRemovedByTheNext(t, l, kind)
+		})
+	}
+}
+
+func isRemovedByTheNext(t *testing.T, l *lab.Lab, kind string) {
+	process, name := startChild(t, kind)
 	if err := process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -24,8 +24,14 @@ func TestMain(m *testing.M) {
 // end.
 const childEnv = "BELFRY_LAB_TEST_CHILD"
 
+// children are the labs that it may have.
+var children = map[string]lab.Options{
+	"plain":      {Nodes: 1},
+	"containers": {Nodes: 1, Containers: true},
+}
+
 func child() int {
-	l, err := lab.Up(context.Background(), lab.Options{Nodes: 1})
+	l, err := lab.Up(context.Background(), children[os.Getenv(childEnv)])
 	if err != nil {
 		fmt.Println("cannot:", err)
 		return 1

@@ -113,6 +113,14 @@ func (l *Lab) Hosts() []string {
 // podHost is the namespace that holds a node's pods.
 func podHost(node string) string { return node + "-pods" }
 
+// podHosts are the nodes whose pods the lab itself runs: all or none.
+func (l *Lab) podHosts() []string {
+	if l.state.Options.Containers {
+		return nil
+	}
+	return l.Nodes()
+}
+
 // podPrefixes are the ranges of a node's pods.
 func podPrefixes(node string) (v4, v6 netip.Prefix) {
 	n, _ := nodeNumber(node)
@@ -164,7 +172,7 @@ func (l *Lab) netnsPath(host string) string {
 func (l *Lab) buildNetwork(ctx context.Context) error {
 	l.say("making %d hosts on %s and %s", len(l.Hosts()), SegmentV4, SegmentV6)
 	namespaces := append([]string{Switch}, l.Hosts()...)
-	for _, node := range l.Nodes() {
+	for _, node := range l.podHosts() {
 		namespaces = append(namespaces, podHost(node))
 	}
 	var batch []string
@@ -189,7 +197,7 @@ func (l *Lab) buildNetwork(ctx context.Context) error {
 		batch = append(batch, fmt.Sprintf("link add %s netns %s type veth peer name %s netns %s address %s",
 			host, l.Netns(Switch), NIC, l.Netns(host), addressesOf(host).mac))
 	}
-	for _, node := range l.Nodes() {
+	for _, node := range l.podHosts() {
 		batch = append(batch, fmt.Sprintf("link add %s netns %s type veth peer name %s netns %s",
 			podNIC, l.Netns(node), NIC, l.Netns(podHost(node))))
 	}
@@ -208,7 +216,7 @@ func (l *Lab) buildNetwork(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, node := range l.Nodes() {
+	for _, node := range l.podHosts() {
 		v4, v6 := podPrefixes(node)
 		if err := ipBatch(ctx, l.Netns(podHost(node)), []string{
 			"link set lo up",
@@ -276,6 +284,9 @@ func (l *Lab) configure(ctx context.Context, host string) error {
 			break // it knows nothing of the cluster's inside
 		}
 		v4, v6 := podPrefixes(node)
+		if node == host && l.state.Options.Containers {
+			continue // the network plugin sees to it
+		}
 		if node == host {
 			batch = append(batch,
 				"link set "+podNIC+" up",

@@ -107,6 +107,10 @@ type Process struct {
 	// Process is its identity; zero when it was never started.
 	Process pid `json:"pid"`
 
+	// Machine is set when it is the first process of a node: it has process ids
+	// and mounts of its own, and whatever runs there ends with it.
+	Machine bool `json:"machine,omitempty"`
+
 	// attend is whether it dies with this process (Pdeathsig).
 	attend bool
 	// netns is the file of its host's namespace; empty for the machine's own.
@@ -208,6 +212,9 @@ func (p *Process) start() error {
 	// A group of its own keeps the terminal's Ctrl-C from it: the lab decides
 	// what ends, and when.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: !p.attend, Setpgid: p.attend}
+	if p.Machine {
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS
+	}
 	if p.attend {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	}

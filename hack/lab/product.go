@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,11 +19,18 @@ import (
 // Namespace is where the product is installed.
 const Namespace = "belfry-system"
 
+// labPrograms are this tree's programs that are parts of the lab.
+var labPrograms = []string{"lab", "node"}
+
 // buildOwn builds a program of this tree and returns its path in the run's own
 // directory, so that a later build does not change what a restart starts. name
-// is "controller", "speaker" or "lab".
+// is "controller", "speaker" or one of labPrograms.
 func (l *Lab) buildOwn(ctx context.Context, name string) (string, error) {
-	dest := filepath.Join(l.Dir, "bin", map[string]string{"controller": "belfry-controller", "speaker": "belfry-speaker", "lab": "lab"}[name])
+	ofLab := slices.Contains(labPrograms, name)
+	dest := filepath.Join(l.Dir, "bin", name)
+	if !ofLab {
+		dest = filepath.Join(l.Dir, "bin", "belfry-"+name)
+	}
 	if _, err := os.Stat(dest); err == nil {
 		return dest, nil
 	}
@@ -37,8 +45,8 @@ func (l *Lab) buildOwn(ctx context.Context, name string) (string, error) {
 	// The flags are those of go run and go test, so that packages are compiled
 	// once for all of them.
 	pkg, args := "./cmd/"+name, []string{"install"}
-	if name == "lab" {
-		pkg = "./hack/lab/cmd/lab"
+	if ofLab {
+		pkg = "./hack/lab/cmd/" + name
 	} else if l.state.Options.Race {
 		args = append(args, "-race")
 	}

@@ -15,7 +15,8 @@ import (
 
 // A Reply is what a backend of the lab says.
 type Reply struct {
-	// Node and Pod are where the request ended up.
+	// Node and Pod are where the request ended up. A container that nobody told
+	// does not know its node.
 	Node, Pod string
 	// Client is the address that the backend saw.
 	Client netip.Addr
@@ -39,7 +40,7 @@ func parseReply(body string) (Reply, error) {
 			r.Client = a
 		}
 	}
-	if r.Node == "" || r.Pod == "" || !r.Client.IsValid() {
+	if r.Pod == "" || !r.Client.IsValid() {
 		return Reply{}, fmt.Errorf("reply %q is not a backend's", body)
 	}
 	return r, nil

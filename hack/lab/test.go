@@ -16,9 +16,7 @@ import (
 // logs are shown, and the logs stay.
 func Start(t testing.TB, opts Options) *Lab {
 	t.Helper()
-	if why := cannot(opts); why != nil {
-		unable(t, why)
-	}
+	Require(t, opts)
 	opts.Progress = logWriter{t}
 	l, err := Up(t.Context(), opts)
 	if err != nil {
@@ -26,6 +24,15 @@ func Start(t testing.TB, opts Options) *Lab {
 	}
 	t.Cleanup(func() { finish(t, l) })
 	return l
+}
+
+// Require skips a test that cannot have such a run here, or fails it where a
+// lab must be possible (BELFRY_LAB=required).
+func Require(t testing.TB, opts Options) {
+	t.Helper()
+	if why := cannot(opts); why != nil {
+		unable(t, why)
+	}
 }
 
 // cannot says why a run is impossible here.
@@ -36,7 +43,7 @@ func cannot(opts Options) error {
 	if opts.ControlPlaneOnly {
 		return nil
 	}
-	return Unable()
+	return unableTo(opts)
 }
 
 type skipReason string
@@ -146,9 +153,7 @@ func Share(opts Options) *Shared {
 // the ends of the logs are shown.
 func (s *Shared) Get(t testing.TB) *Lab {
 	t.Helper()
-	if why := cannot(s.opts); why != nil {
-		unable(t, why)
-	}
+	Require(t, s.opts)
 	l, err := s.up()
 	if err != nil {
 		t.Fatal(err)

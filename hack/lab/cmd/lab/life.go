@@ -62,6 +62,8 @@ func upCommand() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&opts.Nodes, "nodes", 3, "number of nodes")
 	cmd.Flags().BoolVar(&opts.ControlPlaneOnly, "control-plane-only", false, "only etcd and the API server")
+	cmd.Flags().BoolVar(&opts.Containers, "containers", false, "nodes with a kubelet and containerd, so that Pods are containers")
+	cmd.Flags().StringSliceVar(&opts.Images, "image", nil, "archive of an image that the nodes import, with --containers")
 	cmd.Flags().BoolVar(&opts.Race, "race", false, "build controller and speaker with the race detector")
 	return cmd
 }

@@ -75,7 +75,7 @@ Hosts: switch, cp (control plane), client, router, node1 to nodeN.`,
 			cmd.AddCommand(c)
 		}
 	}
-	add("life", demoCommand(), depsCommand(), buildCommand(), upCommand(), downCommand(&name), listCommand())
+	add("life", demoCommand(), e2eCommand(), depsCommand(), buildCommand(), upCommand(), downCommand(&name), listCommand())
 	add("use", useCommands(attach)...)
 	add("fault", faultCommands(attach)...)
 	add("see", observeCommands(attach)...)

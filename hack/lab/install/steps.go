@@ -1,0 +1,248 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/belfrylb/belfry/hack/lab"
+)
+
+const inNamespace = "--namespace=" + lab.Namespace
+
+func (r *run) restartSpeakers(ctx context.Context) error {
+	r.step("Rolling restart of the speakers; planned, so nothing may be lost")
+	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+		note("kubectl rollout restart daemonset/belfry-speaker")
+		if err := r.kubectl(ctx, "rollout", "restart", "daemonset/belfry-speaker", inNamespace); err != nil {
+			return err
+		}
+		_, err := r.lab.Kubectl(ctx, "rollout", "status", "daemonset/belfry-speaker", inNamespace, "--timeout=180s")
+		return err
+	})
+}
+
+func (r *run) restartControllers(ctx context.Context) error {
+	r.step("Rolling restart of the controllers; planned")
+	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+		note("kubectl rollout restart deployment/belfry-controller")
+		if err := r.kubectl(ctx, "rollout", "restart", "deployment/belfry-controller", inNamespace); err != nil {
+			return err
+		}
+		_, err := r.lab.Kubectl(ctx, "rollout", "status", "deployment/belfry-controller", inNamespace, "--timeout=180s")
+		return err
+	})
+}
+
+func (r *run) upgrade(ctx context.Context) error {
+	r.step("Upgrading both to another version; planned")
+	image, err := r.get(ctx, "{.spec.template.spec.containers[0].image}", "deployment/belfry-controller", inNamespace)
+	if err != nil {
+		return err
+	}
+	image = image[:strings.LastIndexByte(image, ':')+1] + newer
+	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+		note("kubectl set image ... *=%s", image)
+		for _, what := range []string{"deployment/belfry-controller", "daemonset/belfry-speaker"} {
+			if err := r.kubectl(ctx, "set", "image", what, "*="+image, inNamespace); err != nil {
+				return err
+			}
+		}
+		return r.rolledOut(ctx)
+	})
+}
+
+// drainAnnotated takes the addresses off a node and leaves all else there.
+func (r *run) drainAnnotated(ctx context.Context) error {
+	owner, err := r.owner(ctx, r.addresses[0])
+	if err != nil {
+		return err
+	}
+	r.step("Draining %s of addresses alone, by annotation; planned", owner)
+	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+		note("kubectl annotate node %s belfry.dev/drain=maintenance", owner)
+		if err := r.kubectl(ctx, "annotate", "node", owner, "belfry.dev/drain=maintenance"); err != nil {
+			return err
+		}
+		if err := r.moved(ctx, owner); err != nil {
+			return err
+		}
+		note("all addresses have left %s", owner)
+		return r.kubectl(ctx, "annotate", "node", owner, "belfry.dev/drain-")
+	})
+}
+
+// moved waits until a node answers for no address.
+func (r *run) moved(ctx context.Context, node string) error {
+	return r.until(ctx, 30*time.Second, "the addresses leave "+node, func() error {
+		for _, address := range r.addresses {
+			owner, err := r.owner(ctx, address)
+			if err != nil {
+				return err
+			}
+			if owner == node {
+				return fmt.Errorf("it answers for %s", address)
+			}
+		}
+		return nil
+	})
+}
+
+// drainNode does what one does before maintenance. kubectl drain leaves the
+// DaemonSet's Pods, and so the addresses stay; the backends go elsewhere.
+func (r *run) drainNode(ctx context.Context) error {
+	owner, err := r.owner(ctx, r.addresses[0])
+	if err != nil {
+		return err
+	}
+	r.step("Cordoning and draining %s, which answers for %s; planned", owner, r.addresses[0])
+	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+		note("kubectl drain %s", owner)
+		if err := r.kubectl(ctx, "drain", owner, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"); err != nil {
+			return err
+		}
+		note("%s is drained", owner)
+		if err := r.kubectl(ctx, "rollout", "status", "deployment/web", "--timeout=120s"); err != nil {
+			return err
+		}
+		if now, err := r.owner(ctx, r.addresses[0]); err != nil || now != owner {
+			r.fault("cordon and drain moved %s from %s to %s (%v)", r.addresses[0], owner, now, err)
+		}
+		return nil
+	})
+}
+
+// deleteNode goes on where drainNode ended: the node leaves the cluster, and
+// comes back as a new one.
+func (r *run) deleteNode(ctx context.Context) error {
+	owner, err := r.owner(ctx, r.addresses[0])
+	if err != nil {
+		return err
+	}
+	r.step("Deleting the drained Node %s, which still answers for %s; planned", owner, r.addresses[0])
+	err = r.during(ctx, nothing, func(note func(string, ...any)) error {
+		note("kubectl delete node %s", owner)
+		if err := r.kubectl(ctx, "delete", "node", owner); err != nil {
+			return err
+		}
+		if err := r.moved(ctx, owner); err != nil {
+			return err
+		}
+		note("all addresses have left %s", owner)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.say("%s is started anew, and joins", owner)
+	if err := r.lab.Restart(ctx, lab.MachineOn(owner)); err != nil {
+		return err
+	}
+	return r.whole(ctx, owner)
+}
+
+// whole waits until a node is back in the cluster, with its speaker.
+func (r *run) whole(ctx context.Context, node string) error {
+	if err := r.until(ctx, 60*time.Second, node+" is Ready", func() error {
+		ready, err := r.get(ctx, `{.status.conditions[?(@.type=="Ready")].status}`, "node", node)
+		if err == nil && ready != "True" {
+			err = errors.New("Ready is " + ready)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	if err := r.rolledOut(ctx); err != nil {
+		return err
+	}
+	return r.kubectl(ctx, "rollout", "status", "deployment/web", "--timeout=120s")
+}
+
+// powerOff is the one change here that nobody planned.
+func (r *run) powerOff(ctx context.Context) error {
+	owner, err := r.owner(ctx, r.addresses[0])
+	if err != nil {
+		return err
+	}
+	r.step("Cutting the power of %s, which answers for %s; unplanned", owner, r.addresses[0])
+	r.say("(a third of the requests fails until Kubernetes takes the dead node's Pods out of service, ten seconds here)")
+	if err := r.during(ctx, tolerance{silence: 3 * time.Second, failing: 30 * time.Second}, func(note func(string, ...any)) error {
+		note("%s loses power", owner)
+		if err := r.lab.PowerOff(ctx, owner); err != nil {
+			return err
+		}
+		if err := r.moved(ctx, owner); err != nil {
+			return err
+		}
+		if err := r.until(ctx, 60*time.Second, owner+" is NotReady", func() error {
+			ready, err := r.get(ctx, `{.status.conditions[?(@.type=="Ready")].status}`, "node", owner)
+			if err == nil && ready == "True" {
+				err = errors.New("it is Ready")
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		note("Kubernetes has noticed")
+		return nil
+	}); err != nil {
+		return err
+	}
+	r.say("power is back")
+	if err := r.lab.PowerOn(ctx, owner); err != nil {
+		return err
+	}
+	return r.whole(ctx, owner)
+}
+
+func (r *run) uninstall(ctx context.Context) error {
+	r.step("Removing it all")
+	if left, err := r.leftBehind(ctx); err != nil || len(left) == 0 {
+		return fmt.Errorf("the search for what is left behind finds nothing while all is there (%v)", err)
+	}
+	for _, args := range [][]string{
+		{"delete", "service", "web"},
+		{"delete", "l2advertisements,ipaddresspools", "--all", "--timeout=60s"},
+		{"delete", "--filename=" + r.manifest, "--timeout=120s"},
+	} {
+		if err := r.kubectl(ctx, args...); err != nil {
+			return err
+		}
+	}
+	left, err := r.leftBehind(ctx)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		r.fault("left behind: %v", left)
+		return nil
+	}
+	r.say("nothing in the cluster names belfry any more")
+	return nil
+}
+
+// leftBehind looks through every object of the cluster.
+func (r *run) leftBehind(ctx context.Context) ([]string, error) {
+	out, err := r.lab.Kubectl(ctx, "api-resources", "--verbs=list", "--output=name")
+	if err != nil {
+		return nil, err
+	}
+	kinds := slices.DeleteFunc(strings.Fields(out), func(kind string) bool {
+		return strings.HasPrefix(kind, "events") // they tell of the past, and expire
+	})
+	out, err = r.lab.Kubectl(ctx, "get", strings.Join(kinds, ","), "--all-namespaces", "--ignore-not-found",
+		`--output=go-template={{range .items}}{{.kind}} {{.metadata.namespace}}/{{.metadata.name}} {{.metadata.annotations}} {{.metadata.labels}} {{.metadata.finalizers}} {{.status}}{{"\n"}}{{end}}`)
+	if err != nil {
+		return nil, err
+	}
+	var left []string
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, "belfry") && !strings.Contains(line, "ghcr.io/belfrylb/web") {
+			left = append(left, strings.TrimSpace(line))
+		}
+	}
+	return left, nil
+}
