@@ -288,6 +288,7 @@ func (g *group) hasCandidate() bool {
 
 // group collects the Services by address, and the nodes that have endpoints.
 func (ix *Index) group(services []lb.Service) {
+	ix.groups = make([]group, 0, len(services))
 	for i := range services {
 		s := &services[i]
 		if s.Released {

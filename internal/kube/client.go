@@ -16,25 +16,19 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"k8s.io/client-go/gentype"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"github.com/belfrylb/belfry/internal/kube/client/versioned/typed/api/v1beta1"
+	"github.com/belfrylb/belfry/api/v1beta1"
 )
 
 // Clients are the API clients of a binary.
 type Clients struct {
 	// Core is for Kubernetes' own kinds, spoken in protobuf.
 	Core *CoreClient
-	// Own is for the kinds of group belfry.dev.
-	Own OwnClient
-}
-
-// An OwnClient is what we use of the clients of our own kinds.
-type OwnClient interface {
-	BelfryV1beta1() v1beta1.BelfryV1beta1Interface
+	// Own is for the kinds of group belfry.dev, spoken in JSON.
+	Own *OwnClient
 }
 
 // LoadConfig reads a kubeconfig file, or takes the Pod's own credentials when
@@ -55,39 +49,46 @@ func NewClients(config *rest.Config, userAgent string) (Clients, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent = userAgent
 	config.QPS = -1
-	own, err := v1beta1.NewForConfig(config)
-	if err != nil {
-		return Clients{}, fmt.Errorf("client for %s: %w", config.Host, err)
-	}
 	core, err := NewCoreClient(config)
 	if err != nil {
 		return Clients{}, fmt.Errorf("client for %s: %w", config.Host, err)
 	}
-	return Clients{Core: core, Own: ownClient{own}}, nil
+	own, err := newRESTClient(config, v1beta1.SchemeGroupVersion, "application/json")
+	if err != nil {
+		return Clients{}, fmt.Errorf("client for %s: %w", config.Host, err)
+	}
+	return Clients{Core: core, Own: &OwnClient{own}}, nil
 }
 
-// An ownClient is an [OwnClient].
-type ownClient struct{ belfry *v1beta1.BelfryV1beta1Client }
-
-func (c ownClient) BelfryV1beta1() v1beta1.BelfryV1beta1Interface { return c.belfry }
-
-// The kinds of Kubernetes that we use, and nothing else. client-go's own clients
-// know all kinds of all groups, whichever one imports: a quarter of a binary,
-// and of its memory when idle.
+// The kinds that we use, and nothing else. client-go's own clients know all kinds
+// of all groups, whichever one imports: a third of a binary, and of its memory
+// when idle.
 var (
-	scheme    = runtime.NewScheme()
-	codecs    = serializer.NewCodecFactory(scheme)
-	parameter = runtime.NewParameterCodec(scheme)
+	scheme     = runtime.NewScheme()
+	codecs     = serializer.NewCodecFactory(scheme)
+	parameters = runtime.NewParameterCodec(scheme)
 )
 
 func init() {
 	for _, add := range []func(*runtime.Scheme) error{
 		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, coordinationv1.AddToScheme,
-		authenticationv1.AddToScheme, authorizationv1.AddToScheme,
+		authenticationv1.AddToScheme, authorizationv1.AddToScheme, v1beta1.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+}
+
+// newRESTClient makes a client of one group.
+func newRESTClient(config *rest.Config, group schema.GroupVersion, content string) (rest.Interface, error) {
+	config = rest.CopyConfig(config)
+	config.APIPath = "/apis"
+	if group.Group == "" {
+		config.APIPath = "/api"
+	}
+	config.GroupVersion, config.NegotiatedSerializer = &group, codecs.WithoutConversion()
+	config.ContentType, config.AcceptContentTypes = content, content+",application/json"
+	return rest.RESTClientFor(config)
 }
 
 // A CoreClient is a client of Kubernetes' own kinds. Its methods return clients
@@ -100,86 +101,103 @@ type CoreClient struct {
 // NewCoreClient makes a CoreClient.
 func NewCoreClient(config *rest.Config) (*CoreClient, error) {
 	c := &CoreClient{}
-	for _, g := range []struct {
-		client *rest.Interface
-		path   string
-		group  schema.GroupVersion
-	}{
-		{&c.core, "/api", corev1.SchemeGroupVersion},
-		{&c.discovery, "/apis", discoveryv1.SchemeGroupVersion},
-		{&c.events, "/apis", eventsv1.SchemeGroupVersion},
-		{&c.coordination, "/apis", coordinationv1.SchemeGroupVersion},
-		{&c.authentication, "/apis", authenticationv1.SchemeGroupVersion},
-		{&c.authorization, "/apis", authorizationv1.SchemeGroupVersion},
+	for client, group := range map[*rest.Interface]schema.GroupVersion{
+		&c.core:           corev1.SchemeGroupVersion,
+		&c.discovery:      discoveryv1.SchemeGroupVersion,
+		&c.events:         eventsv1.SchemeGroupVersion,
+		&c.coordination:   coordinationv1.SchemeGroupVersion,
+		&c.authentication: authenticationv1.SchemeGroupVersion,
+		&c.authorization:  authorizationv1.SchemeGroupVersion,
 	} {
-		of := rest.CopyConfig(config)
-		of.ContentType = "application/vnd.kubernetes.protobuf"
-		of.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-		of.APIPath, of.GroupVersion, of.NegotiatedSerializer = g.path, &g.group, codecs.WithoutConversion()
-		client, err := rest.RESTClientFor(of)
-		if err != nil {
+		var err error
+		if *client, err = newRESTClient(config, group, "application/vnd.kubernetes.protobuf"); err != nil {
 			return nil, err
 		}
-		*g.client = client
 	}
 	return c, nil
 }
 
 // Services are Services.
-func (c *CoreClient) Services(namespace string) *gentype.ClientWithList[*corev1.Service, *corev1.ServiceList] {
+func (c *CoreClient) Services(namespace string) Kind[*corev1.Service, *corev1.ServiceList] {
 	return kind[corev1.Service, corev1.ServiceList](c.core, "services", namespace)
 }
 
 // Namespaces are Namespaces.
-func (c *CoreClient) Namespaces() *gentype.ClientWithList[*corev1.Namespace, *corev1.NamespaceList] {
+func (c *CoreClient) Namespaces() Kind[*corev1.Namespace, *corev1.NamespaceList] {
 	return kind[corev1.Namespace, corev1.NamespaceList](c.core, "namespaces", "")
 }
 
 // Nodes are Nodes.
-func (c *CoreClient) Nodes() *gentype.ClientWithList[*corev1.Node, *corev1.NodeList] {
+func (c *CoreClient) Nodes() Kind[*corev1.Node, *corev1.NodeList] {
 	return kind[corev1.Node, corev1.NodeList](c.core, "nodes", "")
 }
 
 // Secrets are Secrets.
-func (c *CoreClient) Secrets(namespace string) *gentype.ClientWithList[*corev1.Secret, *corev1.SecretList] {
+func (c *CoreClient) Secrets(namespace string) Kind[*corev1.Secret, *corev1.SecretList] {
 	return kind[corev1.Secret, corev1.SecretList](c.core, "secrets", namespace)
 }
 
 // EndpointSlices are EndpointSlices.
-func (c *CoreClient) EndpointSlices(namespace string) *gentype.ClientWithList[*discoveryv1.EndpointSlice, *discoveryv1.EndpointSliceList] {
+func (c *CoreClient) EndpointSlices(namespace string) Kind[*discoveryv1.EndpointSlice, *discoveryv1.EndpointSliceList] {
 	return kind[discoveryv1.EndpointSlice, discoveryv1.EndpointSliceList](c.discovery, "endpointslices", namespace)
 }
 
 // Events are Events, of group events.k8s.io.
-func (c *CoreClient) Events(namespace string) *gentype.ClientWithList[*eventsv1.Event, *eventsv1.EventList] {
+func (c *CoreClient) Events(namespace string) Kind[*eventsv1.Event, *eventsv1.EventList] {
 	return kind[eventsv1.Event, eventsv1.EventList](c.events, "events", namespace)
 }
 
 // Leases are Leases.
-func (c *CoreClient) Leases(namespace string) *gentype.ClientWithList[*coordinationv1.Lease, *coordinationv1.LeaseList] {
+func (c *CoreClient) Leases(namespace string) Kind[*coordinationv1.Lease, *coordinationv1.LeaseList] {
 	return kind[coordinationv1.Lease, coordinationv1.LeaseList](c.coordination, "leases", namespace)
 }
 
-// TokenReviews ask whose a token is; none is ever kept.
-func (c *CoreClient) TokenReviews() *gentype.Client[*authenticationv1.TokenReview] {
-	return gentype.NewClient("tokenreviews", c.authentication, parameter, "", func() *authenticationv1.TokenReview { return &authenticationv1.TokenReview{} })
+// TokenReviews ask whose a token is; none is ever kept, so there are no lists.
+func (c *CoreClient) TokenReviews() Kind[*authenticationv1.TokenReview, *metav1.Status] {
+	return kind[authenticationv1.TokenReview, metav1.Status](c.authentication, "tokenreviews", "")
 }
 
-// SubjectAccessReviews ask what somebody may do; none is ever kept.
-func (c *CoreClient) SubjectAccessReviews() *gentype.Client[*authorizationv1.SubjectAccessReview] {
-	return gentype.NewClient("subjectaccessreviews", c.authorization, parameter, "", func() *authorizationv1.SubjectAccessReview { return &authorizationv1.SubjectAccessReview{} })
+// SubjectAccessReviews ask what somebody may do; likewise.
+func (c *CoreClient) SubjectAccessReviews() Kind[*authorizationv1.SubjectAccessReview, *metav1.Status] {
+	return kind[authorizationv1.SubjectAccessReview, metav1.Status](c.authorization, "subjectaccessreviews", "")
 }
 
-// kind makes the client of one kind of objects.
-func kind[T, L any, PT interface {
-	*T
-	runtime.Object
-	metav1.Object
-}, PL interface {
-	*L
-	runtime.Object
-}](c rest.Interface, resource, namespace string) *gentype.ClientWithList[PT, PL] {
-	return gentype.NewClientWithList(resource, c, parameter, namespace, func() PT { return PT(new(T)) }, func() PL { return PL(new(L)) })
+// An OwnClient is a client of our own kinds, none of which is in a namespace.
+type OwnClient struct{ client rest.Interface }
+
+// IPAddressPools are IPAddressPools.
+func (c *OwnClient) IPAddressPools() Kind[*v1beta1.IPAddressPool, *v1beta1.IPAddressPoolList] {
+	return kind[v1beta1.IPAddressPool, v1beta1.IPAddressPoolList](c.client, "ipaddresspools", "")
+}
+
+// L2Advertisements are L2Advertisements.
+func (c *OwnClient) L2Advertisements() Kind[*v1beta1.L2Advertisement, *v1beta1.L2AdvertisementList] {
+	return kind[v1beta1.L2Advertisement, v1beta1.L2AdvertisementList](c.client, "l2advertisements", "")
+}
+
+// BGPAdvertisements are BGPAdvertisements.
+func (c *OwnClient) BGPAdvertisements() Kind[*v1beta1.BGPAdvertisement, *v1beta1.BGPAdvertisementList] {
+	return kind[v1beta1.BGPAdvertisement, v1beta1.BGPAdvertisementList](c.client, "bgpadvertisements", "")
+}
+
+// BGPPeers are BGPPeers.
+func (c *OwnClient) BGPPeers() Kind[*v1beta1.BGPPeer, *v1beta1.BGPPeerList] {
+	return kind[v1beta1.BGPPeer, v1beta1.BGPPeerList](c.client, "bgppeers", "")
+}
+
+// BFDProfiles are BFDProfiles.
+func (c *OwnClient) BFDProfiles() Kind[*v1beta1.BFDProfile, *v1beta1.BFDProfileList] {
+	return kind[v1beta1.BFDProfile, v1beta1.BFDProfileList](c.client, "bfdprofiles", "")
+}
+
+// Communities are Communities.
+func (c *OwnClient) Communities() Kind[*v1beta1.Community, *v1beta1.CommunityList] {
+	return kind[v1beta1.Community, v1beta1.CommunityList](c.client, "communities", "")
+}
+
+// SpeakerStatuses are SpeakerStatuses.
+func (c *OwnClient) SpeakerStatuses() Kind[*v1beta1.SpeakerStatus, *v1beta1.SpeakerStatusList] {
+	return kind[v1beta1.SpeakerStatus, v1beta1.SpeakerStatusList](c.client, "speakerstatuses", "")
 }
 
 // LogTo makes client-go log to a logger.

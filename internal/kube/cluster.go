@@ -52,7 +52,7 @@ type Options struct {
 // which parts. Values handed out are shared and must not be changed.
 type Cluster struct {
 	core    *CoreClient
-	own     OwnClient
+	own     *OwnClient
 	options Options
 	signal  chan struct{}
 	synced  chan struct{}
@@ -108,7 +108,7 @@ type Changes struct {
 }
 
 // NewCluster prepares to watch a cluster.
-func NewCluster(core *CoreClient, own OwnClient, o Options) *Cluster {
+func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	c := &Cluster{
 		core: core, own: own, options: o,
 		signal:      make(chan struct{}, 1),
@@ -161,7 +161,7 @@ func stripped[T metav1.Object](o T) T {
 
 // Run watches the cluster until ctx ends.
 func (c *Cluster) Run(ctx context.Context) {
-	core, own := c.core, c.own.BelfryV1beta1()
+	core, own := c.core, c.own
 	services, slices := core.Services(""), core.EndpointSlices("")
 	reflectors := []*cache.Reflector{
 		mirror(&corev1.Service{}, c.services, c.core, services.List, services.Watch, onlyLoadBalancers),

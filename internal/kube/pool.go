@@ -71,7 +71,7 @@ func (c *Cluster) patchPool(ctx context.Context, p *v1beta1.IPAddressPool, patch
 	if err != nil {
 		return Refused, fmt.Errorf("patch of pool %s: %w", p.Name, err)
 	}
-	answer, err := c.own.BelfryV1beta1().IPAddressPools().Patch(ctx, p.Name, types.MergePatchType, body, metav1.PatchOptions{}, subresources...)
+	answer, err := c.own.IPAddressPools().Patch(ctx, p.Name, types.MergePatchType, body, metav1.PatchOptions{}, subresources...)
 	if err != nil {
 		return classify(err), fmt.Errorf("write pool %s: %w", p.Name, err)
 	}

@@ -21,23 +21,37 @@ type Reader struct {
 func NewReader(c *Cluster) *Reader { return &Reader{cluster: c} }
 
 // Snapshot returns the whole, and whether anything in it differs from what was
-// returned last.
+// returned last that matters to who announces: a Service without addresses does
+// not. As long as nothing does, it is the same Snapshot.
 func (r *Reader) Snapshot() (s lb.Snapshot, changed bool) {
 	c := r.cluster
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	changes := c.changes
 	c.changes.reset()
-	s = c.whole()
-	c.mu.Unlock()
-	changed = !r.begun || changes.config || changes.nodes || len(changes.endpoints) > 0
-	for key := range changes.services {
-		if changed {
-			break
+	changed = !r.begun || changes.config || changes.nodes
+	for _, keys := range []map[lb.ServiceKey]struct{}{changes.services, changes.endpoints} {
+		for key := range keys {
+			changed = changed || r.differs(key)
 		}
-		changed = !reflect.DeepEqual(find(r.last.Services, key), find(s.Services, key))
 	}
-	r.last, r.begun = s, true
-	return s, changed
+	if changed {
+		r.last, r.begun = c.whole(), true
+	}
+	return r.last, changed
+}
+
+// differs reports whether a Service that has addresses, or had, is another than
+// in the last Snapshot.
+func (r *Reader) differs(key lb.ServiceKey) bool {
+	was := find(r.last.Services, key)
+	is, exists := r.cluster.service(key)
+	switch {
+	case !exists || len(is.Assigned) == 0:
+		return was != nil && len(was.Assigned) > 0
+	default:
+		return was == nil || !reflect.DeepEqual(*was, is.Service)
+	}
 }
 
 // find returns a Service from a sorted list, or nil.

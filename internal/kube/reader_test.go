@@ -30,6 +30,7 @@ func TestAReaderIsToldOfWhatADecisionDependsOn(t *testing.T) {
 	announced := func(s *corev1.Service) {
 		s.Status.Conditions = []metav1.Condition{{Type: string(ConditionAnnounced), Status: metav1.ConditionTrue, Reason: "Announced"}}
 	}
+	waiting := func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }
 	local := func(s *corev1.Service) {
 		announced(s)
 		s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
@@ -51,16 +52,20 @@ func TestAReaderIsToldOfWhatADecisionDependsOn(t *testing.T) {
 	}{
 		{"it is read first", func() error { return nil }, true},
 		{"nothing happens", func() error { return nil }, false},
-		{"a Service comes", service(func(*corev1.Service) {}), true},
+		{"a Service comes", service(waiting), false},
+		{"it has an endpoint", slice(true), false},
+		{"it gets its addresses", service(func(*corev1.Service) {}), true},
 		{"a condition is written", service(announced), false},
 		{"its spec changes", service(local), true},
 		{"it is written as it was", service(local), false},
-		{"an endpoint is ready", slice(true), true},
 		{"the slice is written as it was", slice(true), false},
 		{"an endpoint goes", slice(false), true},
+		{"an endpoint is ready", slice(true), true},
 		{"a Node comes", func() error { return c.nodes.Update(&corev1.Node{ObjectMeta: meta("n")}) }, true},
 		{"a Node is heard of", func() error { return c.nodes.Update(&corev1.Node{ObjectMeta: meta("n")}) }, false},
 		{"an advertisement comes", func() error { return c.l2ads.Update(&v1beta1.L2Advertisement{ObjectMeta: meta("l")}) }, true},
+		{"it loses its addresses", service(waiting), true},
+		{"it gets them again", service(local), true},
 		{"the Service goes", func() error { return c.services.Delete(&corev1.Service{ObjectMeta: meta("a")}) }, true},
 	} {
 		if err := step.do(); err != nil {

@@ -30,7 +30,7 @@ func (c *Cluster) NodeUID(node string) (types.UID, bool) {
 // deletes or changes it.
 type SpeakerStatus struct {
 	node    string
-	own     OwnClient
+	own     *OwnClient
 	owner   func(node string) (types.UID, bool)
 	changed chan struct{}
 
@@ -39,7 +39,7 @@ type SpeakerStatus struct {
 }
 
 // NewSpeakerStatus returns the SpeakerStatus of a node whose UID owner knows.
-func NewSpeakerStatus(own OwnClient, node string, owner func(node string) (types.UID, bool)) *SpeakerStatus {
+func NewSpeakerStatus(own *OwnClient, node string, owner func(node string) (types.UID, bool)) *SpeakerStatus {
 	s := &SpeakerStatus{node: node, own: own, owner: owner, changed: make(chan struct{}, 1)}
 	notify := func() {
 		select {
@@ -53,7 +53,7 @@ func NewSpeakerStatus(own OwnClient, node string, owner func(node string) (types
 
 // Run watches the object until ctx ends.
 func (s *SpeakerStatus) Run(ctx context.Context) {
-	statuses := s.own.BelfryV1beta1().SpeakerStatuses()
+	statuses := s.own.SpeakerStatuses()
 	only := func(o metav1.ListOptions) metav1.ListOptions {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.node).String()
 		return o
@@ -88,7 +88,7 @@ func (s *SpeakerStatus) object() (*v1beta1.SpeakerStatus, bool) {
 // there is a Node to own it.
 func (s *SpeakerStatus) Write(ctx context.Context, want v1beta1.SpeakerStatusStatus) (Outcome, error) {
 	o, known := s.object()
-	statuses := s.own.BelfryV1beta1().SpeakerStatuses()
+	statuses := s.own.SpeakerStatuses()
 	switch {
 	case !known:
 		return Stale, nil

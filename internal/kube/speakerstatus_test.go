@@ -17,6 +17,7 @@ import (
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/kube/client/versioned"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/speakerstatus"
 )
@@ -215,7 +216,9 @@ func TestASpeakerWritesNothingElseOfItsKind(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
 	for account, may := range map[string]bool{speaker: true, controller: false} {
-		own := b.clients(account).Own.BelfryV1beta1().SpeakerStatuses()
+		config, err := b.lab.ConfigFor(ctx, lab.Namespace, account)
+		b.must(err)
+		own := versioned.NewForConfigOrDie(config).BelfryV1beta1().SpeakerStatuses()
 		for what, try := range map[string]func() error{
 			"delete it": func() error { return own.Delete(ctx, "x", metav1.DeleteOptions{}) },
 			"change more than its status": func() error {
@@ -227,7 +230,7 @@ func TestASpeakerWritesNothingElseOfItsKind(t *testing.T) {
 				t.Errorf("%s may %s: %v", account, what, err)
 			}
 		}
-		_, err := own.List(ctx, metav1.ListOptions{})
+		_, err = own.List(ctx, metav1.ListOptions{})
 		if apierrors.IsForbidden(err) == may {
 			t.Errorf("%s may list them: %v", account, err)
 		}

@@ -70,19 +70,19 @@ func (c *Cluster) judgedKinds() map[string]judged {
 	return map[string]judged{
 		KindL2Advertisement: judgedKind(c.l2ads,
 			func(o *v1beta1.L2Advertisement) []metav1.Condition { return o.Status.Conditions },
-			func() patcher[*v1beta1.L2Advertisement] { return c.own.BelfryV1beta1().L2Advertisements() }),
+			func() patcher[*v1beta1.L2Advertisement] { return c.own.L2Advertisements() }),
 		KindBGPPeer: judgedKind(c.peers,
 			func(o *v1beta1.BGPPeer) []metav1.Condition { return o.Status.Conditions },
-			func() patcher[*v1beta1.BGPPeer] { return c.own.BelfryV1beta1().BGPPeers() }),
+			func() patcher[*v1beta1.BGPPeer] { return c.own.BGPPeers() }),
 		KindBGPAdvertisement: judgedKind(c.bgpads,
 			func(o *v1beta1.BGPAdvertisement) []metav1.Condition { return o.Status.Conditions },
-			func() patcher[*v1beta1.BGPAdvertisement] { return c.own.BelfryV1beta1().BGPAdvertisements() }),
+			func() patcher[*v1beta1.BGPAdvertisement] { return c.own.BGPAdvertisements() }),
 		KindBFDProfile: judgedKind(c.profiles,
 			func(o *v1beta1.BFDProfile) []metav1.Condition { return o.Status.Conditions },
-			func() patcher[*v1beta1.BFDProfile] { return c.own.BelfryV1beta1().BFDProfiles() }),
+			func() patcher[*v1beta1.BFDProfile] { return c.own.BFDProfiles() }),
 		KindCommunity: judgedKind(c.communities,
 			func(o *v1beta1.Community) []metav1.Condition { return o.Status.Conditions },
-			func() patcher[*v1beta1.Community] { return c.own.BelfryV1beta1().Communities() }),
+			func() patcher[*v1beta1.Community] { return c.own.Communities() }),
 	}
 }
 

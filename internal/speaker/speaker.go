@@ -77,7 +77,7 @@ const (
 	leisurely = 100 * time.Millisecond
 	// idle is how many times longer than a pass for the API server's news took
 	// we wait until the next, so that a busy cluster never busies us.
-	idle = 30
+	idle = 60
 	// linger bounds how long an address handed over is still answered for
 	// while its successor has not been heard on the wire.
 	linger = 250 * time.Millisecond
