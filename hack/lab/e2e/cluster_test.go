@@ -128,9 +128,15 @@ func must(t *testing.T, err error) {
 // addresses, IPv4 first. extra is more of its spec.
 func serve(t *testing.T, l *lab.Lab, name string, extra ...string) []netip.Addr {
 	t.Helper()
+	return serveWith(t, l, name, "{}", extra...)
+}
+
+// serveWith does it with annotations.
+func serveWith(t *testing.T, l *lab.Lab, name, annotations string, extra ...string) []netip.Addr {
+	t.Helper()
 	must(t, l.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
 kind: Service
-metadata: {name: %s}
+metadata: {name: %s, annotations: %s}
 spec:
   type: LoadBalancer
   ipFamilyPolicy: RequireDualStack
@@ -138,7 +144,7 @@ spec:
   selector: {app: web}
   ports: [{port: 80}]
   %s
-`, name, strings.Join(extra, "\n  "))))
+`, name, annotations, strings.Join(extra, "\n  "))))
 	t.Cleanup(func() {
 		_, _ = l.Kubectl(context.Background(), "delete", "service", name, "--ignore-not-found")
 	})
