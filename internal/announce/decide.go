@@ -80,7 +80,8 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 	}
 	for n := range after {
 		was, is := &before[n], &after[n]
-		if was.Node != is.Node || was.State != is.State || !slices.EqualFunc(was.Interfaces, is.Interfaces, lb.Interface.Equal) {
+		if was.Node != is.Node || was.State != is.State || !slices.EqualFunc(was.Interfaces, is.Interfaces, lb.Interface.Equal) ||
+			!slices.Equal(was.Carriers, is.Carriers) {
 			return false
 		}
 		kept := 0

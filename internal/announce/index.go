@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/placement"
 )
@@ -28,6 +30,8 @@ type Index struct {
 	byAddr  map[netip.Addr]int
 	byNode  map[string]int
 	options Options
+	// survey is of BGP; nil when nothing is advertised by it.
+	survey *bgp.Survey
 }
 
 // A group is one address and the Services that share it.
@@ -90,6 +94,9 @@ func NewIndex(s lb.Snapshot, o Options) *Index {
 	}
 	ix.group(s.Services)
 	ix.classify(newPoolIndex(s.Pools, ads))
+	if len(s.BGPAdvertisements) > 0 {
+		ix.survey = bgp.NewSurvey(s, bgp.Options{IgnoreExcludeLB: o.IgnoreExcludeLB})
+	}
 	return ix
 }
 
@@ -194,15 +201,77 @@ func (ix *Index) Candidates(a netip.Addr) []NodeReason {
 	return out
 }
 
-// Refusal says why no node may announce an address. Its Reason is Eligible when
-// one may, or when no Service holds the address: then there is nothing to
-// refuse.
+// Refusal says why no node may announce an address, by layer 2 or by BGP. Its
+// Reason is Eligible when one may, or when no Service holds the address: then
+// there is nothing to refuse.
 func (ix *Index) Refusal(a netip.Addr) Refusal {
 	i, ok := ix.byAddr[a]
 	if !ok || ix.groups[i].hasCandidate() {
 		return Refusal{}
 	}
-	return refuse(ix.Candidates(a))
+	routed, asked := ix.Routing(a)
+	if asked && routed.Reason == Eligible {
+		return Refusal{}
+	}
+	r := refuse(ix.Candidates(a))
+	switch {
+	case !asked:
+		return r
+	case r.Reason == NoAdvertisement:
+		return routed // BGP alone was asked for
+	default:
+		r.Routing, r.Reason = &routed, max(r.Reason, routed.Reason)
+		return r
+	}
+}
+
+// Routing says whether any node may advertise an address by BGP, or why none
+// may, and whether it is to be advertised by BGP at all.
+func (ix *Index) Routing(a netip.Addr) (r Refusal, asked bool) {
+	if ix.survey == nil {
+		return Refusal{}, false
+	}
+	for reason, n := range ix.survey.Reasons(a) {
+		if reason == bgp.Advertised {
+			return Refusal{}, true
+		}
+		r.Counts[routing[reason]] += n
+		r.Reason = max(r.Reason, routing[reason])
+	}
+	return r, r.Reason > NoAdvertisement
+}
+
+// Advertisers returns the nodes, ascending, that advertise an address by BGP,
+// given the [Carriers] of the members.
+func (ix *Index) Advertisers(a netip.Addr, carriers map[string][]uint32) []string {
+	if ix.survey == nil {
+		return nil
+	}
+	return ix.survey.Advertisers(a, carriers)
+}
+
+// Carriers returns the BGP sessions of each node that is here to stay.
+func Carriers(members []election.Member) map[string][]uint32 {
+	out := make(map[string][]uint32, len(members))
+	for _, m := range members {
+		if m.State != election.Leaving {
+			out[m.Node] = m.Carriers
+		}
+	}
+	return out
+}
+
+// routing are BGP's reasons in the words of this package.
+var routing = map[bgp.Reason]Reason{
+	bgp.NoAdvertisement:    NoAdvertisement,
+	bgp.NodeNotSelected:    NodeNotSelected,
+	bgp.NoPeer:             NoPeer,
+	bgp.FamilyNotOffered:   FamilyNotOffered,
+	bgp.NodeExcluded:       NodeExcluded,
+	bgp.NetworkUnavailable: NetworkUnavailable,
+	bgp.Drained:            Draining,
+	bgp.NoEndpoint:         NoEndpoint,
+	bgp.NoLocalEndpoint:    NoLocalEndpoint,
 }
 
 // A Refusal sums up why an address has no node to announce it.
@@ -211,6 +280,9 @@ type Refusal struct {
 	Reason Reason
 	// Counts says how many nodes have which reason.
 	Counts [len(reasons)]int
+	// Routing is the same for BGP, when both protocols were asked for; the rest is
+	// then about layer 2.
+	Routing *Refusal
 }
 
 // refuse sums up. There is a refusal only while no node is Eligible or Owner.
@@ -231,10 +303,18 @@ func (r Refusal) Sentence() string {
 	case NoNode:
 		return "the cluster has no node"
 	case NoAdvertisement:
-		return "no L2Advertisement selects the pool and every Service that uses the address"
+		return "no L2Advertisement or BGPAdvertisement selects the pool and every Service that uses the address"
 	case NoEndpoint:
 		return "no endpoint is ready"
 	}
+	if r.Routing != nil {
+		return "no node can announce the address: by layer 2, " + r.counted() + "; by BGP, " + r.Routing.counted()
+	}
+	return "no node can announce the address: " + r.counted()
+}
+
+// counted says how many nodes have which reason.
+func (r Refusal) counted() string {
 	var parts []string
 	for reason, n := range r.Counts {
 		if n > 0 {
@@ -242,7 +322,7 @@ func (r Refusal) Sentence() string {
 		}
 	}
 	slices.Reverse(parts) // the nearest first
-	return "no node can announce the address: " + strings.Join(parts, ", ")
+	return strings.Join(parts, ", ")
 }
 
 // reason returns what configuration says of node n.

@@ -25,6 +25,10 @@ const (
 	// NodeNotSelected: advertisements select the address, but none of them this
 	// node.
 	NodeNotSelected
+	// NoPeer: the node has no BGPPeer that the advertisement is for.
+	NoPeer
+	// FamilyNotOffered: no such BGPPeer carries the address's family.
+	FamilyNotOffered
 	// NodeExcluded: the node is labelled
 	// node.kubernetes.io/exclude-from-external-load-balancers.
 	NodeExcluded
@@ -45,6 +49,9 @@ const (
 	// AddressConflict: the node is to announce the address, but has found that a
 	// stranger uses it and withholds it.
 	AddressConflict
+	// NoSession: no BGP session is established of those that the node is to
+	// advertise the address by.
+	NoSession
 
 	// Lost: the node could announce the address, another one does.
 	Lost
@@ -55,8 +62,8 @@ const (
 var reasons = [...]string{
 	"Eligible",
 	"NoNode", "NoAdvertisement", "NoEndpoint", "NoLocalEndpoint",
-	"NodeNotSelected", "NodeExcluded", "NetworkUnavailable", "Draining",
-	"NotAMember", "Joining", "NoUsableInterface", "Leaving", "AddressConflict",
+	"NodeNotSelected", "NoPeer", "FamilyNotOffered", "NodeExcluded", "NetworkUnavailable", "Draining",
+	"NotAMember", "Joining", "NoUsableInterface", "Leaving", "AddressConflict", "NoSession",
 	"Lost", "Owner",
 }
 
@@ -69,9 +76,11 @@ var sentences = [...]string{
 	"absent", "not advertised", "without endpoints",
 	"without an endpoint that takes traffic, which externalTrafficPolicy Local requires",
 	"not selected by an advertisement",
+	"without a BGPPeer to advertise it to", "without a BGPPeer that carries its family",
 	"excluded by the label node.kubernetes.io/exclude-from-external-load-balancers",
 	"with condition NetworkUnavailable", "draining",
 	"without a live speaker", "whose speaker is just starting", "without a usable interface",
 	"whose speaker is about to stop", "on whose segment a stranger uses the address",
+	"without an established BGP session for it",
 	"outdone by the owner", "announcing",
 }

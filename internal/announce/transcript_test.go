@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -119,6 +120,14 @@ func (w *world) line(line string) string {
 		put(&w.snapshot.Services, w.service(args), func(s lb.Service) string { return s.Key.String() })
 	case "member":
 		put(&w.members, w.member(args), func(m election.Member) string { return m.Node })
+	case "bgpad":
+		put(&w.snapshot.BGPAdvertisements, w.bgpad(args), func(a lb.BGPAdvertisement) string { return a.Name })
+	case "bgppeer":
+		put(&w.snapshot.BGPPeers, w.bgppeer(args), func(p lb.BGPPeer) string { return p.Name })
+	case "sessions":
+		w.sessions(args)
+	case "routing":
+		return w.routing(netip.MustParseAddr(args[0]))
 	case "delete":
 		w.remove(args[0], args[1])
 	case "candidates":
@@ -177,6 +186,68 @@ func (w *world) candidates(a netip.Addr) string {
 		return "not in use\n"
 	}
 	return b.String()
+}
+
+// routing prints who advertises an address by BGP, or why nobody can, and what is
+// said of it when neither protocol can.
+func (w *world) routing(a netip.Addr) string {
+	ix := NewIndex(w.snapshot, Options{})
+	var b strings.Builder
+	switch r, asked := ix.Routing(a); {
+	case !asked:
+		b.WriteString("not asked for\n")
+	case r.Reason != Eligible:
+		fmt.Fprintf(&b, "nobody: %v\n", r.Reason)
+	default:
+		fmt.Fprintf(&b, "advertised from %v\n", ix.Advertisers(a, Carriers(w.members)))
+	}
+	if r := ix.Refusal(a); r.Reason != Eligible {
+		fmt.Fprintf(&b, "refused %v: %s\n", r.Reason, r.Sentence())
+	}
+	return b.String()
+}
+
+// sessions are those that a member has established, each "peer/family".
+func (w *world) sessions(args []string) {
+	i := slices.IndexFunc(w.members, func(m election.Member) bool { return m.Node == args[0] })
+	w.members[i].Carriers = nil
+	for _, arg := range args[1:] {
+		peer, family, _ := strings.Cut(arg, "/")
+		w.members[i].Carriers = append(w.members[i].Carriers, bgp.Carrier(peer, lb.Family(number(family))))
+	}
+	slices.Sort(w.members[i].Carriers)
+}
+
+func (w *world) bgpad(args []string) lb.BGPAdvertisement {
+	ad := lb.BGPAdvertisement{Name: args[0], Created: time.Unix(int64(len(w.snapshot.BGPAdvertisements)), 0)}
+	for _, arg := range args[1:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "pools":
+			ad.Pools = strings.Split(value, ",")
+		case "nodes":
+			ad.NodeSelectors = parseSelectors(value)
+		case "peers":
+			ad.Peers = strings.Split(value, ",")
+		default:
+			w.t.Fatalf("bgpad: %q", arg)
+		}
+	}
+	return ad
+}
+
+func (w *world) bgppeer(args []string) lb.BGPPeer {
+	p := lb.BGPPeer{Name: args[0], Created: time.Unix(int64(len(w.snapshot.BGPPeers)), 0), MyASN: 65000, PeerASN: 65001, Address: netip.MustParseAddr(args[1])}
+	for _, arg := range args[2:] {
+		key, value, _ := strings.Cut(arg, "=")
+		switch key {
+		case "nodes":
+			p.NodeSelectors = parseSelectors(value)
+		default:
+			w.t.Fatalf("bgppeer: %q", arg)
+		}
+	}
+	return p
 }
 
 // record writes down for every address where it is to be placed.

@@ -191,26 +191,13 @@ func Families(p lb.BGPPeer) []lb.Family {
 // An unknown node holds no session. The order of the snapshot's slices does not
 // matter.
 func Decide(s lb.Snapshot, node string, o Options) Intent {
-	d := decision{options: o, pools: byAge(s.Pools, func(p lb.Pool) (time.Time, string) { return p.Created, p.Name })}
 	i := slices.IndexFunc(s.Nodes, func(n lb.Node) bool { return n.Name == node })
 	if i < 0 {
 		return Intent{}
 	}
-	d.node = s.Nodes[i]
 	var intent Intent
-	for _, p := range byAge(s.BGPPeers, func(p lb.BGPPeer) (time.Time, string) { return p.Created, p.Name }) {
-		if !selects(p.NodeSelectors, d.node.Labels) {
-			continue
-		}
-		if i := slices.IndexFunc(d.peers, p.SameRouter); i >= 0 {
-			intent.Rivals = append(intent.Rivals, Rival{p.Name, d.peers[i].Name})
-			continue
-		}
-		d.peers = append(d.peers, p)
-	}
-	slices.SortFunc(intent.Rivals, func(a, b Rival) int { return cmp.Compare(a.Peer, b.Peer) })
-	slices.SortFunc(d.peers, func(a, b lb.BGPPeer) int { return cmp.Compare(a.Name, b.Name) })
-	d.ads = byAge(s.BGPAdvertisements, func(a lb.BGPAdvertisement) (time.Time, string) { return a.Created, a.Name })
+	d := decision{options: o, node: s.Nodes[i], ads: oldestFirst(s.BGPAdvertisements), pools: poolsByAge(s.Pools)}
+	d.peers, intent.Rivals = peersOf(s.BGPPeers, d.node)
 	d.routes = make([]map[netip.Prefix]*statement, len(d.peers))
 	for i := range d.routes {
 		d.routes[i] = map[netip.Prefix]*statement{}
@@ -230,6 +217,32 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 		return cmp.Or(cmp.Compare(a.Advertisement, b.Advertisement), cmp.Compare(a.Older, b.Older))
 	})
 	return intent
+}
+
+// peersOf returns the peers of a node, by name, and those that an older one keeps
+// it from having.
+func peersOf(all []lb.BGPPeer, node lb.Node) (peers []lb.BGPPeer, rivals []Rival) {
+	for _, p := range byAge(all, func(p lb.BGPPeer) (time.Time, string) { return p.Created, p.Name }) {
+		if !selects(p.NodeSelectors, node.Labels) {
+			continue
+		}
+		if i := slices.IndexFunc(peers, p.SameRouter); i >= 0 {
+			rivals = append(rivals, Rival{p.Name, peers[i].Name})
+			continue
+		}
+		peers = append(peers, p)
+	}
+	slices.SortFunc(rivals, func(a, b Rival) int { return cmp.Compare(a.Peer, b.Peer) })
+	slices.SortFunc(peers, func(a, b lb.BGPPeer) int { return cmp.Compare(a.Name, b.Name) })
+	return peers, rivals
+}
+
+func oldestFirst(ads []lb.BGPAdvertisement) []lb.BGPAdvertisement {
+	return byAge(ads, func(a lb.BGPAdvertisement) (time.Time, string) { return a.Created, a.Name })
+}
+
+func poolsByAge(pools []lb.Pool) []lb.Pool {
+	return byAge(pools, func(p lb.Pool) (time.Time, string) { return p.Created, p.Name })
 }
 
 // A decision is the state of one call of Decide.
@@ -280,59 +293,80 @@ func groups(services []lb.Service) []group {
 
 // judge decides over one address and enters its prefixes into the tables.
 func (d *decision) judge(g group) Verdict {
-	v := Verdict{Address: g.address, Reason: NoAdvertisement}
-	family := lb.FamilyOf(g.address)
-	unfit, ending := d.unfit(g), d.ending(g)
+	v := Verdict{Address: g.address}
+	nearest := NoAdvertisement
+	unfit, ending := d.unfit(), d.ending(g)
+	if unfit == Advertised {
+		unfit = g.idle(d.node.Name)
+	}
+	offered := d.offers(g, func(peer, ad int) {
+		reason := unfit
+		if unfit > Drained && d.options.phase(d.peers[peer]) == Left {
+			reason = Drained
+		}
+		nearest = max(nearest, reason)
+		if reason != Advertised {
+			return
+		}
+		d.state(peer, ad, prefixOf(&d.ads[ad], g.address), g, ending)
+		name := d.peers[peer].Name
+		if at, found := slices.BinarySearch(v.Peers, name); !found {
+			v.Peers = slices.Insert(v.Peers, at, name)
+		}
+	})
+	v.Reason = max(offered, nearest)
+	return v
+}
+
+// offers calls each for every advertisement and peer by which an address may go
+// out on the node, and returns how near to that it came when there are none, at
+// most FamilyNotOffered; otherwise the greatest reason is up to each.
+func (d *decision) offers(g group, each func(peer, ad int)) Reason {
+	reason, family := NoAdvertisement, lb.FamilyOf(g.address)
 	for i := range d.ads {
 		ad := &d.ads[i]
 		if !d.selectsServices(ad, g) {
 			continue
 		}
 		if !selects(ad.NodeSelectors, d.node.Labels) {
-			v.Reason = max(v.Reason, NodeNotSelected)
+			reason = max(reason, NodeNotSelected)
 			continue
 		}
-		v.Reason = max(v.Reason, NoPeer)
+		reason = max(reason, NoPeer)
 		for j := range d.peers {
 			p := &d.peers[j]
 			if len(ad.Peers) > 0 && !slices.Contains(ad.Peers, p.Name) {
 				continue
 			}
-			v.Reason = max(v.Reason, FamilyNotOffered)
-			if !slices.Contains(Families(*p), family) {
-				continue
-			}
-			reason := unfit
-			if unfit > Drained && d.options.phase(*p) == Left {
-				reason = Drained
-			}
-			v.Reason = max(v.Reason, reason)
-			if reason != Advertised {
-				continue
-			}
-			d.state(j, i, prefixOf(ad, g.address), g, ending)
-			if at, found := slices.BinarySearch(v.Peers, p.Name); !found {
-				v.Peers = slices.Insert(v.Peers, at, p.Name)
+			reason = max(reason, FamilyNotOffered)
+			if slices.Contains(Families(*p), family) {
+				each(j, i)
 			}
 		}
 	}
-	return v
+	return reason
 }
 
-// unfit returns what keeps the node from advertising an address whatever the
-// advertisements say, or Advertised.
-func (d *decision) unfit(g group) Reason {
+// unfit returns what keeps the node from advertising anything, or Advertised.
+func (d *decision) unfit() Reason {
 	_, excluded := d.node.Labels[lb.LabelExcludeLB]
 	switch {
 	case excluded && !d.options.IgnoreExcludeLB:
 		return NodeExcluded
 	case d.node.NetworkUnavailable:
 		return NetworkUnavailable
+	default:
+		return Advertised
 	}
+}
+
+// idle returns Advertised when an address's traffic has an endpoint to go to from
+// a node, or why not.
+func (g group) idle(node string) Reason {
 	reason := NoEndpoint
 	for _, s := range g.services {
 		switch {
-		case s.Endpoints.Usable(s.TrafficPolicy, d.node.Name):
+		case s.Endpoints.Usable(s.TrafficPolicy, node):
 			return Advertised
 		case s.Endpoints.Usable(lb.TrafficCluster, ""):
 			reason = NoLocalEndpoint

@@ -380,7 +380,7 @@ func TestAllocatesBothFamiliesInOneWrite(t *testing.T) {
 	}
 	want := []string{
 		"IPAllocated: assigned 192.0.2.0 from pool edge and 2001:db8:: from pool edge",
-		"NotAnnounced: no L2Advertisement selects the pool and every Service that uses the address",
+		"NotAnnounced: no L2Advertisement or BGPAdvertisement selects the pool and every Service that uses the address",
 	}
 	if got := w.events("web"); !slices.Equal(got, want) {
 		t.Errorf("events\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))

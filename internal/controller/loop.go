@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -33,6 +34,11 @@ type loop struct {
 	// setting is what the last pass saw of the cluster besides its Services.
 	setting  lb.Snapshot
 	verdicts map[verdictKey]config.Verdict
+	// disputes are what advertisements and peers of BGP say against each other,
+	// found at disputedAt; disputing is when to look again, zero when nothing bears
+	// on it.
+	disputes              map[verdictKey][]config.Problem
+	disputedAt, disputing time.Time
 	// until is when the next reservation ends; zero when none does.
 	until time.Time
 
@@ -152,8 +158,10 @@ func (l *loop) rest() time.Duration {
 			next = a.notUntil
 		}
 	}
-	if !l.moving.IsZero() && (next.IsZero() || l.moving.Before(next)) {
-		next = l.moving
+	for _, t := range []time.Time{l.moving, l.disputing} {
+		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
+			next = t
+		}
 	}
 	if next.IsZero() {
 		return 24 * time.Hour
@@ -175,6 +183,10 @@ func (l *loop) wake() {
 	}
 	if !l.moving.IsZero() && !now.Before(l.moving) {
 		l.rebalance()
+	}
+	if !l.disputing.IsZero() && !now.Before(l.disputing) {
+		l.dispute()
+		l.settleFindings()
 	}
 }
 
@@ -279,8 +291,14 @@ func (l *loop) pass(ch kube.Changes) {
 		}
 	}
 	l.settlePools(plan.Pools, ch)
-	if ch.Config {
+	switch {
+	case ch.Config || ch.Nodes:
+		l.dispute()
 		l.settleFindings()
+	case len(affected) > 0 && l.disputing.IsZero() && bgp.Contestable(l.setting.BGPAdvertisements):
+		l.disputing = l.disputedAt.Add(disputePause)
+	}
+	if ch.Config {
 		l.rebalance()
 	}
 	l.leave(ch.Left)

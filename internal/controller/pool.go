@@ -70,6 +70,7 @@ func (l *loop) settleFindings() {
 			f.settle = func() { l.settleFinding(key, f) }
 			l.findings[key] = f
 		}
+		v.Problems = slices.Concat(v.Problems, l.disputes[key])
 		if f.Generation != v.Generation || !slices.Equal(f.Problems, v.Problems) {
 			l.forgive(&f.attempt)
 		}

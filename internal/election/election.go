@@ -48,6 +48,10 @@ type Member struct {
 	Interfaces []lb.Interface
 	// Claims are the addresses it answers for.
 	Claims Claims
+	// Carriers are what it can tell routers, for whoever counts: the numbers of
+	// package bgp that stand for established sessions, ascending. Nothing is
+	// decided by them here.
+	Carriers []uint32
 }
 
 // A Candidate is a node that may own an address.

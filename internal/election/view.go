@@ -27,6 +27,8 @@ type Record struct {
 	Leaving bool
 	// Interfaces are those it can announce on.
 	Interfaces []lb.Interface
+	// Carriers are its established BGP sessions, by their numbers, ascending.
+	Carriers []uint32
 	// Claims are all its claims when Whole is set, and left out otherwise: many
 	// do not fit into a packet.
 	Claims Claims
@@ -103,6 +105,8 @@ func DefaultPace(slow, lostAfter time.Duration) Pace {
 type Local struct {
 	// Interfaces are those it can announce on.
 	Interfaces []lb.Interface
+	// Carriers are its established BGP sessions, by their numbers, ascending.
+	Carriers []uint32
 	// Leaving is set when it is about to go: others take over its addresses
 	// while it still answers for them.
 	Leaving bool
@@ -217,7 +221,7 @@ func (p *peer) ready() bool { return p.listed() && p.fresh && p.claims != nil }
 func (p *peer) member() Member {
 	m := Member{Node: p.node, Address: p.addr, State: p.life.State}
 	if p.status != nil {
-		m.Interfaces = p.status.Interfaces
+		m.Interfaces, m.Carriers = p.status.Interfaces, p.status.Carriers
 	}
 	if p.claims != nil {
 		m.Claims = p.claims.Claims
@@ -573,7 +577,7 @@ func (v *View) settleClaims(standing Standing) {
 		changed = v.ledger.Raise(func(a netip.Addr) bool { return v.offered(a) || v.contested(a) }) || changed
 	}
 	if changed || v.self.Joining == v.learned || v.self.Leaving != v.local.Leaving ||
-		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) {
+		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) || !slices.Equal(v.self.Carriers, v.local.Carriers) {
 		v.renew()
 		v.tellAll()
 	}
@@ -606,7 +610,7 @@ func (v *View) renew() {
 	v.self.Seq++
 	v.self.Epoch = v.ledger.Epoch()
 	v.self.Joining, v.self.Leaving = !v.learned, v.local.Leaving
-	v.self.Interfaces = v.local.Interfaces
+	v.self.Interfaces, v.self.Carriers = v.local.Interfaces, v.local.Carriers
 	if c := v.ledger.Claims(); c != nil {
 		v.self.Claims = c
 	}
@@ -644,7 +648,7 @@ func (v *View) publish() {
 	case v.local.Leaving:
 		state = Leaving
 	}
-	list := []Member{{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims}}
+	list := []Member{{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Carriers: v.self.Carriers}}
 	ids := []identity{{node: v.self.Node, state: state, status: v.latest}}
 	records := []*Record{v.latest}
 	for _, p := range v.order {

@@ -363,7 +363,7 @@ func (p *part) Members() []election.Member {
 
 // present returns the part as a member, or false when it is gone.
 func (p *part) present() (election.Member, bool) {
-	m := election.Member{Node: p.node, Address: p.address, State: p.state, Interfaces: p.local.Interfaces, Claims: p.ledger.Claims()}
+	m := election.Member{Node: p.node, Address: p.address, State: p.state, Interfaces: p.local.Interfaces, Claims: p.ledger.Claims(), Carriers: p.local.Carriers}
 	if p.local.Leaving && m.State == election.Alive {
 		m.State = election.Leaving
 	}
@@ -421,6 +421,7 @@ type fakeNode struct {
 	name    string
 	link    *fakeLink
 	part    *part
+	peering *fakePeering
 	speaker *Speaker
 	stop    context.CancelFunc
 	done    chan struct{}
@@ -451,8 +452,9 @@ func inWorld(t *testing.T, nodes []string, test func(t *testing.T, w *fakeWorld)
 			w.lan.links = append(w.lan.links, n.link)
 			w.hub.parts = append(w.hub.parts, n.part)
 			w.nodes = append(w.nodes, n)
+			n.peering = &fakePeering{changed: make(chan struct{}, 1), down: map[string]bool{}}
 			access := w.cluster.of(name)
-			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i)}, access, n.link, n.part, access, slog.New(slog.DiscardHandler), nil)
+			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i), BGP: n.peering, Grace: grace}, access, n.link, n.part, access, slog.New(slog.DiscardHandler), nil)
 		}
 		w.hub.spread()
 		for _, n := range w.nodes {

@@ -105,8 +105,10 @@ const (
 //
 // One speaker speaks for a Service: the owner of its first address that is in
 // trouble (its owner does not claim it: a stranger may use it), or else of the
-// first that has one. Where no address has an owner, the first live speaker by name does. Where
-// configuration alone forbids it, the controller has the word.
+// first that has one. Where no address has an owner, one of those that advertise
+// it by BGP does, the same for all who hear each other's sessions in gossip, and
+// another one for another Service. Where none does either, the first live speaker
+// by name does. Where configuration alone forbids it, the controller has the word.
 type herald struct {
 	self     string
 	reporter Reporter
@@ -133,6 +135,9 @@ type herald struct {
 	met     map[string]bool
 	strays  map[netip.Addr]time.Time
 	scratch []announce.Verdict
+	// recounted is since when a condition differs from what its Service says in the
+	// number of nodes.
+	recounted map[lb.ServiceKey]recount
 }
 
 type statement struct {
@@ -171,6 +176,8 @@ type view struct {
 	// stranger uses them, or, where there is none yet, their segment is being
 	// asked.
 	held map[netip.Addr]layer2.Heard
+	// carriers are the members' BGP sessions.
+	carriers map[string][]uint32
 }
 
 // trouble reports whether the owner of an address does not announce it.
@@ -200,7 +207,7 @@ func newHerald(self string, r Reporter, log *slog.Logger, m *metrics) *herald {
 	return &herald{
 		self: self, reporter: r, log: log, metrics: m,
 		news: make(chan struct{}, 1), owners: map[netip.Addr]string{}, silent: map[lb.ServiceKey]time.Time{}, said: map[lb.ServiceKey]statement{},
-		met: map[string]bool{}, strays: map[netip.Addr]time.Time{},
+		met: map[string]bool{}, strays: map[netip.Addr]time.Time{}, recounted: map[lb.ServiceKey]recount{},
 	}
 }
 
@@ -290,6 +297,7 @@ func (h *herald) run(ctx context.Context) {
 func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bool) {
 	h.arrange(v.index)
 	h.meet(v.members)
+	v.carriers = announce.Carriers(v.members)
 	ok = true
 	failures := 0
 	for _, key := range h.keys {
@@ -301,10 +309,12 @@ func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bo
 		}
 		if news == nothing {
 			delete(h.silent, key)
+			delete(h.recounted, key)
 			h.note(verdicts)
 			continue
 		}
-		if wait := h.premature(key, want, time.Now()); wait > 0 {
+		have, _ := h.reporter.Announced(key)
+		if wait := max(h.premature(key, want, time.Now()), h.recounts(key, have, want, time.Now())); wait > 0 {
 			again = sooner(again, wait)
 			continue
 		}
@@ -330,7 +340,7 @@ func (h *herald) report(ctx context.Context, v view) (again time.Duration, ok bo
 		h.said[key] = h.said[key].and(want, time.Now())
 		if written {
 			h.metrics.reports.WithLabelValues("written").Inc()
-			if news == otherwise {
+			if news == otherwise && !(owned(verdicts) == "" && have.Announced && want.Announced) {
 				h.reporter.Event(key, h.event(verdicts, want.Condition))
 			}
 		}
@@ -359,14 +369,14 @@ const (
 // differs returns what this node has to say about a Service, what of it the
 // Service does not say, and after how long there may be more.
 func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict, now time.Time) (want Report, is news, wait time.Duration) {
-	if h.spokesman(v, verdicts) != h.self || v.asking(verdicts) {
+	if h.spokesman(v, key, verdicts) != h.self || v.asking(verdicts) {
 		return Report{}, nothing, 0
 	}
 	have, exists := h.reporter.Announced(key)
 	if !exists {
 		return Report{}, nothing, 0
 	}
-	want.Condition = condition(verdicts, v.held)
+	want.Condition = condition(verdicts, v.held, h.routes(v, verdicts))
 	want.Places, wait = h.moved(v, verdicts, have.Places, now)
 	switch {
 	case have.Condition != want.Condition:
@@ -473,6 +483,7 @@ func (h *herald) arrange(ix *announce.Index) {
 	h.owners = inUse
 	maps.DeleteFunc(h.silent, func(key lb.ServiceKey, _ time.Time) bool { return h.byService[key] == nil })
 	maps.DeleteFunc(h.strays, func(a netip.Addr, _ time.Time) bool { return ix.Services(a) == nil })
+	maps.DeleteFunc(h.recounted, func(key lb.ServiceKey, _ recount) bool { return h.byService[key] == nil })
 	maps.DeleteFunc(h.said, func(key lb.ServiceKey, _ statement) bool { return h.byService[key] == nil })
 }
 
@@ -505,7 +516,7 @@ func same(verdicts []announce.Verdict, intent announce.Intent) bool {
 }
 
 // spokesman returns who reports on a Service, empty for no speaker.
-func (h *herald) spokesman(v view, verdicts []announce.Verdict) string {
+func (h *herald) spokesman(v view, key lb.ServiceKey, verdicts []announce.Verdict) string {
 	possible, owner := false, ""
 	for _, d := range verdicts {
 		if d.Owner != "" && v.trouble(d, h.self) {
@@ -514,8 +525,14 @@ func (h *herald) spokesman(v view, verdicts []announce.Verdict) string {
 		owner = cmp.Or(owner, d.Owner)
 		possible = possible || v.index.Refusal(d.Address).Reason == announce.Eligible
 	}
-	if owner != "" || !possible {
+	if owner != "" {
 		return owner
+	}
+	if node := chosen(key, h.routes(v, verdicts)); node != "" {
+		return node
+	}
+	if !possible {
+		return ""
 	}
 	for _, m := range v.members {
 		if m.State == election.Alive {
@@ -534,21 +551,46 @@ func (h *herald) note(verdicts []announce.Verdict) {
 	}
 }
 
-// condition says what is decided about the addresses of a Service.
-func condition(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard) Condition {
+// condition says what is decided about the addresses of a Service, of which
+// routes is BGP's part. An address is announced when one protocol does, unless a
+// stranger uses it.
+func condition(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard, routes []route) Condition {
 	c := Condition{Announced: true, Reason: "Announced"}
-	one := true
-	for _, v := range verdicts {
-		one = one && v.Owner == verdicts[0].Owner
+	asked, routed := false, false
+	for i, v := range verdicts {
+		asked = asked || v.Reason != announce.NoAdvertisement
+		routed = routed || routes[i].asked
 		if _, is := held[v.Address]; is {
 			c.Announced, c.Reason = false, announce.AddressConflict.String()
-		} else if v.Owner == "" && c.Announced {
-			c.Announced, c.Reason = false, v.Reason.String()
+			continue
+		}
+		if v.Owner != "" || len(routes[i].nodes) > 0 || !c.Announced {
+			continue
+		}
+		c.Announced, c.Reason = false, v.Reason.String()
+		if v.Reason == announce.NoAdvertisement && routes[i].asked {
+			c.Reason = routes[i].reason.String()
 		}
 	}
-	if one && c.Announced {
-		c.Message = "announced by layer 2 from node " + verdicts[0].Owner
-		return c
+	var parts []string
+	if asked || !routed {
+		parts = append(parts, "announced by layer 2"+owners(verdicts, held))
+	}
+	if routed {
+		parts = append(parts, byBGP+advertisers(verdicts, routes))
+	}
+	c.Message = strings.Join(parts, "; ")
+	return c
+}
+
+// owners says which node owns which address.
+func owners(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard) string {
+	first := verdicts[0].Owner
+	if first != "" && !slices.ContainsFunc(verdicts, func(v announce.Verdict) bool {
+		_, is := held[v.Address]
+		return is || v.Owner != first
+	}) {
+		return " from node " + first
 	}
 	var parts []string
 	for _, v := range verdicts {
@@ -560,8 +602,7 @@ func condition(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard) Co
 			parts = append(parts, fmt.Sprintf("%v from node %s", v.Address, v.Owner))
 		}
 	}
-	c.Message = "announced by layer 2: " + strings.Join(parts, ", ")
-	return c
+	return ": " + strings.Join(parts, ", ")
 }
 
 // event tells how a Service came to its condition.

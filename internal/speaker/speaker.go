@@ -243,6 +243,8 @@ func (s *Speaker) loop(ctx context.Context, at stage) {
 			s.wanted = s.wanted || !s.confirmed(at)
 		case <-s.link.Changed():
 			s.wanted = true
+		case <-s.router.moved:
+			s.wanted = true
 		case h := <-s.link.Heard():
 			s.hear(ctx, h)
 		case v := <-s.vetted:
@@ -384,7 +386,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 
 // view is what the last pass decided, for the herald.
 func (s *Speaker) view() view {
-	return view{s.index, s.intent, s.decided, s.offered, s.vetting.Held()}
+	return view{index: s.index, intent: s.intent, members: s.decided, offered: s.offered, held: s.vetting.Held()}
 }
 
 // offers returns the addresses that are to go to the nodes where they are placed.
@@ -409,7 +411,7 @@ func (s *Speaker) present(interfaces []lb.Interface, at stage) []election.Member
 	members := slices.Clone(s.members.Members())
 	for i := range members {
 		if members[i].Node == s.cfg.Node {
-			members[i].Interfaces = interfaces
+			members[i].Interfaces, members[i].Carriers = interfaces, *s.router.established.Load()
 			if at == leaving {
 				members[i].State = election.Leaving
 			}
@@ -468,7 +470,8 @@ func (s *Speaker) claims() []layer2.Claim {
 
 // publish tells the other speakers, when there is something to tell.
 func (s *Speaker) publish(local election.Local) {
-	same := s.said.Leaving == local.Leaving && slices.Equal(s.said.Owned, local.Owned) && slices.Equal(s.said.Offered, local.Offered) &&
+	local.Carriers = *s.router.established.Load()
+	same := s.said.Leaving == local.Leaving && slices.Equal(s.said.Carriers, local.Carriers) && slices.Equal(s.said.Owned, local.Owned) && slices.Equal(s.said.Offered, local.Offered) &&
 		slices.EqualFunc(s.said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
 			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
 		})

@@ -20,6 +20,7 @@ const (
 	maxInterfaces = 256
 	maxIfName     = 15 // IFNAMSIZ less its terminator.
 	maxPrefixes   = 256
+	maxCarriers   = 64 // Of four bytes each, so that they fit into a packet.
 	maxClaims     = 1 << 16
 	maxGroups     = maxClaims
 	// maxRecord bounds the encoding of one record in somebody's state.
@@ -30,7 +31,8 @@ const (
 	flagJoining = 1 << iota
 	flagLeaving
 	flagWhole
-	flagsKnown = flagJoining | flagLeaving | flagWhole
+	flagCarriers
+	flagsKnown = flagJoining | flagLeaving | flagWhole | flagCarriers
 )
 
 // encode returns the record in wire form:
@@ -40,6 +42,7 @@ const (
 //	address             family (4 or 6), bytes
 //	boot seq epoch      numbers
 //	interfaces          count, each: index, name, 6 bytes, prefixes
+//	carriers            if flagged: count, 4 bytes each
 //	claims              count of groups, each: standing, epoch, ranges
 //
 // Numbers are unsigned varints. Addresses claimed together make a group, and
@@ -57,6 +60,9 @@ func encode(r *election.Record, k election.Kind) []byte {
 	if r.Whole {
 		flags |= flagWhole
 	}
+	if len(r.Carriers) > 0 {
+		flags |= flagCarriers
+	}
 	b = append(b, version, byte(k), flags)
 	b = appendText(b, r.Node)
 	b = appendAddr(b, r.Address)
@@ -72,6 +78,12 @@ func encode(r *election.Record, k election.Kind) []byte {
 		for _, p := range i.Addresses {
 			b = appendAddr(b, p.Addr())
 			b = append(b, byte(p.Bits()))
+		}
+	}
+	if len(r.Carriers) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(r.Carriers)))
+		for _, c := range r.Carriers {
+			b = binary.BigEndian.AppendUint32(b, c)
 		}
 	}
 	if !r.Whole {
@@ -215,6 +227,18 @@ func decode(b []byte) (*election.Record, election.Kind, error) {
 			break
 		}
 		r.Interfaces = append(r.Interfaces, i)
+	}
+	if flags&flagCarriers != 0 {
+		n := d.count(maxCarriers)
+		d.want(n > 0)
+		for i := range n {
+			c := binary.BigEndian.Uint32(d.bytes(4))
+			d.want(i == 0 || d.fault || c > r.Carriers[i-1])
+			if !d.ok() {
+				break
+			}
+			r.Carriers = append(r.Carriers, c)
+		}
 	}
 	if r.Whole {
 		r.Claims = election.Claims{}

@@ -18,6 +18,7 @@ func sample() *election.Record {
 			Index: 2, Name: "eth0", MAC: lb.MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8::a/64"), netip.MustParsePrefix("fe80::1/64")},
 		}},
+		Carriers: []uint32{0, 7, 1<<32 - 1},
 		Claims: election.Claims{
 			netip.MustParseAddr("198.51.100.0"):                            {Standing: election.Majority, Epoch: 5},
 			netip.MustParseAddr("198.51.100.1"):                            {Standing: election.Majority, Epoch: 5},
@@ -92,6 +93,9 @@ func TestMalformedRecordsAreRefused(t *testing.T) {
 		"mapped address":           {version, 0, 0, 1, 'n', 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1, 1, 1, 1, 0},
 		"long form of a number":    {version, 0, 0, 1, 'n', 4, 192, 0, 2, 1, 0x81, 0, 1, 1, 0},
 		"prefix of 33 bits":        {version, 0, 0, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 1, 1, 1, 'e', 0, 0, 0, 0, 0, 0, 1, 4, 192, 0, 2, 1, 33},
+		"carriers in disorder":     {version, 0, flagCarriers, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0, 2, 0, 0, 0, 2, 0, 0, 0, 1},
+		"a carrier twice":          {version, 0, flagCarriers, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1},
+		"no carriers, flagged":     {version, 0, flagCarriers, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0, 0},
 		"claim of no standing":     append(bytes.Clone(prefix), 1, 0, 1, 1, 4, 1, 1, 0),
 		"claim of a new standing":  append(bytes.Clone(prefix), 1, 9, 1, 1, 4, 1, 1, 0),
 		"range beyond the last":    append(bytes.Clone(prefix), 1, 3, 1, 1, 4, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 1),

@@ -1,0 +1,133 @@
+package bgp
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// anyCluster has a few nodes of two racks, peers, advertisements and Services.
+func anyCluster(rnd *rand.Rand) lb.Snapshot {
+	var s lb.Snapshot
+	rack := func() []lb.Selector {
+		if rnd.IntN(2) == 0 {
+			return nil
+		}
+		return []lb.Selector{{{Key: "rack", Operator: lb.In, Values: []string{fmt.Sprint(rnd.IntN(2))}}}}
+	}
+	for i := range 1 + rnd.IntN(5) {
+		n := lb.Node{Name: fmt.Sprintf("n%d", i), Labels: map[string]string{"rack": fmt.Sprint(rnd.IntN(2))}, NetworkUnavailable: rnd.IntN(8) == 0}
+		if rnd.IntN(8) == 0 {
+			n.Labels[lb.LabelExcludeLB] = ""
+		}
+		s.Nodes = append(s.Nodes, n)
+	}
+	for i := range rnd.IntN(4) {
+		p := lb.BGPPeer{
+			Name: fmt.Sprintf("p%d", i), Created: time.Unix(int64(rnd.IntN(3)), 0), MyASN: 1, PeerASN: uint32(1 + rnd.IntN(2)),
+			Address: netip.AddrFrom4([4]byte{192, 0, 2, byte(rnd.IntN(3))}), NodeSelectors: rack(),
+		}
+		if rnd.IntN(2) == 0 {
+			p.Families = []lb.Family{lb.IPv4, lb.IPv6}
+		}
+		s.BGPPeers = append(s.BGPPeers, p)
+	}
+	for i := range rnd.IntN(4) {
+		ad := lb.BGPAdvertisement{Name: fmt.Sprintf("ad%d", i), Created: time.Unix(int64(rnd.IntN(3)), 0), NodeSelectors: rack()}
+		if rnd.IntN(2) == 0 {
+			ad.Peers = []string{fmt.Sprintf("p%d", rnd.IntN(3))}
+		}
+		if rnd.IntN(2) == 0 {
+			ad.MED = new(uint32(rnd.IntN(2)))
+		}
+		s.BGPAdvertisements = append(s.BGPAdvertisements, ad)
+	}
+	for i := range 1 + rnd.IntN(4) {
+		svc := lb.Service{
+			Key: lb.ServiceKey{Namespace: "web", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(rnd.IntN(2)), Endpoints: lb.Endpoints{},
+			Assigned: []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(rnd.IntN(3))}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", rnd.IntN(3)))},
+		}
+		for _, n := range s.Nodes {
+			if rnd.IntN(3) == 0 {
+				svc.Endpoints[n.Name] = lb.EndpointCount{Ready: rnd.IntN(2), Terminating: rnd.IntN(2)}
+			}
+		}
+		s.Services = append(s.Services, svc)
+	}
+	return s
+}
+
+// What is told of all nodes is what each of them decides.
+func TestASurveyAgreesWithEveryNode(t *testing.T) {
+	for seed := range uint64(3000) {
+		s := anyCluster(rand.New(rand.NewPCG(seed, 1)))
+		survey := NewSurvey(s, Options{})
+		conflicts, rivals := survey.Contradictions()
+		reasons := map[netip.Addr]map[Reason]int{}
+		advertisers := map[netip.Addr][]string{}
+		// Of all sessions every second one is established.
+		carriers := map[string][]uint32{}
+		for i, n := range s.Nodes {
+			intent := Decide(s, n.Name, Options{})
+			up := map[string]bool{}
+			for j, session := range intent.Sessions {
+				if (i+j)%2 == 0 {
+					up[session.Peer.Name] = true
+					for _, f := range Families(session.Peer) {
+						carriers[n.Name] = append(carriers[n.Name], Carrier(session.Peer.Name, f))
+					}
+				}
+			}
+			for _, v := range intent.Verdicts {
+				if reasons[v.Address] == nil {
+					reasons[v.Address] = map[Reason]int{}
+				}
+				reasons[v.Address][v.Reason]++
+				if slices.ContainsFunc(v.Peers, func(p string) bool { return up[p] }) {
+					advertisers[v.Address] = append(advertisers[v.Address], n.Name)
+				}
+			}
+			for _, c := range intent.Conflicts {
+				if !slices.ContainsFunc(conflicts, func(o Conflict) bool { return o.Advertisement == c.Advertisement && o.Older == c.Older }) {
+					t.Errorf("seed %d: node %s finds %v, the survey %v", seed, n.Name, c, conflicts)
+				}
+			}
+			for _, r := range intent.Rivals {
+				if !slices.Contains(rivals, r) {
+					t.Errorf("seed %d: node %s finds the rivals %v, the survey %v", seed, n.Name, r, rivals)
+				}
+			}
+		}
+		for a, want := range reasons {
+			if got := survey.Reasons(a); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("seed %d: %v: the nodes say %v, the survey %v", seed, a, want, got)
+			}
+			if got := survey.Advertisers(a, carriers); !slices.Equal(got, advertisers[a]) {
+				t.Errorf("seed %d: %v: advertised from %v, the survey says %v", seed, a, advertisers[a], got)
+			}
+		}
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+func TestCarriersAreOfEstablishedSessionsThatCanSend(t *testing.T) {
+	v := SessionView{Peer: "tor", State: Established, Negotiated: &Negotiated{Families: []lb.Family{lb.IPv4, lb.IPv6}}, Unsendable: map[lb.Family]int{lb.IPv6: 3}}
+	if got := Carried(v); !slices.Equal(got, []uint32{Carrier("tor", lb.IPv4)}) {
+		t.Errorf("%v", got)
+	}
+	v.Unsendable = nil
+	if got := Carried(v); len(got) != 2 || !slices.IsSorted(got) {
+		t.Errorf("%v", got)
+	}
+	v.State = OpenConfirm
+	if got := Carried(v); got != nil {
+		t.Errorf("%v", got)
+	}
+}
