@@ -53,6 +53,7 @@ func NewSurvey(s lb.Snapshot, o Options) *Survey {
 		for _, p := range d.peers {
 			fmt.Fprint(&key, " ", p.Name)
 		}
+		fmt.Fprint(&key, rivals)
 		i, known := byKey[key.String()]
 		if !known {
 			i = len(v.classes)

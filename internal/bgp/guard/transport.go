@@ -157,6 +157,8 @@ func (t Transport) fault(err error, option bool) *bgp.Fault {
 		return &bgp.Fault{Cause: bgp.Leave, Text: "no longer wanted"}
 	case errors.Is(err, unix.ECONNREFUSED):
 		return &bgp.Fault{Cause: bgp.ConnectionRefused, Text: "connection refused by " + to}
+	case errors.Is(err, unix.ECONNRESET):
+		return &bgp.Fault{Cause: bgp.ClosedBeforeOpen, Text: "connection to " + to + " reset by the router at once; does it know this node as a neighbor?"}
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.ETIMEDOUT):
 		if !t.Password.Empty() {
 			return &bgp.Fault{Cause: bgp.MD5Suspected, Text: "MD5 mismatch suspected: SYN unanswered by " + to}
