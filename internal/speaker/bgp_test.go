@@ -165,9 +165,7 @@ func TestBothProtocolsAreToldOf(t *testing.T) {
 		w.start()
 		w.owned("b")
 		time.Sleep(time.Minute)
-		// The routers come a moment later than the neighbours.
 		w.wrote(
-			`b: web/a true Announced: announced by layer 2 from node b; advertised by BGP: 192.0.2.1 from no node (NoSession), 2001:db8::1 from no node (FamilyNotOffered)`,
 			`b: web/a true Announced: announced by layer 2 from node b; advertised by BGP: 192.0.2.1 from node b, 2001:db8::1 from no node (FamilyNotOffered)`,
 		)
 	})
