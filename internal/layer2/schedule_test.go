@@ -269,3 +269,29 @@ func TestTheBudgetHoldsWhateverHappens(t *testing.T) {
 		inBudget(t, got, rate)
 	}
 }
+
+func TestADefenceIsOnePacketPerInterfaceWithinTheBudget(t *testing.T) {
+	for a, form := range map[string]Form{"192.0.2.1": GratuitousRequest, "2001:db8::1": UnsolicitedAdvertisement} {
+		const rate = 20
+		s := NewSchedule(Pace{Rate: rate, Refresh: time.Minute})
+		address := netip.MustParseAddr(a)
+		s.Update(epoch, []Claim{{address, []int{2, 3}}}, []lb.Interface{eth0, eth1})
+		now := epoch.Add(10 * time.Second)
+		run(t, s, epoch, now)
+		got := s.Defend(now, address)
+		slices.SortFunc(got, func(a, b Gratuitous) int { return a.Interface - b.Interface })
+		if want := []Gratuitous{{2, address, form}, {3, address, form}}; !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", a, got, want)
+		}
+		sent := 1
+		for range 100 {
+			sent += len(s.Defend(now, address)) / 2
+		}
+		if sent != rate/10 {
+			t.Errorf("%s: %d at once, want what the budget lets out: %d", a, sent, rate/10)
+		}
+		if got := s.Defend(now, netip.MustParseAddr("192.0.2.9")); len(got) > 0 {
+			t.Errorf("%v for an address that is not claimed", got)
+		}
+	}
+}

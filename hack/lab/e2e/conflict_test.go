@@ -26,7 +26,7 @@ func squat(t *testing.T, l *lab.Lab, host string, addresses ...netip.Addr) (leav
 	change := func(ctx context.Context, verb string) error {
 		var first error
 		for _, a := range addresses {
-			args := []string{"ip", "address", verb, netip.PrefixFrom(a, a.BitLen()).String(), "dev", "eth0"}
+			args := []string{"ip", "address", verb, netip.PrefixFrom(a, a.BitLen()).String(), "dev", lab.NIC}
 			if verb == "add" && a.Is6() {
 				args = append(args, "nodad")
 			}
@@ -99,4 +99,53 @@ spec:
 		}
 		return nil
 	})
+}
+
+func TestAnAddressInServiceIsDefendedWhereThatIsAskedFor(t *testing.T) {
+	l := cluster(t)
+	_, err := l.Kubectl(t.Context(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"conflictPolicy":"Defend"}}`)
+	must(t, err)
+	t.Cleanup(func() {
+		_, _ = l.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"conflictPolicy":"Withhold"}}`)
+	})
+	addresses := serve(t, l, "defended")
+	w, err := l.Watch(lab.Client)
+	must(t, err)
+	t.Cleanup(w.Close)
+	for _, a := range addresses {
+		owner := answers(t, probe(t, l, a), 20*time.Second, anybody)
+		eventually(t, 20*time.Second, "the burst of the acquisition is over", func() error {
+			claims := w.Claims(a)
+			gratuitous := slices.DeleteFunc(slices.Clone(claims), func(c lab.Claim) bool { return c.Kind.Answers() })
+			if len(gratuitous) == 0 || time.Since(gratuitous[len(gratuitous)-1].At) < 3*time.Second {
+				return fmt.Errorf("%d claims", len(gratuitous))
+			}
+			return nil
+		})
+		// The foreign host speaks from that address, as hosts do that were told it
+		// is theirs.
+		squat(t, l, lab.Router, a)
+		at := time.Now()
+		_, clientV6 := l.Addresses(lab.Client)
+		speak := []string{"arping", "-U", "-c1", "-I", lab.NIC, a.String()}
+		if a.Is6() {
+			speak = []string{"ndisc6", "-1", "-r1", "-s", a.String(), clientV6.String(), lab.NIC}
+		}
+		eventually(t, 20*time.Second, "the owner claims the address anew", func() error {
+			if out, err := l.Exec(t.Context(), lab.Router, speak...); err != nil {
+				t.Log(out, err)
+			}
+			for _, c := range w.Claims(a) {
+				if c.At.After(at) && !c.Kind.Answers() && l.HostOf(c.MAC) == owner {
+					return nil
+				}
+			}
+			return fmt.Errorf("not among %d claims", len(w.Claims(a)))
+		})
+		metrics, err := l.Metrics(t.Context(), owner, speakerMetrics)
+		must(t, err)
+		if metrics["belfry_speaker_defences_total"] < 1 || metrics["belfry_speaker_conflicts_total"] < 1 {
+			t.Errorf("%v: %v defences, %v conflicts", a, metrics["belfry_speaker_defences_total"], metrics["belfry_speaker_conflicts_total"])
+		}
+	}
 }
