@@ -56,6 +56,10 @@ deps: ## Install the Debian packages and build the Kubernetes programs that the 
 bench: ## Measure what docs/performance.md reports, in one run
 	go run ./hack/bench
 
+.PHONY: soak
+soak: ## Look for takeovers without a cause: busy processors, 5 % loss, stopped speakers (SOAK='--for 2m')
+	go run ./hack/soak $(SOAK)
+
 .PHONY: fuzz
 fuzz: ## Fuzz every parser for FUZZTIME each (default 20s)
 	hack/fuzz.sh $(or $(FUZZTIME),20s)

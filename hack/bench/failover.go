@@ -41,6 +41,17 @@ var (
 	}
 )
 
+var (
+	poweredOff = fault{
+		do:   func(ctx context.Context, c *cluster, node string) error { return c.PowerOff(ctx, node) },
+		undo: func(ctx context.Context, c *cluster, node string) error { return c.PowerOn(ctx, node) },
+	}
+	takenDown = fault{
+		do:   func(ctx context.Context, c *cluster, node string) error { return c.InterfaceDown(ctx, node) },
+		undo: func(ctx context.Context, c *cluster, node string) error { return c.InterfaceUp(ctx, node) },
+	}
+)
+
 // interval is the time between two questions of the client.
 const interval = 5 * time.Millisecond
 
@@ -129,6 +140,14 @@ func failLink(ctx context.Context, b *bench) error { return b.silences(ctx, "fai
 
 func failKill(ctx context.Context, b *bench) error { return b.silences(ctx, "failover/kill", killed) }
 
+func failPower(ctx context.Context, b *bench) error {
+	return b.silences(ctx, "failover/power", poweredOff)
+}
+
+func failDown(ctx context.Context, b *bench) error {
+	return b.silences(ctx, "failover/down", takenDown)
+}
+
 func (b *bench) silences(ctx context.Context, name string, f fault) error {
 	trials, err := b.trialsOf(ctx, f)
 	if err != nil {
@@ -153,7 +172,7 @@ func failTerm(ctx context.Context, b *bench) error {
 		unanswered += t.unanswered
 		all = append(all, t.silence)
 	}
-	b.found("failover/term", float64(unanswered), "of %d; longest silence %s", len(all), duration(slices.Max(all)))
+	b.found("failover/term", float64(unanswered), "of %d; silence worst %s, median %s", len(all), duration(slices.Max(all)), duration(median(all)))
 	return nil
 }
 

@@ -21,7 +21,7 @@ func TestWhatIsMeasuredInTheLabIsMeasured(t *testing.T) {
 		t.Skipf("SKIPPED, NOT PASSED: this test needs the lab: %v", why)
 	}
 	var out, progress bytes.Buffer
-	args := []string{"--only=answer,failover/term,failover/heal,create,restart,quiet", "--services=20", "--trials=1", "--output=json"}
+	args := []string{"--only=answer,failover,create,restart,quiet", "--services=20", "--trials=1", "--output=json"}
 	if err := run(t.Context(), args, &out, &progress); err != nil {
 		t.Fatalf("%v\n%s", err, progress.String())
 	}

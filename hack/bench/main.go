@@ -57,7 +57,7 @@ func parse(args []string) (options, error) {
 	flags := pflag.NewFlagSet("bench", pflag.ContinueOnError)
 	flags.SortFlags = false
 	flags.StringSliceVar(&o.only, "only", nil, "rows to measure: names, first parts of names, or patterns such as 'create/*-rss'")
-	flags.IntVar(&o.trials, "trials", 5, "how often each fault is made")
+	flags.IntVar(&o.trials, "trials", 20, "how often each fault is made")
 	flags.IntVar(&o.services, "services", 3000, "how many Services are created through the API server")
 	flags.StringVar(&o.output, "output", "table", "table or json")
 	flags.StringVar(&o.profile, "profile", "", "directory for a CPU profile of each measurement that runs in this process")
@@ -139,6 +139,8 @@ var experiments = []experiment{
 	{"answering against the kernel", []string{"answer/arp", "answer/ndp"}, answer},
 	{"link cuts", []string{"failover/link"}, failLink},
 	{"speakers killed", []string{"failover/kill"}, failKill},
+	{"nodes powered off", []string{"failover/power"}, failPower},
+	{"interfaces taken down", []string{"failover/down"}, failDown},
 	{"speakers terminated", []string{"failover/term"}, failTerm},
 	{"healed partitions", []string{"failover/heal"}, failHeal},
 	{"creating Services", []string{

@@ -57,6 +57,8 @@ var catalogue = []row{
 	{"answer/ndp", inRatio, within(2), "", "the same for Neighbor Solicitations"},
 	{"failover/link", inSeconds, within(0.6), "5.6 s", "longest silence for a client when the owner's link is cut; the worst trial"},
 	{"failover/kill", inSeconds, within(0.6), "5.1 s", "the same when the owner's speaker is killed"},
+	{"failover/power", inSeconds, within(0.6), "", "the same when the owner is powered off"},
+	{"failover/down", inSeconds, within(0.6), "", "the same when the owner's interface is taken down"},
 	{"failover/term", inCount, within(0), "0.04-0.2 s", "questions that go unanswered when the owner's speaker is terminated, of all trials"},
 	{"failover/heal", inSeconds, within(0.2), "32 s", "how long two nodes answer after a partition between them has healed; the worst trial"},
 	{"create/wall", inRatio, nil, "", "creating 3,000 Services until all have an address, against the same without us"},

@@ -136,7 +136,12 @@ func (l *Lab) writeKubeconfig(name string, who *clientcmdapi.AuthInfo) error {
 	cfg.AuthInfos[name] = who
 	cfg.Contexts[l.Name] = &clientcmdapi.Context{Cluster: l.Name, AuthInfo: name}
 	cfg.CurrentContext = l.Name
-	return clientcmd.WriteToFile(*cfg, l.kubeconfig(name))
+	// At once: a process that was just started may be reading the one before.
+	path := l.kubeconfig(name)
+	if err := clientcmd.WriteToFile(*cfg, path+".new"); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 func (l *Lab) kubeconfig(name string) string {

@@ -122,15 +122,23 @@ func (l *Lab) onAPI(do func(*Process) error) error {
 // Flap takes a host's interface down for a while, as its administrator would,
 // and restores its addresses and routes.
 func (l *Lab) Flap(ctx context.Context, host string, down time.Duration) error {
-	if err := ipBatch(ctx, l.Netns(host), []string{"link set " + NIC + " down"}); err != nil {
+	if err := l.InterfaceDown(ctx, host); err != nil {
 		return err
 	}
 	select {
 	case <-time.After(down):
 	case <-ctx.Done():
 	}
-	return l.configure(context.WithoutCancel(ctx), host)
+	return l.InterfaceUp(context.WithoutCancel(ctx), host)
 }
+
+// InterfaceDown takes a host's interface down, as its administrator would.
+func (l *Lab) InterfaceDown(ctx context.Context, host string) error {
+	return ipBatch(ctx, l.Netns(host), []string{"link set " + NIC + " down"})
+}
+
+// InterfaceUp takes it up, and restores its addresses and routes.
+func (l *Lab) InterfaceUp(ctx context.Context, host string) error { return l.configure(ctx, host) }
 
 // ChangeMAC gives a host's interface another hardware address, without taking
 // it down.

@@ -61,6 +61,7 @@ type cluster struct {
 	cut map[[2]netip.Addr]bool // From, to.
 	// silent are the nodes whose kernel does not answer on the segment.
 	silent  map[string]bool
+	slow    time.Duration // As Membership has it; 0 is 1.
 	members map[string]*member
 }
 
@@ -103,6 +104,7 @@ func (c *cluster) start(host int, change ...func(*Config)) *member {
 	if m.Membership, err = New(cfg, testLog(c.t, cfg.Node), m.reg, segment{c}); err != nil {
 		c.t.Fatal(err)
 	}
+	m.slow = max(1, c.slow)
 	m.wrap = func(t memberlist.NodeAwareTransport) memberlist.NodeAwareTransport {
 		m.wire = &wire{NodeAwareTransport: t, cluster: c, self: cfg.Bind}
 		return m.wire
@@ -221,8 +223,8 @@ func (s segment) Confirm(ctx context.Context, suspect election.Member) election.
 	if !silent {
 		return election.Answers
 	}
-	select { // Three questions of 20 ms.
-	case <-time.After(60 * time.Millisecond):
+	select { // Six questions of 10 ms.
+	case <-time.After(60 * time.Millisecond * max(1, s.c.slow)):
 	case <-ctx.Done():
 	}
 	return election.Silent

@@ -57,7 +57,7 @@ const (
 	heartbeat = 250 * time.Millisecond
 )
 
-func (l *loop) now() time.Duration { return time.Since(l.start) }
+func (l *loop) now() time.Duration { return time.Since(l.start) / l.m.slow }
 
 func (l *loop) run() {
 	timer := time.NewTimer(0)
@@ -80,7 +80,7 @@ func (l *loop) run() {
 			f(l)
 		}
 		next := l.perform(l.view.Settle(l.now()))
-		timer.Reset(min(max(next-l.now(), time.Millisecond), heartbeat))
+		timer.Reset(min(max(next-l.now(), time.Millisecond), heartbeat) * l.m.slow)
 	}
 }
 
@@ -261,7 +261,7 @@ func (l *loop) ask(q election.Question) {
 }
 
 func (l *loop) connect(a netip.Addr) election.Port {
-	c, err := l.tr.DialTimeout(hostPort(a, l.m.cfg.Port), portTimeout)
+	c, err := l.tr.DialTimeout(hostPort(a, l.m.cfg.Port), portTimeout*l.m.slow)
 	switch {
 	case err == nil:
 		_ = c.Close()

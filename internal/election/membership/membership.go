@@ -65,6 +65,9 @@ type Membership struct {
 	confirm Confirmer
 	// wrap is a seam for tests: faults between this node and the others.
 	wrap func(memberlist.NodeAwareTransport) memberlist.NodeAwareTransport
+	// slow is another: how many times slower than real time all goes, so that
+	// hundreds of members can be watched in one process.
+	slow time.Duration
 
 	changed chan struct{}
 	members atomic.Pointer[[]election.Member]
@@ -88,8 +91,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 	}
 	m := &Membership{
 		cfg: cfg, log: log, metrics: newMetrics(reg), confirm: confirm,
-		changed: make(chan struct{}, 1),
-		inbox:   inbox{kick: make(chan struct{}, 1)},
+		slow: 1, changed: make(chan struct{}, 1),
+		inbox: inbox{kick: make(chan struct{}, 1)},
 	}
 	m.news = &memberlist.TransmitLimitedQueue{RetransmitMult: 2, NumNodes: func() int { return int(m.size.Load()) }}
 	m.size.Store(1)
@@ -154,14 +157,14 @@ func (m *Membership) Run(ctx context.Context) error {
 	l.perform(l.view.Settle(0)) // So that there is a record to hand over.
 
 	conf := memberlist.DefaultLANConfig()
-	p.apply(conf)
+	p.apply(conf, m.slow)
 	conf.Name = m.cfg.Node
 	conf.Transport = tr
 	conf.BindAddr, conf.BindPort = m.cfg.Bind.String(), int(m.cfg.Port)
 	conf.AdvertisePort = int(m.cfg.Port)
 	conf.SecretKey = m.cfg.Key[:]
 	conf.EnableCompression = false
-	conf.TCPTimeout = streamTimeout
+	conf.TCPTimeout = streamTimeout * m.slow
 	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
 	conf.Delegate, conf.Events, conf.Ping = delegate{m}, delegate{m}, delegate{m}
 	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped}

@@ -82,10 +82,10 @@ func (p pace) lostAfter() time.Duration {
 // view returns the durations of the View.
 func (p pace) view() election.Pace { return election.DefaultPace(p.slow, p.lostAfter()) }
 
-// apply sets the pace.
-func (p pace) apply(c *memberlist.Config) {
-	c.ProbeInterval, c.ProbeTimeout = p.probe, p.ackIn
+// apply sets the pace, so many times slower.
+func (p pace) apply(c *memberlist.Config, slow time.Duration) {
+	c.ProbeInterval, c.ProbeTimeout = p.probe*slow, p.ackIn*slow
 	c.SuspicionMult, c.SuspicionMaxTimeoutMult = p.suspicion, p.suspicion
-	c.GossipInterval, c.GossipNodes = p.gossip, p.fanout
-	c.PushPullInterval = p.sync
+	c.GossipInterval, c.GossipNodes = p.gossip*slow, p.fanout
+	c.PushPullInterval = p.sync * slow
 }
