@@ -108,6 +108,12 @@ const requestTimeout = 900 * time.Millisecond
 
 // Load starts requests from the client, one every interval.
 func (l *Lab) Load(address netip.Addr, port int, interval time.Duration) *Load {
+	return l.PatientLoad(address, port, interval, requestTimeout)
+}
+
+// PatientLoad is Load with requests that wait for longer, so that they survive
+// the loss of a packet.
+func (l *Lab) PatientLoad(address netip.Addr, port int, interval, patience time.Duration) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	load := &Load{stop: cancel}
 	load.done.Go(func() {
@@ -117,7 +123,7 @@ func (l *Lab) Load(address netip.Addr, port int, interval time.Duration) *Load {
 			load.done.Go(func() {
 				a := Attempt{Begun: time.Now()}
 				// Not ctx: what was begun is finished.
-				limit, cancel := context.WithTimeout(context.Background(), requestTimeout)
+				limit, cancel := context.WithTimeout(context.Background(), patience)
 				defer cancel()
 				a.Reply, a.Err = l.Get(limit, Client, address, port)
 				a.Ended = time.Now()

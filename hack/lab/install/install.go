@@ -2,10 +2,10 @@
 // removed as its README says: from manifests/belfry.yaml, by kubectl alone, on
 // nodes with a kubelet and containerd, out of the image that is released.
 //
-// While something is changed a client asks for both addresses without pause:
-// for the hardware address every 5 ms, and for the page every 20 ms. What is
-// lost is told in a timeline. A change that was planned (a rolling update, a
-// drain) may lose nothing.
+// While something is changed a client asks for both addresses without pause,
+// for the hardware address and for the page, and what is lost is told in a
+// timeline. A change that was planned (a rolling update, a drain) may lose
+// nothing.
 package install
 
 import (
@@ -82,7 +82,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	r.manifest = filepath.Join(dir, "belfry.yaml")
+	r.manifest = filepath.Join(r.root, "manifests", "belfry.yaml")
 
 	r.step("Bringing a cluster up: on each node a kubelet, containerd and kube-proxy")
 	r.lab, err = lab.Up(ctx, lab.Options{Nodes: 3, Containers: true, Images: images, Keep: opts.Keep, Progress: indent{opts.Out}})
@@ -212,28 +212,8 @@ func (r *run) rolledOut(ctx context.Context) error {
 	return nil
 }
 
-// render writes the manifests with the image that was built.
-func (r *run) render(ctx context.Context) error {
-	version, err := os.ReadFile(filepath.Join(r.root, "VERSION"))
-	if err != nil {
-		return err
-	}
-	text, err := r.lab.Kubectl(ctx, "kustomize", filepath.Join(r.root, "manifests", "base"))
-	if err != nil {
-		return err
-	}
-	for _, name := range []string{"belfry-controller", "belfry-speaker"} {
-		image := "ghcr.io/belfrylb/belfry:" + strings.TrimSpace(string(version))
-		text = strings.Replace(text, "image: "+name+"\n", "image: "+image+"\n        command: [/"+name+"]\n", 1)
-	}
-	return os.WriteFile(r.manifest, []byte(text), 0o644)
-}
-
 func (r *run) install(ctx context.Context) error {
 	r.step("Installing: one file")
-	if err := r.render(ctx); err != nil {
-		return err
-	}
 	begun := time.Now()
 	if err := r.kubectl(ctx, "apply", "--filename="+r.manifest); err != nil {
 		return err

@@ -24,7 +24,7 @@ func TestItInstallsServesAndIsRemovedOnRealNodes(t *testing.T) {
 		"$ kubectl expose deployment web",
 		"$ curl http://198.51.100.2", "pod=web-",
 		"$ curl http://[2001:db8:51::2", "pod=web-",
-		"$ kubectl rollout restart daemonset/belfry-speaker", "0 of", "0 of",
+		"$ kubectl rollout restart daemonset/belfry-speaker", "0 unanswered", "0 lost", "0 unanswered", "0 lost",
 		"nothing in the cluster names belfry any more",
 		"all is well",
 	} {

@@ -15,7 +15,7 @@ const inNamespace = "--namespace=" + lab.Namespace
 
 func (r *run) restartSpeakers(ctx context.Context) error {
 	r.step("Rolling restart of the speakers; planned, so nothing may be lost")
-	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+	return r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl rollout restart daemonset/belfry-speaker")
 		if err := r.kubectl(ctx, "rollout", "restart", "daemonset/belfry-speaker", inNamespace); err != nil {
 			return err
@@ -27,7 +27,7 @@ func (r *run) restartSpeakers(ctx context.Context) error {
 
 func (r *run) restartControllers(ctx context.Context) error {
 	r.step("Rolling restart of the controllers; planned")
-	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+	return r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl rollout restart deployment/belfry-controller")
 		if err := r.kubectl(ctx, "rollout", "restart", "deployment/belfry-controller", inNamespace); err != nil {
 			return err
@@ -44,7 +44,7 @@ func (r *run) upgrade(ctx context.Context) error {
 		return err
 	}
 	image = image[:strings.LastIndexByte(image, ':')+1] + newer
-	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+	return r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl set image ... *=%s", image)
 		for _, what := range []string{"deployment/belfry-controller", "daemonset/belfry-speaker"} {
 			if err := r.kubectl(ctx, "set", "image", what, "*="+image, inNamespace); err != nil {
@@ -62,7 +62,7 @@ func (r *run) drainAnnotated(ctx context.Context) error {
 		return err
 	}
 	r.step("Draining %s of addresses alone, by annotation; planned", owner)
-	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+	return r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl annotate node %s belfry.dev/drain=maintenance", owner)
 		if err := r.kubectl(ctx, "annotate", "node", owner, "belfry.dev/drain=maintenance"); err != nil {
 			return err
@@ -99,7 +99,7 @@ func (r *run) drainNode(ctx context.Context) error {
 		return err
 	}
 	r.step("Cordoning and draining %s, which answers for %s; planned", owner, r.addresses[0])
-	return r.during(ctx, nothing, func(note func(string, ...any)) error {
+	return r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl drain %s", owner)
 		if err := r.kubectl(ctx, "drain", owner, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=120s"); err != nil {
 			return err
@@ -123,7 +123,7 @@ func (r *run) deleteNode(ctx context.Context) error {
 		return err
 	}
 	r.step("Deleting the drained Node %s, which still answers for %s; planned", owner, r.addresses[0])
-	err = r.during(ctx, nothing, func(note func(string, ...any)) error {
+	err = r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl delete node %s", owner)
 		if err := r.kubectl(ctx, "delete", "node", owner); err != nil {
 			return err
@@ -169,7 +169,7 @@ func (r *run) powerOff(ctx context.Context) error {
 	}
 	r.step("Cutting the power of %s, which answers for %s; unplanned", owner, r.addresses[0])
 	r.say("(a third of the requests fails until Kubernetes takes the dead node's Pods out of service, ten seconds here)")
-	if err := r.during(ctx, tolerance{silence: 3 * time.Second, failing: 30 * time.Second}, func(note func(string, ...any)) error {
+	if err := r.during(ctx, unplanned, func(note func(string, ...any)) error {
 		note("%s loses power", owner)
 		if err := r.lab.PowerOff(ctx, owner); err != nil {
 			return err
