@@ -28,6 +28,14 @@ build: ## Build both binaries, static and stripped, into bin/
 image: ## Write the container image for all platforms as dist/belfry.tar, and those for the lab (no Docker needed)
 	go -C hack/image run . --version $(VERSION) --output $(CURDIR)/dist
 
+.PHONY: release
+release: ## Make all files of a release in dist/release: programs, image, chart, bills of materials, checksums (SNAPSHOT=1: of any tree)
+	go run ./hack/release $(if $(SNAPSHOT),--snapshot)
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities in what is called; asks vuln.go.dev, or a copy of it in GOVULNDB
+	$(TOOL) govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./cmd/...
+
 .PHONY: demo
 demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, show the timeline (KEEP=1 leaves it up)
 	$(LAB) demo $(if $(KEEP),--keep)

@@ -18,6 +18,7 @@ var packages = map[string]string{
 	"/usr/sbin/ip":                       "iproute2",
 	"/usr/sbin/nft":                      "nftables",
 	"/usr/bin/nsenter":                   "util-linux",
+	"/usr/bin/setpriv":                   "util-linux",
 	"/usr/bin/arping":                    "iputils-arping",
 	"/usr/bin/ndisc6":                    "ndisc6",
 	"/usr/bin/tcpdump":                   "tcpdump",

@@ -110,6 +110,22 @@ func (l *Lab) Install(ctx context.Context) error {
 	return err
 }
 
+// Ports of the metrics by HTTPS, as in manifests/.
+const (
+	SecureControllerMetrics = 7883
+	SecureSpeakerMetrics    = 7873
+)
+
+// confined is a command line that runs a program as its container would: with
+// these capabilities, no other, and no way to get one.
+func confined(program string, capabilities ...string) []string {
+	set := "-all"
+	for _, c := range capabilities {
+		set += ",+" + c
+	}
+	return []string{"/usr/bin/setpriv", "--bounding-set=" + set, "--inh-caps=-all", "--no-new-privs", "--", program}
+}
+
 // StartController starts a replica of the controller on the control plane, as
 // its ServiceAccount. Replicas are numbered from 0 and differ in their identity
 // and ports.
@@ -124,14 +140,14 @@ func (l *Lab) StartController(ctx context.Context, replica int, flags ...string)
 	}
 	name := "controller/" + strconv.Itoa(replica)
 	l.say("starting %s", name)
-	return l.spawn(name, ControlPlane, append([]string{
-		program,
-		"--kubeconfig=" + kubeconfig,
-		"--namespace=" + Namespace,
-		"--identity=" + name,
+	return l.spawn(name, ControlPlane, append(append(confined(program),
+		"--kubeconfig="+kubeconfig,
+		"--namespace="+Namespace,
+		"--identity="+name,
 		fmt.Sprintf("--health-address=127.0.0.1:%d", 7881+10*replica),
 		fmt.Sprintf("--metrics-address=127.0.0.1:%d", 7882+10*replica),
-	}, flags...)...)
+		fmt.Sprintf("--secure-metrics-address=127.0.0.1:%d", SecureControllerMetrics+10*replica),
+	), flags...)...)
 }
 
 // StartSpeaker starts the speaker on a node, as its ServiceAccount.
@@ -145,12 +161,12 @@ func (l *Lab) StartSpeaker(ctx context.Context, node string, flags ...string) (*
 		return nil, err
 	}
 	l.say("starting the speaker on %s", node)
-	return l.spawn(SpeakerOn(node), node, append([]string{
-		program,
-		"--kubeconfig=" + kubeconfig,
-		"--namespace=" + Namespace,
-		"--node-name=" + node,
-	}, flags...)...)
+	return l.spawn(SpeakerOn(node), node, append(append(confined(program, "net_raw"),
+		"--kubeconfig="+kubeconfig,
+		"--namespace="+Namespace,
+		"--node-name="+node,
+		fmt.Sprintf("--secure-metrics-address=:%d", SecureSpeakerMetrics),
+	), flags...)...)
 }
 
 // SpeakerOn is the name of the process that is a node's speaker.

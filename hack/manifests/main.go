@@ -2,11 +2,18 @@
 //
 //	go -C hack/manifests run . kustomize ../../manifests/overlays/both
 //	go -C hack/manifests run . helm ../../manifests/helm/belfry [VALUES.yaml]
+//	go -C hack/manifests run . package ../../manifests/helm/belfry DIRECTORY
 package main
 
 import (
+	"archive/tar"
+	"compress/gzip"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -46,8 +53,12 @@ func run(args []string) error {
 		text, err := helm(args[1], values)
 		fmt.Print(text)
 		return err
+	case len(args) == 3 && args[0] == "package":
+		file, err := pack(args[1], args[2])
+		fmt.Println(file)
+		return err
 	}
-	return fmt.Errorf("usage: manifests kustomize DIRECTORY, or manifests helm CHART [VALUES.yaml]")
+	return errors.New("usage: manifests kustomize DIRECTORY, manifests helm CHART [VALUES.yaml], or manifests package CHART DIRECTORY")
 }
 
 // kustomize renders a kustomization. Namespaces and CRDs come first, so that the
@@ -93,4 +104,36 @@ func helm(dir string, values map[string]any) (string, error) {
 		}
 	}
 	return out.String(), nil
+}
+
+// pack writes a chart as NAME-VERSION.tgz and returns the file. The same chart
+// gives the same bytes.
+func pack(dir, output string) (file string, err error) {
+	chart, err := loader.Load(dir)
+	if err != nil {
+		return "", err
+	}
+	file = filepath.Join(output, chart.Name()+"-"+chart.Metadata.Version+".tgz")
+	out, err := os.Create(file)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	zip := gzip.NewWriter(out)
+	w := tar.NewWriter(zip)
+	err = fs.WalkDir(os.DirFS(dir), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || strings.HasSuffix(name, ".md") {
+			return err
+		}
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := w.WriteHeader(&tar.Header{Name: path.Join(chart.Name(), name), Mode: 0o644, Size: int64(len(b)), Typeflag: tar.TypeReg}); err != nil {
+			return err
+		}
+		_, err = w.Write(b)
+		return err
+	})
+	return file, errors.Join(err, w.Close(), zip.Close())
 }

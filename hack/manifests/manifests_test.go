@@ -307,3 +307,30 @@ func TestVersionsAgree(t *testing.T) {
 		}
 	}
 }
+
+func TestThePackedChartIsTheChart(t *testing.T) {
+	first, err := pack(chart, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := pack(chart, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, errA := os.ReadFile(first)
+	b, errB := os.ReadFile(second)
+	if errA != nil || errB != nil || !slices.Equal(a, b) {
+		t.Errorf("two packages of one chart differ: %v, %v", errA, errB)
+	}
+	unpacked, err := helm(chart, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, err := helm(first, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if packed != unpacked {
+		t.Error("packed, it installs something else")
+	}
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// A module is what a program is linked from.
+type module struct {
+	path, version string
+	// licences are SPDX identifiers; files are where they stand.
+	licences, files []string
+	// programs are those that it is linked into.
+	programs []string
+}
+
+// linked lists the modules that our programs are linked from, without our own,
+// and reads their licences in the module cache.
+func linked(ctx context.Context, root string) ([]module, error) {
+	all := map[string]*module{}
+	for _, name := range programs {
+		out, err := run(ctx, []string{"CGO_ENABLED=0", "GOOS=linux", "GOFLAGS=-mod=readonly"}, "go", "-C", root, "list", "-deps", "-json=Module", "./cmd/"+name)
+		if err != nil {
+			return nil, err
+		}
+		for dec := json.NewDecoder(strings.NewReader(out)); ; {
+			var p struct {
+				Module *struct {
+					Path, Version, Dir string
+					Main               bool
+				}
+			}
+			if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				return nil, err
+			}
+			m := p.Module
+			if m == nil || m.Main {
+				continue
+			}
+			if all[m.Path] == nil {
+				one := &module{path: m.Path, version: m.Version}
+				if one.licences, one.files, err = licencesOf(m.Dir); err != nil {
+					return nil, fmt.Errorf("%s: %w", m.Path, err)
+				}
+				all[m.Path] = one
+			}
+			if one := all[m.Path]; !slices.Contains(one.programs, name) {
+				one.programs = append(one.programs, name)
+			}
+		}
+	}
+	var modules []module
+	for _, m := range all {
+		modules = append(modules, *m)
+	}
+	slices.SortFunc(modules, func(a, b module) int { return strings.Compare(a.path, b.path) })
+	return modules, nil
+}
+
+// licencesOf reads the licence files at the top of a module.
+func licencesOf(dir string) (licences, files []string, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, e := range entries {
+		name := strings.ToUpper(e.Name())
+		if e.IsDir() || !strings.HasPrefix(name, "LICEN") && !strings.HasPrefix(name, "COPYING") {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, nil, err
+		}
+		found := classify(string(text))
+		if len(found) == 0 {
+			return nil, nil, fmt.Errorf("%s is a licence that is not known here", e.Name())
+		}
+		licences = append(licences, found...)
+		files = append(files, e.Name())
+	}
+	slices.Sort(licences)
+	return slices.Compact(licences), files, nil
+}
+
+// phrases tell licences by what each says and no other does.
+var phrases = []struct{ licence, says string }{
+	{"Apache-2.0", "apache license version 2.0"},
+	{"MPL-2.0", "mozilla public license version 2.0"},
+	{"MIT", "permission is hereby granted, free of charge, to any person obtaining a copy"},
+	{"ISC", "permission to use, copy, modify, and/or distribute this software for any purpose with or without fee"},
+	{"ISC", "permission to use, copy, modify, and distribute this software for any purpose with or without fee"},
+	{"Unlicense", "this is free and unencumbered software released into the public domain"},
+	{"GPL", "gnu general public license"},
+	{"LGPL", "gnu lesser general public license"},
+	{"AGPL", "gnu affero general public license"},
+}
+
+// classify returns the SPDX identifiers of the licences that a text is.
+func classify(text string) []string {
+	plain := strings.Join(strings.Fields(strings.ToLower(text)), " ")
+	plain = strings.NewReplacer(`"`, "", "“", "", "”", "", "apache license, version 2.0", "apache license version 2.0",
+		"mozilla public license, version 2.0", "mozilla public license version 2.0").Replace(plain)
+	var found []string
+	for _, p := range phrases {
+		// The Mozilla licence names the GNU ones as such that it goes with.
+		if strings.Contains(p.licence, "GPL") && slices.Contains(found, "MPL-2.0") {
+			continue
+		}
+		if strings.Contains(plain, p.says) {
+			found = append(found, p.licence)
+		}
+	}
+	if strings.Contains(plain, "redistribution and use in source and binary forms") {
+		if strings.Contains(plain, "neither the name") || strings.Contains(plain, "names of its contributors may be used to endorse") {
+			found = append(found, "BSD-3-Clause")
+		} else {
+			found = append(found, "BSD-2-Clause")
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// permitted are the licences that may be linked into a program under
+// Apache-2.0, and what each asks of whoever passes the program on.
+var permitted = map[string]string{
+	"Apache-2.0":   "pass on the licence and the NOTICE file",
+	"MIT":          "pass on the copyright notice and the licence",
+	"BSD-2-Clause": "pass on the copyright notice and the licence",
+	"BSD-3-Clause": "pass on the copyright notice and the licence; do not advertise with the authors' names",
+	"ISC":          "pass on the copyright notice and the licence",
+	"MPL-2.0":      "say where the source of these files can be had; changed files stay under it",
+}
+
+// licencePage is the page that lists all modules. It fails when one has no
+// licence, or one that is not permitted.
+func licencePage(modules []module) (string, error) {
+	var b strings.Builder
+	b.WriteString(`# Licences
+
+Belfry is under the Apache License 2.0. Its two programs are linked from the modules below, whose licences permit that.
+This page is written by ` + "`go run ./hack/release --licences`" + `, and a test holds it to what is linked.
+
+| licence | modules | asks |
+|---|---|---|
+`)
+	var errs []error
+	count := map[string]int{}
+	for _, m := range modules {
+		if len(m.licences) == 0 {
+			errs = append(errs, fmt.Errorf("%s has no licence", m.path))
+		}
+		for _, l := range m.licences {
+			count[l]++
+			if permitted[l] == "" {
+				errs = append(errs, fmt.Errorf("%s is under %s, which is not permitted", m.path, l))
+			}
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return "", err
+	}
+	var names []string
+	for l := range count {
+		names = append(names, l)
+	}
+	slices.Sort(names)
+	for _, l := range names {
+		fmt.Fprintf(&b, "| %s | %d | %s |\n", l, count[l], permitted[l])
+	}
+	b.WriteString("\n| module | version | licence | in |\n|---|---|---|---|\n")
+	for _, m := range modules {
+		in := "both"
+		if len(m.programs) == 1 {
+			in = m.programs[0]
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", m.path, m.version, strings.Join(m.licences, " and "), in)
+	}
+	return b.String(), nil
+}

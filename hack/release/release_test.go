@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestTheListOfLicencesIsWhatIsLinked(t *testing.T) {
+	modules, err := linked(t.Context(), filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := licencePage(modules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join("..", "..", licencesPage))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is not current: go run ./hack/release --licences writes it", licencesPage)
+	}
+	// The same modules as the goldens of the dependencies.
+	for _, name := range programs {
+		deps, err := os.ReadFile(filepath.Join("..", "..", "cmd", name, "deps.txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path := range strings.FieldsSeq(string(deps)) {
+			if !slices.ContainsFunc(modules, func(m module) bool { return m.path == path && slices.Contains(m.programs, name) }) {
+				t.Errorf("%s is linked from %s, which is not listed", name, path)
+			}
+		}
+	}
+}
+
+func TestALicenceThatIsNotPermittedIsAnError(t *testing.T) {
+	for _, m := range []module{
+		{path: "example.com/copyleft", licences: []string{"GPL"}},
+		{path: "example.com/both", licences: []string{"AGPL", "MIT"}},
+		{path: "example.com/none"},
+	} {
+		if _, err := licencePage([]module{m}); err == nil || !strings.Contains(err.Error(), m.path) {
+			t.Errorf("%s: %v", m.path, err)
+		}
+	}
+	for says, want := range map[string]string{
+		"Apache License\n   Version 2.0, January 2004":                                                         "Apache-2.0",
+		"Mozilla Public License, version 2.0 ... \"GNU General Public License\"":                               "MPL-2.0",
+		"Permission is hereby granted, free of charge, to any\nperson obtaining a copy":                        "MIT",
+		"Redistribution and use in source and binary forms ... Neither the name of":                            "BSD-3-Clause",
+		"Redistribution and use in source and binary forms ... THIS SOFTWARE IS PROVIDED":                      "BSD-2-Clause",
+		"Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee": "ISC",
+		"GNU GENERAL PUBLIC LICENSE Version 3":                                                                 "GPL",
+		"All rights reserved.":                                                                                 "",
+	} {
+		if got := strings.Join(classify(says), " "); got != want {
+			t.Errorf("%q is %q, want %q", says, got, want)
+		}
+	}
+}
+
+func TestTheBillOfMaterialsNamesEveryModuleOfAProgram(t *testing.T) {
+	root := filepath.Join("..", "..")
+	file := filepath.Join(t.TempDir(), "belfry-controller")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", file, "./cmd/controller")
+	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	modules, err := linked(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := describe(file, "belfry-controller", "v1.2.3", modules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bom
+	if err := json.Unmarshal(text, &b); err != nil {
+		t.Fatal(err)
+	}
+	if b.Format != "CycloneDX" || b.Metadata.Component.Version != "v1.2.3" || len(b.Metadata.Component.Hashes) != 1 {
+		t.Errorf("%+v", b.Metadata)
+	}
+	deps, err := os.ReadFile(filepath.Join(root, "cmd", "controller", "deps.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range b.Components {
+		names = append(names, c.Name)
+		if c.Version == "" || c.PURL == "" || len(c.Licenses) == 0 {
+			t.Errorf("incomplete: %+v", c)
+		}
+	}
+	for path := range strings.FieldsSeq(string(deps)) {
+		if !slices.Contains(names, path) {
+			t.Errorf("%s is missing", path)
+		}
+	}
+	if !slices.Contains(names, "std") {
+		t.Error("the standard library is missing")
+	}
+	if _, err := describe(file, "belfry-controller", "v1.2.3", modules[1:]); err == nil {
+		t.Error("a module whose licence is not known goes unnoticed")
+	}
+}
+
+func TestOnlyATagThatIsTheVersionIsReleased(t *testing.T) {
+	for _, c := range []struct {
+		version, tag string
+		ok           bool
+	}{
+		{"v1.2.3", "v1.2.3", true},
+		{"v1.2.3-rc.1", "v1.2.3-rc.1", true},
+		{"v1.2.3", "", false},
+		{"v1.2.3", "v1.2.2", false},
+		{"v1.2.3", "v1.2.3-dirty", false},
+		{"v1.2.3-dev", "v1.2.3-dev", false},
+	} {
+		if err := releasable(c.version, c.tag); (err == nil) != c.ok {
+			t.Errorf("VERSION %s, tag %q: %v", c.version, c.tag, err)
+		}
+	}
+}
+
+func TestChecksumsAreThoseOfSha256sum(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"b": "two", "a": "one"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sums, err := checksums(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sha256sum", "--check", "--strict")
+	cmd.Dir, cmd.Stdin = dir, strings.NewReader(sums)
+	if out, err := cmd.CombinedOutput(); err != nil || string(out) != "a: OK\nb: OK\n" {
+		t.Errorf("%v: %s", err, out)
+	}
+}
