@@ -105,7 +105,7 @@ func release(ctx context.Context, dir string, snapshot bool) error {
 			file := filepath.Join(dir, fmt.Sprintf("belfry-%s-linux-%s", name, arch))
 			say("building %s", file)
 			env := []string{"CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH=" + arch, "GOAMD64=v1", "GOARM64=v8.0"}
-			if _, err := run(ctx, env, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", file, "./cmd/"+name); err != nil {
+			if _, err := run(ctx, env, "go", "build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace", "-ldflags", ldflags, "-o", file, "./cmd/"+name); err != nil {
 				return err
 			}
 			bom, err := describe(file, "belfry-"+name, version, modules)
