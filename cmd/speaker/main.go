@@ -116,7 +116,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	reports := reporter{cluster, kube.NewReader(cluster), events}
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
-		BGP: peering, Grace: o.grace,
+		BGP: peering, Grace: o.grace, PeerEvent: reports.PeerEvent,
 	}, reports, l2, members, reports, log, registry)
 	status := register{kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID), o.node, cluster}
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })

@@ -61,6 +61,13 @@ func (r reporter) SetAnnounced(ctx context.Context, key lb.ServiceKey, c speaker
 	}
 }
 
+// PeerEvent records an event about a BGPPeer.
+func (r reporter) PeerEvent(peer string, e speaker.Event) {
+	if o, _, ok := r.Judged(kube.KindBGPPeer, peer); ok {
+		r.events.Record(kube.Event{About: kube.Reference(kube.KindBGPPeer, o), Warning: e.Kind.Warns(), Reason: string(e.Kind), Action: "Peer", Note: e.Message})
+	}
+}
+
 // Event records an event.
 func (r reporter) Event(key lb.ServiceKey, e speaker.Event) {
 	if s, ok := r.Service(key); ok {

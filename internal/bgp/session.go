@@ -83,6 +83,9 @@ var causes = [...]string{
 // String returns the cause as metrics spell it.
 func (c Cause) String() string { return causes[c] }
 
+// Ours reports whether the session ended because we wanted it to.
+func (c Cause) Ours() bool { return c == AdminShutdown || c == Reconfigured || c == Leave }
+
 // A Fault is why a session is not established, or fell: for machines, and in
 // words.
 type Fault struct {

@@ -35,6 +35,8 @@ const (
 	DefaultGrace = 5 * time.Second
 	// parting bounds how long routers may take to hear that the routes are gone.
 	parting = 2 * time.Second
+	// eventPause is the least time between two Events about one peer.
+	eventPause = 30 * time.Second
 )
 
 // A router is the part of a Speaker that tells routers what to send here. It
@@ -47,6 +49,7 @@ type router struct {
 	options bgp.Options
 	grace   time.Duration
 	peering Peering // nil: there is no BGP
+	event   func(peer string, e Event)
 	log     *slog.Logger
 	metrics *routerMetrics
 
@@ -63,12 +66,18 @@ type router struct {
 	// What follows belongs to run.
 	begun, drain bool
 	drainedAt    time.Time
+	self         lb.Node // as it was when it was last described
+	// up are the peers with an established session, and lately is when an Event
+	// was told of a peer.
+	up     map[string]bool
+	lately map[string]time.Time
 }
 
 func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router {
 	r := &router{
 		node: cfg.Node, options: bgp.Options{IgnoreExcludeLB: cfg.Announce.IgnoreExcludeLB},
-		grace: cfg.Grace, peering: cfg.BGP, log: log,
+		grace: cfg.Grace, peering: cfg.BGP, event: cfg.PeerEvent, log: log,
+		up: map[string]bool{}, lately: map[string]time.Time{},
 		news: make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
 	}
 	r.established.Store(&[]uint32{})
@@ -195,13 +204,30 @@ func (r *router) pass(now time.Time) (until time.Time) {
 			r.log.Error("BGP stays as it is: deciding failed", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
-	r.options.Phase, until = r.phase(snapshot, now)
-	intent := bgp.Decide(*snapshot, r.node, r.options)
+	world := r.described(*snapshot)
+	r.options.Phase, until = r.phase(&world, now)
+	intent := bgp.Decide(world, r.node, r.options)
 	r.complain(r.intent.Load(), &intent)
 	r.intent.Store(&intent)
 	r.peering.Set(intent.Sessions)
 	r.metrics.passes.Observe(time.Since(now).Seconds())
 	return until
+}
+
+// described returns the snapshot with this node as it was when it was last
+// described: whose object is deleted has lost its labels, and is to be drained by
+// all of its sessions.
+func (r *router) described(s lb.Snapshot) lb.Snapshot {
+	i, found := slices.BinarySearchFunc(s.Nodes, r.node, func(n lb.Node, name string) int { return cmp.Compare(n.Name, name) })
+	switch {
+	case !found:
+	case len(s.Nodes[i].Addresses) > 0:
+		r.self = s.Nodes[i]
+	case r.self.Name != "":
+		s.Nodes = slices.Clone(s.Nodes)
+		s.Nodes[i].Labels, s.Nodes[i].Addresses = r.self.Labels, r.self.Addresses
+	}
+	return s
 }
 
 // phase returns how far this node's draining is. A node that is drained when the
@@ -234,8 +260,16 @@ func (r *router) complain(was, is *bgp.Intent) {
 // follow takes note of what became of the sessions.
 func (r *router) follow() {
 	var established []uint32
-	for _, v := range r.peering.Sessions() {
+	views := r.peering.Sessions()
+	for _, v := range views {
 		established = append(established, bgp.Carried(v)...)
+		r.report(v, time.Now())
+	}
+	for name := range r.up {
+		if !slices.ContainsFunc(views, func(v bgp.SessionView) bool { return v.Peer == name }) {
+			delete(r.up, name)
+			delete(r.lately, name)
+		}
 	}
 	slices.Sort(established)
 	if !slices.Equal(established, *r.established.Load()) {
@@ -243,4 +277,21 @@ func (r *router) follow() {
 		signal(r.moved)
 	}
 	signal(r.shown)
+}
+
+// report tells of a session that was established or lost, but not of one that
+// comes and goes all the time.
+func (r *router) report(v bgp.SessionView, now time.Time) {
+	was, up := r.up[v.Peer], v.State == bgp.Established
+	if r.up[v.Peer] = up; was == up || r.event == nil || now.Sub(r.lately[v.Peer]) < eventPause {
+		return
+	}
+	switch {
+	case up:
+		r.lately[v.Peer] = now
+		r.event(v.Peer, Event{SessionEstablished, fmt.Sprintf("node %s has a session with %v", r.node, v.Remote)})
+	case v.Fault != nil && !v.Fault.Cause.Ours():
+		r.lately[v.Peer] = now
+		r.event(v.Peer, Event{SessionLost, fmt.Sprintf("node %s has lost the session: %s", r.node, v.Fault.Text)})
+	}
 }

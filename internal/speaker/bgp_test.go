@@ -2,11 +2,13 @@ package speaker
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -255,6 +257,55 @@ func TestAPanicOverBGPHarmsNothingElse(t *testing.T) {
 		w.cluster.edit(func(s *lb.Snapshot) { s.Nodes[0].Labels = map[string]string{"x": "y"} })
 		w.rest()
 		n.peering.heard(t, plain)
+	})
+}
+
+func TestSessionsThatComeAndGoAreToldOfNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var events []string
+		p := &fakePeering{changed: make(chan struct{}, 1), down: map[string]bool{}}
+		r := newRouter(Config{Node: "a", BGP: p, PeerEvent: func(peer string, e Event) {
+			events = append(events, fmt.Sprintf("%s %s: %s", peer, e.Kind, e.Message))
+		}}, slog.New(slog.DiscardHandler), nil)
+		p.Set([]bgp.Session{{Peer: peer("tor", false)}})
+		for range 10 {
+			r.follow()
+			p.fall("tor", true)
+			r.follow()
+			p.fall("tor", false)
+			time.Sleep(time.Second)
+		}
+		r.follow()
+		time.Sleep(eventPause)
+		p.fall("tor", true)
+		r.follow()
+		p.Set(nil)
+		r.follow()
+		want := []string{"tor SessionEstablished: node a has a session with invalid AddrPort", "tor SessionLost: node a has lost the session: connection refused"}
+		if !slices.Equal(events, want) {
+			t.Errorf("%q, want %q", events, want)
+		}
+	})
+}
+
+// The object of a node that is deleted takes its labels along, but not the
+// sessions of the peers that they selected.
+func TestANodeThatIsDeletedLeavesEveryRouter(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		n := w.node("a")
+		w.cluster.edit(func(s *lb.Snapshot) {
+			p := peer("tor", false)
+			p.NodeSelectors = []lb.Selector{{{Key: "rack", Operator: lb.In, Values: []string{"1"}}}}
+			routed(p)(s)
+			s.Nodes[0].Labels = map[string]string{"rack": "1"}
+		})
+		w.start()
+		n.peering.heard(t, plain)
+		w.cluster.edit(func(s *lb.Snapshot) { s.Nodes = s.Nodes[1:] })
+		w.rest()
+		n.peering.heard(t, plain, going)
+		time.Sleep(grace)
+		n.peering.heard(t, going, "")
 	})
 }
 

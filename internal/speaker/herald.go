@@ -50,8 +50,14 @@ const (
 	AddressConflict   EventKind = "AddressConflict"
 )
 
+// Events on BGPPeers.
+const (
+	SessionEstablished EventKind = "SessionEstablished"
+	SessionLost        EventKind = "SessionLost"
+)
+
 // Warns reports whether the event is one that somebody should look into.
-func (k EventKind) Warns() bool { return k == NotAnnounced || k == AddressConflict }
+func (k EventKind) Warns() bool { return k == NotAnnounced || k == AddressConflict || k == SessionLost }
 
 // A Reporter writes to the API server.
 type Reporter interface {

@@ -67,6 +67,9 @@ type Config struct {
 	// have to find another way before this node goes.
 	BGP   Peering
 	Grace time.Duration
+	// PeerEvent records an Event about a BGPPeer, without waiting; nil: nobody
+	// cares.
+	PeerEvent func(peer string, e Event)
 }
 
 const (

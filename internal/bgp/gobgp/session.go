@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,7 +140,7 @@ func (s *session) run(ctx context.Context) {
 		if !ready {
 			return
 		}
-		up := s.attempt(ctx, guard.TransportOf(s.transport, address))
+		up := s.contained(ctx, guard.TransportOf(s.transport, address))
 		if up >= steady {
 			attempt = 0
 		}
@@ -203,6 +204,26 @@ func (s *session) watchNeighbor(ctx context.Context) {
 			s.sleep(ctx, time.Second)
 		}
 	}
+}
+
+// contained is attempt, with a panic turned into the end of this connection and of
+// its table. What gobgp does on goroutines of its own is out of reach.
+func (s *session) contained(ctx context.Context, t guard.Transport) (up time.Duration) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		s.log.Error("the session failed", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+		s.mu.Lock()
+		s.link = nil
+		s.mu.Unlock()
+		s.end(guard.Ending{Fault: &bgp.Fault{Cause: bgp.InternalFault, Text: "panic"}, Notification: new(wire.Cease(wire.CeaseReset, ""))})
+		s.unwatch()
+		s.dropTable()
+		s.down(&bgp.Fault{Cause: bgp.InternalFault, Text: fmt.Sprintf("panic: %v", p)})
+	}()
+	return s.attempt(ctx, t)
 }
 
 // attempt makes one connection, holds it until it falls, and returns how long
@@ -445,9 +466,7 @@ func (s *session) fell(e guard.Ending) {
 	s.mu.Lock()
 	s.link = nil
 	s.view.Routes, s.view.Unsendable = 0, nil
-	switch e.Fault.Cause {
-	case bgp.Leave, bgp.Reconfigured, bgp.AdminShutdown:
-	default:
+	if !e.Fault.Cause.Ours() {
 		s.view.Counters.Flaps++
 	}
 	s.mu.Unlock()
