@@ -42,6 +42,9 @@ const (
 	coolDown = 20 * time.Millisecond
 	// poolPause is the least time between two writes of one pool's status.
 	poolPause = time.Second
+	// peerPause is the same for a BGP peer: its sessions on many nodes come and
+	// go together.
+	peerPause = time.Second
 )
 
 // A planner is an [allocator.Planner].

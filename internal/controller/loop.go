@@ -300,6 +300,8 @@ func (l *loop) pass(ch kube.Changes) {
 	}
 	if ch.Config {
 		l.rebalance()
+	} else if ch.Sessions || ch.Nodes {
+		l.settleSessions()
 	}
 	l.leave(ch.Left)
 }

@@ -30,6 +30,8 @@ type pool struct {
 type finding struct {
 	attempt
 	kube.Finding
+	// written is when its status was last written.
+	written time.Time
 }
 
 // A verdictKey names an object that configures us.
@@ -79,6 +81,16 @@ func (l *loop) settleFindings() {
 	}
 }
 
+// settleSessions writes to the BGP peers how many of their sessions are
+// established.
+func (l *loop) settleSessions() {
+	for key, f := range l.findings {
+		if key.kind == kube.KindBGPPeer {
+			l.look(&f.attempt)
+		}
+	}
+}
+
 func (l *loop) settleFinding(key verdictKey, f *finding) {
 	found := f.Finding
 	if l.findings[key] != f || l.Cluster.Shows(found) {
@@ -88,6 +100,11 @@ func (l *loop) settleFinding(key verdictKey, f *finding) {
 	if !ok {
 		return
 	}
+	if wait := time.Until(f.written.Add(peerPause)); key.kind == kube.KindBGPPeer && wait > 0 {
+		l.delay(&f.attempt, wait)
+		return
+	}
+	f.written = time.Now()
 	l.submit(&f.attempt, job{
 		kind: strings.ToLower(key.kind), object: key.name,
 		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteFinding(ctx, found) },

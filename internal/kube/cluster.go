@@ -71,7 +71,9 @@ type Cluster struct {
 	communities *table[*v1beta1.Community]
 	profiles    *table[*v1beta1.BFDProfile]
 	secrets     *table[config.PasswordSecret]
-	judged      map[string]judged
+	// sessions are those of each node, by peer ([Allocating] only).
+	sessions *table[map[string]bool]
+	judged   map[string]judged
 	// byService are the EndpointSlices of each Service, endpoints their sums.
 	byService map[lb.ServiceKey]map[name]*slice
 	endpoints map[lb.ServiceKey]lb.Endpoints
@@ -90,6 +92,7 @@ type changes struct {
 	services, endpoints  map[lb.ServiceKey]struct{}
 	left                 map[lb.ServiceKey]string
 	config, pools, nodes bool
+	sessions             bool
 }
 
 // Changes are the parts of the cluster that changed since they were last asked
@@ -105,6 +108,9 @@ type Changes struct {
 	// [Allocating] only, when somebody asks to rebalance one. Pools is set when
 	// anything of a pool changed ([Allocating] only), Nodes when a Node did.
 	Config, Pools, Nodes bool
+	// Sessions is set when a BGP session came, went, was established or lost
+	// ([Allocating] only).
+	Sessions bool
 }
 
 // NewCluster prepares to watch a cluster.
@@ -131,8 +137,12 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	c.communities = newTable(&c.mu, as(stripped[*v1beta1.Community]), specChanged[*v1beta1.Community](c), c.loaded)
 	c.profiles = newTable(&c.mu, as(stripped[*v1beta1.BFDProfile]), specChanged[*v1beta1.BFDProfile](c), c.loaded)
 	c.secrets = newTable(&c.mu, as(c.reduceSecret), c.secretChanged, c.loaded)
+	c.sessions = newTable(&c.mu, as(reduceSessions), c.sessionsChanged, c.loaded)
 	c.judged = c.judgedKinds()
 	c.loading = 10
+	if o.Role == Allocating {
+		c.loading++
+	}
 	if o.Namespace != "" {
 		c.loading++
 	}
@@ -174,6 +184,9 @@ func (c *Cluster) Run(ctx context.Context) {
 		mirror(&v1beta1.BGPAdvertisement{}, c.bgpads, c.own, own.BGPAdvertisements().List, own.BGPAdvertisements().Watch, everything),
 		mirror(&v1beta1.Community{}, c.communities, c.own, own.Communities().List, own.Communities().Watch, everything),
 		mirror(&v1beta1.BFDProfile{}, c.profiles, c.own, own.BFDProfiles().List, own.BFDProfiles().Watch, everything),
+	}
+	if c.options.Role == Allocating {
+		reflectors = append(reflectors, mirror(&v1beta1.SpeakerStatus{}, c.sessions, c.own, own.SpeakerStatuses().List, own.SpeakerStatuses().Watch, everything))
 	}
 	if ns := c.options.Namespace; ns != "" {
 		secrets := core.Secrets(ns)
@@ -397,6 +410,7 @@ func (c *Cluster) Changes() Changes {
 		Config:    c.changes.config,
 		Pools:     c.changes.pools,
 		Nodes:     c.changes.nodes,
+		Sessions:  c.changes.sessions,
 	}
 	c.changes.reset()
 	return out
@@ -407,7 +421,7 @@ func (c *Cluster) Changes() Changes {
 func (c *Cluster) Everything() Changes {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true}
+	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Sessions: true}
 	for s := range rows(c.services) {
 		if s != nil {
 			out.Services = append(out.Services, s.Key)

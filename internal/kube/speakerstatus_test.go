@@ -16,6 +16,7 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/client/versioned"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -212,10 +213,10 @@ func TestTheLargestStatusIsAccepted(t *testing.T) {
 	}
 }
 
-func TestASpeakerWritesNothingElseOfItsKind(t *testing.T) {
+func TestOnlyASpeakerWritesASpeakerStatusAndOnlyItsStatus(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	for account, may := range map[string]bool{speaker: true, controller: false} {
+	for _, account := range []string{speaker, controller} {
 		config, err := b.lab.ConfigFor(ctx, lab.Namespace, account)
 		b.must(err)
 		own := versioned.NewForConfigOrDie(config).BelfryV1beta1().SpeakerStatuses()
@@ -230,9 +231,73 @@ func TestASpeakerWritesNothingElseOfItsKind(t *testing.T) {
 				t.Errorf("%s may %s: %v", account, what, err)
 			}
 		}
-		_, err = own.List(ctx, metav1.ListOptions{})
-		if apierrors.IsForbidden(err) == may {
-			t.Errorf("%s may list them: %v", account, err)
+		_, err = own.Patch(ctx, "x", types.MergePatchType, []byte(`{"status":{"version":"x"}}`), metav1.PatchOptions{}, "status")
+		if apierrors.IsForbidden(err) != (account == controller) {
+			t.Errorf("%s writes its status: %v", account, err)
 		}
+	}
+}
+
+func TestThePeersSessionsAreCountedAsTheSpeakersTell(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	c := b.cluster(controller, kube.Options{Role: kube.Allocating})
+	peers := b.own.BelfryV1beta1().BGPPeers()
+	const peer = "counted"
+	_, err := peers.Create(ctx, &v1beta1.BGPPeer{
+		ObjectMeta: metav1.ObjectMeta{Name: peer}, Spec: v1beta1.BGPPeerSpec{MyASN: 65000, PeerASN: 64512, PeerAddress: "2001:db8::1"},
+	}, metav1.CreateOptions{})
+	b.must(err)
+	t.Cleanup(func() { _ = peers.Delete(context.WithoutCancel(ctx), peer, metav1.DeleteOptions{}) })
+	// says makes the speaker of a node say so, and the peer's status what comes of it.
+	says := func(node string, state v1beta1.SessionState, want kube.SessionCount) {
+		t.Helper()
+		status := v1beta1.SpeakerStatusStatus{BGP: v1beta1.BGPStatus{Sessions: []v1beta1.SessionStatus{
+			{Peer: peer, State: state}, {Peer: "another", State: v1beta1.SessionEstablished},
+		}}}
+		if state == "" {
+			status.BGP.Sessions = status.BGP.Sessions[1:]
+		}
+		if out, err := b.statusOf(c, node).Write(ctx, status); out != kube.Done || err != nil {
+			t.Fatalf("%v, %v", out, err)
+		}
+		b.eventually("the sessions are counted", func() (string, bool) {
+			got := c.SessionCount(peer)
+			return fmt.Sprint(got), got == want
+		})
+	}
+	for _, node := range []string{"counted-1", "counted-2"} {
+		b.node(c, node)
+	}
+	c.Changes()
+	says("counted-1", v1beta1.SessionConnect, kube.SessionCount{Up: 0, Total: 1})
+	if ch := c.Changes(); !ch.Sessions || ch.Config {
+		t.Errorf("a session is news as %+v", ch)
+	}
+	says("counted-1", v1beta1.SessionEstablished, kube.SessionCount{Up: 1, Total: 1})
+	says("counted-2", v1beta1.SessionEstablished, kube.SessionCount{Up: 2, Total: 2})
+	f := kube.Finding{Verdict: config.Verdict{Kind: kube.KindBGPPeer, Name: peer, Generation: 1}}
+	b.eventually("the peer is known", func() (string, bool) { _, _, ok := c.Judged(f.Kind, f.Name); return "", ok })
+	for _, want := range []kube.Outcome{kube.Done, kube.Unchanged} {
+		if out, err := c.WriteFinding(ctx, f); out != want || err != nil {
+			t.Errorf("%v, %v, want %v", out, err, want)
+		}
+	}
+	got, err := peers.Get(ctx, peer, metav1.GetOptions{})
+	b.must(err)
+	if got.Status.SessionsUp != 2 || got.Status.SessionsTotal != 2 || len(got.Status.Conditions) != 1 {
+		t.Errorf("%+v", got.Status)
+	}
+	says("counted-1", "", kube.SessionCount{Up: 1, Total: 1})
+	// A node that is not ready may have died with its sessions.
+	_, err = b.admin.CoreV1().Nodes().Patch(ctx, "counted-2", types.MergePatchType,
+		[]byte(`{"status":{"conditions":[{"type":"Ready","status":"Unknown"}]}}`), metav1.PatchOptions{}, "status")
+	b.must(err)
+	b.eventually("its session is not believed", func() (string, bool) {
+		got := c.SessionCount(peer)
+		return fmt.Sprint(got), got == kube.SessionCount{Up: 0, Total: 1}
+	})
+	if c.Shows(f) {
+		t.Error("the peer is taken to show that")
 	}
 }

@@ -16,7 +16,8 @@ import (
 )
 
 // A Finding is what the status of an object that configures us should say, pools
-// left aside, which have more to say.
+// left aside, which have more to say. That of a BGPPeer says besides how many of
+// its sessions are established, by [Cluster.SessionCount].
 type Finding struct {
 	config.Verdict
 	// Progress is that of an L2Advertisement's rebalancing.
@@ -130,6 +131,12 @@ func (c *Cluster) findingPatch(f Finding) object {
 		want := &v1beta1.RebalanceStatus{Token: f.Progress.Token, Remaining: int32(min(f.Progress.Left, math.MaxInt32))}
 		if !equality.Semantic.DeepEqual(want, ad.Status.Rebalance) {
 			status["rebalance"] = want
+		}
+	}
+	if peer, is := o.(*v1beta1.BGPPeer); is {
+		want := c.sessionCount(peer.Name)
+		if have := (SessionCount{peer.Status.SessionsUp, peer.Status.SessionsTotal}); want != have {
+			status["sessionsUp"], status["sessionsTotal"] = want.Up, want.Total
 		}
 	}
 	if len(status) == 0 {
