@@ -19,6 +19,7 @@ import (
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/kube/lease"
 )
 
 func main() {
@@ -48,7 +49,12 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
 	}
-	clients, err := kube.NewClients(config, "belfry-controller/"+daemon.Version())
+	userAgent := "belfry-controller/" + daemon.Version()
+	clients, err := kube.NewClients(config, userAgent)
+	if err != nil {
+		return err
+	}
+	leases, err := lease.NewClient(config, userAgent)
 	if err != nil {
 		return err
 	}
@@ -58,8 +64,8 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", f.identity, log)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	election := &kube.Election{
-		Client: clients.Core, Namespace: f.namespace, Name: "belfry-controller",
+	election := &lease.Election{
+		Client: leases, Namespace: f.namespace, Name: "belfry-controller",
 		Identity: f.identity, Timing: f.lease, Log: log,
 	}
 	c := controller.New(controller.Options{

@@ -9,7 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/belfrylb/belfry/internal/daemon"
-	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/kube/lease"
 )
 
 // flags are what the command line says.
@@ -17,7 +17,7 @@ type flags struct {
 	kubeconfig, namespace, class, identity string
 	drainTaint, gossipSecret               string
 	ignoreExcludeLB                        bool
-	lease                                  kube.LeaseTiming
+	lease                                  lease.Timing
 	daemon.Options
 }
 

@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/daemon"
-	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/kube/lease"
 )
 
 func TestDefaultsAreThoseOfTheDocumentation(t *testing.T) {
@@ -17,7 +17,7 @@ func TestDefaultsAreThoseOfTheDocumentation(t *testing.T) {
 	}
 	want := flags{
 		namespace: "belfry-system", identity: "a", gossipSecret: "belfry-gossip",
-		lease:   kube.LeaseTiming{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second},
+		lease:   lease.Timing{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second},
 		Options: daemon.Options{HealthAddress: ":7881", MetricsAddress: "127.0.0.1:7882", LogLevel: "info", LogFormat: "text"},
 	}
 	if f != want {

@@ -7,7 +7,6 @@ import (
 	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -71,7 +70,7 @@ var (
 
 func init() {
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, coordinationv1.AddToScheme,
+		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
 		authenticationv1.AddToScheme, authorizationv1.AddToScheme, v1beta1.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
@@ -94,8 +93,8 @@ func newRESTClient(config *rest.Config, group schema.GroupVersion, content strin
 // A CoreClient is a client of Kubernetes' own kinds. Its methods return clients
 // of one kind, in one namespace or, by an empty name, in all.
 type CoreClient struct {
-	core, discovery, events, coordination rest.Interface
-	authentication, authorization         rest.Interface
+	core, discovery, events       rest.Interface
+	authentication, authorization rest.Interface
 }
 
 // NewCoreClient makes a CoreClient.
@@ -105,7 +104,6 @@ func NewCoreClient(config *rest.Config) (*CoreClient, error) {
 		&c.core:           corev1.SchemeGroupVersion,
 		&c.discovery:      discoveryv1.SchemeGroupVersion,
 		&c.events:         eventsv1.SchemeGroupVersion,
-		&c.coordination:   coordinationv1.SchemeGroupVersion,
 		&c.authentication: authenticationv1.SchemeGroupVersion,
 		&c.authorization:  authorizationv1.SchemeGroupVersion,
 	} {
@@ -145,11 +143,6 @@ func (c *CoreClient) EndpointSlices(namespace string) Kind[*discoveryv1.Endpoint
 // Events are Events, of group events.k8s.io.
 func (c *CoreClient) Events(namespace string) Kind[*eventsv1.Event, *eventsv1.EventList] {
 	return kind[eventsv1.Event, eventsv1.EventList](c.events, "events", namespace)
-}
-
-// Leases are Leases.
-func (c *CoreClient) Leases(namespace string) Kind[*coordinationv1.Lease, *coordinationv1.LeaseList] {
-	return kind[coordinationv1.Lease, coordinationv1.LeaseList](c.coordination, "leases", namespace)
 }
 
 // TokenReviews ask whose a token is; none is ever kept, so there are no lists.

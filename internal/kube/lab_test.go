@@ -24,6 +24,7 @@ import (
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/client/versioned"
+	"github.com/belfrylb/belfry/internal/kube/lease"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -580,11 +581,15 @@ func TestRightsAreTheLeast(t *testing.T) {
 	}
 }
 
-var timing = kube.LeaseTiming{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry: 200 * time.Millisecond}
+var timing = lease.Timing{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry: 200 * time.Millisecond}
 
-func (b *bench) election(identity string) *kube.Election {
-	return &kube.Election{
-		Client: b.clients(controller).Core, Namespace: lab.Namespace, Name: "belfry-controller",
+func (b *bench) election(identity string) *lease.Election {
+	config, err := b.lab.ConfigFor(b.Context(), lab.Namespace, controller)
+	b.must(err)
+	leases, err := lease.NewClient(config, "test")
+	b.must(err)
+	return &lease.Election{
+		Client: leases, Namespace: lab.Namespace, Name: "belfry-controller",
 		Identity: identity, Timing: timing, Log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -679,14 +684,14 @@ func TestLeaderIsFencedBeforeAnotherMayStart(t *testing.T) {
 
 func TestLeaseTimingMustLeaveAGap(t *testing.T) {
 	for _, c := range []struct {
-		timing kube.LeaseTiming
+		timing lease.Timing
 		wrong  int
 	}{
-		{kube.LeaseTiming{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}, 0},
-		{kube.LeaseTiming{Lease: 10 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}, 1},
-		{kube.LeaseTiming{Lease: 10 * time.Second, Renew: 2 * time.Second, Retry: 2 * time.Second}, 1},
-		{kube.LeaseTiming{Lease: 500 * time.Millisecond, Renew: 200 * time.Millisecond, Retry: 0}, 2},
-		{kube.LeaseTiming{}, 4},
+		{lease.Timing{Lease: 15 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}, 0},
+		{lease.Timing{Lease: 10 * time.Second, Renew: 10 * time.Second, Retry: 2 * time.Second}, 1},
+		{lease.Timing{Lease: 10 * time.Second, Renew: 2 * time.Second, Retry: 2 * time.Second}, 1},
+		{lease.Timing{Lease: 500 * time.Millisecond, Renew: 200 * time.Millisecond, Retry: 0}, 2},
+		{lease.Timing{}, 4},
 	} {
 		wrong := 0
 		if err := c.timing.Validate(); err != nil {
