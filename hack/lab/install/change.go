@@ -64,31 +64,57 @@ type event struct {
 	what string
 }
 
-// A watch is what is asked of one address.
+// A watch is what is asked of one address. An address that is routed has no
+// prober.
 type watch struct {
 	address netip.Addr
 	prober  *lab.Prober
 	load    *lab.Load
 }
 
+// watch begins to ask.
+func (r *run) watch(k kind) (watches []watch, err error) {
+	for _, address := range slices.Concat(r.addresses, r.routed) {
+		w := watch{address: address}
+		if !slices.Contains(r.routed, address) {
+			if w.prober, err = r.lab.Probe(address, k.asking()); err != nil {
+				return watches, err
+			}
+		}
+		w.load = r.lab.PatientLoad(address, 80, 20*time.Millisecond, k.patience())
+		watches = append(watches, w)
+	}
+	return watches, nil
+}
+
+// stop ends the asking.
+func (w watch) stop() (result lab.LoadResult, report lab.Report) {
+	result = w.load.Stop()
+	if w.prober != nil {
+		report = w.prober.Stop()
+	}
+	return result, report
+}
+
 // during makes a change while the client asks for all addresses, and tells what
 // the client saw of it. More is lost than may be: that is a fault.
 func (r *run) during(ctx context.Context, k kind, change func(note func(format string, args ...any)) error) error {
-	var watches []watch
-	for _, address := range r.addresses {
-		prober, err := r.lab.Probe(address, k.asking())
-		if err != nil {
-			return err
-		}
-		defer prober.Stop()
-		load := r.lab.PatientLoad(address, 80, 20*time.Millisecond, k.patience())
-		defer load.Stop()
-		watches = append(watches, watch{address, prober, load})
+	routes, err := r.watchRoutes(ctx)
+	if err != nil {
+		return err
+	}
+	defer routes.stop()
+	watches, err := r.watch(k)
+	for _, w := range watches {
+		defer w.stop()
+	}
+	if err != nil {
+		return err
 	}
 	pause(ctx, before)
 	var events []event
 	begun := time.Now()
-	err := change(func(format string, args ...any) {
+	err = change(func(format string, args ...any) {
 		events = append(events, event{time.Now(), fmt.Sprintf(format, args...)})
 	})
 	ended := time.Now()
@@ -96,20 +122,21 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 	pause(ctx, after)
 	var summary []string
 	for _, w := range watches {
-		// Of the last moment not all answers are in.
-		result, report := w.load.Stop(), until(w.prober.Stop(), ended.Add(after/3))
+		result, report := w.stop()
 		if report.Err != nil {
 			err = errors.Join(err, report.Err)
 		}
-		moves := moves(report)
-		cut := slices.DeleteFunc(slices.Clone(result.Failed), func(a lab.Attempt) bool { return !wasCut(a, moves) })
-		lost := slices.DeleteFunc(result.Failed, func(a lab.Attempt) bool { return wasCut(a, moves) })
-		events = slices.Concat(events, tell(report, begun), failures("cut by the move", cut, w.address), failures("LOST", lost, w.address))
+		report = until(report, ended.Add(after/3)) // of the last moment not all answers are in
+		moved := append(tell(report, begun), routes.of(w.address)...)
+		cut := slices.DeleteFunc(slices.Clone(result.Failed), func(a lab.Attempt) bool { return !wasCut(a, moved) })
+		lost := slices.DeleteFunc(result.Failed, func(a lab.Attempt) bool { return wasCut(a, moved) })
+		events = slices.Concat(events, moved, failures("cut by the move", cut, w.address), failures("LOST", lost, w.address))
 		unanswered := len(report.Unanswered())
 		silence, _ := report.LongestGap()
-		summary = append(summary,
-			fmt.Sprintf("%s: %d questions, %d unanswered, longest silence %s", w.address, len(report.Questions), unanswered, silence.Round(time.Millisecond)),
-			fmt.Sprintf("%s: %d requests, %d lost, %d cut, longest time without a success %s", w.address, result.Requests, len(lost), len(cut), result.LongestGap.Round(time.Millisecond)))
+		if w.prober != nil {
+			summary = append(summary, fmt.Sprintf("%s: %d questions, %d unanswered, longest silence %s", w.address, len(report.Questions), unanswered, silence.Round(time.Millisecond)))
+		}
+		summary = append(summary, fmt.Sprintf("%s: %d requests, %d lost, %d cut, longest time without a success %s", w.address, result.Requests, len(lost), len(cut), result.LongestGap.Round(time.Millisecond)))
 		switch k {
 		case planned:
 			if unanswered+len(lost) > 0 {
@@ -142,23 +169,12 @@ func until(r lab.Report, t time.Time) lab.Report {
 	return r
 }
 
-// moves are the moments in which another host began to answer.
-func moves(r lab.Report) []time.Time {
-	var all []time.Time
-	for i, spell := range r.Timeline() {
-		if i > 0 && len(spell.Hosts) > 0 {
-			all = append(all, spell.From)
-		}
-	}
-	return all
-}
-
 // wasCut reports whether a request was refused in mid-flight because its
-// address moved.
-func wasCut(a lab.Attempt, moves []time.Time) bool {
+// address moved, by layer 2 or on the router.
+func wasCut(a lab.Attempt, moves []event) bool {
 	const blur = 50 * time.Millisecond // questions are that far apart, and more when the machine is busy
-	return errors.Is(a.Err, syscall.ECONNRESET) && slices.ContainsFunc(moves, func(t time.Time) bool {
-		return a.Begun.Before(t.Add(blur)) && a.Ended.After(t.Add(-blur))
+	return errors.Is(a.Err, syscall.ECONNRESET) && slices.ContainsFunc(moves, func(e event) bool {
+		return a.Begun.Before(e.at.Add(blur)) && a.Ended.After(e.at.Add(-blur))
 	})
 }
 

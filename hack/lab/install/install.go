@@ -2,9 +2,9 @@
 // removed as its README says: from manifests/belfry.yaml, by kubectl alone, on
 // nodes with a kubelet and containerd, out of the image that is released.
 //
-// While something is changed a client asks for both addresses without pause,
-// for the hardware address and for the page, and what is lost is told in a
-// timeline. A change that was planned (a rolling update, a drain) may lose
+// While something is changed a client asks for all addresses without pause, for
+// the page and, by layer 2, for the hardware address, and what is lost is told
+// in a timeline. A change that was planned (a rolling update, a drain) may lose
 // nothing.
 package install
 
@@ -91,7 +91,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	defer func() { err = r.end(ctx, opts, err) }()
 
-	parts := []func(context.Context) error{r.install, r.configure, r.expose, r.reach, r.restartSpeakers}
+	parts := []func(context.Context) error{r.install, r.configure, r.expose, r.reach, r.route, r.restartSpeakers}
 	if !opts.Short {
 		parts = append(parts, r.restartControllers, r.upgrade, r.drainAnnotated, r.drainNode, r.deleteNode, r.powerOff)
 	}
@@ -111,8 +111,8 @@ type run struct {
 	lab      *lab.Lab
 	begun    time.Time
 	steps    int
-	// addresses are the Service's, IPv4 first.
-	addresses []netip.Addr
+	// addresses are announced by layer 2, routed by BGP; IPv4 first.
+	addresses, routed []netip.Addr
 	// faults are what did not hold, so far.
 	faults []error
 }
@@ -240,52 +240,55 @@ func (r *run) configure(ctx context.Context) error {
 	return err
 }
 
-func (r *run) expose(ctx context.Context) error {
+func (r *run) expose(ctx context.Context) (err error) {
 	r.step("Exposing a Deployment, as anywhere else")
 	for _, args := range [][]string{
 		{"create", "deployment", "web", "--image=" + lab.WebImage, "--replicas=3"},
 		{"rollout", "status", "deployment/web", "--timeout=120s"},
-		{"expose", "deployment", "web", "--port=80", "--target-port=8080", "--type=LoadBalancer", `--overrides={"spec":{"ipFamilyPolicy":"RequireDualStack"}}`},
 	} {
 		if err := r.kubectl(ctx, args...); err != nil {
 			return err
 		}
 	}
+	r.addresses, err = r.exposeAs(ctx, "web", `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`)
+	return err
+}
+
+// exposeAs makes a Service of the Deployment and returns its addresses, IPv4
+// first.
+func (r *run) exposeAs(ctx context.Context, name, overrides string) (addresses []netip.Addr, err error) {
+	if err := r.kubectl(ctx, "expose", "deployment", "web", "--name="+name, "--port=80", "--target-port=8080", "--type=LoadBalancer", "--overrides="+overrides); err != nil {
+		return nil, err
+	}
 	begun := time.Now()
-	if err := r.until(ctx, 30*time.Second, "the Service has two addresses", func() error {
-		out, err := r.get(ctx, "{.status.loadBalancer.ingress[*].ip}", "service", "web")
+	if err := r.until(ctx, 30*time.Second, "Service "+name+" has two addresses", func() error {
+		out, err := r.get(ctx, "{.status.loadBalancer.ingress[*].ip}", "service", name)
 		if err != nil {
 			return err
 		}
-		r.addresses = nil
+		addresses = nil
 		for field := range strings.FieldsSeq(out) {
 			a, err := netip.ParseAddr(field)
 			if err != nil {
 				return err
 			}
-			r.addresses = append(r.addresses, a)
+			addresses = append(addresses, a)
 		}
-		if len(r.addresses) != 2 {
-			return fmt.Errorf("it has %v", r.addresses)
+		if len(addresses) != 2 {
+			return fmt.Errorf("it has %v", addresses)
 		}
 		return nil
 	}); err != nil {
-		return err
+		return nil, err
 	}
 	r.say("after %s:", time.Since(begun).Round(10*time.Millisecond))
-	return r.kubectl(ctx, "get", "service", "web")
+	return addresses, r.kubectl(ctx, "get", "service", name)
 }
 
 func (r *run) reach(ctx context.Context) error {
 	r.step("Asking from the client, a host that is no part of the cluster")
 	for _, address := range r.addresses {
-		if err := r.until(ctx, 15*time.Second, "curl "+lab.URL(address, 80), func() error {
-			reply, err := r.lab.Curl(ctx, address, 80)
-			if err == nil {
-				r.say("$ curl %s\n   pod=%s client=%s", lab.URL(address, 80), reply.Pod, reply.Client)
-			}
-			return err
-		}); err != nil {
+		if err := r.curl(ctx, address); err != nil {
 			return err
 		}
 		owner, err := r.owner(ctx, address)
@@ -295,6 +298,17 @@ func (r *run) reach(ctx context.Context) error {
 		r.say("%s answers for %s", owner, address)
 	}
 	return nil
+}
+
+// curl asks until somebody answers.
+func (r *run) curl(ctx context.Context, address netip.Addr) error {
+	return r.until(ctx, 20*time.Second, "curl "+lab.URL(address, 80), func() error {
+		reply, err := r.lab.Curl(ctx, address, 80)
+		if err == nil {
+			r.say("$ curl %s\n   pod=%s client=%s", lab.URL(address, 80), reply.Pod, reply.Client)
+		}
+		return err
+	})
 }
 
 // owner is the one host that answers for an address.

@@ -24,7 +24,9 @@ func TestItInstallsServesAndIsRemovedOnRealNodes(t *testing.T) {
 		"$ kubectl expose deployment web",
 		"$ curl http://198.51.100.2", "pod=web-",
 		"$ curl http://[2001:db8:51::2", "pod=web-",
-		"$ kubectl rollout restart daemonset/belfry-speaker", "0 unanswered", "0 lost", "0 unanswered", "0 lost",
+		"$ curl http://203.0.113.", "pod=web-", "the router spreads 203.0.113.",
+		"$ curl http://[2001:db8:113::", "pod=web-", "the router spreads 2001:db8:113::",
+		"$ kubectl rollout restart daemonset/belfry-speaker", "0 unanswered", "0 lost", "0 unanswered", "0 lost", "203.0.113.", "0 lost", "2001:db8:113::", "0 lost",
 		"nothing in the cluster names belfry any more",
 		"all is well",
 	} {

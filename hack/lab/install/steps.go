@@ -204,8 +204,8 @@ func (r *run) uninstall(ctx context.Context) error {
 		return fmt.Errorf("the search for what is left behind finds nothing while all is there (%v)", err)
 	}
 	for _, args := range [][]string{
-		{"delete", "service", "web"},
-		{"delete", "l2advertisements,ipaddresspools", "--all", "--timeout=60s"},
+		{"delete", "service", "web", "routed"},
+		{"delete", "l2advertisements,bgpadvertisements,bgppeers,ipaddresspools", "--all", "--timeout=60s"},
 		{"delete", "--filename=" + r.manifest, "--timeout=120s"},
 	} {
 		if err := r.kubectl(ctx, args...); err != nil {

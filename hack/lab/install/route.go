@@ -1,0 +1,171 @@
+package install
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/belfrylb/belfry/hack/lab"
+)
+
+// routed is what a user writes for addresses that are on no segment.
+const routed = `apiVersion: belfry.dev/v1beta1
+kind: IPAddressPool
+metadata:
+  name: routed
+spec:
+  autoAssign: false
+  addresses: [203.0.113.0/24, "2001:db8:113::/120"]
+---
+apiVersion: belfry.dev/v1beta1
+kind: BGPPeer
+metadata:
+  name: router
+spec:
+  myASN: 64512
+  peerASN: 64513
+  peerAddress: 198.51.100.1
+  addressFamilies: [IPv4, IPv6]
+  connectTime: 1s
+---
+apiVersion: belfry.dev/v1beta1
+kind: BGPAdvertisement
+metadata:
+  name: routed
+spec:
+  ipAddressPools: [routed]
+`
+
+// frr configures the router: every node is a neighbor, and connections are
+// spread over all that advertise an address.
+func (r *run) frr() string {
+	lines := []string{
+		"router bgp 64513", " bgp router-id 198.51.100.1", " no bgp ebgp-requires-policy",
+		" neighbor nodes peer-group", " neighbor nodes remote-as 64512", " neighbor nodes passive",
+	}
+	for _, node := range r.lab.Nodes() {
+		v4, _ := r.lab.Addresses(node)
+		lines = append(lines, " neighbor "+v4.String()+" peer-group nodes")
+	}
+	for _, family := range []string{"ipv4", "ipv6"} {
+		lines = append(lines, " address-family "+family+" unicast", "  maximum-paths 8", "  neighbor nodes activate", " exit-address-family")
+	}
+	return strings.Join(append(lines, "exit"), "\n") + "\n"
+}
+
+func (r *run) route(ctx context.Context) error {
+	r.step("Exposing it by BGP too: a pool that is on no segment, and FRR as the router")
+	if err := lab.UnableFRR(); err != nil {
+		return err
+	}
+	if err := r.lab.StartFRR(ctx, r.frr()); err != nil {
+		return err
+	}
+	r.say("$ kubectl apply -f bgp.yaml")
+	out, err := r.lab.KubectlInput(ctx, routed, "apply", "-f", "-")
+	fmt.Fprint(indent{r.out}, out)
+	if err != nil {
+		return err
+	}
+	if r.routed, err = r.exposeAs(ctx, "routed", `{"metadata":{"annotations":{"belfry.dev/address-pool":"routed"}},"spec":{"ipFamilyPolicy":"RequireDualStack"}}`); err != nil {
+		return err
+	}
+	for _, address := range r.routed {
+		if err := r.curl(ctx, address); err != nil {
+			return err
+		}
+		if err := r.until(ctx, 30*time.Second, "every node advertises "+address.String(), func() error {
+			hops, err := r.nextHops(ctx, address)
+			if err == nil && len(hops) != len(r.lab.Nodes()) {
+				err = fmt.Errorf("the router's next hops are %v", hops)
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+		r.say("the router spreads %s over all nodes", address)
+	}
+	return nil
+}
+
+// nextHops are where the router's kernel sends the traffic of an address.
+func (r *run) nextHops(ctx context.Context, address netip.Addr) ([]string, error) {
+	out, err := r.lab.Exec(ctx, lab.Router, "ip", "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String(), "proto", "bgp")
+	if address.Is6() {
+		out, err = r.lab.Exec(ctx, lab.Router, "ip", "-6", "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String(), "proto", "bgp")
+	}
+	var hops []string
+	fields := strings.Fields(out)
+	for i, f := range fields[:max(0, len(fields)-1)] {
+		if f == "via" {
+			hops = append(hops, fields[i+1])
+		}
+	}
+	slices.Sort(hops)
+	return slices.Compact(hops), err
+}
+
+// A routeWatch records when the router's routes to addresses change.
+type routeWatch struct {
+	cmd  *exec.Cmd
+	done sync.WaitGroup
+	mu   sync.Mutex
+	seen []event
+}
+
+func (r *run) watchRoutes(ctx context.Context) (*routeWatch, error) {
+	w := &routeWatch{cmd: r.lab.Command(ctx, lab.Router, "ip", "-oneline", "monitor", "route")}
+	out, err := w.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := w.cmd.Start(); err != nil {
+		return nil, err
+	}
+	w.done.Go(func() {
+		for sc := bufio.NewScanner(out); sc.Scan(); {
+			w.mu.Lock()
+			w.seen = append(w.seen, event{time.Now(), sc.Text()})
+			w.mu.Unlock()
+		}
+	})
+	return w, nil
+}
+
+// stop ends the watch.
+func (w *routeWatch) stop() {
+	_ = w.cmd.Process.Kill()
+	w.done.Wait()
+	_ = w.cmd.Wait()
+}
+
+// of are the changes of one address, with the number of next hops since.
+func (w *routeWatch) of(address netip.Addr) []event {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var events []event
+	for _, e := range w.seen {
+		fields := strings.Fields(strings.ReplaceAll(e.what, `\`, " "))
+		what := "%s: the router sends it to %d nodes"
+		if len(fields) > 0 && fields[0] == "Deleted" {
+			fields, what = fields[1:], "%s: the router drops its route to %d nodes"
+		}
+		if len(fields) == 0 || fields[0] != address.String() {
+			continue
+		}
+		hops := 0
+		for _, f := range fields {
+			if f == "via" {
+				hops++
+			}
+		}
+		events = append(events, event{e.at, fmt.Sprintf(what, address, hops)})
+	}
+	return events
+}
