@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -122,7 +123,16 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })
 	registrar := speaker.NewRegistrar(s, status, log, registry)
 	start(func(ctx context.Context) error { registrar.Run(ctx); return nil })
-	health.watch(func() bool { return joined(members.Members(), o.node) })
+	routers := &introduction{}
+	health.watch(func() error {
+		switch {
+		case !joined(members.Members(), o.node):
+			return errUnlearned
+		case !routers.ended(s.Routing(), s.Sessions(), time.Now()):
+			return errUntold
+		}
+		return nil
+	})
 	log.Info("speaking", "node", o.node, "address", gossip, "version", daemon.Version())
 	s.Run(ctx)
 	return ended(parts, nil)
