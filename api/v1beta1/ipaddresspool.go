@@ -253,7 +253,8 @@ type FreedAddress struct {
 	// The address.
 	// +kubebuilder:validation:MaxLength=45
 	Address string `json:"address"`
-	// The Service that held it, as namespace/name.
+	// The Service that held it, as namespace/name; empty when that left it of its
+	// own accord, so that nothing is kept for it.
 	// +kubebuilder:validation:MaxLength=317
 	Service string `json:"service"`
 	// When it was given back.

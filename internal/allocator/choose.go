@@ -114,7 +114,7 @@ func (p *Planner) wish(s *service) (w wish, why refusal) {
 		}
 	}
 	switch {
-	case s.Released:
+	case s.Released, s.Foreign:
 		why.Reason = NotOurs
 	case s.Headless:
 		why.Reason = Headless

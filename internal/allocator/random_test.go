@@ -117,6 +117,9 @@ func (g gen) nodes() (nodes []lb.Node) {
 func (g gen) wishes(s *lb.Service) {
 	s.Labels, s.NamespaceLabels = g.labels(), map[string]string{"tier": map[string]string{"web": "a", "db": "b"}[s.Key.Namespace]}
 	s.Headless, s.Released = g.one(3), g.one(3)
+	if s.Released && g.one(50) {
+		s.Released, s.Foreign = false, true
+	}
 	s.FamilyPolicy = pickOf(g, lb.SingleStack, lb.PreferDualStack, lb.RequireDualStack)
 	f := g.family()
 	s.Families = []lb.Family{f}

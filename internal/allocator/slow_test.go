@@ -252,7 +252,7 @@ func (o *slow) needs(s *lb.Service, anew bool) (need []lb.Family) {
 
 func (o *slow) refused(s *lb.Service) Reason {
 	switch {
-	case s.Released:
+	case s.Released, s.Foreign:
 		return NotOurs
 	case s.Headless:
 		return Headless

@@ -290,7 +290,7 @@ func (s *story) service(name string, words []string) error {
 		case "headless":
 			v.Headless = true
 		case "class":
-			v.Released = value != "ours"
+			v.Released, v.Foreign = value != "ours" && value != "foreign", value == "foreign"
 		case "older":
 			v.Created = epoch.Add(-time.Hour)
 		case "holds":

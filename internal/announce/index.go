@@ -371,7 +371,7 @@ func (ix *Index) group(services []lb.Service) {
 	ix.groups = make([]group, 0, len(services))
 	for i := range services {
 		s := &services[i]
-		if s.Released {
+		if s.Released || s.Foreign {
 			continue
 		}
 		for _, a := range s.Assigned {

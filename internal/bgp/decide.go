@@ -277,7 +277,7 @@ type group struct {
 func groups(services []lb.Service) []group {
 	byAddress := map[netip.Addr][]*lb.Service{}
 	for i := range services {
-		if s := &services[i]; !s.Released {
+		if s := &services[i]; !s.Released && !s.Foreign {
 			for _, a := range s.Assigned {
 				byAddress[a] = append(byAddress[a], s)
 			}

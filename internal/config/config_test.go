@@ -107,6 +107,7 @@ func TestEveryPoolFieldIsCompiled(t *testing.T) {
 		{Address: "2001:db8::1", Service: "web/a", Time: metav1.NewTime(epoch)},
 		{Address: "not an address", Service: "web/a", Time: metav1.NewTime(epoch)},
 		{Address: "192.0.2.1", Service: "not a key", Time: metav1.NewTime(epoch)},
+		{Address: "192.0.2.2", Time: metav1.NewTime(epoch)}, // it was left for another
 	}
 	got, problems := Pool(p)
 	last := netip.MustParseAddr("2001:db8::1")
@@ -125,7 +126,10 @@ func TestEveryPoolFieldIsCompiled(t *testing.T) {
 				{Key: "d", Operator: lb.DoesNotExist},
 			}, {}},
 		},
-		Freed: []lb.FreedAddress{{Address: last, Service: lb.ServiceKey{Namespace: "web", Name: "a"}, At: epoch}},
+		Freed: []lb.FreedAddress{
+			{Address: last, Service: lb.ServiceKey{Namespace: "web", Name: "a"}, At: epoch},
+			{Address: netip.MustParseAddr("192.0.2.2"), At: epoch},
+		},
 	}
 	if !reflect.DeepEqual(got, want) || len(problems) > 0 {
 		t.Errorf("%+v, %v\nwant %+v", got, problems, want)

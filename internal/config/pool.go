@@ -125,13 +125,14 @@ func ParseDuration(d v1beta1.Duration) (time.Duration, error) {
 }
 
 // freed reads the journal back. Entries that cannot be read are forgotten: the
-// controller wrote them, and nothing but an order of preference is lost.
+// controller wrote them, and nothing but an order of preference is lost. One
+// without a Service is for nobody.
 func freed(entries []v1beta1.FreedAddress) []lb.FreedAddress {
 	var all []lb.FreedAddress
 	for _, e := range entries {
 		a, err := netip.ParseAddr(e.Address)
 		namespace, name, ok := strings.Cut(e.Service, "/")
-		if err == nil && ok {
+		if err == nil && (ok || e.Service == "") {
 			all = append(all, lb.FreedAddress{Address: a.Unmap(), Service: lb.ServiceKey{Namespace: namespace, Name: name}, At: e.Time.Time})
 		}
 	}

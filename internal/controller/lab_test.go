@@ -538,6 +538,63 @@ func TestServiceOfAnotherClassIsReleased(t *testing.T) {
 	}
 }
 
+func TestTwoInstallationsLeaveEachOthersServicesAlone(t *testing.T) {
+	const namespace, class = "belfry-second", "second.example/lb"
+	w := newWorld(t)
+	w.second(namespace)
+	w.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+	a := w.start("a")
+	b := w.start("b", "--namespace="+namespace, "--lb-class="+class)
+	classed := func(s *corev1.Service) { c := class; s.Spec.LoadBalancerClass = &c }
+	const served = "pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement"
+	w.expose("one", dualStack)
+	w.becomes("one", "192.0.2.0 2001:db8:: "+served)
+	w.expose("two", dualStack, classed)
+	w.becomes("two", "192.0.2.1 2001:db8::1 "+served)
+	w.expose("three", classed, annotated("belfry.dev/loadBalancerIPs", "192.0.2.0"))
+	w.becomes("three", "Allocated=False/AddressInUse")
+	w.settled()
+	mark := w.mark()
+	// Neither when they start anew, nor when one that served another class does:
+	// that one releases what is its own, and nothing else.
+	w.stop(a)
+	w.start("a2")
+	w.leads("a2")
+	w.settled()
+	if writes := w.writes(mark); len(writes) > 0 {
+		t.Errorf("written:\n%s", strings.Join(writes, "\n"))
+	}
+	w.stop(b)
+	w.start("b2", "--namespace="+namespace, "--lb-class=third.example/lb")
+	w.becomes("two", "")
+	w.becomes("one", "192.0.2.0 2001:db8:: "+served)
+	if _, marked := w.service("two").Annotations["belfry.dev/installation"]; marked {
+		t.Error("a released service still names its installation")
+	}
+}
+
+// second prepares a namespace for a second installation.
+func (w *world) second(namespace string) {
+	w.Helper()
+	ctx := w.Context()
+	_, err := w.core.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	if !apierrors.IsAlreadyExists(err) {
+		w.must(err)
+	}
+	role, err := w.core.RbacV1().Roles(lab.Namespace).Get(ctx, "belfry-controller", metav1.GetOptions{})
+	w.must(err)
+	binding, err := w.core.RbacV1().RoleBindings(lab.Namespace).Get(ctx, "belfry-controller", metav1.GetOptions{})
+	w.must(err)
+	role.ObjectMeta = metav1.ObjectMeta{Name: role.Name}
+	binding.ObjectMeta = metav1.ObjectMeta{Name: binding.Name}
+	if _, err = w.core.RbacV1().Roles(namespace).Create(ctx, role, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
+		w.must(err)
+	}
+	if _, err = w.core.RbacV1().RoleBindings(namespace).Create(ctx, binding, metav1.CreateOptions{}); !apierrors.IsAlreadyExists(err) {
+		w.must(err)
+	}
+}
+
 func TestDeletedPoolStaysUntilItsLastAddressIsFree(t *testing.T) {
 	w := newWorld(t)
 	w.pool("edge", nil, "192.0.2.0/28")

@@ -393,8 +393,8 @@ func (l *loop) sharing(d allocator.Decision) []lb.ServiceKey {
 // settle writes to a Service what it should carry, unless it does.
 func (l *loop) settle(key lb.ServiceKey, s *service) {
 	is, ok := l.Cluster.Service(key)
-	if !ok || l.services[key] != s {
-		return // the next pass knows more
+	if !ok || l.services[key] != s || is.Foreign {
+		return // the next pass knows more, or another installation does
 	}
 	want := s.want()
 	if is.Carries(want) {

@@ -36,7 +36,11 @@ func (r poolReport) status(was v1beta1.IPAddressPoolStatus) v1beta1.IPAddressPoo
 		out.Addresses = append(out.Addresses, p.String())
 	}
 	for _, f := range r.decision.Freed[max(0, len(r.decision.Freed)-v1beta1.MaxFreed):] {
-		out.Freed = append(out.Freed, v1beta1.FreedAddress{Address: f.Address.String(), Service: f.Service.String(), Time: metav1.NewTime(f.At)})
+		e := v1beta1.FreedAddress{Address: f.Address.String(), Time: metav1.NewTime(f.At)}
+		if f.Service != (lb.ServiceKey{}) {
+			e.Service = f.Service.String()
+		}
+		out.Freed = append(out.Freed, e)
 	}
 	return out
 }

@@ -260,7 +260,7 @@ func (c *Cluster) notify() {
 }
 
 func (c *Cluster) reduceService(s *corev1.Service) *Service {
-	out := c.options.Class.service(s)
+	out := c.options.service(s)
 	if out != nil {
 		out.Seen = time.Now()
 	}
@@ -284,7 +284,7 @@ func (c *Cluster) serviceChanged(was, is *row[*Service]) {
 	} else {
 		key = now.Key
 	}
-	if is == nil && old.Marked {
+	if is == nil && old.Marked && !old.Foreign {
 		c.changes.left[key] = old.UID
 	}
 	if is != nil {

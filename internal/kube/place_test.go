@@ -12,7 +12,7 @@ import (
 func placedService(t *testing.T, annotation string) *Service {
 	t.Helper()
 	vip := corev1.LoadBalancerIPModeVIP
-	s := Class("").service(&corev1.Service{
+	s := Options{}.service(&corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "a", UID: "u", ResourceVersion: "7", Annotations: map[string]string{AnnotationPlaced: annotation}},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
 		Status: corev1.ServiceStatus{

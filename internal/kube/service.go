@@ -37,7 +37,13 @@ const (
 	// AnnotationPlaced names the node where layer 2 places each address in status,
 	// likewise.
 	AnnotationPlaced = "belfry.dev/l2-node"
+	// AnnotationInstallation names the namespace of the installation that wrote the
+	// rest; absent for belfry-system. Another installation leaves all of it alone.
+	AnnotationInstallation = "belfry.dev/installation"
 )
+
+// defaultNamespace is where we are installed unless somebody says otherwise.
+const defaultNamespace = "belfry-system"
 
 // A ConditionType is the type of a condition of ours on a Service.
 type ConditionType string
@@ -70,6 +76,9 @@ type Service struct {
 	Exact bool
 	// Marked is set when it carries an annotation or a condition of ours.
 	Marked bool
+	// by names the installation that wrote them, us the one that reads them; both
+	// are empty for the one in defaultNamespace.
+	by, us string
 	// Seen is when this version was received.
 	Seen time.Time
 	// pool and placed are the annotations of these names, verbatim.
@@ -90,10 +99,19 @@ func (c Class) ours(s *corev1.Service) bool {
 	return c != "" && *s.Spec.LoadBalancerClass == string(c)
 }
 
+// installation is what AnnotationInstallation says of what we write.
+func (o Options) installation() string {
+	if o.Namespace == defaultNamespace {
+		return ""
+	}
+	return o.Namespace
+}
+
 // service reduces a Service to what decisions depend on. Those that are not ours
-// and hold nothing of ours give nil.
-func (c Class) service(s *corev1.Service) *Service {
-	out := &Service{Version: s.ResourceVersion}
+// and hold nothing of ours give nil. So do those of another installation, except
+// that whoever allocates must know which addresses it has given away.
+func (o Options) service(s *corev1.Service) *Service {
+	out := &Service{Version: s.ResourceVersion, by: s.Annotations[AnnotationInstallation], us: o.installation()}
 	for _, have := range s.Status.Conditions {
 		kept := Condition{Status: have.Status, Reason: have.Reason, Message: have.Message, Since: have.LastTransitionTime}
 		switch ConditionType(have.Type) {
@@ -107,8 +125,9 @@ func (c Class) service(s *corev1.Service) *Service {
 	out.placed = s.Annotations[AnnotationPlaced]
 	reallocated := s.Annotations[AnnotationReallocated]
 	out.Marked = out.pool != "" || out.placed != "" || reallocated != "" || out.Allocated != Condition{} || out.Announced != Condition{}
-	ours := c.ours(s)
-	if !ours && !out.Marked {
+	ours := o.Class.ours(s)
+	foreign := !ours && out.by != out.us
+	if !ours && !out.Marked || foreign && (o.Role != Allocating || s.Spec.Type != corev1.ServiceTypeLoadBalancer) {
 		return nil
 	}
 	out.Service = lb.Service{
@@ -121,7 +140,8 @@ func (c Class) service(s *corev1.Service) *Service {
 		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
 		PodSelector:   labels.Set(s.Spec.Selector).String(),
 		Reallocated:   reallocated,
-		Released:      !ours,
+		Released:      !ours && !foreign,
+		Foreign:       foreign,
 	}
 	for _, ip := range s.Spec.ClusterIPs {
 		if a, err := netip.ParseAddr(ip); err == nil {
@@ -134,7 +154,9 @@ func (c Class) service(s *corev1.Service) *Service {
 	out.Assigned, out.Exact = assigned(s.Status.LoadBalancer.Ingress)
 	out.AssignedPools = splitNames(out.pool, len(out.Assigned))
 	out.Placed = splitNames(out.placed, len(out.Assigned))
-	out.Request = request(s)
+	if !foreign {
+		out.Request = request(s)
+	}
 	return out
 }
 

@@ -121,15 +121,50 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 	} {
 		s := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
 		c.edit(s)
-		got := c.class.service(s)
+		got := (Options{Class: c.class}).service(s)
 		if (got != nil) != c.ours {
 			t.Errorf("%s: %+v", c.name, got)
 		}
 		// Whatever carries our mark concerns us, to be released.
 		s.Annotations = map[string]string{AnnotationPool: "edge"}
-		if got := c.class.service(s); got == nil || got.Released == c.ours || !got.Marked {
+		if got := (Options{Class: c.class}).service(s); got == nil || got.Released == c.ours || !got.Marked {
 			t.Errorf("%s, marked: %+v", c.name, got)
 		}
+	}
+}
+
+func TestWhatAnotherInstallationWroteIsTakenButNotOurs(t *testing.T) {
+	class := "belfry.dev/lb"
+	marked := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationPool: "edge", AnnotationInstallation: "second", "belfry.dev/address-pool": "edge"}},
+		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: &class},
+		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{
+			{IP: "192.0.2.1"}, {IP: "2001:db8::1"},
+		}}},
+	}
+	got := Options{Role: Allocating, Namespace: "belfry-system"}.service(marked)
+	if got == nil || !got.Foreign || got.Released || len(got.Assigned) != 2 || got.Request.Pool != "" {
+		t.Errorf("to whom allocates: %+v", got)
+	}
+	if got := (Options{Namespace: "belfry-system"}).service(marked); got != nil {
+		t.Errorf("to a speaker: %+v", got)
+	}
+	// Its own installation releases it when it serves another class.
+	if got := (Options{Role: Allocating, Namespace: "second"}).service(marked); got == nil || got.Foreign || !got.Released {
+		t.Errorf("to the one that wrote it: %+v", got)
+	}
+	// Whoever serves its class now takes it over, whoever wrote it.
+	got = Options{Role: Allocating, Namespace: "belfry-system", Class: "belfry.dev/lb"}.service(marked)
+	if got == nil || got.Foreign || got.Released || got.Request.Pool != "edge" {
+		t.Errorf("to whom it belongs: %+v", got)
+	}
+	// What is no LoadBalancer any more is cleaned by the one that wrote it.
+	marked.Spec.Type, marked.Spec.LoadBalancerClass = corev1.ServiceTypeClusterIP, nil
+	if got := (Options{Role: Allocating, Namespace: "belfry-system"}).service(marked); got != nil {
+		t.Errorf("another one's leftovers: %+v", got)
+	}
+	if got := (Options{Role: Allocating, Namespace: "second"}).service(marked); got == nil {
+		t.Error("its own leftovers are not seen")
 	}
 }
 
@@ -158,7 +193,7 @@ func TestServiceIsReduced(t *testing.T) {
 			},
 		},
 	}
-	got := Class("").service(s)
+	got := Options{}.service(s)
 	want := lb.Service{
 		Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "u", Created: created.Time, Labels: map[string]string{"tier": "front"},
 		Families: []lb.Family{lb.IPv6, lb.IPv4}, FamilyPolicy: lb.PreferDualStack, TrafficPolicy: lb.TrafficLocal,
@@ -182,7 +217,7 @@ func TestServiceIsReduced(t *testing.T) {
 	} {
 		c := s.DeepCopy()
 		edit(&c.Status.LoadBalancer.Ingress[0])
-		if Class("").service(c).Exact {
+		if (Options{}).service(c).Exact {
 			t.Errorf("%s passes for what we write", name)
 		}
 	}

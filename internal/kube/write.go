@@ -50,6 +50,11 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 	annotate(AnnotationPool, s.pool, joinNames(w.Pools))
 	annotate(AnnotationReallocated, s.Reallocated, w.Reallocated)
 	annotate(AnnotationPlaced, s.placed, joinNames(w.Placed))
+	if w.Allocated == (Condition{}) {
+		annotate(AnnotationInstallation, s.by, "") // every trace is removed
+	} else {
+		annotate(AnnotationInstallation, s.by, s.us)
+	}
 
 	status := object{}
 	if !s.Exact || !slices.Equal(s.Assigned, w.Addresses) {
@@ -178,7 +183,7 @@ func (c *Cluster) CleanService(ctx context.Context, key lb.ServiceKey, uid strin
 	if err != nil {
 		return max(classify(err), Refused), fmt.Errorf("read service %v: %w", key, err)
 	}
-	s := c.options.Class.service(found)
+	s := c.options.service(found)
 	if s == nil || found.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		return Unchanged, nil
 	}
@@ -207,7 +212,7 @@ func (c *Cluster) Leftovers(ctx context.Context) (map[lb.ServiceKey]string, erro
 	found := map[lb.ServiceKey]string{}
 	err := c.listServices(ctx, "spec.type!="+string(corev1.ServiceTypeLoadBalancer), func(l *corev1.ServiceList) {
 		for i := range l.Items {
-			if s := c.options.Class.service(&l.Items[i]); s != nil {
+			if s := c.options.service(&l.Items[i]); s != nil {
 				found[s.Key] = s.UID
 			}
 		}

@@ -144,6 +144,9 @@ type Service struct {
 	// Released is set when the Service is not ours any more (its type, class
 	// or deletion says so) but still holds our address.
 	Released bool
+	// Foreign is set when another installation serves it: what it holds is taken,
+	// and nothing else about it is our business.
+	Foreign bool
 	// Endpoints counts the usable endpoints by node.
 	Endpoints Endpoints
 }
