@@ -25,6 +25,7 @@ var packages = map[string]string{
 	"/usr/bin/curl":                      "curl",
 	"/usr/sbin/conntrack":                "conntrack",
 	"/usr/bin/ps":                        "procps",
+	"/usr/bin/shellcheck":                "shellcheck",
 	"/usr/lib/frr/bgpd":                  "frr",
 	"/usr/sbin/bird":                     "bird2",
 	"/usr/bin/containerd":                "containerd",
