@@ -84,8 +84,9 @@ format: ## Format all Go code
 	$(TOOL) gofumpt -w $$(git ls-files '*.go')
 
 .PHONY: generate
-generate: ## Regenerate deepcopy, clients, CRDs, manifests/belfry.yaml and the chart's copies
+generate: ## Regenerate deepcopy, clients, CRDs, manifests/belfry.yaml and the chart's copies, and the list of licences
 	hack/generate.sh
+	go run ./hack/release --licences
 
 .PHONY: check
 check: ## Check that generated files and go.mod are current
