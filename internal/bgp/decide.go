@@ -52,6 +52,9 @@ type Options struct {
 	// peer with graceful restart does not take part: it goes on sending traffic
 	// here while the speaker is away.
 	Stop Phase
+	// Recent are the Services whose ready endpoints on this node came or went so
+	// recently that what carries the traffic (kube-proxy) may not have noticed.
+	Recent map[lb.ServiceKey]bool
 }
 
 // phase returns how far our leave of a peer is.
@@ -187,7 +190,8 @@ func Families(p lb.BGPPeer) []lb.Family {
 // traffic: for externalTrafficPolicy Local an endpoint of its own, terminating
 // ones included. When there are only those here and ready ones elsewhere, the
 // route says that it is about to go (RFC 8326), so that a prefix leaves a node
-// only after the traffic has.
+// only after the traffic has. A route that is new says the same while there are
+// others, so that traffic comes only when it can be carried.
 // An unknown node holds no session. The order of the snapshot's slices does not
 // matter.
 func Decide(s lb.Snapshot, node string, o Options) Intent {
@@ -375,17 +379,19 @@ func (g group) idle(node string) Reason {
 	return reason
 }
 
-// ending reports whether all that can take an address's traffic on this node
-// terminates, while there are ready endpoints elsewhere. Routers should go there
-// before it is gone, as from a node that leaves.
+// ending reports whether the traffic of an address should rather go to other nodes,
+// though this one takes what comes: what it has for it terminates while others are
+// ready, or has only just become ready while others serve. What has just changed
+// counts as it was before.
 func (d *decision) ending(g group) bool {
 	elsewhere := false
 	for _, s := range g.services {
-		if here := s.Endpoints[d.node.Name]; s.TrafficPolicy != lb.TrafficLocal || here.Ready > 0 {
+		here, recent := s.Endpoints[d.node.Name], d.options.Recent[s.Key]
+		if s.TrafficPolicy != lb.TrafficLocal || (here.Ready > 0) != recent {
 			return false
 		}
-		for _, c := range s.Endpoints {
-			elsewhere = elsewhere || c.Ready > 0
+		for node, c := range s.Endpoints {
+			elsewhere = elsewhere || node != d.node.Name && (c.Ready > 0 || recent && c.Terminating > 0)
 		}
 	}
 	return elsewhere

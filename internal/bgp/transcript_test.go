@@ -120,6 +120,12 @@ func (w *world) line(line string) string {
 		w.options.Phase = map[string]Phase{"serving": Serving, "leaving": Leaving, "left": Left}[args[0]]
 	case "stop":
 		w.options.Stop = map[string]Phase{"serving": Serving, "leaving": Leaving, "left": Left}[args[0]]
+	case "recent":
+		w.options.Recent = map[lb.ServiceKey]bool{}
+		for _, arg := range args {
+			namespace, name, _ := strings.Cut(arg, "/")
+			w.options.Recent[lb.ServiceKey{Namespace: namespace, Name: name}] = true
+		}
 	case "decide":
 		w.last[args[0]] = Decide(w.snapshot, args[0], w.options)
 		return show(w.last[args[0]])

@@ -35,6 +35,9 @@ const (
 	DefaultGrace = 5 * time.Second
 	// parting bounds how long routers may take to hear that the routes are gone.
 	parting = 2 * time.Second
+	// catchUp is how long kube-proxy may take to notice that endpoints have come or
+	// gone: by default it looks once a second.
+	catchUp = 2 * time.Second
 	// eventPause is the least time between two Events about one peer.
 	eventPause = 30 * time.Second
 )
@@ -67,6 +70,9 @@ type router struct {
 	begun, drain bool
 	drainedAt    time.Time
 	self         lb.Node // as it was when it was last described
+	// ready says of Services whose traffic stays local whether they have a ready
+	// endpoint here, and since when.
+	ready map[lb.ServiceKey]readiness
 	// up are the peers with an established session, and lately is when an Event
 	// was told of a peer.
 	up     map[string]bool
@@ -77,7 +83,7 @@ func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router 
 	r := &router{
 		node: cfg.Node, options: bgp.Options{IgnoreExcludeLB: cfg.Announce.IgnoreExcludeLB},
 		grace: cfg.Grace, peering: cfg.BGP, event: cfg.PeerEvent, log: log,
-		up: map[string]bool{}, lately: map[string]time.Time{},
+		up: map[string]bool{}, lately: map[string]time.Time{}, ready: map[lb.ServiceKey]readiness{},
 		news: make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
 	}
 	r.established.Store(&[]uint32{})
@@ -206,6 +212,10 @@ func (r *router) pass(now time.Time) (until time.Time) {
 	}()
 	world := r.described(*snapshot)
 	r.options.Phase, until = r.phase(&world, now)
+	var settled time.Time
+	if r.options.Recent, settled = r.recent(&world, now); !settled.IsZero() && (until.IsZero() || settled.Before(until)) {
+		until = settled
+	}
 	intent := bgp.Decide(world, r.node, r.options)
 	r.complain(r.intent.Load(), &intent)
 	r.intent.Store(&intent)
@@ -228,6 +238,43 @@ func (r *router) described(s lb.Snapshot) lb.Snapshot {
 		s.Nodes[i].Labels, s.Nodes[i].Addresses = r.self.Labels, r.self.Addresses
 	}
 	return s
+}
+
+// A readiness says whether a Service has ready endpoints on this node, and since
+// when; zero if it was so when the Service was first seen.
+type readiness struct {
+	is    bool
+	since time.Time
+}
+
+// recent returns the Services whose ready endpoints here have just come or gone,
+// and when the first of them will not have any more.
+func (r *router) recent(s *lb.Snapshot, now time.Time) (recent map[lb.ServiceKey]bool, until time.Time) {
+	next := make(map[lb.ServiceKey]readiness, len(r.ready))
+	for i := range s.Services {
+		svc := &s.Services[i]
+		if svc.TrafficPolicy != lb.TrafficLocal {
+			continue
+		}
+		is := readiness{is: svc.Endpoints[r.node].Ready > 0}
+		if was, known := r.ready[svc.Key]; known {
+			if is.since = was.since; was.is != is.is {
+				is.since = now
+			}
+		}
+		next[svc.Key] = is
+		if end := is.since.Add(catchUp); now.Before(end) {
+			if recent == nil {
+				recent = map[lb.ServiceKey]bool{}
+			}
+			recent[svc.Key] = true
+			if until.IsZero() || end.Before(until) {
+				until = end
+			}
+		}
+	}
+	r.ready = next
+	return recent, until
 }
 
 // phase returns how far this node's draining is. A node that is drained when the

@@ -258,6 +258,58 @@ func TestARouterFollowsTheEndpointsOfALocalService(t *testing.T) {
 	}
 }
 
+// The one endpoint moves from node to node, as slowly as updates should be: what
+// terminates serves on for a while.
+func TestARollingUpdateOfALocalServiceLosesNoTraffic(t *testing.T) {
+	l := routedCluster(t)
+	must(t, l.Apply(t.Context(), fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: rolling}
+spec:
+  replicas: 1
+  strategy: {rollingUpdate: {maxSurge: 1, maxUnavailable: 0}}
+  selector: {matchLabels: {app: rolling}}
+  template:
+    metadata:
+      labels: {app: rolling}
+      annotations: {%s: 4s}
+    spec:
+      containers: [{name: web, image: lab/web, ports: [{containerPort: 80}]}]
+      affinity:
+        podAntiAffinity:
+          requiredDuringSchedulingIgnoredDuringExecution:
+          - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: rolling}}}
+`, lab.AnnotationLinger)))
+	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "deployment", "rolling") })
+	addresses := serveRouted(t, l, "rolling", "externalTrafficPolicy: Local")
+	_, err := l.Kubectl(t.Context(), "patch", "service", "rolling", `--patch={"spec":{"selector":{"app":"rolling"}}}`)
+	must(t, err)
+	at := func(a netip.Addr, but string) (node string) {
+		t.Helper()
+		eventually(t, 20*time.Second, "one node, not "+but+", has "+a.String(), func() error {
+			got := nextHops(t, l, a)
+			if len(got) != 1 || got[0] == but {
+				return fmt.Errorf("the router sends to %v", got)
+			}
+			node = got[0]
+			return nil
+		})
+		return node
+	}
+	var before []string
+	for _, a := range addresses {
+		before = append(before, at(a, ""))
+		reached(t, l, a, 1)
+	}
+	stop := undisturbed(t, l, addresses)
+	_, err = l.Kubectl(t.Context(), "rollout", "restart", "deployment/rolling")
+	must(t, err)
+	for i, a := range addresses {
+		at(a, before[i])
+	}
+	stop()
+}
+
 func TestARouterLosesANodeThatDies(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "survivor", "externalTrafficPolicy: Local")
@@ -272,6 +324,72 @@ func TestARouterLosesANodeThatDies(t *testing.T) {
 	for _, a := range addresses {
 		reached(t, l, a, 2)
 	}
+}
+
+// BFD's timers are far shorter than BGP's: a node that dies is missed in a moment.
+func TestBFDTellsOfANodeThatDies(t *testing.T) {
+	l := routedCluster(t)
+	v4, v6 := l.Addresses("node3")
+	both := func(ctx context.Context, no string) {
+		t.Helper()
+		_, err := l.Vtysh(ctx, "configure terminal", fmt.Sprintf("router bgp %d", routerAS), no+"neighbor "+v4.String()+" bfd", no+"neighbor "+v6.String()+" bfd")
+		must(t, err)
+	}
+	addresses := serveRouted(t, l, "watched", "externalTrafficPolicy: Local")
+	must(t, l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BFDProfile\nmetadata: {name: fast}\nspec: {receiveInterval: 100, transmitInterval: 100}\n"))
+	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "bfdprofile", "fast") })
+	both(t.Context(), "")
+	for _, peer := range []string{"tor4", "tor6"} {
+		// At the router first, which takes the end of ours for a failure.
+		edited(t, l, peer, `{"bfdProfile":"fast"}`, `{"bfdProfile":null}`)
+	}
+	t.Cleanup(func() { both(context.Background(), "no ") })
+	up := func() {
+		t.Helper()
+		eventually(t, 30*time.Second, "BFD is up at both ends", func() error {
+			metrics, err := l.Metrics(t.Context(), "node3", speakerMetrics)
+			for _, peer := range []string{"tor4", "tor6"} {
+				if series := `belfry_bgp_bfd_up{peer="` + peer + `"}`; err == nil && metrics[series] != 1 {
+					err = fmt.Errorf("%s is %v", series, metrics[series])
+				}
+			}
+			if err != nil {
+				return err
+			}
+			var peers []struct{ Peer, Status string }
+			if err := l.VtyshJSON(t.Context(), "show bfd peers", &peers); err != nil {
+				return err
+			}
+			for _, p := range peers {
+				if p.Status != "up" {
+					return fmt.Errorf("FRR has %+v", peers)
+				}
+			}
+			if len(peers) != 2 {
+				return fmt.Errorf("FRR has %+v", peers)
+			}
+			return nil
+		})
+	}
+	up()
+	for _, a := range addresses {
+		leads(t, l, a, l.Nodes()...)
+	}
+	must(t, l.CutLink(t.Context(), "node3"))
+	t.Cleanup(func() { must(t, l.HealLink(context.Background(), "node3")) })
+	for _, a := range addresses {
+		leads(t, l, a, "node1", "node2")
+	}
+	out, err := l.Vtysh(t.Context(), "show bgp neighbors "+v4.String())
+	must(t, err)
+	if !strings.Contains(out, "BFD") || !strings.Contains(out, "Last reset") {
+		t.Errorf("FRR says nothing of BFD:\n%s", out)
+	}
+	if reset := out[strings.Index(out, "Last reset"):]; !strings.Contains(reset[:min(len(reset), 120)], "BFD") {
+		t.Errorf("the session was not lost by BFD: %.120s", reset)
+	}
+	must(t, l.HealLink(t.Context(), "node3"))
+	up()
 }
 
 // edited changes a BGPPeer while a test runs.
