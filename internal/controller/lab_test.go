@@ -350,8 +350,8 @@ func TestAllocatesBothFamiliesInOneWrite(t *testing.T) {
 	})
 	mark := w.mark()
 	w.expose("web", dualStack)
-	w.expose("six", func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} })
 	w.becomes("web", "192.0.2.0 2001:db8:: pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement")
+	w.expose("six", func(s *corev1.Service) { s.Spec.IPFamilies = []corev1.IPFamily{corev1.IPv6Protocol} })
 	w.becomes("six", "2001:db8::1 pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement")
 	for _, in := range w.service("web").Status.LoadBalancer.Ingress {
 		if in.IPMode == nil || *in.IPMode != corev1.LoadBalancerIPModeVIP {
