@@ -3,6 +3,7 @@ package manifests
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -87,6 +88,29 @@ func TestEachOverlayAndComponentApplies(t *testing.T) {
 	for _, k := range kustomizations {
 		if _, err := l.Kubectl(t.Context(), "apply", "--validate=strict", "--dry-run=server", "-k", k); err != nil {
 			t.Errorf("%s: %v", k, err)
+		}
+	}
+}
+
+func TestTheChartApplies(t *testing.T) {
+	l := installed(t)
+	for _, values := range []string{
+		"{}",
+		"{loadBalancerClass: example.com/lb, drainTaint: example.com/drain, ignoreExcludeLB: true, networkPolicy: {enabled: true}," +
+			" image: {pullSecrets: [{name: registry}]}, log: {level: debug}, metrics: {certificateSecret: tls}," +
+			" controller: {podAnnotations: {a: b}, extraArgs: [--retry-period=1s]}, speaker: {podAnnotations: {a: b}, extraArgs: [--announce-rate=100]}}",
+	} {
+		file := filepath.Join(t.TempDir(), "values.yaml")
+		if err := os.WriteFile(file, []byte(values), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		render := exec.CommandContext(t.Context(), "go", "-C", "../hack/manifests", "run", ".", "helm", "../../manifests/helm/belfry", file)
+		text, err := render.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.KubectlInput(t.Context(), string(text), "apply", "--validate=strict", "--dry-run=server", "-f", "-"); err != nil {
+			t.Errorf("values %s: %v", values, err)
 		}
 	}
 }
