@@ -104,9 +104,11 @@ func TestRandomWorldsReachEveryRule(t *testing.T) {
 	worlds(t, 10000, func(_ gen, w World) {
 		for _, d := range Plan(w).Services {
 			reached["reason "+d.Reason.String()] = true
-			reached[fmt.Sprint("clash ", d.Detail.Clash)] = true
-			reached[fmt.Sprint("lapse ", d.Detail.Lapse)] = true
-			reached[fmt.Sprint("anew ", d.Detail.Reallocate)] = true
+			if d.Detail != nil {
+				reached[fmt.Sprint("clash ", d.Detail.Clash)] = true
+				reached[fmt.Sprint("lapse ", d.Detail.Lapse)] = true
+				reached[fmt.Sprint("anew ", d.Detail.Reallocate)] = true
+			}
 			for _, r := range d.Released {
 				reached["cause "+r.Cause.String()] = true
 			}

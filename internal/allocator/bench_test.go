@@ -112,6 +112,7 @@ func BenchmarkSharing(b *testing.B) {
 		{"one address for all", func(i int) uint16 { return uint16(i) }},
 		{"one address each", func(int) uint16 { return 80 }},
 		{"ten to an address", func(i int) uint16 { return uint16(i % 10) }},
+		{"some ports more often", func(i int) uint16 { return uint16(i * 7919 % 9973 % 97 * (i % 3)) }},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			for b.Loop() {

@@ -392,7 +392,7 @@ func (p *Planner) company(s *service, w *wish, got [2]grant, f family, pools []*
 		if c == nil || c.full(f, s) {
 			continue
 		}
-		for _, u := range c.uses[f] {
+		for _, u := range c.open(f, s) {
 			if best != nil {
 				order := cmp.Or(cmp.Compare(rank(u.pool), rank(best.pool)), cmp.Compare(u.name, best.name), u.compare(best.addr))
 				if order >= 0 {
@@ -408,7 +408,9 @@ func (p *Planner) company(s *service, w *wish, got [2]grant, f family, pools []*
 			if why, _ := u.join(&s.Service); why != NoClash || u.has(s.Key.Namespace) == 0 && p.room(s, w, got, u.pool) < 1 {
 				continue
 			}
-			best = u
+			if best = u; len(c.pools) == 1 {
+				break // the others are of the same pool, and higher
+			}
 		}
 	}
 	if best == nil {
@@ -470,7 +472,8 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 	if w.unmet.Reallocate {
 		why = w.unmet
 	}
-	d := Decision{Service: s.Key, Reason: why.Reason, Detail: why.Detail, Reallocated: s.recorded()}
+	d := Decision{Service: s.Key, Reason: why.Reason, Reallocated: s.recorded()}
+	detail := why.Detail
 	var kept [2]*claim
 	for _, want := range w.families {
 		f := index(want)
@@ -481,11 +484,15 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 			u := kept[f].use
 			d.Assignments = append(d.Assignments, Assignment{u.netip(), u.name, u.orphan})
 			if d.Reason == Allocated {
-				d.Reason, d.Detail = p.lapse(s, u)
+				d.Reason, detail = p.lapse(s, u)
 			}
 		}
 	}
-	d.Detail.Short = served(&s.Service) && (len(d.Assignments) == 0 || s.FamilyPolicy == lb.RequireDualStack && len(d.Assignments) < 2)
+	if d.Reason != Allocated {
+		facts := detail // the common case has none, and costs no allocation
+		d.Detail = &facts
+	}
+	d.Short = served(&s.Service) && (len(d.Assignments) == 0 || s.FamilyPolicy == lb.RequireDualStack && len(d.Assignments) < 2)
 	heard := why.Reason == Allocated || why.Reason >= PartialDualStack && why.Reason < BadRequest
 	if token := s.Request.Reallocate; token != "" && heard && len(d.Assignments) > 0 && !why.Reallocate {
 		d.Reallocated = token

@@ -16,7 +16,10 @@ type Decision struct {
 	// Assignments are the addresses to hold, primary family first.
 	Assignments []Assignment
 	Reason      Reason
-	Detail      Detail
+	// Short is set when the Service holds less than its families require.
+	Short bool
+	// Detail has the facts behind any Reason but Allocated, which has none.
+	Detail *Detail
 	// Released are the addresses that the Service's status still shows and that
 	// it gives up. They stay taken until the status shows them no more.
 	Released []Release
@@ -46,7 +49,7 @@ type Release struct {
 // Allocated reports whether the Service holds what its families require: an
 // address, and for RequireDualStack one of each family.
 func (d Decision) Allocated() bool {
-	return len(d.Assignments) > 0 && !d.Detail.Short
+	return len(d.Assignments) > 0 && !d.Short
 }
 
 // Apply returns the Service as it is once the decision is written to it.
@@ -70,8 +73,9 @@ func (d Decision) Changes(s lb.Service) bool {
 
 // Equal reports whether two decisions say the same.
 func (d Decision) Equal(o Decision) bool {
-	return d.Service == o.Service && d.Reason == o.Reason && d.Reallocated == o.Reallocated &&
-		slices.Equal(d.Assignments, o.Assignments) && slices.Equal(d.Released, o.Released) && d.Detail.equal(o.Detail)
+	return d.Service == o.Service && d.Reason == o.Reason && d.Short == o.Short && d.Reallocated == o.Reallocated &&
+		slices.Equal(d.Assignments, o.Assignments) && slices.Equal(d.Released, o.Released) &&
+		(d.Detail == o.Detail || d.Detail != nil && o.Detail != nil && d.Detail.equal(o.Detail))
 }
 
 // A Reason is why a Service holds what it holds, or does not. It is the reason
@@ -179,8 +183,6 @@ func (c Cause) String() string { return causes[c] }
 // A Detail holds the facts behind a Reason; only those that the reason is about
 // are set.
 type Detail struct {
-	// Short is set when the Service holds less than its families require.
-	Short bool
 	// Reallocate is set when it is a fresh address that cannot be had.
 	Reallocate bool
 	// Family is the family that cannot be had.
@@ -214,8 +216,8 @@ type Detail struct {
 	Problems []string
 }
 
-func (d Detail) equal(o Detail) bool {
-	return d.Short == o.Short && d.Reallocate == o.Reallocate && d.Family == o.Family && d.Address == o.Address &&
+func (d *Detail) equal(o *Detail) bool {
+	return d.Reallocate == o.Reallocate && d.Family == o.Family && d.Address == o.Address &&
 		d.Pool == o.Pool && d.Owner == o.Owner && d.Clash == o.Clash && d.Lapse == o.Lapse && d.Port == o.Port && d.Until.Equal(o.Until) && d.Node == o.Node &&
 		slices.Equal(d.Pools, o.Pools) && slices.Equal(d.Closed, o.Closed) && slices.Equal(d.Unasked, o.Unasked) &&
 		d.Holder == o.Holder && d.NoPools == o.NoPools && slices.Equal(d.Problems, o.Problems)

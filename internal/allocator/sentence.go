@@ -52,7 +52,7 @@ func fromPool(name string) string {
 	return " from pool " + name
 }
 
-func (d Detail) lapse() string {
+func (d *Detail) lapse() string {
 	const move = "; to move the Service, give belfry.dev/reallocate a new value"
 	switch d.Lapse {
 	case LapseGone:
@@ -125,7 +125,7 @@ func (d Decision) cause() string {
 }
 
 // pools says of each pool why it would not do, and which others might.
-func (d Detail) pools(namespace string) string {
+func (d *Detail) pools(namespace string) string {
 	var parts []string
 	useful := false
 	for _, v := range d.Pools {
@@ -172,7 +172,7 @@ func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
 	}
 }
 
-func (d Detail) clash() string {
+func (d *Detail) clash() string {
 	switch d.Clash {
 	case ClashKey:
 		return "it has another belfry.dev/allow-shared-ip, or none"

@@ -64,6 +64,11 @@ type circle struct {
 	// ports counts the addresses that serve a port: where all do, none takes
 	// another Service on it.
 	ports [2]map[lb.Port]int
+	// below all addresses of the circle serve the port, so that nobody has to look
+	// there for one that does not.
+	below [2]map[lb.Port]addr
+	// pools counts the addresses by pool, which is the one that owns them.
+	pools map[*pool]int
 }
 
 // A circleKey names a circle; the namespace is empty for pools that are shared
@@ -345,7 +350,7 @@ func (p *Planner) circleOf(u *use) *circle {
 	}
 	c := p.circles[key]
 	if c == nil {
-		c = &circle{circleKey: key, ports: [2]map[lb.Port]int{{}, {}}}
+		c = &circle{circleKey: key, ports: [2]map[lb.Port]int{{}, {}}, below: [2]map[lb.Port]addr{{}, {}}, pools: map[*pool]int{}}
 		p.circles[key] = c
 	}
 	return c
@@ -364,6 +369,9 @@ func (p *Planner) enter(u *use, next *circle) {
 		}
 		i, _ := slices.BinarySearchFunc(c.uses[f], u, byAddress)
 		c.uses[f] = slices.Delete(c.uses[f], i, i+1)
+		if c.pools[u.owner]--; c.pools[u.owner] == 0 {
+			delete(c.pools, u.owner)
+		}
 		if len(c.uses[v4])+len(c.uses[v6]) == 0 {
 			delete(p.circles, c.circleKey)
 		}
@@ -374,6 +382,12 @@ func (p *Planner) enter(u *use, next *circle) {
 		}
 		i, _ := slices.BinarySearchFunc(next.uses[f], u, byAddress)
 		next.uses[f] = slices.Insert(next.uses[f], i, u)
+		next.pools[u.owner]++
+		for port, end := range next.below[f] {
+			if u.less(end) && !u.serves(port) {
+				next.below[f][port] = u.addr
+			}
+		}
 	}
 }
 
@@ -382,12 +396,37 @@ func (c *circle) count(u *use, of *claim, n int) {
 	if c == nil {
 		return
 	}
-	counts := c.ports[u.family()]
+	counts, below := c.ports[u.family()], c.below[u.family()]
 	for _, p := range of.Ports {
+		if end, known := below[p]; known && n < 0 && u.less(end) {
+			below[p] = u.addr
+		}
 		if counts[p] += n; counts[p] == 0 {
 			delete(counts, p)
+			delete(below, p)
 		}
 	}
+}
+
+// open returns the addresses of a family from the first on that may have a
+// Service's ports to spare.
+func (c *circle) open(f family, s *service) []*use {
+	uses, from := c.uses[f], 0
+	for _, p := range s.Ports {
+		i := 0
+		if end, known := c.below[f][p]; known {
+			i, _ = slices.BinarySearchFunc(uses, end, func(u *use, end addr) int { return u.compare(end) })
+		}
+		first := i
+		for i < len(uses) && uses[i].serves(p) {
+			i++
+		}
+		if i > first {
+			c.below[f][p] = uses[i-1].next()
+		}
+		from = max(from, i)
+	}
+	return uses[from:]
 }
 
 // full reports whether none of the circle's addresses of a family has a
