@@ -344,3 +344,14 @@ func TestThePageOnPerformanceHasEveryRow(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatABenchmarkReportsIsRead(t *testing.T) {
+	out := []byte("goos: linux\nBenchmarkCluster/100-2         \t       1\t26684213319 ns/op\t         0.2757 %cpu/member\t       607.0 ms-to-detect\nPASS\n")
+	m, err := measured(out, "BenchmarkCluster/100")
+	if err != nil || m["%cpu/member"] != 0.2757 || m["ms-to-detect"] != 607 {
+		t.Errorf("%v, %v", m, err)
+	}
+	if _, err := measured(out, "BenchmarkCluster/10"); err == nil {
+		t.Error("a benchmark is found that did not run")
+	}
+}

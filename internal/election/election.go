@@ -108,17 +108,13 @@ func winner(addr netip.Addr, placed string, failback lb.Failback, candidates []C
 		return p
 	}
 	claims := placed != "" || failback == lb.FailbackNever
-	var best *Candidate
+	b := best{addr: addr, claims: claims}
 	for i := range candidates {
-		c := &candidates[i]
-		if c.class() == unfit {
-			continue
-		}
-		if best == nil || better(addr, claims, c, best) {
-			best = c
+		if c := &candidates[i]; c.class() != unfit {
+			b.meet(c)
 		}
 	}
-	return best
+	return b.Candidate
 }
 
 // placedOf returns the placed candidate if it is fit, and on-link unless none
@@ -165,24 +161,54 @@ func offered(placed *Candidate, candidates []Candidate) bool {
 	return somebody
 }
 
-// better reports whether a is to be preferred to b as the owner of addr, claims
-// counting or not.
-func better(addr netip.Addr, claims bool, a, b *Candidate) bool {
-	if c := cmp.Compare(a.class(), b.class()); c != 0 {
-		return c < 0
+// A best is the best candidate for an address so far, claims counting or not.
+type best struct {
+	*Candidate
+	addr   netip.Addr
+	claims bool
+	// key is the candidate's, once it had to be computed.
+	key   [sha256.Size]byte
+	keyed bool
+}
+
+// meet takes another candidate if it is the better one.
+func (b *best) meet(c *Candidate) {
+	if b.Candidate == nil {
+		b.Candidate = c
+		return
 	}
-	if a.OnLink != b.OnLink {
-		return a.OnLink
+	if r := b.compare(c); r != 0 {
+		if r > 0 {
+			b.Candidate, b.keyed = c, false
+		}
+		return
 	}
-	if claims {
-		if c := a.Claim.compare(b.Claim); c != 0 {
-			return c > 0
+	if !b.keyed {
+		b.key, b.keyed = key(b.addr, b.Node), true
+	}
+	if k := key(b.addr, c.Node); bytes.Compare(k[:], b.key[:]) < 0 {
+		b.Candidate, b.key = c, k
+	}
+}
+
+// compare is positive when c is to be preferred, and 0 when that is left to the
+// order of the address.
+func (b *best) compare(c *Candidate) int {
+	if r := cmp.Compare(b.class(), c.class()); r != 0 {
+		return r
+	}
+	if c.OnLink != b.OnLink {
+		if c.OnLink {
+			return 1
+		}
+		return -1
+	}
+	if b.claims {
+		if r := c.Claim.compare(b.Claim); r != 0 {
+			return r
 		}
 	}
-	if a.Weight != b.Weight {
-		return a.Weight > b.Weight
-	}
-	return earlier(addr, a.Node, b.Node)
+	return cmp.Compare(c.Weight, b.Weight)
 }
 
 // First returns the first of some nodes in the order of an address, which is
@@ -244,17 +270,13 @@ func RoleOf(self string, addr netip.Addr, placed string, failback lb.Failback, c
 	case !w.Claim.None():
 		return Bystander, w.Node
 	}
-	var holder *Candidate
+	holder := best{addr: addr, claims: true}
 	for i := range candidates {
-		c := &candidates[i]
-		if c.Claim.None() || c.class() == unfit {
-			continue
-		}
-		if holder == nil || better(addr, true, c, holder) {
-			holder = c
+		if c := &candidates[i]; !c.Claim.None() && c.class() != unfit {
+			holder.meet(c)
 		}
 	}
-	if holder != nil && holder.Node == self {
+	if holder.Candidate != nil && holder.Node == self {
 		return Holder, w.Node
 	}
 	return Bystander, w.Node

@@ -87,11 +87,15 @@ type Pace struct {
 	Sure time.Duration
 }
 
-// DefaultPace returns the pace of a speaker whose gossip needs so long to lose
-// a silent member, of which it must wait slow in all.
-func DefaultPace(slow, lostAfter time.Duration) Pace {
+// DefaultPace returns the pace of a speaker in a cluster of so many, whose gossip
+// needs so long to lose a silent member, of which it must wait slow in all.
+//
+// Every speaker asks a suspect, so that none depends on another's answer. That
+// is much at once for the suspect of a large cluster, so it is asked again less
+// often there.
+func DefaultPace(size int, slow, lostAfter time.Duration) Pace {
 	return Pace{
-		Patience:   Patience{Slow: slow - lostAfter, Again: 100 * time.Millisecond},
+		Patience:   Patience{Slow: slow - lostAfter, Again: max(100*time.Millisecond, time.Duration(size)*2*time.Millisecond)},
 		Grace:      time.Second,
 		Knock:      100 * time.Millisecond,
 		KnockShare: 20 * time.Millisecond,

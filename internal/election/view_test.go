@@ -24,7 +24,7 @@ var (
 )
 
 func newFixture(t *testing.T) *fixture {
-	f := &fixture{T: t, v: NewView("a", addrA, 100, DefaultPace(1500*time.Millisecond, 300*time.Millisecond))}
+	f := &fixture{T: t, v: NewView("a", addrA, 100, DefaultPace(3, 1500*time.Millisecond, 300*time.Millisecond))}
 	f.settle()
 	return f
 }

@@ -177,6 +177,11 @@ type EndpointCount struct {
 
 // Usable reports whether the Service has an endpoint that would take traffic
 // arriving at node. For TrafficCluster any node's endpoint does.
+//
+// For TrafficLocal one that terminates is enough, as for kube-proxy: what arrives
+// is served. Whether to attract traffic with it while other nodes have ready ones
+// is another question: BGP does, and says that the node is about to go; layer 2,
+// where one node attracts all, does not (announce.Decide).
 func (e Endpoints) Usable(policy TrafficPolicy, node string) bool {
 	if policy == TrafficLocal {
 		c := e[node]

@@ -247,7 +247,7 @@ func (n *node) start() {
 	n.kept, n.recording = map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	n.owned, n.members, n.own, n.records, n.backlog, n.deciding, n.refreshing = nil, nil, nil, nil, nil, false, false
 	n.config = n.w.truth.clone()
-	n.view = election.NewView(n.name, n.addr, n.boot, election.DefaultPace(slow, lostSoonest))
+	n.view = election.NewView(n.name, n.addr, n.boot, election.DefaultPace(3, slow, lostSoonest))
 	n.w.note("%s starts", n.name)
 	n.w.changed = true
 	n.turn(func() {

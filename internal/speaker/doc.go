@@ -54,6 +54,14 @@
 // restart are told nothing: their sessions just end, and they keep the routes for
 // the speaker that comes next. A node that is drained leaves them all.
 //
+// # Strangers
+//
+// An address that nobody is known to serve is not claimed before its segment was
+// asked (layer2.Vetting): until then this node is its owner by election, answers
+// for nothing and claims nothing, so the others see no claim and elect the same
+// owner. What is known to be in service is claimed at once. Which stations are
+// strangers is found out in conflict.go, so that speakers never are.
+//
 // # Goroutines
 //
 //	who             started by  owns                             ended by
@@ -69,4 +77,7 @@
 //	question to a   Run         nothing                          its answer, or Run
 //	returning
 //	speaker
+//	question to a   Run         nothing; the answer comes back   its answer, or Run
+//	segment or an               by a channel
+//	unknown station
 package speaker

@@ -2,6 +2,7 @@ package speaker
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -19,6 +20,7 @@ type metrics struct {
 	wins      prometheus.Counter
 	withheld  prometheus.Gauge
 	defences  prometheus.Counter
+	takeovers prometheus.Histogram
 	passes    prometheus.Histogram
 }
 
@@ -64,6 +66,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		defences: counter("defences_total", "Addresses claimed anew because a stranger claimed them."),
 		rivals:   counter("rival_claims_total", "Times that another speaker was heard to claim an address that this node owns."),
 		wins:     counter("contests_won_total", "Addresses that another speaker claimed too and has let go of."),
+		takeovers: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "takeover_seconds",
+			Help:    "Time from the first doubt about an owner's life until this node answers for its address.",
+			Buckets: []float64{.001, .005, .01, .025, .05, .075, .1, .15, .25, .5, 1, 1.5, 2.5},
+		}),
 		passes: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Namespace: "belfry", Subsystem: "speaker", Name: "pass_seconds",
 			Help:    "Time to decide on the whole world and to install the result.",
@@ -80,14 +87,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.reports.WithLabelValues(r)
 	}
 	if reg != nil {
-		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.withheld, m.defences, m.passes)
+		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.withheld, m.defences, m.takeovers, m.passes)
 	}
 	return m
 }
 
 // count takes the gauges from an intent and the counters from what became of
 // the one before it.
-func (m *metrics) count(before, after announce.Intent, members []election.Member, self string, held map[netip.Addr]layer2.Heard) {
+func (m *metrics) count(before, after announce.Intent, members []election.Member, self string, held map[netip.Addr]layer2.Heard, silence func(node string) time.Duration) {
 	withheld := 0
 	for _, by := range held {
 		if by != (layer2.Heard{}) {
@@ -104,7 +111,7 @@ func (m *metrics) count(before, after announce.Intent, members []election.Member
 	for _, v := range after.Verdicts {
 		roles[v.Role]++
 		for len(old) > 0 && old[0].Address.Less(v.Address) {
-			m.changed(old[0].Owner, "", alive, self)
+			m.changed(old[0].Owner, "", alive, self, silence)
 			old = old[1:]
 		}
 		was := ""
@@ -112,17 +119,17 @@ func (m *metrics) count(before, after announce.Intent, members []election.Member
 			was = old[0].Owner
 			old = old[1:]
 		}
-		m.changed(was, v.Owner, alive, self)
+		m.changed(was, v.Owner, alive, self, silence)
 	}
 	for _, v := range old {
-		m.changed(v.Owner, "", alive, self)
+		m.changed(v.Owner, "", alive, self, silence)
 	}
 	for _, r := range []election.Role{election.Holder, election.Owner} {
 		m.addresses.WithLabelValues(r.String()).Set(float64(roles[r]))
 	}
 }
 
-func (m *metrics) changed(was, is string, alive map[string]bool, self string) {
+func (m *metrics) changed(was, is string, alive map[string]bool, self string, silence func(string) time.Duration) {
 	c := change("")
 	switch {
 	case was == is || was != self && is != self:
@@ -133,6 +140,7 @@ func (m *metrics) changed(was, is string, alive map[string]bool, self string) {
 		c = received
 	case is == self:
 		c = tookOver
+		m.takeovers.Observe(silence(was).Seconds())
 	case is == "":
 		c = dropped
 	default:

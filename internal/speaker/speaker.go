@@ -149,6 +149,8 @@ type station struct {
 	address netip.Addr
 	member  bool
 	greeted time.Time
+	// lost is since when it was not well; zero while it is.
+	lost time.Time
 }
 
 // New returns a Speaker that does nothing until Run.
@@ -363,7 +365,7 @@ func withSelf(nodes []lb.Node, self string) []lb.Node {
 func (s *Speaker) pass(now time.Time, at stage) {
 	interfaces := s.link.Interfaces()
 	members := s.present(interfaces, at)
-	s.know(members)
+	s.know(now, members)
 	before := s.intent
 	s.serve(members)
 	s.intent = announce.Decide(s.index, members, s.cfg.Node)
@@ -384,7 +386,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.reannounce(members)
 	s.herald.tell(s.view())
 	s.board.show(State{Index: s.index, Interfaces: interfaces, Members: members, Claims: claims})
-	s.metrics.count(before, s.intent, members, s.cfg.Node, s.vetting.Held())
+	s.metrics.count(before, s.intent, members, s.cfg.Node, s.vetting.Held(), s.silence)
 }
 
 // view is what the last pass decided, for the herald.
@@ -513,8 +515,9 @@ func (s *Speaker) reannounce(members []election.Member) {
 	s.contested = contested
 }
 
-// know remembers who has which interfaces, and who is a member.
-func (s *Speaker) know(members []election.Member) {
+// know remembers who has which interfaces, who is a member, and since when one
+// is not well.
+func (s *Speaker) know(now time.Time, members []election.Member) {
 	for _, other := range s.speakers {
 		other.member = false
 	}
@@ -523,12 +526,30 @@ func (s *Speaker) know(members []election.Member) {
 			s.speakers[m.Node] = &station{}
 		}
 		s.speakers[m.Node].address, s.speakers[m.Node].member = m.Address, true
+		if m.State != election.Suspected && m.State != election.Stalled {
+			s.speakers[m.Node].lost = time.Time{}
+		} else if s.speakers[m.Node].lost.IsZero() {
+			s.speakers[m.Node].lost = now
+		}
 		for _, i := range m.Interfaces {
 			if s.stations[i.MAC] != m.Node {
 				s.stations[i.MAC] = m.Node
 			}
 		}
 	}
+	for _, other := range s.speakers {
+		if !other.member && other.lost.IsZero() {
+			other.lost = now
+		}
+	}
+}
+
+// silence returns how long a node has not been well.
+func (s *Speaker) silence(node string) time.Duration {
+	if other := s.speakers[node]; other != nil && !other.lost.IsZero() {
+		return time.Since(other.lost)
+	}
+	return 0
 }
 
 // greet asks a speaker for its own address that is heard on the wire though

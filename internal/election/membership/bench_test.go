@@ -19,7 +19,7 @@ func BenchmarkCluster(b *testing.B) {
 	for _, f := range []struct {
 		size int
 		slow time.Duration
-	}{{3, 1}, {30, 1}, {100, 5}, {300, 20}} {
+	}{{3, 1}, {30, 1}, {100, 5}, {300, 30}} {
 		b.Run(fmt.Sprint(f.size), func(b *testing.B) {
 			for b.Loop() {
 				c := newCluster(b, 0)
@@ -29,10 +29,10 @@ func BenchmarkCluster(b *testing.B) {
 					// Let one join at a time, or it measures their rush.
 					c.size = h
 					c.start(h, func(c *Config) { c.Size = f.size })
-					c.members[c.node(h)].sees("itself", time.Minute, with(c.node(h), election.Alive))
+					c.members[c.node(h)].sees("itself", 2*time.Minute, with(c.node(h), election.Alive))
 				}
 				for _, m := range c.members {
-					m.sees("all alive", 2*time.Minute, func(list []election.Member) bool {
+					m.sees("all alive", 3*time.Minute, func(list []election.Member) bool {
 						return len(list) == f.size && !slices.ContainsFunc(list, func(m election.Member) bool { return m.State != election.Alive })
 					})
 				}
@@ -54,7 +54,7 @@ func BenchmarkCluster(b *testing.B) {
 				c.mu.Unlock()
 				victim.crash()
 				for _, m := range c.members {
-					m.sees("the crash", 2*time.Minute, without(victim.node))
+					m.sees("the crash", 3*time.Minute, without(victim.node))
 				}
 				b.ReportMetric(float64((time.Since(start) / f.slow).Milliseconds()), "ms-to-detect")
 				c.stop()

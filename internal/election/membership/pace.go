@@ -27,6 +27,8 @@ type pace struct {
 	sync time.Duration
 	// slow is how long a node may be silent while its kernel answers.
 	slow time.Duration
+	// size is how many speakers all this is for.
+	size int
 }
 
 // paceFor returns the pace for a cluster of so many speakers.
@@ -43,7 +45,7 @@ type pace struct {
 func paceFor(size int) pace {
 	p := pace{
 		probe: 80 * time.Millisecond, ackIn: 40 * time.Millisecond, suspicion: 2,
-		gossip: 20 * time.Millisecond, fanout: 3, sync: 10 * time.Second, slow: 1500 * time.Millisecond,
+		gossip: 20 * time.Millisecond, fanout: 3, sync: 10 * time.Second, slow: 1500 * time.Millisecond, size: size,
 	}
 	if size > 30 {
 		p.probe, p.ackIn, p.suspicion = 120*time.Millisecond, 60*time.Millisecond, 1
@@ -80,7 +82,7 @@ func (p pace) lostAfter() time.Duration {
 }
 
 // view returns the durations of the View.
-func (p pace) view() election.Pace { return election.DefaultPace(p.slow, p.lostAfter()) }
+func (p pace) view() election.Pace { return election.DefaultPace(p.size, p.slow, p.lostAfter()) }
 
 // apply sets the pace, so many times slower.
 func (p pace) apply(c *memberlist.Config, slow time.Duration) {

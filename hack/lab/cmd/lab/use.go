@@ -100,15 +100,19 @@ func useCommands(attach attachFunc) []*cobra.Command {
 			Args: cobra.MinimumNArgs(1),
 			RunE: onLab(attach, func(ctx context.Context, l *lab.Lab, args []string) error {
 				kind, which, _ := strings.Cut(args[0], "/")
+				flags := args[1:]
+				if len(flags) > 0 && flags[0] == "--" {
+					flags = flags[1:]
+				}
 				switch kind {
 				case "controller":
 					n, err := strconv.Atoi(which)
 					if err != nil {
 						return fmt.Errorf("%q: a replica is named controller/ and a number", args[0])
 					}
-					return started(l.StartController(ctx, n, args[1:]...))
+					return started(l.StartController(ctx, n, flags...))
 				case "speaker":
-					return started(l.StartSpeaker(ctx, which, args[1:]...))
+					return started(l.StartSpeaker(ctx, which, flags...))
 				}
 				return fmt.Errorf("%q is neither controller/N nor speaker/NODE", args[0])
 			}),
