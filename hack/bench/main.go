@@ -134,7 +134,7 @@ var experiments = []experiment{
 	{"failing allocation", []string{"allocate/exhausted"}, allocateInVain},
 	{"looking an address up", []string{"lookup/hit", "lookup/miss", "lookup/allocations"}, lookUp},
 	{"deciding who announces", []string{"decide/index", "decide/settled", "decide/node-lost"}, decide},
-	{"gossip in one process", []string{"gossip/3", "gossip/100", "gossip/300"}, gossip},
+	{"gossip in one process", []string{"gossip/3", "gossip/30", "gossip/100"}, gossip},
 	{"building stripped binaries", []string{"binary/controller", "binary/speaker"}, buildBinaries},
 	{"memory when idle", []string{"idle/controller", "idle/speaker"}, idle},
 	{"answering against the kernel", []string{"answer/arp", "answer/ndp"}, answer},

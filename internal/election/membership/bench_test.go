@@ -12,24 +12,24 @@ import (
 
 // BenchmarkCluster reports what a member costs while nothing happens, and how
 // long it takes until all know of a crash. All members share this process's
-// processors, so large clusters run in slow motion; what is reported is
+// processors, so the large cluster runs in slow motion; what is reported is
 // converted to real time. (The processors' time is not: it is what the work
 // takes, however slowly it comes.)
 func BenchmarkCluster(b *testing.B) {
 	for _, f := range []struct {
 		size int
 		slow time.Duration
-	}{{3, 1}, {30, 1}, {100, 5}, {300, 30}} {
+	}{{3, 1}, {30, 1}, {100, 5}} {
 		b.Run(fmt.Sprint(f.size), func(b *testing.B) {
 			for b.Loop() {
 				c := newCluster(b, 0)
 				c.slow = f.slow
 				start := time.Now()
 				for h := 1; h <= f.size; h++ {
-					// Let one join at a time, or it measures their rush.
+					// Let them join one after the other, or it measures their rush.
 					c.size = h
 					c.start(h, func(c *Config) { c.Size = f.size })
-					c.members[c.node(h)].sees("itself", 2*time.Minute, with(c.node(h), election.Alive))
+					time.Sleep(10 * time.Millisecond * f.slow)
 				}
 				for _, m := range c.members {
 					m.sees("all alive", 3*time.Minute, func(list []election.Member) bool {
