@@ -23,15 +23,20 @@ const (
 	// as the other node does not know the connection: that is told, and is no
 	// fault.
 	planned kind = iota
+	// sudden changes are meant, but nobody told the speakers before: each learns
+	// of it at another moment. No request is lost, and who has the address is
+	// open for a few frames at most.
+	sudden
 	// unplanned changes lose what is on the way until somebody takes over, and
 	// what goes to dead Pods until Kubernetes has noticed.
 	unplanned
 )
 
-// What an unplanned change may cost. The machine may be busy with other things;
+// What such changes may cost. The machine may be busy with other things;
 // make bench measures how short it is.
 const (
 	mostSilence = 5 * time.Second
+	mostSudden  = 500 * time.Millisecond
 	mostFailing = 30 * time.Second
 )
 
@@ -44,7 +49,7 @@ const (
 // asking is how often who has an address is asked. The prober tells 64
 // questions apart, so an answer may be late by that many.
 func (k kind) asking() time.Duration {
-	if k == planned {
+	if k != unplanned {
 		return 20 * time.Millisecond
 	}
 	return 5 * time.Millisecond
@@ -52,7 +57,7 @@ func (k kind) asking() time.Duration {
 
 // patience is how long a request waits.
 func (k kind) patience() time.Duration {
-	if k == planned {
+	if k != unplanned {
 		return 5 * time.Second
 	}
 	return 900 * time.Millisecond
@@ -127,7 +132,8 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 			err = errors.Join(err, report.Err)
 		}
 		report = until(report, ended.Add(after/3)) // of the last moment not all answers are in
-		moved := append(tell(report, begun), routes.of(w.address)...)
+		rerouted := routes.of(w.address)
+		moved := append(tell(report, begun), tellRoutes(w.address, rerouted)...)
 		cut := slices.DeleteFunc(slices.Clone(result.Failed), func(a lab.Attempt) bool { return !wasCut(a, moved) })
 		lost := slices.DeleteFunc(result.Failed, func(a lab.Attempt) bool { return wasCut(a, moved) })
 		events = slices.Concat(events, moved, failures("cut by the move", cut, w.address), failures("LOST", lost, w.address))
@@ -139,8 +145,17 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 		summary = append(summary, fmt.Sprintf("%s: %d requests, %d lost, %d cut, longest time without a success %s", w.address, result.Requests, len(lost), len(cut), result.LongestGap.Round(time.Millisecond)))
 		switch k {
 		case planned:
+			for _, c := range rerouted {
+				if c.hops < len(r.lab.Nodes())-1 {
+					r.fault("the router had %d nodes for %s, %s after the change; it should never lack more than one", c.hops, w.address, c.at.Sub(begun).Round(time.Millisecond))
+				}
+			}
 			if unanswered+len(lost) > 0 {
 				r.fault("step %d was planned, and should have lost nothing: %s: %d questions unanswered, %d requests lost", r.steps, w.address, unanswered, len(lost))
+			}
+		case sudden:
+			if len(lost) > 0 || unanswered > 0 && silence > mostSudden {
+				r.fault("step %d was meant: %s: %d requests lost, nobody answered for %s", r.steps, w.address, len(lost), silence)
 			}
 		case unplanned:
 			if silence > mostSilence {
@@ -169,13 +184,23 @@ func until(r lab.Report, t time.Time) lab.Report {
 	return r
 }
 
-// wasCut reports whether a request was refused in mid-flight because its
-// address moved, by layer 2 or on the router.
+// wasCut reports whether a request was under way on a connection when its
+// address moved, by layer 2 or on the router. The node that is asked next does
+// not know the connection: it refuses it, or says nothing. (A connection that
+// was not open yet tries again after a second, and is well.)
 func wasCut(a lab.Attempt, moves []event) bool {
-	const blur = 50 * time.Millisecond // questions are that far apart, and more when the machine is busy
-	return errors.Is(a.Err, syscall.ECONNRESET) && slices.ContainsFunc(moves, func(e event) bool {
-		return a.Begun.Before(e.at.Add(blur)) && a.Ended.After(e.at.Add(-blur))
-	})
+	const (
+		blur = 50 * time.Millisecond  // questions are that far apart, and more when the machine is busy
+		life = 250 * time.Millisecond // of a request, on a busy machine
+	)
+	end := a.Ended
+	switch {
+	case errors.Is(a.Err, context.DeadlineExceeded):
+		end = a.Begun.Add(life)
+	case !errors.Is(a.Err, syscall.ECONNRESET):
+		return false
+	}
+	return slices.ContainsFunc(moves, func(e event) bool { return a.Begun.Before(e.at.Add(blur)) && end.After(e.at.Add(-blur)) })
 }
 
 // tell turns a report into events.

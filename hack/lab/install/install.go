@@ -82,7 +82,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	r.manifest = filepath.Join(r.root, "manifests", "belfry.yaml")
+	r.dir, r.manifest = dir, filepath.Join(r.root, "manifests", "belfry.yaml")
 
 	r.step("Bringing a cluster up: on each node a kubelet, containerd and kube-proxy")
 	r.lab, err = lab.Up(ctx, lab.Options{Nodes: 3, Containers: true, Images: images, Keep: opts.Keep, Progress: indent{opts.Out}})
@@ -95,7 +95,10 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if !opts.Short {
 		parts = append(parts, r.restartControllers, r.upgrade, r.drainAnnotated, r.drainNode, r.deleteNode, r.powerOff)
 	}
-	for _, part := range append(parts, r.uninstall) {
+	if parts = append(parts, r.uninstall); !opts.Short {
+		parts = append(parts, r.chart)
+	}
+	for _, part := range parts {
 		if err := part(ctx); err != nil {
 			return errors.Join(append(r.faults, err)...)
 		}
@@ -104,8 +107,9 @@ func Run(ctx context.Context, opts Options) (err error) {
 }
 
 type run struct {
-	out  io.Writer
-	root string
+	out io.Writer
+	// root is the source tree's, dir one for files of this run.
+	root, dir string
 	// manifest is the file that is applied.
 	manifest string
 	lab      *lab.Lab
@@ -233,7 +237,7 @@ func (r *run) install(ctx context.Context) error {
 }
 
 func (r *run) configure(ctx context.Context) error {
-	r.step("Saying which addresses there are, and that they are announced on this segment")
+	r.say("saying which addresses there are, and that they are announced on this segment")
 	r.say("$ kubectl apply -f pool.yaml")
 	out, err := r.lab.KubectlInput(ctx, config, "apply", "-f", "-")
 	fmt.Fprint(indent{r.out}, out)
@@ -244,15 +248,21 @@ func (r *run) expose(ctx context.Context) (err error) {
 	r.step("Exposing a Deployment, as anywhere else")
 	for _, args := range [][]string{
 		{"create", "deployment", "web", "--image=" + lab.WebImage, "--replicas=3"},
+		{"patch", "deployment", "web", "--type=json", "--patch=" + readiness},
 		{"rollout", "status", "deployment/web", "--timeout=120s"},
 	} {
 		if err := r.kubectl(ctx, args...); err != nil {
 			return err
 		}
 	}
-	r.addresses, err = r.exposeAs(ctx, "web", `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`)
+	r.addresses, err = r.exposeAs(ctx, "web", dualStack)
 	return err
 }
+
+// readiness keeps requests from a Pod that does not listen yet.
+const readiness = `[{"op":"add","path":"/spec/template/spec/containers/0/readinessProbe","value":{"httpGet":{"port":8080},"periodSeconds":1}}]`
+
+const dualStack = `{"spec":{"ipFamilyPolicy":"RequireDualStack"}}`
 
 // exposeAs makes a Service of the Deployment and returns its addresses, IPv4
 // first.

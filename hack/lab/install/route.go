@@ -145,27 +145,46 @@ func (w *routeWatch) stop() {
 	_ = w.cmd.Wait()
 }
 
-// of are the changes of one address, with the number of next hops since.
-func (w *routeWatch) of(address netip.Addr) []event {
+// A routeChange is the router's new mind about an address.
+type routeChange struct {
+	at time.Time
+	// hops is the number of nodes that it sends the address's traffic to.
+	hops int
+}
+
+// of are the changes of one address.
+func (w *routeWatch) of(address netip.Addr) []routeChange {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var events []event
+	var changes []routeChange
 	for _, e := range w.seen {
+		// A route that is replaced is shown as deleted and added, or as added only;
+		// one that goes is shown as deleted only.
 		fields := strings.Fields(strings.ReplaceAll(e.what, `\`, " "))
-		what := "%s: the router sends it to %d nodes"
-		if len(fields) > 0 && fields[0] == "Deleted" {
-			fields, what = fields[1:], "%s: the router drops its route to %d nodes"
+		deleted := len(fields) > 0 && fields[0] == "Deleted"
+		if deleted {
+			fields = fields[1:]
 		}
 		if len(fields) == 0 || fields[0] != address.String() {
 			continue
 		}
-		hops := 0
-		for _, f := range fields {
-			if f == "via" {
-				hops++
-			}
+		c := routeChange{at: e.at}
+		if !deleted {
+			c.hops = strings.Count(" "+strings.Join(fields, " "), " via ")
 		}
-		events = append(events, event{e.at, fmt.Sprintf(what, address, hops)})
+		// The two of a replacement are one change.
+		if n := len(changes); n > 0 && changes[n-1].hops == 0 && c.at.Sub(changes[n-1].at) < 20*time.Millisecond {
+			changes = changes[:n-1]
+		}
+		changes = append(changes, c)
+	}
+	return changes
+}
+
+func tellRoutes(address netip.Addr, changes []routeChange) []event {
+	var events []event
+	for _, c := range changes {
+		events = append(events, event{c.at, fmt.Sprintf("the router sends %s to %d nodes", address, c.hops)})
 	}
 	return events
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -122,8 +125,8 @@ func (r *run) deleteNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.step("Deleting the drained Node %s, which still answers for %s; planned", owner, r.addresses[0])
-	err = r.during(ctx, planned, func(note func(string, ...any)) error {
+	r.step("Deleting the drained Node %s, which still answers for %s; meant, but sudden", owner, r.addresses[0])
+	err = r.during(ctx, sudden, func(note func(string, ...any)) error {
 		note("kubectl delete node %s", owner)
 		if err := r.kubectl(ctx, "delete", "node", owner); err != nil {
 			return err
@@ -200,13 +203,19 @@ func (r *run) powerOff(ctx context.Context) error {
 
 func (r *run) uninstall(ctx context.Context) error {
 	r.step("Removing it all")
+	return r.remove(ctx, r.manifest)
+}
+
+// remove removes what was installed from a file, and what a user added.
+func (r *run) remove(ctx context.Context, manifest string) error {
 	if left, err := r.leftBehind(ctx); err != nil || len(left) == 0 {
 		return fmt.Errorf("the search for what is left behind finds nothing while all is there (%v)", err)
 	}
 	for _, args := range [][]string{
-		{"delete", "service", "web", "routed"},
+		{"delete", "service", "web", "routed", "--ignore-not-found"},
 		{"delete", "l2advertisements,bgpadvertisements,bgppeers,ipaddresspools", "--all", "--timeout=60s"},
-		{"delete", "--filename=" + r.manifest, "--timeout=120s"},
+		{"delete", "--filename=" + manifest, "--timeout=120s"},
+		{"delete", "namespace", lab.Namespace, "--ignore-not-found", "--timeout=120s"},
 	} {
 		if err := r.kubectl(ctx, args...); err != nil {
 			return err
@@ -222,6 +231,47 @@ func (r *run) uninstall(ctx context.Context) error {
 	}
 	r.say("nothing in the cluster names belfry any more")
 	return nil
+}
+
+// chart installs the Helm chart, as Helm's engine renders it, serves a Service
+// and removes it.
+func (r *run) chart(ctx context.Context) error {
+	r.step("The same from the Helm chart")
+	cmd := exec.CommandContext(ctx, "go", "run", ".", "helm", filepath.Join(r.root, "manifests", "helm", "belfry"))
+	cmd.Dir = filepath.Join(r.root, "hack", "manifests")
+	text, err := cmd.Output()
+	if err != nil {
+		return fmt.Errorf("render the chart: %w", err)
+	}
+	file := filepath.Join(r.dir, "chart.yaml")
+	if err := os.WriteFile(file, text, 0o644); err != nil {
+		return err
+	}
+	for _, args := range [][]string{
+		{"create", "namespace", lab.Namespace},
+		{"label", "namespace", lab.Namespace, "pod-security.kubernetes.io/enforce=privileged"},
+		{"apply", "--filename=" + file, inNamespace},
+	} {
+		if err := r.kubectl(ctx, args...); err != nil {
+			return err
+		}
+	}
+	if err := r.rolledOut(ctx); err != nil {
+		return err
+	}
+	if err := r.configure(ctx); err != nil {
+		return err
+	}
+	addresses, err := r.exposeAs(ctx, "web", dualStack)
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		if err := r.curl(ctx, address); err != nil {
+			return err
+		}
+	}
+	return r.remove(ctx, file)
 }
 
 // leftBehind looks through every object of the cluster.
