@@ -44,6 +44,9 @@ type Verdict struct {
 	// it, and Permitted when configuration lets the node have it where it is
 	// placed. If not, the controller is about to place it elsewhere.
 	Fit, Permitted bool
+	// Barred is set when configuration does not let self have it, the node that this
+	// is decided for.
+	Barred bool
 }
 
 // Decide returns what the speaker of node self announces, given the living
@@ -213,6 +216,7 @@ func (d *decider) decide(i int) (Verdict, []view) {
 	if n, ok := d.ix.byNode[g.placed]; ok {
 		v.Permitted = g.class.reasons[n] == Eligible
 	}
+	v.Barred = d.self >= 0 && g.reason(d.self) != Eligible
 	views := d.viewsOf(g.class)
 	d.round++
 	candidates := d.candidates(i, views)

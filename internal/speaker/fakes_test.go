@@ -37,6 +37,8 @@ type fakeCluster struct {
 	snapshot lb.Snapshot
 	synced   chan struct{}
 	watchers []chan struct{}
+	// behind are the nodes whose caches get no news.
+	behind map[string]bool
 	edits    int
 	reads    int
 
@@ -82,6 +84,14 @@ func (c *fakeCluster) notify() {
 	}
 }
 
+// delay keeps news from a node's cache, or lets it have them.
+func (c *fakeCluster) delay(node string, behind bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.behind = map[string]bool{node: behind}
+	c.notify()
+}
+
 // of returns one speaker's access to the cluster.
 func (c *fakeCluster) of(node string) *access {
 	w := make(chan struct{}, 1)
@@ -94,6 +104,7 @@ type access struct {
 	node    string
 	watcher chan struct{}
 	read    int // edits when it was read last
+	last    lb.Snapshot
 }
 
 func (a *access) Synced() <-chan struct{}  { return a.synced }
@@ -101,7 +112,11 @@ func (a *access) Changed() <-chan struct{} { return a.watcher }
 func (a *access) Snapshot() (lb.Snapshot, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.behind[a.node] {
+		return a.last, false
+	}
 	changed := a.read != a.edits
+	a.last = a.snapshot
 	if a.read = a.edits; changed {
 		a.reads++
 	}

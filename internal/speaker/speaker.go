@@ -372,7 +372,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.decided = members
 	s.vet(now, at)
 	s.offered = s.offers(members)
-	s.track(now, s.offered)
+	s.track(now, s.offered, before.Claims)
 
 	claims := s.claims()
 	s.link.Set(claims)
@@ -427,12 +427,18 @@ func (s *Speaker) present(interfaces []lb.Interface, at stage) []election.Member
 
 // track notices what was handed over since the last pass, and lets go of what
 // is handed over for good.
-func (s *Speaker) track(now time.Time, offered []netip.Addr) {
+func (s *Speaker) track(now time.Time, offered []netip.Addr, before []layer2.Claim) {
 	next := make(map[netip.Addr]layer2.Claim, len(s.holding))
 	claims := s.intent.Claims
 	for _, v := range s.intent.Verdicts {
 		if v.Role == election.Bystander {
-			if held, was := s.holding[v.Address]; was && v.Owner != "" && !s.answered[v.Address] {
+			held, was := s.holding[v.Address]
+			if !was && v.Barred {
+				// Another heard before us that we may not have it any more, and claims
+				// it: its socket may be younger than its claim, here too.
+				held, was = claimOf(before, v.Address)
+			}
+			if was && v.Owner != "" && !s.answered[v.Address] {
 				s.leftover[v.Address] = leftover{held, now.Add(linger)}
 			}
 			if l, is := s.leftover[v.Address]; is && (v.Owner == "" || !now.Before(l.until)) {
@@ -457,6 +463,15 @@ func (s *Speaker) track(now time.Time, offered []netip.Addr) {
 		}
 	}
 	s.holding = next
+}
+
+// claimOf finds a claim among those of an intent.
+func claimOf(claims []layer2.Claim, a netip.Addr) (layer2.Claim, bool) {
+	i, found := slices.BinarySearchFunc(claims, a, func(c layer2.Claim, a netip.Addr) int { return c.Address.Compare(a) })
+	if !found {
+		return layer2.Claim{}, false
+	}
+	return claims[i], true
 }
 
 // claims returns all that is answered for: what is decided, and what lingers.

@@ -229,6 +229,44 @@ func TestTheSpeakerOfADeletedNodeAnswersUntilAnotherDoes(t *testing.T) {
 	})
 }
 
+// The successor's news may be faster than the owner's; its socket is still
+// younger than its claim.
+func TestADrainedNodeThatHearsOfItLastAnswersAMomentLonger(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		drain func(*lb.Snapshot)
+	}{
+		{"drained", only("b")},
+		{"deleted", func(s *lb.Snapshot) {
+			s.Nodes = slices.DeleteFunc(s.Nodes, func(n lb.Node) bool { return n.Name == "a" })
+			s.Nodes[0].Drain = false
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+				w.lan.deaf = true
+				w.cluster.edit(only("a"))
+				w.start()
+				w.owned("a")
+				w.cluster.delay("a", true)
+				w.cluster.edit(c.drain)
+				time.Sleep(w.hub.delay + urgent + wire)
+				synctest.Wait()
+				w.cluster.delay("a", false)
+				time.Sleep(calm + urgent)
+				synctest.Wait()
+				w.owned("a b")
+				time.Sleep(linger + calm)
+				synctest.Wait()
+				w.owned("b")
+				if len(w.lan.gaps) > 0 {
+					t.Errorf("nobody answered for %v", w.lan.gaps)
+				}
+			})
+		})
+	}
+}
+
 func TestASpeakerThatLeavesHandsOverFirst(t *testing.T) {
 	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
 		w.cluster.edit(only("a"))
