@@ -39,8 +39,8 @@ type fakeCluster struct {
 	watchers []chan struct{}
 	// behind are the nodes whose caches get no news.
 	behind map[string]bool
-	edits    int
-	reads    int
+	edits  int
+	reads  int
 
 	away       bool
 	conditions map[lb.ServiceKey]Condition
