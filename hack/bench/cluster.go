@@ -67,6 +67,8 @@ type cluster struct {
 	addresses []netip.Addr
 	// filled is set when the mass of Services is there, announced and settled.
 	filled bool
+	// routed is set when FRR runs on the router.
+	routed bool
 }
 
 // need brings the cluster up, unless it is.

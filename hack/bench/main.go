@@ -32,6 +32,13 @@ import (
 )
 
 func main() {
+	if os.Getenv(talking) != "" {
+		if err := holdForth(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -144,6 +151,8 @@ var experiments = []experiment{
 	{"interfaces taken down", []string{"failover/down"}, failDown},
 	{"speakers terminated", []string{"failover/term"}, failTerm},
 	{"healed partitions", []string{"failover/heal"}, failHeal},
+	{"endpoints taken away", []string{"bgp/withdraw"}, withdraw},
+	{"BGP sessions", []string{"bgp/cold", "bgp/reset", "bgp/session-rss", "bgp/prefixes-rss", "bgp/rest-cpu"}, talk},
 	{"creating Services", []string{
 		"create/wall", "create/announced", "create/latency", "create/writes",
 		"create/controller-cpu", "create/controller-rss", "create/speaker-cpu", "create/speaker-rss",
