@@ -104,3 +104,48 @@ func atLeastOne(n int32) error {
 	}
 	return nil
 }
+
+func TestEachSpeakerTellsOfItsSessionsAndTheirPeersAddThemUp(t *testing.T) {
+	l := routedCluster(t)
+	serveRouted(t, l, "told-by-bgp")
+	eventually(t, 30*time.Second, "each SpeakerStatus tells of both sessions", func() error {
+		var errs error
+		for node, s := range speakerStatuses(t, l) {
+			b := s.Status.BGP
+			if b.Up != 2 || b.Total != 2 || len(b.Sessions) != 2 {
+				errs = errors.Join(errs, fmt.Errorf("%s: %+v", node, b))
+				continue
+			}
+			for i, peer := range []string{"tor4", "tor6"} {
+				s := b.Sessions[i]
+				if s.Peer != peer || s.State != v1beta1.SessionEstablished || s.Since == nil || s.PrefixesSent < 1 || !slices.Contains(s.Capabilities, []string{"IPv4", "IPv6"}[i]) {
+					errs = errors.Join(errs, fmt.Errorf("%s: %+v", node, s))
+				}
+			}
+		}
+		return errs
+	})
+	for _, peer := range []string{"tor4", "tor6"} {
+		eventually(t, 30*time.Second, "BGPPeer "+peer+" adds them up", func() error {
+			out, err := l.Kubectl(t.Context(), "get", "bgppeer", peer, "--output=jsonpath={.status.sessionsUp}/{.status.sessionsTotal}")
+			if err == nil && out != "3/3" {
+				err = fmt.Errorf("it says %s", out)
+			}
+			return err
+		})
+	}
+	edited(t, l, "tor6", `{"shutdown": true}`, `{"shutdown": false}`)
+	eventually(t, 30*time.Second, "the sessions that are shut down are told", func() error {
+		var errs error
+		for node, s := range speakerStatuses(t, l) {
+			if b := s.Status.BGP; b.Up != 1 || len(b.Sessions) != 2 || b.Sessions[1].State != v1beta1.SessionShutdown {
+				errs = errors.Join(errs, fmt.Errorf("%s: %+v", node, b))
+			}
+		}
+		out, err := l.Kubectl(t.Context(), "get", "bgppeer", "tor6", "--output=jsonpath={.status.sessionsUp}/{.status.sessionsTotal}")
+		if err == nil && out != "0/3" {
+			err = fmt.Errorf("the peer says %s", out)
+		}
+		return errors.Join(errs, err)
+	})
+}
