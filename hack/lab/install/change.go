@@ -23,9 +23,9 @@ const (
 	// as the other node does not know the connection: that is told, and is no
 	// fault.
 	planned kind = iota
-	// sudden changes are meant, but nobody told the speakers before: each learns
-	// of it at another moment. No request is lost, and who has the address is
-	// open for a few frames at most.
+	// sudden changes are meant, but each speaker learns of them by the API server,
+	// at another moment. No request is lost. Whoever claims an address before its
+	// owner knows of the change may be a few milliseconds late to answer for it.
 	sudden
 	// unplanned changes lose what is on the way until somebody takes over, and
 	// what goes to dead Pods until Kubernetes has noticed.

@@ -64,8 +64,8 @@ func (r *run) drainAnnotated(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.step("Draining %s of addresses alone, by annotation; planned", owner)
-	return r.during(ctx, planned, func(note func(string, ...any)) error {
+	r.step("Draining %s of addresses alone, by annotation; meant, but sudden", owner)
+	return r.during(ctx, sudden, func(note func(string, ...any)) error {
 		note("kubectl annotate node %s belfry.dev/drain=maintenance", owner)
 		if err := r.kubectl(ctx, "annotate", "node", owner, "belfry.dev/drain=maintenance"); err != nil {
 			return err
