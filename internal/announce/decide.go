@@ -76,7 +76,8 @@ func Decide(ix *Index, members []election.Member, self string) Intent {
 // every decision is followed by the claim of whom it favoured.
 //
 // An address that self answers for is never left out of account: its claims are
-// about who stops.
+// about who stops. Nor is one that is offered as soon as it is claimed: that is
+// the turn of the node where it is placed.
 func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 	if len(before) != len(after) {
 		return false
@@ -94,7 +95,7 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 				continue
 			}
 			v, _ := i.Verdict(a)
-			if !was.Claims[a].None() || v.Owner != is.Node || v.Role != election.Bystander && is.Node != self {
+			if !was.Claims[a].None() || c.Standing == election.Offered || v.Owner != is.Node || v.Role != election.Bystander && is.Node != self {
 				return false
 			}
 		}

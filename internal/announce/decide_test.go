@@ -198,6 +198,45 @@ func TestAWorldThatGossipedIsAtRest(t *testing.T) {
 	}
 }
 
+// The claim of who was expected is news when it offers the address: then it is
+// the turn of the node where it is placed.
+func TestAnOfferConfirmsNothing(t *testing.T) {
+	for _, a := range []string{"192.0.2.1", "2001:db8::1"} {
+		addr := netip.MustParseAddr(a)
+		s := lb.Snapshot{L2Advertisements: []lb.L2Advertisement{{Name: "all"}}}
+		var members []election.Member
+		for i := range 2 {
+			name := fmt.Sprint("n", i)
+			s.Nodes = append(s.Nodes, lb.Node{Name: name})
+			members = append(members, election.Member{Node: name, Interfaces: []lb.Interface{{
+				Index: 2, Name: "eth0", Up: true, Carrier: true,
+				Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24"), netip.MustParsePrefix("2001:db8::9/64")},
+			}}})
+		}
+		svc := lb.Service{Assigned: []netip.Addr{addr}, AssignedPools: []string{"p"}, Endpoints: lb.Endpoints{"n0": {Ready: 1}}}
+		for i, placed := range []string{"n0", "n1"} {
+			svc.Placed = []string{placed}
+			s.Services = []lb.Service{svc}
+			ix := NewIndex(s, Options{})
+			intent := Decide(ix, members, placed)
+			owner := slices.IndexFunc(members, func(m election.Member) bool { return m.Node == intent.Verdicts[0].Owner })
+			if owner == i {
+				continue // by the order of the election it is placed there anyway
+			}
+			for standing, confirms := range map[election.Standing]bool{election.Offered: false, election.Majority: true} {
+				after := slices.Clone(members)
+				after[owner].Claims = election.Claims{addr: {Standing: standing, Epoch: 1}}
+				if got := intent.Confirms(members, after, placed); got != confirms {
+					t.Errorf("%v, placed on %s, claimed by %s as %v: confirms is %v", addr, placed, members[owner].Node, standing, got)
+				}
+				if is := Decide(ix, after, placed).Verdicts[0].Owner; (is == placed) == confirms {
+					t.Errorf("%v: %s owns it", addr, is)
+				}
+			}
+		}
+	}
+}
+
 // Whatever changes between two lists of members: when the change is said to
 // confirm an intent, deciding again gives the same intent.
 func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
@@ -214,7 +253,11 @@ func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 			for _, v := range intent.Verdicts {
 				switch {
 				case v.Owner == after[i].Node && rng.IntN(2) == 0:
-					claims[v.Address] = election.Claim{Standing: election.Majority, Epoch: 9}
+					standing := election.Majority
+					if rng.IntN(5) == 0 {
+						standing = election.Offered
+					}
+					claims[v.Address] = election.Claim{Standing: standing, Epoch: 9}
 				case rng.IntN(40) == 0:
 					delete(claims, v.Address)
 				case rng.IntN(40) == 0:
