@@ -208,8 +208,8 @@ func TestAnOfferConfirmsNothing(t *testing.T) {
 		for i := range 2 {
 			name := fmt.Sprint("n", i)
 			s.Nodes = append(s.Nodes, lb.Node{Name: name})
-			members = append(members, election.Member{Node: name, Interfaces: []lb.Interface{{
-				Index: 2, Name: "eth0", Up: true, Carrier: true,
+			members = append(members, election.Member{Node: name, State: election.Alive, Interfaces: []lb.Interface{{
+				Index: 2, Name: "eth0", MAC: lb.MAC{2, 5: byte(i)}, Up: true, Carrier: true,
 				Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24"), netip.MustParsePrefix("2001:db8::9/64")},
 			}}})
 		}
