@@ -30,7 +30,8 @@ type Cluster interface {
 
 // A Link answers and announces on the wire.
 type Link interface {
-	// Set installs the complete set of claims, at once.
+	// Set installs the complete set of claims. When it returns, they are answered:
+	// other speakers are told of them afterwards, and may then stop.
 	Set([]layer2.Claim)
 	// Announce announces one of them afresh.
 	Announce(netip.Addr)

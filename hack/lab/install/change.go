@@ -23,10 +23,6 @@ const (
 	// as the other node does not know the connection: that is told, and is no
 	// fault.
 	planned kind = iota
-	// sudden changes are meant, but each speaker learns of them by the API server,
-	// at another moment. No request is lost. Whoever claims an address before its
-	// owner knows of the change may be a few milliseconds late to answer for it.
-	sudden
 	// unplanned changes lose what is on the way until somebody takes over, and
 	// what goes to dead Pods until Kubernetes has noticed.
 	unplanned
@@ -36,7 +32,6 @@ const (
 // make bench measures how short it is.
 const (
 	mostSilence = 5 * time.Second
-	mostSudden  = 500 * time.Millisecond
 	mostFailing = 30 * time.Second
 )
 
@@ -152,10 +147,6 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 			}
 			if unanswered+len(lost) > 0 {
 				r.fault("step %d was planned, and should have lost nothing: %s: %d questions unanswered, %d requests lost", r.steps, w.address, unanswered, len(lost))
-			}
-		case sudden:
-			if len(lost) > 0 || unanswered > 0 && silence > mostSudden {
-				r.fault("step %d was meant: %s: %d requests lost, nobody answered for %s", r.steps, w.address, len(lost), silence)
 			}
 		case unplanned:
 			if silence > mostSilence {

@@ -64,8 +64,8 @@ func (r *run) drainAnnotated(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.step("Draining %s of addresses alone, by annotation; meant, but sudden", owner)
-	return r.during(ctx, sudden, func(note func(string, ...any)) error {
+	r.step("Draining %s of addresses alone, by annotation; planned", owner)
+	return r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl annotate node %s belfry.dev/drain=maintenance", owner)
 		if err := r.kubectl(ctx, "annotate", "node", owner, "belfry.dev/drain=maintenance"); err != nil {
 			return err
@@ -125,8 +125,8 @@ func (r *run) deleteNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.step("Deleting the drained Node %s, which still answers for %s; meant, but sudden", owner, r.addresses[0])
-	err = r.during(ctx, sudden, func(note func(string, ...any)) error {
+	r.step("Deleting the drained Node %s, which still answers for %s; planned", owner, r.addresses[0])
+	err = r.during(ctx, planned, func(note func(string, ...any)) error {
 		note("kubectl delete node %s", owner)
 		if err := r.kubectl(ctx, "delete", "node", owner); err != nil {
 			return err

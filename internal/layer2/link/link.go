@@ -36,6 +36,9 @@ const (
 	// Retries after the kernel refused something begin at soon and double up
 	// to late. Any change that it reports is a retry, too.
 	soon, late = time.Second, time.Minute
+	// hearing bounds how long Set waits until the kernel passes on what is asked
+	// about new claims. It takes a few milliseconds.
+	hearing = 50 * time.Millisecond
 	// ears is how many unread Heard are kept. A neighbour announces at most
 	// some hundreds of addresses a second.
 	ears = 1024
@@ -52,10 +55,12 @@ type Link struct {
 	// What is wanted, written by Set and Watch.
 	wanted  atomic.Pointer[wanted]
 	watched atomic.Pointer[[]lb.AddressRange]
-	// What the kernel has, written by Run.
+	// What the kernel has, and what of wanted it was told, written by Run.
 	station atomic.Pointer[layer2.Station]
+	settled atomic.Pointer[wanted] // nil while Run does not run
 
 	wake     chan struct{} // wanted or watched has changed
+	ready    chan struct{} // settled has changed
 	changed  chan struct{} // station has changed
 	heard    chan layer2.Heard
 	announce chan netip.Addr
@@ -87,6 +92,7 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 	l := &Link{
 		log: log, options: o, metrics: m,
 		wake:     make(chan struct{}, 1),
+		ready:    make(chan struct{}, 1),
 		changed:  make(chan struct{}, 1),
 		heard:    make(chan layer2.Heard, ears),
 		announce: make(chan netip.Addr, 64),
@@ -101,16 +107,30 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 	return l, nil
 }
 
-// Set installs the complete set of claims and returns without waiting. From
-// then on nothing else is answered; what is new is answered at once where a
-// socket is open already, else as soon as Run has opened it, and is announced.
-// Setting the same again does nothing. Only one goroutine may call it at a time.
+// Set installs the complete set of claims. From then on nothing else is
+// answered. What is new is answered when Set returns, unless the kernel takes
+// long or refuses; so whoever is told of it afterwards may stop answering. It is
+// announced, too. Setting the same again does nothing. Only one goroutine may
+// call it at a time.
 func (l *Link) Set(claims []layer2.Claim) {
 	if slices.EqualFunc(claims, l.wanted.Load().claims, layer2.Claim.Equal) {
 		return
 	}
-	l.wanted.Store(&wanted{slices.Clone(claims), layer2.NewTable(claims)})
+	want := &wanted{slices.Clone(claims), layer2.NewTable(claims)}
+	l.wanted.Store(want)
 	poke(l.wake)
+	late := time.NewTimer(hearing)
+	defer late.Stop()
+	for {
+		if settled := l.settled.Load(); settled == nil || settled == want {
+			return
+		}
+		select {
+		case <-l.ready:
+		case <-late.C:
+			return
+		}
+	}
 }
 
 // Watch installs the ranges in which other stations' use of an address is

@@ -33,6 +33,10 @@ func (l *Link) Run(ctx context.Context) error {
 		return err
 	}
 	defer r.close()
+	defer func() {
+		l.settled.Store(nil)
+		poke(l.ready)
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -265,6 +269,8 @@ func (r *runner) settle(ctx context.Context, now time.Time) {
 	for _, index := range deaf { // what was announced before is not known to have left
 		r.schedule.Restart(now, index)
 	}
+	r.settled.Store(want)
+	poke(r.ready)
 }
 
 // complain logs what the kernel refused, once.
