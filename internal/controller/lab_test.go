@@ -606,8 +606,15 @@ func TestDeletedPoolStaysUntilItsLastAddressIsFree(t *testing.T) {
 		w.must(err)
 		return fmt.Sprint(p.Finalizers), len(p.Finalizers) == 1
 	})
+	_, err := w.own.BelfryV1beta1().IPAddressPools().Patch(t.Context(), "edge", types.MergePatchType, []byte(`{"spec":{"drain":true}}`), metav1.PatchOptions{})
+	w.must(err)
+	w.becomes("web", "192.0.2.0 pool=edge Allocated=True/Kept Announced=False/NoAdvertisement")
 	w.must(w.own.BelfryV1beta1().IPAddressPools().Delete(t.Context(), "edge", metav1.DeleteOptions{}))
 	w.becomes("web", "192.0.2.0 pool=edge Allocated=True/Orphaned Announced=False/NoAdvertisement")
+	w.eventually("both are told in Events", func() (string, bool) {
+		told := slices.DeleteFunc(w.events("web"), func(e string) bool { return !strings.HasPrefix(e, "IPOrphaned: ") })
+		return strings.Join(told, "\n"), len(told) == 2 && told[0] != told[1]
+	})
 	w.expose("late")
 	w.eventually("a new service gets nothing from a pool that goes", func() (string, bool) {
 		s := w.service("late")

@@ -141,7 +141,7 @@ func (l *loop) tell(was kube.Service, d allocator.Decision, is kube.ServiceWrite
 	}
 	if is.Allocated.Reason != was.Allocated.Reason {
 		switch {
-		case d.Reason == allocator.Orphaned:
+		case d.Reason == allocator.Orphaned || d.Reason == allocator.Kept:
 			event(true, eventOrphaned, "Allocate", "%s", is.Allocated.Message)
 		case !d.Reason.Satisfied() && d.Reason != allocator.NotOurs:
 			event(true, eventFailed, "Allocate", "%s", is.Allocated.Message)
