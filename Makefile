@@ -14,6 +14,9 @@ TAGS := grpcnotrace
 # Modules of their own, whose dependencies are none of the product's.
 APART := hack/image hack/manifests
 LAB := go run ./hack/lab/cmd/lab
+# What is tested on the wire goes one after the other, as its timings want the
+# machine for themselves; what waits for API servers goes beside it.
+WIRE := /hack/(bench|lab)|/internal/(layer2/link|election/membership|bgp|bfd)
 
 .PHONY: help
 help: ## Print this help
@@ -47,7 +50,9 @@ e2e: ## Install the image and manifests on nodes with kubelets; use, update, dra
 .PHONY: test
 test: deps lint check ## Install what the tests need, then run all of them with the race detector
 	go build -race ./...
-	go test -race -p 1 -timeout 30m ./... # one after the other: the lab's timings want the machine for themselves
+	go test -race -p 1 -timeout 30m $$(go list ./... | grep -E '$(WIRE)') & wire=$$!; \
+	go test -race -p 1 -timeout 30m $$(go list ./... | grep -vE '$(WIRE)') & rest=$$!; \
+	wait $$wire; a=$$?; wait $$rest; b=$$?; exit $$((a | b))
 	@for dir in $(APART); do echo "go -C $$dir test ./..."; go -C $$dir test -count=1 -timeout 10m ./... || exit; done
 	go test ./internal/sim # ten thousand seeds; the race detector leaves time for a thousand
 
