@@ -537,6 +537,21 @@ func (w *fakeWorld) wrote(want ...string) {
 	w.cluster.writes = nil
 }
 
+// wroteLast checks what was written in the end, and that one Event told of the
+// first of it, and forgets both.
+func (w *fakeWorld) wroteLast(want string) {
+	w.t.Helper()
+	w.cluster.mu.Lock()
+	defer w.cluster.mu.Unlock()
+	if n := len(w.cluster.writes); n == 0 || w.cluster.writes[n-1] != want {
+		w.t.Errorf("written:\n%q\nwant as the last:\n%q", w.cluster.writes, want)
+	}
+	if len(w.cluster.events) != 1 || !strings.Contains(w.cluster.events[0], " Announcing: ") {
+		w.t.Errorf("events:\n%q\nwant that it is announced, once", w.cluster.events)
+	}
+	w.cluster.writes, w.cluster.events = nil, nil
+}
+
 func (w *fakeWorld) told(want ...string) {
 	w.t.Helper()
 	w.cluster.mu.Lock()
