@@ -80,8 +80,10 @@ const (
 	// leisurely is the same for news from the API server.
 	leisurely = 100 * time.Millisecond
 	// idle is how many times longer than a pass for the API server's news took
-	// we wait until the next, so that a busy cluster never busies us.
-	idle = 60
+	// we wait until the next, but no longer than latest, so that a busy cluster
+	// never busies us.
+	idle   = 60
+	latest = time.Second
 	// linger bounds how long an address handed over is still answered for
 	// while its successor has not been heard on the wire.
 	linger = 250 * time.Millisecond
@@ -306,7 +308,7 @@ func (s *Speaker) step(start time.Time, at stage) {
 	}
 	s.judge(start)
 	if end := time.Now(); reads {
-		s.readable = end.Add(max(leisurely, idle*end.Sub(start)))
+		s.readable = end.Add(min(max(leisurely, idle*end.Sub(start)), latest))
 	}
 }
 

@@ -653,9 +653,38 @@ func TestASpeakerIsReplacedWhileTheRouterForwards(t *testing.T) {
 	stop()
 }
 
+// followed waits until every speaker has done all that was asked of it so far: the
+// router has what is said after that, a MED, of each address from each node.
+func followed(t *testing.T, l *lab.Lab, addresses []netip.Addr, med int) {
+	t.Helper()
+	_, err := l.Kubectl(t.Context(), "patch", "bgpadvertisement", "routed", "--type=merge",
+		fmt.Sprintf(`--patch={"spec":{"med":%d,"asPathPrepend":0,"communities":null,"aggregationLength":32,"aggregationLengthV6":128}}`, med))
+	must(t, err)
+	for _, a := range addresses {
+		family := "ipv4"
+		if a.Is6() {
+			family = "ipv6"
+		}
+		eventually(t, 20*time.Second, fmt.Sprintf("the router has %v with MED %d from every node", a, med), func() error {
+			var table struct {
+				Paths []struct{ Metric int }
+			}
+			if err := l.VtyshJSON(t.Context(), fmt.Sprintf("show bgp %s unicast %v", family, netip.PrefixFrom(a, a.BitLen())), &table); err != nil {
+				return err
+			}
+			if len(table.Paths) != len(l.Nodes()) || slices.ContainsFunc(table.Paths, func(p struct{ Metric int }) bool { return p.Metric != med }) {
+				return fmt.Errorf("it has %+v", table.Paths)
+			}
+			return nil
+		})
+	}
+}
+
 func TestEditsResetNoSession(t *testing.T) {
 	l := routedCluster(t)
-	serveRouted(t, l, "edited")
+	addresses := serveRouted(t, l, "edited")
+	// What was edited before may have sessions to reset that are still up.
+	followed(t, l, addresses, 4710)
 	before := neighbors(t, l)
 	rnd := rand.New(rand.NewPCG(1, 2))
 	t.Cleanup(func() { must(t, l.Apply(context.Background(), routed)) })
@@ -681,21 +710,7 @@ func TestEditsResetNoSession(t *testing.T) {
 		must(t, err)
 	}
 	must(t, l.Apply(t.Context(), routed))
-	_, err = l.Kubectl(t.Context(), "patch", "bgpadvertisement", "routed", "--type=merge", `--patch={"spec":{"med":4711,"asPathPrepend":0,"communities":null,"aggregationLength":32,"aggregationLengthV6":128}}`)
-	must(t, err)
-	addresses := ingress(t, l, "edited")
-	eventually(t, 20*time.Second, "the router has the last of them", func() error {
-		var table struct {
-			Paths []struct{ Metric int }
-		}
-		if err := l.VtyshJSON(t.Context(), "show bgp ipv4 unicast "+addresses[0].String()+"/32", &table); err != nil {
-			return err
-		}
-		if len(table.Paths) != 3 || slices.ContainsFunc(table.Paths, func(p struct{ Metric int }) bool { return p.Metric != 4711 }) {
-			return fmt.Errorf("it has %+v", table.Paths)
-		}
-		return nil
-	})
+	followed(t, l, addresses, 4711)
 	after := neighbors(t, l)
 	for a, n := range before {
 		if after[a].Established != n.Established || after[a].Dropped != n.Dropped || after[a].State != "Established" {
