@@ -30,7 +30,7 @@ const modulePath = "github.com/belfrylb/belfry"
 // the Go build cache for Kubernetes takes about 3 GB.
 const buildSpace = 4 << 30
 
-// A toolchain is one set of programs built from one Go module under hack/lab.
+// A toolchain is one set of programs built from one Go module under hack.
 type toolchain struct {
 	name     string
 	dir      string // below the tree's root
@@ -66,6 +66,15 @@ var (
 		module:   "k8s.io/kubernetes",
 		ldflags:  kubernetesLdflags,
 		programs: map[string]string{"kubelet": "k8s.io/kubernetes/cmd/kubelet"},
+	}
+	// helm is the client itself, of the version whose engine renders the chart;
+	// only what installs by it needs it.
+	helm = toolchain{
+		name:     "helm",
+		dir:      "hack/manifests",
+		module:   "helm.sh/helm/v4",
+		ldflags:  "-s -w -X helm.sh/helm/v4/internal/version.version=v%[1]s.%[2]s.%[3]s",
+		programs: map[string]string{"helm": "helm.sh/helm/v4/cmd/helm"},
 	}
 )
 
@@ -117,7 +126,7 @@ func Root() (string, error) {
 // Build returns all programs that the lab runs, building what is not in the
 // cache yet. The first build takes several minutes; progress says how it goes.
 func Build(ctx context.Context, progress io.Writer) (Programs, error) {
-	return build(ctx, progress, toolchainsFor(Options{Containers: true}))
+	return build(ctx, progress, append(toolchainsFor(Options{Containers: true}), helm))
 }
 
 func build(ctx context.Context, progress io.Writer, toolchains []toolchain) (Programs, error) {

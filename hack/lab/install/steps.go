@@ -208,7 +208,7 @@ func (r *run) uninstall(ctx context.Context) error {
 
 // remove removes what was installed from a file, and what a user added.
 func (r *run) remove(ctx context.Context, manifest string) error {
-	if left, err := r.leftBehind(ctx); err != nil || len(left) == 0 {
+	if left, err := LeftBehind(ctx, r.lab); err != nil || len(left) == 0 {
 		return fmt.Errorf("the search for what is left behind finds nothing while all is there (%v)", err)
 	}
 	for _, args := range [][]string{
@@ -221,7 +221,7 @@ func (r *run) remove(ctx context.Context, manifest string) error {
 			return err
 		}
 	}
-	left, err := r.leftBehind(ctx)
+	left, err := LeftBehind(ctx, r.lab)
 	if err != nil {
 		return err
 	}
@@ -274,24 +274,26 @@ func (r *run) chart(ctx context.Context) error {
 	return r.remove(ctx, file)
 }
 
-// leftBehind looks through every object of the cluster.
-func (r *run) leftBehind(ctx context.Context) ([]string, error) {
-	out, err := r.lab.Kubectl(ctx, "api-resources", "--verbs=list", "--output=name")
+// LeftBehind lists every object of the cluster that names belfry, but for Events
+// and the lab's own web server.
+func LeftBehind(ctx context.Context, l *lab.Lab) ([]string, error) {
+	out, err := l.Kubectl(ctx, "api-resources", "--verbs=list", "--output=name")
 	if err != nil {
 		return nil, err
 	}
 	kinds := slices.DeleteFunc(strings.Fields(out), func(kind string) bool {
 		return strings.HasPrefix(kind, "events") // they tell of the past, and expire
 	})
-	out, err = r.lab.Kubectl(ctx, "get", strings.Join(kinds, ","), "--all-namespaces", "--ignore-not-found",
+	out, err = l.Kubectl(ctx, "get", strings.Join(kinds, ","), "--all-namespaces", "--ignore-not-found",
 		`--output=go-template={{range .items}}{{.kind}} {{.metadata.namespace}}/{{.metadata.name}} {{.metadata.annotations}} {{.metadata.labels}} {{.metadata.finalizers}} {{.status}}{{"\n"}}{{end}}`)
 	if err != nil {
 		return nil, err
 	}
 	var left []string
 	for line := range strings.Lines(out) {
+		line = strings.ReplaceAll(strings.TrimSpace(line), " <no value>/", " /")
 		if strings.Contains(line, "belfry") && !strings.Contains(line, "ghcr.io/belfrylb/web") {
-			left = append(left, strings.TrimSpace(line))
+			left = append(left, line)
 		}
 	}
 	return left, nil
