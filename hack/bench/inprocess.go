@@ -231,7 +231,7 @@ func decide(_ context.Context, b *bench) error {
 		row     string
 		members []election.Member
 	}{{"decide/settled", members}, {"decide/node-lost", members[1:]}} {
-		decide := func() announce.Intent { return announce.Decide(ix, c.members, "node-001") }
+		decide := func() announce.Intent { return announce.Decide(ix, c.members, nil, "node-001") }
 		intent := decide()
 		for _, v := range intent.Verdicts {
 			if v.Owner == "" {

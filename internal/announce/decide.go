@@ -57,8 +57,11 @@ type Verdict struct {
 // its last endpoint goes) is no candidate any more, but goes on answering until
 // the new owner does, as long as there is one. That is what moving without a
 // gap means; an address that nobody may have is dropped at once.
-func Decide(ix *Index, members []election.Member, self string) Intent {
+//
+// Left says which addresses are still left to where they are placed; nil for none.
+func Decide(ix *Index, members []election.Member, left *election.Courtesy, self string) Intent {
 	d := newDecider(ix, members, self)
+	d.left = left
 	intent := Intent{Verdicts: make([]Verdict, len(ix.groups))}
 	for i := range ix.groups {
 		v, views := d.decide(i)
@@ -138,6 +141,7 @@ type decider struct {
 	self    int                // node index, or -1
 	members []*election.Member // by node index; nil: none
 	claims  [][]claimant       // by group
+	left    *election.Courtesy
 
 	views    map[*class][]view
 	permits  map[permit]bool
@@ -225,10 +229,11 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		v.Reason = d.refusal(g, views)
 		return v, views
 	}
+	place := election.Place{Node: g.placed, Failback: g.class.failback, Turn: d.left.Turn(g.addr)}
 	if d.self < 0 {
-		v.Owner, _ = election.Winner(g.addr, g.placed, g.class.failback, candidates)
+		v.Owner, _ = election.Winner(g.addr, place, candidates)
 	} else {
-		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, g.placed, g.class.failback, candidates)
+		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, place, candidates)
 	}
 	switch {
 	case v.Owner == "":
@@ -289,7 +294,7 @@ func (d *decider) holds(i int, views []view, candidates []election.Candidate) bo
 			holders = append(holders, election.Candidate{Node: d.ix.nodes[by.node].Name, State: election.Alive, Claim: by.claim})
 		}
 	}
-	holder, ok := election.Winner(g.addr, "", lb.FailbackNever, holders)
+	holder, ok := election.Winner(g.addr, election.Place{}, holders)
 	return ok && holder == d.ix.nodes[d.self].Name
 }
 

@@ -105,8 +105,8 @@ func TestTheOrderOfTheInputDoesNotMatter(t *testing.T) {
 			Services: shuffled(rng, s.Services), Nodes: shuffled(rng, s.Nodes),
 		}
 		for _, self := range []string{"n0", "n1", "nobody"} {
-			a := Decide(NewIndex(s, Options{}), members, self)
-			b := Decide(NewIndex(other, Options{}), shuffled(rng, members), self)
+			a := Decide(NewIndex(s, Options{}), members, nil, self)
+			b := Decide(NewIndex(other, Options{}), shuffled(rng, members), nil, self)
 			if !reflect.DeepEqual(a, b) {
 				t.Fatalf("seed %d, %s:\n%v\n%v", seed, self, a, b)
 			}
@@ -121,13 +121,13 @@ func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		s, members := randomWorld(rng)
 		ix := NewIndex(s, Options{})
-		outside := Decide(ix, members, "")
+		outside := Decide(ix, members, nil, "")
 		if len(outside.Claims) != 0 {
 			t.Fatalf("seed %d: an observer claims %v", seed, outside.Claims)
 		}
 		roles := map[netip.Addr]map[election.Role][]string{}
 		for _, m := range members {
-			intent := Decide(ix, members, m.Node)
+			intent := Decide(ix, members, nil, m.Node)
 			for i, v := range intent.Verdicts {
 				if want := outside.Verdicts[i]; v.Owner != want.Owner || v.Reason != want.Reason {
 					t.Fatalf("seed %d: %s says %v, others %v", seed, m.Node, v, want)
@@ -181,14 +181,14 @@ func TestAWorldThatGossipedIsAtRest(t *testing.T) {
 			gossip(ix, members, speakers)
 		}
 		for _, m := range members {
-			before := Decide(ix, members, m.Node)
+			before := Decide(ix, members, nil, m.Node)
 			for _, v := range before.Verdicts {
 				if v.Role == election.Holder {
 					t.Fatalf("seed %d: %s still holds %v for %s", seed, m.Node, v.Address, v.Owner)
 				}
 			}
 			gossip(ix, members, speakers)
-			if after := Decide(ix, members, m.Node); !reflect.DeepEqual(before, after) {
+			if after := Decide(ix, members, nil, m.Node); !reflect.DeepEqual(before, after) {
 				t.Fatalf("seed %d: %s\n%v\n%v", seed, m.Node, before, after)
 			}
 		}
@@ -218,7 +218,7 @@ func TestAnOfferConfirmsNothing(t *testing.T) {
 			svc.Placed = []string{placed}
 			s.Services = []lb.Service{svc}
 			ix := NewIndex(s, Options{})
-			intent := Decide(ix, members, placed)
+			intent := Decide(ix, members, nil, placed)
 			owner := slices.IndexFunc(members, func(m election.Member) bool { return m.Node == intent.Verdicts[0].Owner })
 			if owner == i {
 				continue // by the order of the election it is placed there anyway
@@ -229,7 +229,7 @@ func TestAnOfferConfirmsNothing(t *testing.T) {
 				if got := intent.Confirms(members, after, placed); got != confirms {
 					t.Errorf("%v, placed on %s, claimed by %s as %v: confirms is %v", addr, placed, members[owner].Node, standing, got)
 				}
-				if is := Decide(ix, after, placed).Verdicts[0].Owner; (is == placed) == confirms {
+				if is := Decide(ix, after, nil, placed).Verdicts[0].Owner; (is == placed) == confirms {
 					t.Errorf("%v: %s owns it", addr, is)
 				}
 			}
@@ -246,7 +246,7 @@ func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 		s, before := randomWorld(rng)
 		ix := NewIndex(s, Options{})
 		self := fmt.Sprint("n", rng.IntN(6))
-		intent := Decide(ix, before, self)
+		intent := Decide(ix, before, nil, self)
 		after := slices.Clone(before)
 		for i := range after {
 			claims := maps.Clone(after[i].Claims)
@@ -281,7 +281,7 @@ func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 			continue
 		}
 		confirmed++
-		if again := Decide(ix, after, self); !reflect.DeepEqual(intent, again) {
+		if again := Decide(ix, after, nil, self); !reflect.DeepEqual(intent, again) {
 			t.Fatalf("seed %d, %s:\n%v\n%v\n%v\n%v", seed, self, before, after, intent, again)
 		}
 	}
@@ -354,16 +354,16 @@ func BenchmarkDecide(b *testing.B) {
 	ix := NewIndex(s, Options{})
 	b.Run("converged", func(b *testing.B) {
 		for b.Loop() {
-			Decide(ix, members, "node-001")
+			Decide(ix, members, nil, "node-001")
 		}
 	})
 	b.Run("one node lost", func(b *testing.B) {
 		for b.Loop() {
-			Decide(ix, members[1:], "node-001")
+			Decide(ix, members[1:], nil, "node-001")
 		}
 	})
 	b.Run("confirmed", func(b *testing.B) {
-		intent := Decide(ix, members, "node-001")
+		intent := Decide(ix, members, nil, "node-001")
 		for b.Loop() {
 			if !intent.Confirms(members, members, "node-001") {
 				b.Fatal("it is not")
@@ -376,7 +376,7 @@ func BenchmarkDecide(b *testing.B) {
 			fresh[i].Claims = nil
 		}
 		for b.Loop() {
-			Decide(ix, fresh, "node-001")
+			Decide(ix, fresh, nil, "node-001")
 		}
 	})
 }

@@ -115,6 +115,14 @@ func (ix *Index) Uses(a netip.Addr) bool {
 	return used
 }
 
+// Placed returns the node where an address is recorded to be, or empty.
+func (ix *Index) Placed(a netip.Addr) string {
+	if i, ok := ix.byAddr[a]; ok {
+		return ix.groups[i].placed
+	}
+	return ""
+}
+
 // Services returns the Services that share an address, by key.
 func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
 	i, ok := ix.byAddr[a]

@@ -254,7 +254,7 @@ func (w *world) bgppeer(args []string) lb.BGPPeer {
 func (w *world) record() string {
 	var b strings.Builder
 	learn(w.members, w.speakers)
-	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, "").Verdicts {
+	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, nil, "").Verdicts {
 		if v.Place == v.Placed {
 			continue
 		}
@@ -317,7 +317,7 @@ func (w *world) decide() string {
 	ix := NewIndex(w.snapshot, Options{})
 	learn(w.members, w.speakers)
 	var b strings.Builder
-	for i, v := range Decide(ix, w.members, "").Verdicts {
+	for i, v := range Decide(ix, w.members, nil, "").Verdicts {
 		fmt.Fprintf(&b, "%v ", v.Address)
 		if v.Owner == "" {
 			fmt.Fprintf(&b, "nobody: %v", v.Reason)
@@ -325,7 +325,7 @@ func (w *world) decide() string {
 			fmt.Fprintf(&b, "-> %s", v.Owner)
 		}
 		for _, m := range w.members {
-			intent := Decide(ix, w.members, m.Node)
+			intent := Decide(ix, w.members, nil, m.Node)
 			if got := intent.Verdicts[i].Owner; got != v.Owner {
 				fmt.Fprintf(&b, " BUT %s: %s", m.Node, got)
 			}
@@ -373,7 +373,7 @@ func gossip(ix *Index, members []election.Member, speakers map[string]*speaker) 
 			}
 		}
 		var owned, offered []netip.Addr
-		intent := Decide(ix, members, m.Node)
+		intent := Decide(ix, members, nil, m.Node)
 		for _, c := range intent.Claims {
 			owned = append(owned, c.Address)
 		}

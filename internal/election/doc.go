@@ -68,13 +68,16 @@
 // different places of an address whose owner has died, nobody. Claims travel with
 // the gossip and are the same for all who hear each other.
 //
-// So a place decides nothing by itself, not even about an address that nobody
-// claims: the owner does, who alone can tell whether the place is news. It offers
-// the address ([Estate]), which is a claim that any other beats, and answers until
-// the placed node claims it. A new address is claimed by the first in its order
-// and offered at once; the controller places it there as often as evenness
-// permits. With failback Immediate the owner offers whenever the placed node is
-// fit to take it.
+// So a place decides nothing by itself about an address in service: the owner
+// does, who alone can tell whether the place is news. It offers the address
+// ([Estate]), which is a claim that any other beats, and answers until the placed
+// node claims it. With failback Immediate the owner offers whenever the placed node
+// is fit to take it.
+//
+// A new address, which a speaker has seen come into being and nobody has claimed, is
+// left to the node where it is placed ([Courtesy]), but not for long. That those who
+// know different places would wait for each other is no danger here: nobody waits
+// for an address in service, nor longer than a moment.
 //
 // # Handing over
 //

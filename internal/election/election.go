@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"net/netip"
+	"slices"
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -88,31 +89,66 @@ func (c Candidate) class() int {
 
 const unfit = 3
 
+// A Place is where an address is recorded to be, and what follows from that.
+type Place struct {
+	// Node is the node, or empty.
+	Node string
+	// Failback says whether the address goes back to it.
+	Failback lb.Failback
+	// Turn is when its turn is to claim the address while nobody does.
+	Turn Turn
+}
+
+// A Turn is when the node where an address is placed may claim it: see [Courtesy].
+type Turn uint8
+
+// Turns.
+const (
+	// Equal: when it is the best of the candidates.
+	Equal Turn = iota
+	// First: before the others.
+	First
+	// Last: after them.
+	Last
+)
+
 // Winner returns the node that owns addr, or false when nobody can. It depends
 // neither on the order of the candidates nor on who asks.
 //
-// Placed is the node where the address is recorded to be, or empty. It wins when
-// it is offered the address, and with the best claim like everybody; that the
-// address is placed on it gives it no more. For an address without a place,
-// claims carry no weight with lb.FailbackImmediate: the best takes it back.
-func Winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (node string, ok bool) {
-	w := winner(addr, placed, failback, candidates)
+// The node where the address is placed wins when it is offered the address, when
+// nobody claims it and it has the first turn, and with the best claim like everybody;
+// that the address is placed on it gives it no more. For an address without a
+// place, claims carry no weight with lb.FailbackImmediate: the best takes it back.
+func Winner(addr netip.Addr, place Place, candidates []Candidate) (node string, ok bool) {
+	w := winner(addr, place, candidates)
 	if w == nil {
 		return "", false
 	}
 	return w.Node, true
 }
 
-func winner(addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) *Candidate {
-	if p := placedOf(placed, candidates); p != nil && offered(p, candidates) {
+func winner(addr netip.Addr, place Place, candidates []Candidate) *Candidate {
+	turn := Equal
+	if place.Turn != Equal && unclaimed(candidates) {
+		turn = place.Turn
+	}
+	if p := placedOf(place.Node, candidates); p != nil && (turn == First || offered(p, candidates)) {
 		return p
 	}
-	claims := placed != "" || failback == lb.FailbackNever
+	claims := place.Node != "" || place.Failback == lb.FailbackNever
+	var last *Candidate
 	b := best{addr: addr, claims: claims}
 	for i := range candidates {
-		if c := &candidates[i]; c.class() != unfit {
+		switch c := &candidates[i]; {
+		case c.class() == unfit:
+		case turn == Last && c.Node == place.Node:
+			last = c
+		default:
 			b.meet(c)
 		}
+	}
+	if b.Candidate == nil {
+		return last
 	}
 	return b.Candidate
 }
@@ -159,6 +195,10 @@ func offered(placed *Candidate, candidates []Candidate) bool {
 		}
 	}
 	return somebody
+}
+
+func unclaimed(candidates []Candidate) bool {
+	return !slices.ContainsFunc(candidates, func(c Candidate) bool { return !c.Claim.None() })
 }
 
 // A best is the best candidate for an address so far, claims counting or not.
@@ -211,9 +251,9 @@ func (b *best) compare(c *Candidate) int {
 	return cmp.Compare(c.Weight, b.Weight)
 }
 
-// First returns the first of some nodes in the order of an address, which is
+// FirstOf returns the first of some nodes in the order of an address, which is
 // the one that owns it if they are equally good and nobody claims it.
-func First(addr netip.Addr, nodes []string) string {
+func FirstOf(addr netip.Addr, nodes []string) string {
 	first, least := "", [sha256.Size]byte{}
 	for i, n := range nodes {
 		if k := key(addr, n); i == 0 || bytes.Compare(k[:], least[:]) < 0 {
@@ -260,8 +300,8 @@ func (r Role) String() string { return [...]string{"bystander", "holder", "owner
 //
 // At most one candidate holds: the best of those that claim it, and only while
 // the winner does not.
-func RoleOf(self string, addr netip.Addr, placed string, failback lb.Failback, candidates []Candidate) (Role, string) {
-	w := winner(addr, placed, failback, candidates)
+func RoleOf(self string, addr netip.Addr, place Place, candidates []Candidate) (Role, string) {
+	w := winner(addr, place, candidates)
 	switch {
 	case w == nil:
 		return Bystander, ""

@@ -40,53 +40,62 @@ func TestTheBestCandidateWins(t *testing.T) {
 		if third == second {
 			third = rest[1]
 		}
+		left, lapsed := Place{Node: third, Turn: First}, Place{Node: best, Turn: Last}
 		for _, c := range []struct {
 			name       string
-			placed     string
-			failback   lb.Failback
+			place      Place
 			candidates []Candidate
 			want       string
 		}{
-			{"nobody without candidates", "", lb.FailbackNever, nil, ""},
-			{"the smallest hash", "", lb.FailbackNever, []Candidate{alive("a"), alive("b"), alive("c")}, best},
-			{"one that joins is none yet", "", lb.FailbackNever, []Candidate{with(alive(best), in(Joining))}, ""},
-			{"one that is gone is none", third, lb.FailbackNever, []Candidate{with(alive(third), in(Gone))}, ""},
-			{"the placed one where it is offered", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), alive(third)}, third},
-			{"likewise where it fails back", third, lb.FailbackImmediate, []Candidate{with(alive(best), claims(Offered, 9)), alive(third)}, third},
-			{"the hash, not the place, where nobody claims it", third, lb.FailbackNever, []Candidate{alive(best), alive(third)}, best},
-			{"the owner that does not offer", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
-			{"nor where it fails back", third, lb.FailbackImmediate, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
-			{"one of two does not offer", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(second), claims(Blind, 9)), alive(third)}, second},
-			{"nobody but the placed one takes what is offered", third, lb.FailbackNever, []Candidate{with(alive(second), claims(Offered, 9)), alive(best)}, second},
-			{"not when it leaves", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), in(Leaving))}, best},
-			{"not when it is stalled without having it", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), in(Stalled))}, best},
-			{"not when it is off-link", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), off)}, best},
-			{"off-link when all are", third, lb.FailbackNever, []Candidate{with(with(alive(best), off), claims(Offered, 9)), with(alive(third), off)}, third},
-			{"off-link although one that leaves is on-link", third, lb.FailbackNever, []Candidate{with(alive(second), in(Leaving)), with(with(alive(best), off), claims(Offered, 9)), with(alive(third), off)}, third},
-			{"once it claims, the better claim", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Majority, 9)), with(alive(third), claims(Majority, 8))}, best},
-			{"once it claims, any claim that is not offered", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 1)), with(alive(third), claims(Blind, 8))}, third},
-			{"of two who offer it to each other the earlier", third, lb.FailbackNever, []Candidate{with(alive(best), claims(Offered, 1)), with(alive(third), claims(Offered, 8))}, best},
-			{"the owner before the hash", "", lb.FailbackNever, []Candidate{alive(best), with(alive(third), claims(Blind, 1))}, third},
-			{"the owner before the heavy", "", lb.FailbackNever, []Candidate{with(alive(best), heavy), with(alive(third), claims(Blind, 1))}, third},
-			{"not when it fails back at once", "", lb.FailbackImmediate, []Candidate{alive(best), with(alive(third), claims(Majority, 1))}, best},
-			{"a suspected owner keeps it", "", lb.FailbackNever, []Candidate{alive(best), with(with(alive(third), claims(Majority, 1)), in(Suspected))}, third},
-			{"a stalled owner keeps it", "", lb.FailbackNever, []Candidate{alive(best), with(with(alive(third), claims(Majority, 1)), in(Stalled))}, third},
-			{"a stalled bystander gets nothing", "", lb.FailbackNever, []Candidate{with(alive(best), in(Stalled)), alive(third)}, third},
-			{"a stalled bystander before one that leaves", "", lb.FailbackNever, []Candidate{with(alive(third), in(Stalled)), with(alive(best), in(Leaving))}, third},
-			{"one that leaves when there is no other", "", lb.FailbackNever, []Candidate{with(alive(third), in(Leaving))}, third},
-			{"one that leaves loses what it owns", "", lb.FailbackNever, []Candidate{with(with(alive(best), in(Leaving)), claims(Majority, 9)), alive(third)}, third},
-			{"on-link before off-link", "", lb.FailbackNever, []Candidate{with(alive(best), off), alive(third)}, third},
-			{"on-link before an off-link owner", "", lb.FailbackNever, []Candidate{with(with(alive(best), off), claims(Majority, 9)), alive(third)}, third},
-			{"leaving last, even on-link", "", lb.FailbackNever, []Candidate{with(alive(best), in(Leaving)), with(alive(third), off)}, third},
-			{"the heavier of two new ones", "", lb.FailbackNever, []Candidate{alive(best), with(alive(third), heavy)}, third},
-			{"majority before minority", "", lb.FailbackNever, []Candidate{with(alive(best), claims(Minority, 1)), with(alive(third), claims(Majority, 9))}, third},
-			{"minority before blind", "", lb.FailbackNever, []Candidate{with(alive(best), claims(Blind, 1)), with(alive(third), claims(Minority, 9))}, third},
-			{"the later majority", "", lb.FailbackNever, []Candidate{with(alive(best), claims(Majority, 3)), with(alive(third), claims(Majority, 4))}, third},
-			{"the earlier minority", "", lb.FailbackNever, []Candidate{with(alive(best), claims(Minority, 4)), with(alive(third), claims(Minority, 3))}, third},
-			{"the hash of two equal claims", "", lb.FailbackNever, []Candidate{with(alive(third), claims(Blind, 3)), with(alive(best), claims(Blind, 3))}, best},
+			{"nobody without candidates", Place{}, nil, ""},
+			{"the smallest hash", Place{}, []Candidate{alive("a"), alive("b"), alive("c")}, best},
+			{"one that joins is none yet", Place{}, []Candidate{with(alive(best), in(Joining))}, ""},
+			{"one that is gone is none", Place{Node: third}, []Candidate{with(alive(third), in(Gone))}, ""},
+			{"the placed one where it is offered", Place{Node: third}, []Candidate{with(alive(best), claims(Offered, 9)), alive(third)}, third},
+			{"likewise where it fails back", Place{Node: third, Failback: lb.FailbackImmediate}, []Candidate{with(alive(best), claims(Offered, 9)), alive(third)}, third},
+			{"the hash, not the place, where nobody claims it", Place{Node: third}, []Candidate{alive(best), alive(third)}, best},
+			{"the placed one where it is left to it", left, []Candidate{alive(best), alive(third)}, third},
+			{"not once somebody claims it", left, []Candidate{alive(best), with(alive(second), claims(Blind, 1)), alive(third)}, second},
+			{"not when it is not known", left, []Candidate{alive(best), alive(second)}, best},
+			{"not when it is suspected", left, []Candidate{alive(best), with(alive(third), in(Suspected))}, best},
+			{"not when it leaves", left, []Candidate{alive(best), with(alive(third), in(Leaving))}, best},
+			{"not when it is off-link", left, []Candidate{alive(best), with(alive(third), off)}, best},
+			{"one that had its turn comes last", lapsed, []Candidate{alive(best), alive(third)}, third},
+			{"but before nobody", lapsed, []Candidate{alive(best), with(alive(third), in(Joining))}, best},
+			{"and with its claim like everybody", lapsed, []Candidate{with(alive(best), claims(Blind, 1)), alive(third)}, best},
+			{"the owner that does not offer", Place{Node: third}, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
+			{"nor where it fails back", Place{Node: third, Failback: lb.FailbackImmediate}, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
+			{"one of two does not offer", Place{Node: third}, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(second), claims(Blind, 9)), alive(third)}, second},
+			{"nobody but the placed one takes what is offered", Place{Node: third}, []Candidate{with(alive(second), claims(Offered, 9)), alive(best)}, second},
+			{"not when it leaves", Place{Node: third}, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), in(Leaving))}, best},
+			{"not when it is stalled without having it", Place{Node: third}, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), in(Stalled))}, best},
+			{"not when it is off-link", Place{Node: third}, []Candidate{with(alive(best), claims(Offered, 9)), with(alive(third), off)}, best},
+			{"off-link when all are", Place{Node: third}, []Candidate{with(with(alive(best), off), claims(Offered, 9)), with(alive(third), off)}, third},
+			{"off-link although one that leaves is on-link", Place{Node: third}, []Candidate{with(alive(second), in(Leaving)), with(with(alive(best), off), claims(Offered, 9)), with(alive(third), off)}, third},
+			{"once it claims, the better claim", Place{Node: third}, []Candidate{with(alive(best), claims(Majority, 9)), with(alive(third), claims(Majority, 8))}, best},
+			{"once it claims, any claim that is not offered", Place{Node: third}, []Candidate{with(alive(best), claims(Offered, 1)), with(alive(third), claims(Blind, 8))}, third},
+			{"of two who offer it to each other the earlier", Place{Node: third}, []Candidate{with(alive(best), claims(Offered, 1)), with(alive(third), claims(Offered, 8))}, best},
+			{"the owner before the hash", Place{}, []Candidate{alive(best), with(alive(third), claims(Blind, 1))}, third},
+			{"the owner before the heavy", Place{}, []Candidate{with(alive(best), heavy), with(alive(third), claims(Blind, 1))}, third},
+			{"not when it fails back at once", Place{Failback: lb.FailbackImmediate}, []Candidate{alive(best), with(alive(third), claims(Majority, 1))}, best},
+			{"a suspected owner keeps it", Place{}, []Candidate{alive(best), with(with(alive(third), claims(Majority, 1)), in(Suspected))}, third},
+			{"a stalled owner keeps it", Place{}, []Candidate{alive(best), with(with(alive(third), claims(Majority, 1)), in(Stalled))}, third},
+			{"a stalled bystander gets nothing", Place{}, []Candidate{with(alive(best), in(Stalled)), alive(third)}, third},
+			{"a stalled bystander before one that leaves", Place{}, []Candidate{with(alive(third), in(Stalled)), with(alive(best), in(Leaving))}, third},
+			{"one that leaves when there is no other", Place{}, []Candidate{with(alive(third), in(Leaving))}, third},
+			{"one that leaves loses what it owns", Place{}, []Candidate{with(with(alive(best), in(Leaving)), claims(Majority, 9)), alive(third)}, third},
+			{"on-link before off-link", Place{}, []Candidate{with(alive(best), off), alive(third)}, third},
+			{"on-link before an off-link owner", Place{}, []Candidate{with(with(alive(best), off), claims(Majority, 9)), alive(third)}, third},
+			{"leaving last, even on-link", Place{}, []Candidate{with(alive(best), in(Leaving)), with(alive(third), off)}, third},
+			{"the heavier of two new ones", Place{}, []Candidate{alive(best), with(alive(third), heavy)}, third},
+			{"majority before minority", Place{}, []Candidate{with(alive(best), claims(Minority, 1)), with(alive(third), claims(Majority, 9))}, third},
+			{"minority before blind", Place{}, []Candidate{with(alive(best), claims(Blind, 1)), with(alive(third), claims(Minority, 9))}, third},
+			{"the later majority", Place{}, []Candidate{with(alive(best), claims(Majority, 3)), with(alive(third), claims(Majority, 4))}, third},
+			{"the earlier minority", Place{}, []Candidate{with(alive(best), claims(Minority, 4)), with(alive(third), claims(Minority, 3))}, third},
+			{"the hash of two equal claims", Place{}, []Candidate{with(alive(third), claims(Blind, 3)), with(alive(best), claims(Blind, 3))}, best},
 		} {
 			for range 2 {
-				got, ok := Winner(addr, c.placed, c.failback, c.candidates)
+				got, ok := Winner(addr, c.place, c.candidates)
 				if got != c.want || ok != (c.want != "") {
 					t.Errorf("%s (%s): %q, %v, want %q", c.name, addr, got, ok, c.want)
 				}
@@ -140,7 +149,7 @@ func TestLosingANodeMovesOnlyItsAddressesAndSpreadsThem(t *testing.T) {
 		owner := map[netip.Addr]string{}
 		load := map[string]int{}
 		for _, a := range all {
-			owner[a], _ = Winner(a, "", lb.FailbackNever, nodes)
+			owner[a], _ = Winner(a, Place{}, nodes)
 			load[owner[a]]++
 		}
 		even(t, fmt.Sprintf("%d nodes", n), load, n, 400)
@@ -149,7 +158,7 @@ func TestLosingANodeMovesOnlyItsAddressesAndSpreadsThem(t *testing.T) {
 		rest := slices.DeleteFunc(slices.Clone(nodes), func(c Candidate) bool { return c.Node == lost })
 		heirs := map[string]int{}
 		for _, a := range all {
-			w, _ := Winner(a, "", lb.FailbackNever, rest)
+			w, _ := Winner(a, Place{}, rest)
 			if owner[a] != lost && w != owner[a] {
 				t.Fatalf("%d nodes: losing %s moved %s from %s to %s", n, lost, a, owner[a], w)
 			}
@@ -179,17 +188,17 @@ func TestANodeThatJoinsTakesNothing(t *testing.T) {
 	grown := append(slices.Clone(nodes), Candidate{Node: "newcomer", State: Alive, OnLink: true})
 	taken := 0
 	for _, a := range all {
-		before, _ := Winner(a, "", lb.FailbackNever, nodes)
+		before, _ := Winner(a, Place{}, nodes)
 		for i := range grown {
 			grown[i].Claim = Claim{}
 			if grown[i].Node == before {
 				grown[i].Claim = claim(Minority, 3)
 			}
 		}
-		if after, _ := Winner(a, "", lb.FailbackNever, grown); after != before {
+		if after, _ := Winner(a, Place{}, grown); after != before {
 			t.Fatalf("%s moved from %s to %s", a, before, after)
 		}
-		if after, _ := Winner(a, "", lb.FailbackImmediate, grown); after != before {
+		if after, _ := Winner(a, Place{Failback: lb.FailbackImmediate}, grown); after != before {
 			taken++
 		}
 	}
@@ -226,7 +235,7 @@ func TestOutdatedPlacesDoNoHarm(t *testing.T) {
 			}
 			able++
 			placed := fmt.Sprint("node-", r.IntN(7))
-			role, _ := RoleOf(self.Node, v6, placed, failback, cs)
+			role, _ := RoleOf(self.Node, v6, Place{Node: placed, Failback: failback}, cs)
 			if role != Bystander {
 				answering++
 			}
@@ -246,11 +255,11 @@ func TestEveryoneAgreesWhoeverAsks(t *testing.T) {
 		cs := randomCandidates(r)
 		placed := []string{"", "node-0", "node-3"}[r.IntN(3)]
 		failback := lb.Failback(r.IntN(2))
-		w, ok := Winner(v4, placed, failback, cs)
+		w, ok := Winner(v4, Place{Node: placed, Failback: failback}, cs)
 		owners, holders := 0, 0
 		for _, self := range cluster(7) {
 			r.Shuffle(len(cs), func(i, j int) { cs[i], cs[j] = cs[j], cs[i] })
-			role, by := RoleOf(self.Node, v4, placed, failback, cs)
+			role, by := RoleOf(self.Node, v4, Place{Node: placed, Failback: failback}, cs)
 			if by != w {
 				t.Fatalf("seed %d: %s thinks that %q wins, others %q: %+v", seed, self.Node, by, w, cs)
 			}
@@ -282,7 +291,7 @@ func TestAnOwnerHoldsUntilItsSuccessorClaims(t *testing.T) {
 		old := Candidate{Node: "old", State: Leaving, OnLink: true, Claim: claim(Majority, 7)}
 		heir := Candidate{Node: "heir", State: Alive, OnLink: true}
 		role := func(self string) Role {
-			r, _ := RoleOf(self, addr, "", lb.FailbackNever, []Candidate{old, heir})
+			r, _ := RoleOf(self, addr, Place{}, []Candidate{old, heir})
 			return r
 		}
 		if role("old") != Holder || role("heir") != Owner {
@@ -304,6 +313,6 @@ func BenchmarkWinnerAmong300(b *testing.B) {
 	nodes[17].Claim = claim(Majority, 3)
 	b.ReportAllocs()
 	for b.Loop() {
-		Winner(v6, "", lb.FailbackNever, nodes)
+		Winner(v6, Place{}, nodes)
 	}
 }

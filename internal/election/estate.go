@@ -29,8 +29,8 @@ type Estate struct {
 // whether it was ever heard. It is to be asked about each address in use after
 // each decision.
 //
-// An address is offered when it is new, or its place has changed (the controller
-// or a person moves it), or the placed node appears for the first time (the
+// An address is offered when it is new and the placed node did not take it, or its
+// place has changed (the controller or a person moves it), or the placed node appears for the first time (the
 // cluster is starting). It is not when the placed node returns after a failure,
 // except with lb.FailbackImmediate.
 func (e *Estate) Offers(a netip.Addr, self string, role Role, placed string, failback lb.Failback, fit, met bool) bool {

@@ -104,7 +104,7 @@ func TestAMoveHasNoGapWhoeverLearnsOfItFirst(t *testing.T) {
 					for i := range cs {
 						cs[i].State, cs[i].OnLink = Alive, true
 					}
-					role, _ := RoleOf(self, addr, placed[self], lb.FailbackNever, cs)
+					role, _ := RoleOf(self, addr, Place{Node: placed[self]}, cs)
 					answers[self] = role != Bystander
 					var owned, offered []netip.Addr
 					if answers[self] {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,7 +21,10 @@ const (
 	// network that loses nothing: hand-over and healing; what a short cut
 	// swallowed is repaired by the next round of pings. bothLossy is the same
 	// with loss.
-	bothMost  = 4*pingEvery + 100*ms
+	bothMost = 4*pingEvery + 100*ms
+	// leftMost is how long a new address may be left to a node that does not know
+	// that it is new, because it was starting.
+	leftMost  = 2*time.Second + gapMost
 	bothLossy = 3 * time.Second
 )
 
@@ -33,9 +37,11 @@ type checker struct {
 	gap, both          map[netip.Addr]time.Duration // Since when.
 	// calm is who owned what at the last calm moment, touched who was affected
 	// by anything since.
-	calm    map[netip.Addr]int
-	touched map[int]bool
-	moved   map[netip.Addr]bool // Whose configuration changed.
+	calm      map[netip.Addr]int
+	touched   map[int]bool
+	moved     map[netip.Addr]bool // Whose configuration changed.
+	created   netip.Addr          // The last that came into being, and when all knew.
+	createdAt time.Duration
 	// verb is the last step, where nothing is lost and there was time to recover
 	// before it; empty otherwise.
 	verb                string
@@ -61,7 +67,7 @@ func (c *checker) disturb() {
 // could reports whether the node could answer for the address, as far as it is
 // concerned: it runs, has a cable, may, and has learned who owns what.
 func (c *checker) could(n *node, a netip.Addr) bool {
-	return n.active() && n.carrier && !n.leaving && !n.config.barred[a][n.id] && n.own != nil && !n.own.Joining
+	return n.active() && n.carrier && !n.leaving && !n.config.absent[a] && !n.config.barred[a][n.id] && n.own != nil && !n.own.Joining
 }
 
 func (c *checker) answers(n *node, a netip.Addr) bool {
@@ -82,6 +88,9 @@ func (c *checker) before(t time.Duration) {
 		limit := gapMost
 		if w.now < c.stalled+gapStalled+time.Second {
 			limit = gapStalled
+		}
+		if a == c.created && w.now < c.createdAt+leftMost {
+			limit = max(limit, leftMost)
 		}
 		c.worstGap = max(c.worstGap, t-c.gap[a])
 		if t-c.gap[a] > limit {
@@ -139,6 +148,13 @@ func (c *checker) look() {
 			// Nobody's view of who lives is wrong for long enough.
 			if both && clean && w.truth.placed[a] == "" {
 				w.fail("%s is claimed by a second node\n%s", a, w)
+			}
+		case "create":
+			// It begins where it is placed.
+			for _, n := range w.nodes {
+				if p := w.named(cmp.Or(w.truth.placed[a], n.name)); clean && n != p && c.created == a && c.answers(n, a) && c.could(p, a) {
+					w.fail("%s is answered for by %s first, not by %s\n%s", a, n.name, p.name, w)
+				}
 			}
 		case "leave", "place":
 			if gap && clean {

@@ -24,6 +24,7 @@ import (
 //	5000 bar 1 0 300       n1 may not announce address 0; told within 300 ms
 //	5000 allow 1 0 300     it may again
 //	5000 place 0 2 300     address 0 is placed on n2
+//	5000 create 0 2 300    address 0, unknown so far, is in use, and placed on n2
 //	5000 suspect 0 1       n0's gossip takes n1 for dead, wrongly
 type scenario struct {
 	seed         uint64
@@ -89,6 +90,7 @@ func generate(seed uint64) scenario {
 		s.steps = append(s.steps, st)
 	}
 	n := func() int { return r.IntN(s.nodes) }
+	created := map[int]bool{}
 	count := 1 + r.IntN(3)
 	if !s.gentle {
 		count = 2 + r.IntN(8)
@@ -99,7 +101,7 @@ func generate(seed uint64) scenario {
 		if s.gentle {
 			pause, length = 7*time.Second, time.Duration(200+r.IntN(6000))*ms
 		}
-		switch r.IntN(11) {
+		switch r.IntN(12) {
 		case 0:
 			add("crash", n(), r.IntN(2500))
 		case 1:
@@ -144,6 +146,11 @@ func generate(seed uint64) scenario {
 			add("place", r.IntN(s.addrs), n(), r.IntN(1000))
 		case 10:
 			add("suspect", n(), n())
+		case 11:
+			if a := r.IntN(s.addrs); !created[a] {
+				created[a] = true
+				add("create", a, n(), r.IntN(1500))
+			}
 		}
 		at += pause
 	}
@@ -287,6 +294,14 @@ func (s *scenario) do(w *world, st step) {
 		a := w.addrs[arg(0)]
 		c.moved[a] = true
 		w.configure(length(2), func(cfg *config) { cfg.placed[a] = w.nodes[arg(1)].name })
+		restart(length(2))
+	case "create":
+		a := w.addrs[arg(0)]
+		c.moved[a], c.created, c.createdAt = true, a, w.now+length(2)
+		w.configure(length(2), func(cfg *config) {
+			delete(cfg.absent, a)
+			cfg.placed[a] = w.nodes[arg(1)].name
+		})
 		restart(length(2))
 	case "suspect":
 		if n, other := w.nodes[arg(0)], w.nodes[arg(1)]; n != other && n.active() && n.gossip[other.id] {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,15 +48,16 @@ type world struct {
 	changed bool // Since the checker looked.
 }
 
-// A config is what the API objects say: who may announce an address, and where
-// it is placed.
+// A config is what the API objects say: which addresses are not in use yet, who may
+// announce the others, and where they are placed.
 type config struct {
+	absent map[netip.Addr]bool
 	barred map[netip.Addr]map[int]bool
 	placed map[netip.Addr]string
 }
 
 func (c config) clone() config {
-	d := config{barred: map[netip.Addr]map[int]bool{}, placed: maps.Clone(c.placed)}
+	d := config{absent: maps.Clone(c.absent), barred: map[netip.Addr]map[int]bool{}, placed: maps.Clone(c.placed)}
 	for a, m := range c.barred {
 		d.barred[a] = maps.Clone(m)
 	}
@@ -64,7 +66,9 @@ func (c config) clone() config {
 
 // permits reports whether c lets the same nodes announce as d. Where an address
 // is placed is known to some before others, which must do no harm.
-func (c config) permits(d config) bool { return maps.EqualFunc(c.barred, d.barred, maps.Equal) }
+func (c config) permits(d config) bool {
+	return maps.EqualFunc(c.barred, d.barred, maps.Equal) && maps.Equal(c.absent, d.absent)
+}
 
 type node struct {
 	w    *world
@@ -79,14 +83,15 @@ type node struct {
 	offset                   time.Duration // Of its clock.
 	rate                     float64
 
-	view    *election.View
-	own     *election.Record
-	records []*election.Record
-	members []election.Member
-	config  config
-	owned   []netip.Addr
-	estate  election.Estate
-	met     map[string]bool
+	view     *election.View
+	own      *election.Record
+	records  []*election.Record
+	members  []election.Member
+	config   config
+	owned    []netip.Addr
+	estate   election.Estate
+	courtesy election.Courtesy
+	met      map[string]bool
 	// kept are the addresses to be recorded here, recording those about to be.
 	kept, recording map[netip.Addr]bool
 	// gossip is memberlist's view: whom it holds for alive; since is when it
@@ -124,13 +129,19 @@ func (e *events) Pop() any {
 }
 
 func newWorld(s scenario) *world {
-	w := &world{rnd: rand.New(rand.NewPCG(s.seed, 77)), loss: s.loss, truth: config{barred: map[netip.Addr]map[int]bool{}, placed: map[netip.Addr]string{}}}
+	w := &world{rnd: rand.New(rand.NewPCG(s.seed, 77)), loss: s.loss, truth: config{absent: map[netip.Addr]bool{}, barred: map[netip.Addr]map[int]bool{}, placed: map[netip.Addr]string{}}}
 	a4, a6 := netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8:100::1")
 	for i := range s.addrs {
 		if i%2 == 0 {
 			w.addrs, a4 = append(w.addrs, a4), a4.Next()
 		} else {
 			w.addrs, a6 = append(w.addrs, a6), a6.Next()
+		}
+	}
+	for _, st := range s.steps {
+		if st.verb == "create" {
+			i, _ := strconv.Atoi(st.args[0])
+			w.truth.absent[w.addrs[i]] = true
 		}
 	}
 	for i := range s.nodes {
@@ -243,7 +254,7 @@ func (n *node) start() {
 	n.boot++
 	n.running, n.paused, n.leaving = true, false, false
 	n.gossip, n.since, n.refreshed = map[int]bool{}, map[int]time.Duration{}, map[int]*election.Record{}
-	n.estate, n.met = election.Estate{}, map[string]bool{}
+	n.estate, n.courtesy, n.met = election.Estate{}, election.Courtesy{}, map[string]bool{}
 	n.kept, n.recording = map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	n.owned, n.members, n.own, n.records, n.backlog, n.deciding, n.refreshing = nil, nil, nil, nil, nil, false, false
 	n.config = n.w.truth.clone()
@@ -367,10 +378,17 @@ func (n *node) decide() {
 			n.met[m.Node] = true
 		}
 	}
+	now := n.time()
+	for _, m := range n.members {
+		for a := range m.Claims {
+			n.courtesy.Claimed(now, a, m.Node)
+		}
+	}
+	n.courtesy.Expire(now)
 	var owned, offered []netip.Addr
 	for _, a := range n.w.addrs {
 		placed, candidates := n.config.placed[a], n.candidates(a)
-		role, _ := election.RoleOf(n.name, a, placed, lb.FailbackNever, candidates)
+		role, _ := election.RoleOf(n.name, a, election.Place{Node: placed, Turn: n.courtesy.Turn(a)}, candidates)
 		if role != election.Bystander {
 			owned = append(owned, a)
 		}
@@ -390,6 +408,25 @@ func (n *node) decide() {
 	}
 	n.owned = owned
 	n.view.SetLocal(election.Local{Interfaces: n.ifaces(), Leaving: n.leaving, Owned: slices.Clone(owned), Offered: offered})
+}
+
+// time is the node's own.
+func (n *node) time() time.Time { return time.Unix(0, 0).Add(n.clock()) }
+
+// news compares what the node has learnt with what it knew before.
+func (n *node) news(before config) {
+	now := n.time()
+	for a := range n.courtesy.Places {
+		n.courtesy.Leave(now, a, n.config.placed[a])
+	}
+	for a := range before.absent {
+		if !n.config.absent[a] && !slices.ContainsFunc(n.members, func(m election.Member) bool { return !m.Claims[a].None() }) {
+			n.courtesy.Leave(now, a, n.config.placed[a])
+		}
+	}
+	if at, waits := n.courtesy.Due(); waits {
+		n.w.after(time.Duration(float64(at.Sub(now))/n.rate)+ms, n.reconsider)
+	}
 }
 
 // record writes to the API that an address is placed here now, if that is still
@@ -427,7 +464,7 @@ func (n *node) candidates(a netip.Addr) []election.Candidate {
 		if m.Node == n.name {
 			usable = n.carrier
 		}
-		if !usable || n.config.barred[a][n.w.named(m.Node).id] {
+		if !usable || n.config.absent[a] || n.config.barred[a][n.w.named(m.Node).id] {
 			continue
 		}
 		cs = append(cs, election.Candidate{Node: m.Node, State: m.State, OnLink: true, Claim: m.Claims[a]})
@@ -702,11 +739,10 @@ func (w *world) configure(lag time.Duration, change func(*config)) {
 	for _, n := range w.nodes {
 		w.after(w.between(0, lag+ms), func() {
 			// What is learnt is the newest state, whatever the event was.
+			before := n.config
 			n.config = w.truth.clone()
 			w.changed = true
-			if n.running {
-				n.turn(n.decide)
-			}
+			n.turn(func() { n.news(before); n.decide() })
 		})
 	}
 }

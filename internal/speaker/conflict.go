@@ -247,31 +247,45 @@ func (s *Speaker) addressesOf(nodes []lb.Node, ifindex int) func(func(nodeAddres
 // serve takes note of the addresses that members claim: they are in service.
 func (s *Speaker) serve(members []election.Member) {
 	var since time.Time // long ago, for all we know at first
+	now := time.Now()
 	if !s.passed.IsZero() {
-		since = time.Now()
+		since = now
 	}
 	for _, m := range members {
-		if m.Node == s.cfg.Node {
-			continue // what we claim we know
-		}
 		// Claims are replaced, never changed, so that the same map has no news.
 		if reflect.ValueOf(s.served[m.Node]).Pointer() == reflect.ValueOf(m.Claims).Pointer() {
 			continue
 		}
 		s.served[m.Node] = m.Claims
 		for a := range m.Claims {
-			s.vetting.Serve(a, since)
+			if !s.index.Uses(a) {
+				continue // not any more, or not yet for all we know
+			}
+			if m.Node != s.cfg.Node { // what we claim we know
+				s.vetting.Serve(a, since)
+			}
+			s.courtesy.Claimed(now, a, m.Node)
 		}
 	}
 }
 
-// adopt brings what is known to be in service up to date with the index. What
-// was announced when this speaker started is in service, even if nobody is left
-// who does; of what changes later the claims tell.
-func (s *Speaker) adopt(first bool) {
+// adopt brings what is known to be in service up to date with the index, which
+// replaces another, or none at first. What was announced when this speaker started
+// is in service, even if nobody is left who does; of what changes later the claims
+// tell. What comes into being later is left to the node where it is placed.
+func (s *Speaker) adopt(before *announce.Index) {
 	s.vetting.Forget(s.index.Uses)
 	clear(s.served) // to be looked at again: claims may be older than news of what they are for
-	if !first {
+	if before != nil {
+		now := time.Now()
+		for a := range s.courtesy.Places {
+			s.courtesy.Leave(now, a, s.index.Placed(a))
+		}
+		for _, a := range s.index.Addresses() {
+			if !before.Uses(a) && !s.vetting.Served(a) {
+				s.courtesy.Leave(now, a, s.index.Placed(a))
+			}
+		}
 		return
 	}
 	for _, a := range s.index.Addresses() {

@@ -163,3 +163,69 @@ func TestTheOwnerLingersWhenItsOfferIsTaken(t *testing.T) {
 		w.owned("b")
 	})
 }
+
+// absent takes the Service away, to come into being later.
+func absent(s *lb.Snapshot) { s.Services = nil }
+
+// begins adds the Service with its place, and checks that nobody but that node ever
+// answers for it.
+func (w *fakeWorld) begins(service lb.Service, node string) {
+	w.t.Helper()
+	w.cluster.edit(func(s *lb.Snapshot) {
+		s.Services = []lb.Service{service}
+		on(node)(s)
+	})
+	for range 500 {
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if got := w.who(v4) + w.who(v6); got != "" && got != node && got != node+node {
+			w.t.Fatalf("%q answers, placed on %s", got, node)
+		}
+	}
+	w.owned(node)
+}
+
+func TestANewAddressBeginsWhereItIsPlaced(t *testing.T) {
+	for _, node := range []string{"a", "b"} {
+		inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+			service := w.cluster.snapshot.Services[0]
+			w.cluster.edit(absent)
+			w.start()
+			w.begins(service, node)
+			w.wrote(node + ": web/a true Announced: announced by layer 2 from node " + node)
+			w.placed(node)
+
+			// It is gone, and comes back to another.
+			w.cluster.edit(absent)
+			w.rest()
+			w.owned("")
+			w.begins(service, map[string]string{"a": "b", "b": "a"}[node])
+		})
+	}
+}
+
+// A node whose news are old is not waited for any longer than that takes to see, and
+// gets the address when it knows.
+func TestANewAddressDoesNotWaitForANodeThatDoesNotKnowOfIt(t *testing.T) {
+	for _, node := range []string{"a", "b"} {
+		inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+			other := map[string]string{"a": "b", "b": "a"}[node]
+			service := w.cluster.snapshot.Services[0]
+			w.cluster.edit(absent)
+			w.start()
+			w.cluster.delay(node, true)
+			w.cluster.edit(func(s *lb.Snapshot) {
+				s.Services = []lb.Service{service}
+				on(node)(s)
+			})
+			w.rest()
+			w.owned("")
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			w.owned(other)
+			w.cluster.delay(node, false)
+			w.rest()
+			w.owned(node)
+		})
+	}
+}

@@ -133,6 +133,7 @@ type Speaker struct {
 	stations  map[lb.MAC]string   // the nodes' interfaces, also of those gone
 	speakers  map[string]*station // by node, also those gone
 	defended  map[netip.Addr]time.Time
+	courtesy  election.Courtesy
 	vetting   layer2.Vetting
 	vetted    chan vetted
 	revet     time.Time // when there is something to ask again; never when not
@@ -285,6 +286,9 @@ func (s *Speaker) due() time.Time {
 		sooner(l.until)
 	}
 	sooner(s.revet)
+	if at, waits := s.courtesy.Due(); waits {
+		sooner(at)
+	}
 	sooner(s.strangers.due())
 	return due
 }
@@ -296,7 +300,7 @@ func (s *Speaker) step(start time.Time, at stage) {
 	if reads && !changed {
 		s.herald.wake() // perhaps a condition is what changed
 	}
-	expired := false
+	expired := s.courtesy.Expire(start)
 	for _, l := range s.leftover {
 		expired = expired || !start.Before(l.until)
 	}
@@ -333,13 +337,13 @@ func (s *Speaker) read() bool {
 	if !changed {
 		return false
 	}
-	first := s.index == nil
+	before := s.index
 	s.nodes = snapshot.Nodes
 	snapshot.Nodes = withSelf(snapshot.Nodes, s.cfg.Node)
 	s.router.tell(snapshot)
 	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
 	s.estate.Forget(s.index.Uses)
-	s.adopt(first)
+	s.adopt(before)
 	var peers []netip.Addr
 	for _, n := range s.nodes {
 		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(s.cfg.Gossip) })
@@ -371,7 +375,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.know(now, members)
 	before := s.intent
 	s.serve(members)
-	s.intent = announce.Decide(s.index, members, s.cfg.Node)
+	s.intent = announce.Decide(s.index, members, &s.courtesy, s.cfg.Node)
 	s.decided = members
 	s.vet(now, at)
 	s.offered = s.offers(members)
