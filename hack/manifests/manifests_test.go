@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -162,6 +163,7 @@ func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
 		"drain-taint":      "drainTaint: node.kubernetes.io/unschedulable",
 		"monitoring":       "metrics: {serviceMonitor: {enabled: true}}",
 		"network-policies": "networkPolicy: {enabled: true}",
+		"pod-monitoring":   "metrics: {podMonitor: {enabled: true}}",
 		"priority-class":   "{controller: {priorityClassName: belfry}, speaker: {priorityClassName: belfry}}",
 	}
 	plain := rendered(t, "overlays/both")
@@ -191,7 +193,58 @@ func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
 	if len(all) != len(values) {
 		t.Errorf("there are components %v", all)
 	}
-	with(t, all...) // they go together
+	// They go together, but for the two that would scrape the same.
+	with(t, slices.DeleteFunc(all, func(name string) bool { return name == "pod-monitoring" })...)
+}
+
+// The Prometheus operator's own types know every field of the monitors, and those
+// find the port and the token that they name.
+func TestMonitorsAreWhatThePrometheusOperatorReads(t *testing.T) {
+	strict := func(o object, into any) {
+		t.Helper()
+		text, err := yaml.Marshal(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := yaml.UnmarshalStrict(text, into); err != nil {
+			t.Errorf("%v in:\n%s", err, text)
+		}
+	}
+	workloads := map[string]string{"controller": "Deployment belfry-controller", "speaker": "DaemonSet belfry-speaker"}
+	services, pods := with(t, "monitoring"), with(t, "pod-monitoring")
+	for component, workload := range workloads {
+		var ofServices monitoringv1.ServiceMonitor
+		strict(services["ServiceMonitor belfry-"+component], &ofServices)
+		var ofPods monitoringv1.PodMonitor
+		strict(pods["PodMonitor belfry-"+component], &ofPods)
+		if len(ofServices.Spec.Endpoints) != 1 || len(ofPods.Spec.PodMetricsEndpoints) != 1 {
+			t.Fatalf("%s: %+v, %+v", component, ofServices.Spec, ofPods.Spec)
+		}
+		e := ofPods.Spec.PodMetricsEndpoints[0]
+		text, _ := json.Marshal(pods[workload])
+		if e.Port == nil || !strings.Contains(string(text), `"name":"`+*e.Port+`"`) {
+			t.Errorf("%s has no port %v", workload, e.Port)
+		}
+		labels, _ := json.Marshal(ofPods.Spec.Selector.MatchLabels)
+		if !strings.Contains(string(text), `"labels":`+string(labels)) {
+			t.Errorf("%s has not the labels %s", workload, labels)
+		}
+		c := e.Authorization.Credentials
+		secret, found := pods["Secret "+c.Name]
+		if !found || secret["type"] != "kubernetes.io/service-account-token" || c.Key != "token" {
+			t.Errorf("the token of %s is %v in %v", workload, c, secret)
+		}
+	}
+	binding, _ := json.Marshal(pods["ClusterRoleBinding belfry-metrics-reader"]["subjects"])
+	if want := `[{"kind":"ServiceAccount","name":"belfry-metrics","namespace":"belfry-system"}]`; string(binding) != want {
+		t.Errorf("the token's account may not read: %s", binding)
+	}
+	unknown := maps.Clone(pods["PodMonitor belfry-speaker"])
+	unknown["spec"] = object{"podMetricsEndpoints": []any{object{"bearerTokenFile": "x"}}}
+	text, _ := yaml.Marshal(unknown)
+	if yaml.UnmarshalStrict(text, &monitoringv1.PodMonitor{}) == nil {
+		t.Error("an unknown field is accepted: the test sees nothing")
+	}
 }
 
 func sortArgs(v any) {
@@ -227,6 +280,9 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		{"speaker: {resources: {request: {cpu: 1}}}", "request"},
 		{"speaker: {rawSockets: maybe}", "rawSockets"},
 		{"metrics: {serviceMonitor: {enabled: true}, secure: false}", "metrics.secure"},
+		{"metrics: {podMonitor: {enabled: true}, secure: false}", "metrics.secure"},
+		{"metrics: {podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}", "twice"},
+		{"metrics: {podMonitor: {serviceAccount: {name: x}}}", "serviceAccount"},
 		{"metrics: {certificateSecret: UPPER}", "certificateSecret"},
 		{"networkPolicy: true", "networkPolicy"},
 	} {
@@ -244,6 +300,7 @@ func TestEveryValueChangesSomething(t *testing.T) {
 		"loadBalancerClass: example.com/lb", "drainTaint: example.com/drain", "ignoreExcludeLB: true",
 		"log: {level: debug}", "log: {format: text}", "crds: {install: false}",
 		"metrics: {secure: false}", "metrics: {certificateSecret: tls}", "metrics: {serviceMonitor: {enabled: true, labels: {release: p}, serviceAccount: {namespace: m, name: p}}}",
+		"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, labels: {release: p}}}",
 		"networkPolicy: {enabled: true}",
 		"controller: {replicas: 3}", "controller: {priorityClassName: ''}", "controller: {nodeSelector: {a: b}}", "controller: {tolerations: []}",
 		"controller: {resources: {limits: {memory: 1Gi}}}", "controller: {podAnnotations: {a: b}}", "controller: {extraArgs: [--x]}",
