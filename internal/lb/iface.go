@@ -38,6 +38,9 @@ type Interface struct {
 	// Loopback, NoARP (IFF_NOARP) and Enslaved (member of a bridge, bond or
 	// team) rule an interface out for layer 2.
 	Loopback, NoARP, Enslaved bool
+	// Sealed is set when the speaker may not open packet sockets (it lacks
+	// CAP_NET_RAW), which rules all of its interfaces out.
+	Sealed bool
 	// Addresses are the interface's addresses with their subnets, link-local
 	// ones included.
 	Addresses []netip.Prefix
@@ -56,7 +59,7 @@ func (i Interface) OnLink(a netip.Addr) bool {
 // Equal reports whether two descriptions say the same.
 func (i Interface) Equal(o Interface) bool {
 	return i.Index == o.Index && i.Name == o.Name && i.MAC == o.MAC && i.Up == o.Up && i.Carrier == o.Carrier &&
-		i.Loopback == o.Loopback && i.NoARP == o.NoARP && i.Enslaved == o.Enslaved && slices.Equal(i.Addresses, o.Addresses)
+		i.Loopback == o.Loopback && i.NoARP == o.NoARP && i.Enslaved == o.Enslaved && i.Sealed == o.Sealed && slices.Equal(i.Addresses, o.Addresses)
 }
 
 // An InterfaceFault says why an interface cannot announce; InterfaceOK when it
@@ -72,9 +75,10 @@ const (
 	InterfaceNoARP
 	InterfaceEnslaved
 	InterfaceNoMAC
+	InterfaceSealed
 )
 
-var interfaceFaults = [...]string{"usable", "loopback", "down", "no carrier", "NOARP", "enslaved", "no hardware address"}
+var interfaceFaults = [...]string{"usable", "loopback", "down", "no carrier", "NOARP", "enslaved", "no hardware address", "raw sockets are not permitted"}
 
 // String returns the fault in words.
 func (f InterfaceFault) String() string { return interfaceFaults[f] }
@@ -84,6 +88,8 @@ func (i Interface) Fault() InterfaceFault {
 	switch {
 	case i.Loopback:
 		return InterfaceLoopback
+	case i.Sealed:
+		return InterfaceSealed
 	case i.Enslaved:
 		return InterfaceEnslaved
 	case i.NoARP:

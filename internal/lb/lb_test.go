@@ -72,6 +72,7 @@ func TestInterfaceFaultNamesTheFirstThingToMend(t *testing.T) {
 		InterfaceNoARP:     func(i *Interface) { i.NoARP = true },
 		InterfaceEnslaved:  func(i *Interface) { i.Enslaved = true },
 		InterfaceNoMAC:     func(i *Interface) { i.MAC = MAC{} },
+		InterfaceSealed:    func(i *Interface) { i.Sealed, i.Up = true, false },
 	} {
 		i := good
 		spoil(&i)
@@ -102,6 +103,7 @@ func TestInterfacesAreEqualWhenNothingDiffers(t *testing.T) {
 		func(i *Interface) { i.Loopback = true },
 		func(i *Interface) { i.NoARP = true },
 		func(i *Interface) { i.Enslaved = true },
+		func(i *Interface) { i.Sealed = true },
 		func(i *Interface) { i.Addresses = i.Addresses[:1] },
 	} {
 		c := a

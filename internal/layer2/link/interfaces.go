@@ -14,6 +14,16 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
+// mayListen reports whether this process may open packet sockets at all: without
+// CAP_NET_RAW it may not, and any other answer is about the moment.
+func mayListen() bool {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return !errors.Is(err, unix.EPERM)
+}
+
 // list asks the kernel for all interfaces with their addresses, by index.
 func list() ([]lb.Interface, error) {
 	links, err := netlink.LinkList()
@@ -66,7 +76,7 @@ func same(a, b []lb.Interface) bool {
 	return slices.EqualFunc(a, b, func(x, y lb.Interface) bool {
 		return x.Index == y.Index && x.Name == y.Name && x.MAC == y.MAC &&
 			x.Up == y.Up && x.Carrier == y.Carrier &&
-			x.Loopback == y.Loopback && x.NoARP == y.NoARP && x.Enslaved == y.Enslaved &&
+			x.Loopback == y.Loopback && x.NoARP == y.NoARP && x.Enslaved == y.Enslaved && x.Sealed == y.Sealed &&
 			slices.Equal(x.Addresses, y.Addresses)
 	})
 }

@@ -51,6 +51,8 @@ type Link struct {
 	log     *slog.Logger
 	options Options
 	metrics *metrics
+	// sealed is set when this process may not open packet sockets.
+	sealed bool
 
 	// What is wanted, written by Set and Watch.
 	wanted  atomic.Pointer[wanted]
@@ -90,7 +92,7 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 		return nil, err
 	}
 	l := &Link{
-		log: log, options: o, metrics: m,
+		log: log, options: o, metrics: m, sealed: !mayListen(),
 		wake:     make(chan struct{}, 1),
 		ready:    make(chan struct{}, 1),
 		changed:  make(chan struct{}, 1),
@@ -104,6 +106,9 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 	l.wanted.Store(&wanted{table: layer2.NewTable(nil)})
 	l.watched.Store(new([]lb.AddressRange))
 	l.station.Store(layer2.NewStation(nil))
+	if l.sealed {
+		log.Info("no layer 2: this process may not open raw sockets (it lacks NET_RAW)")
+	}
 	return l, nil
 }
 

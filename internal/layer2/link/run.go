@@ -212,6 +212,9 @@ func (r *runner) list(now time.Time) {
 		r.pause = min(2*r.pause, soon)
 		return
 	}
+	for i := range interfaces {
+		interfaces[i].Sealed = r.sealed
+	}
 	r.unlisted, r.pause = false, settle
 	if !same(interfaces, r.Interfaces()) {
 		r.station.Store(layer2.NewStation(interfaces))
