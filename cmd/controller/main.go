@@ -20,6 +20,7 @@ import (
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/lease"
+	"github.com/belfrylb/belfry/internal/pulse"
 )
 
 func main() {
@@ -68,10 +69,11 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		Client: leases, Namespace: f.namespace, Name: "belfry-controller",
 		Identity: f.identity, Timing: f.lease, Log: log,
 	}
+	loop := pulse.New("the allocation loop", pulse.Patience)
 	c := controller.New(controller.Options{
 		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(registry, events),
 		Announce: announce.Options{IgnoreExcludeLB: f.ignoreExcludeLB},
-		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Log: log,
+		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Pulse: loop, Log: log,
 	})
 
 	// The watches, the Events and the servers outlive the leader's work, which
@@ -88,7 +90,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 			return errors.New("the cluster has not been read yet")
 		}
 	}
-	if err := f.Serve(background, &wg, ready, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
+	if err := f.Serve(background, &wg, daemon.Health{Alive: loop.Check, Ready: ready}, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
 		return err
 	}
 	wg.Go(func() { cluster.Run(background) })

@@ -24,6 +24,7 @@ import (
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/speaker"
 )
 
@@ -79,8 +80,8 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	health := &health{}
-	if err := o.Serve(parts, &wg, health.missing, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
+	health, loop := &health{}, pulse.New("the announcement loop", pulse.Patience)
+	if err := o.Serve(parts, &wg, daemon.Health{Alive: loop.Check, Ready: health.missing}, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
 		return err
 	}
 
@@ -117,7 +118,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	reports := reporter{cluster, kube.NewReader(cluster), events}
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
-		BGP: peering, Grace: o.grace, PeerEvent: reports.PeerEvent,
+		BGP: peering, Grace: o.grace, PeerEvent: reports.PeerEvent, Pulse: loop,
 	}, reports, l2, members, reports, log, registry)
 	status := register{kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID), o.node, cluster}
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })

@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/pulse"
 )
 
 // Options are what a Controller is made of.
@@ -30,7 +31,9 @@ type Options struct {
 	// WriteTimeout bounds a write. It must not exceed the time between the moment
 	// when Held turns false and the moment when another leader may start.
 	WriteTimeout time.Duration
-	Log          *slog.Logger
+	// Pulse is that of the allocation loop; nil: nobody asks.
+	Pulse *pulse.Pulse
+	Log   *slog.Logger
 }
 
 // What the loop allows itself.
@@ -66,6 +69,9 @@ type Controller struct {
 
 // New prepares a Controller.
 func New(o Options) *Controller {
+	if o.Pulse == nil {
+		o.Pulse = pulse.New("the allocation loop", pulse.Patience)
+	}
 	return &Controller{
 		Options:    o,
 		newPlanner: func() planner { return allocator.New() },

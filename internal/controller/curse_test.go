@@ -16,6 +16,7 @@ import (
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/pulse"
 )
 
 // lead runs a controller in this process, as the leader, until the test ends.
@@ -93,4 +94,40 @@ func TestServiceThatMakesTheLoopPanicIsSetAside(t *testing.T) {
 	if got := log.String(); !strings.Contains(got, "a curse on cursed") || !strings.Contains(got, "service=default/cursed") {
 		t.Errorf("the log does not tell what happened:\n%s", got)
 	}
+}
+
+func TestALoopThatHangsIsFoundOut(t *testing.T) {
+	w := newWorld(t)
+	w.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+	released := make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	t.Cleanup(release) // before lead waits for the loop
+	var loop *pulse.Pulse
+	w.lead(func(c *controller.Controller) {
+		loop = pulse.New("the allocation loop", time.Second)
+		c.Pulse = loop
+		c.Stick("stuck", released)
+	})
+	defer release()
+	const served = "pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement"
+	w.expose("web", dualStack)
+	w.becomes("web", "192.0.2.0 2001:db8:: "+served)
+	turns := func(want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); ; {
+			err := loop.Check(t.Context())
+			if (err == nil) == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("the loop turns: %v, want %v", err, want)
+			}
+		}
+	}
+	turns(true)
+	w.expose("stuck", func(s *corev1.Service) { s.Labels = map[string]string{"stuck": ""} })
+	turns(false)
+	release()
+	w.becomes("stuck", "192.0.2.1 "+served)
+	turns(true)
 }

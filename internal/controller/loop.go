@@ -112,6 +112,7 @@ func (l *loop) run(ctx context.Context) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
+	defer l.Pulse.Begin()()
 	l.pass(l.Cluster.Everything())
 	cool := time.After(coolDown)
 	timer := time.NewTimer(0)
@@ -144,6 +145,7 @@ func (l *loop) run(ctx context.Context) (err error) {
 			l.ended(r)
 		case found := <-l.leftovers:
 			l.leave(found)
+		case <-l.Pulse.Asked():
 		case <-timer.C:
 			l.wake()
 		}

@@ -111,19 +111,34 @@ func (o *Options) Logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, handler))
 }
 
-// Serve serves health and metrics on goroutines of wg until ctx ends. Ready
-// returns what is still waited for, or nil; may decides who reads the metrics by
-// HTTPS. It fails when an address cannot be listened on.
-func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, ready func() error, may scrape.Review, metrics prometheus.Gatherer, log *slog.Logger) error {
+// Health is what a process says of itself.
+type Health struct {
+	// Alive returns what is stuck beyond help, or nil. It may take a while.
+	Alive func(context.Context) error
+	// Ready returns what is still waited for, or nil.
+	Ready func() error
+}
+
+// Serve serves health and metrics on goroutines of wg until ctx ends; may decides
+// who reads the metrics by HTTPS. It fails when an address cannot be listened on.
+func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, is Health, may scrape.Review, metrics prometheus.Gatherer, log *slog.Logger) error {
 	health := http.NewServeMux()
-	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	health.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if err := ready(); err != nil {
+	stuck := &autopsy{log: log}
+	answer := func(w http.ResponseWriter, err error) {
+		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
+	}
+	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) {
+		err := is.Alive(r.Context())
+		if r.Context().Err() == nil {
+			stuck.note(err)
+		}
+		answer(w, err)
 	})
+	health.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, is.Ready()) })
 	numbers := http.NewServeMux()
 	numbers.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	err := errors.Join(serve(ctx, wg, o.HealthAddress, health, log), serve(ctx, wg, o.MetricsAddress, numbers, log))

@@ -10,11 +10,30 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 )
+
+// A safeBuffer is a buffer that several may write to.
+type safeBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *safeBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *safeBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
 
 func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 	for _, host := range []string{"127.0.0.1", "::1"} {
@@ -33,8 +52,19 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			missing := errors.New("has not read the cluster yet")
-			ready := func() error { return missing }
-			if err := o.Serve(ctx, &wg, func() error { return ready() }, nil, registry, slog.New(slog.DiscardHandler)); err != nil {
+			var stuck atomic.Pointer[error]
+			is := Health{
+				Ready: func() error { return missing },
+				Alive: func(context.Context) error {
+					if err := stuck.Load(); err != nil {
+						return *err
+					}
+					return nil
+				},
+			}
+			var log safeBuffer
+			logger := slog.New(slog.NewTextHandler(&log, nil))
+			if err := o.Serve(ctx, &wg, is, nil, registry, logger); err != nil {
 				t.Fatal(err)
 			}
 			get := func(url string, status int, text string) {
@@ -50,10 +80,20 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 				}
 			}
 			get(o.HealthAddress+"/healthz", 200, "ok")
+			hung := errors.New("the loop has not turned for 10s")
+			stuck.Store(&hung)
+			for range 3 {
+				get(o.HealthAddress+"/healthz", 503, hung.Error())
+			}
+			stuck.Store(nil)
+			get(o.HealthAddress+"/healthz", 200, "ok")
+			if text := log.String(); strings.Count(text, hung.Error()) != 1 || !strings.Contains(text, "internal/daemon.(*autopsy).note") || !strings.Contains(text, "not stuck any more") {
+				t.Errorf("the log does not tell once where it was stuck:\n%s", text)
+			}
 			get(o.HealthAddress+"/readyz", 503, missing.Error())
 			get(o.MetricsAddress+"/metrics", 200, "belfry_test 0")
 
-			if err := o.Serve(ctx, &wg, ready, nil, registry, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), o.HealthAddress) {
+			if err := o.Serve(ctx, &wg, is, nil, registry, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), o.HealthAddress) {
 				t.Errorf("an address in use: %v", err)
 			}
 			cancel()

@@ -198,13 +198,19 @@ type fakeLink struct {
 	broken    bool
 	// mine are the hardware addresses that answer a probe; nil: all.
 	mine map[lb.MAC]netip.Addr
+	// stuck holds whoever calls Set until it is closed; nil: it does not.
+	stuck chan struct{}
 }
 
 func (l *fakeLink) Set(claims []layer2.Claim) {
 	l.mu.Lock()
 	had := l.claims
 	l.claims = claims
+	stuck := l.stuck
 	l.mu.Unlock()
+	if stuck != nil {
+		<-stuck
+	}
 	l.lan.changed()
 	for _, c := range claims {
 		if !slices.ContainsFunc(had, c.Equal) {

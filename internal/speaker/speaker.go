@@ -15,6 +15,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/pulse"
 )
 
 // A Cluster is what the API server holds.
@@ -71,6 +72,8 @@ type Config struct {
 	// PeerEvent records an Event about a BGPPeer, without waiting; nil: nobody
 	// cares.
 	PeerEvent func(peer string, e Event)
+	// Pulse is that of the announcement loop; nil: nobody asks.
+	Pulse *pulse.Pulse
 }
 
 const (
@@ -160,6 +163,9 @@ type station struct {
 // New returns a Speaker that does nothing until Run.
 func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Reporter, log *slog.Logger, reg prometheus.Registerer) *Speaker {
 	m := newMetrics(reg)
+	if cfg.Pulse == nil {
+		cfg.Pulse = pulse.New("the announcement loop", pulse.Patience)
+	}
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
 		dirty:     true,
@@ -228,6 +234,7 @@ const (
 // loop does what is due until ctx is done, or, when leaving, until there is
 // nothing left to hand over.
 func (s *Speaker) loop(ctx context.Context, at stage) {
+	defer s.cfg.Pulse.Begin()()
 	s.wanted = true
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -260,6 +267,7 @@ func (s *Speaker) loop(ctx context.Context, at stage) {
 			s.settle(time.Now(), v)
 		case a := <-s.strangers.known:
 			s.introduce(a)
+		case <-s.cfg.Pulse.Asked():
 		case <-timer.C:
 		}
 	}

@@ -1,0 +1,90 @@
+// Package pulse tells from outside whether a loop still turns.
+//
+// Whoever wants to know asks, and the loop answers by taking the question in its
+// select, as it takes any other event. So an idle loop needs no ticker, a busy one
+// answers between two turns, and one that waits for ever for something else, or
+// computes for ever, does not answer. No loop, no question: a controller that does
+// not lead, or a speaker that has not read the cluster yet, cannot be stuck.
+package pulse
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// Patience is how long an answer may take. The longest turn there is, with ten
+	// thousand Services, is a few hundred milliseconds; on a node that starves it
+	// may be ten times that, and a process is not to be restarted for it.
+	Patience = 10 * time.Second
+	// fresh is how long an answer holds, so that whoever asks all the time does not
+	// keep the loop from its work.
+	fresh = time.Second
+)
+
+// A Pulse is that of one loop.
+type Pulse struct {
+	what     string
+	patience time.Duration
+	asked    chan struct{}
+	turn     chan struct{} // taken by the one who asks
+	answered atomic.Pointer[time.Time]
+	life     atomic.Pointer[chan struct{}] // closed when the loop ends
+}
+
+// New returns the Pulse of a loop that does not run yet. What names it in errors;
+// patience is how long an answer may take.
+func New(what string, patience time.Duration) *Pulse {
+	return &Pulse{what: what, patience: patience, asked: make(chan struct{}), turn: make(chan struct{}, 1)}
+}
+
+// Begin says that the loop runs, until end is called. One loop runs at a time.
+func (p *Pulse) Begin() (end func()) {
+	life := make(chan struct{})
+	p.life.Store(&life)
+	return func() {
+		p.life.CompareAndSwap(&life, nil)
+		close(life)
+	}
+}
+
+// Asked delivers the questions. To receive one is to answer it.
+func (p *Pulse) Asked() <-chan struct{} { return p.asked }
+
+// Check asks, and returns an error if the loop runs and does not answer. It may be
+// called from any goroutine.
+func (p *Pulse) Check(ctx context.Context) error {
+	life := p.life.Load()
+	if life == nil {
+		return nil
+	}
+	timer := time.NewTimer(p.patience)
+	defer timer.Stop()
+	stuck := fmt.Errorf("%s has not turned for %s", p.what, p.patience)
+	select {
+	case p.turn <- struct{}{}:
+		defer func() { <-p.turn }()
+	case <-*life:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return stuck
+	}
+	if at := p.answered.Load(); at != nil && time.Since(*at) < fresh {
+		return nil
+	}
+	select {
+	case p.asked <- struct{}{}:
+		p.answered.Store(new(time.Now()))
+		return nil
+	case <-*life:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return stuck
+	}
+}
