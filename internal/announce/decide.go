@@ -80,7 +80,8 @@ func Decide(ix *Index, members []election.Member, left *election.Courtesy, self 
 //
 // An address that self answers for is never left out of account: its claims are
 // about who stops. Nor is one that is offered as soon as it is claimed: that is
-// the turn of the node where it is placed.
+// the turn of the node where it is placed. One that is not in use here is: others
+// may have heard of its Service before us, and the Index will tell.
 func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 	if len(before) != len(after) {
 		return false
@@ -97,13 +98,18 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 				kept++
 				continue
 			}
-			v, _ := i.Verdict(a)
-			if !was.Claims[a].None() || c.Standing == election.Offered || v.Owner != is.Node || v.Role != election.Bystander && is.Node != self {
+			v, inUse := i.Verdict(a)
+			if inUse && (!was.Claims[a].None() || c.Standing == election.Offered || v.Owner != is.Node || v.Role != election.Bystander && is.Node != self) {
 				return false
 			}
 		}
-		if kept != len(was.Claims) {
-			return false
+		if kept == len(was.Claims) {
+			continue
+		}
+		for a := range was.Claims {
+			if _, inUse := i.Verdict(a); inUse && is.Claims[a].None() {
+				return false
+			}
 		}
 	}
 	return true
@@ -218,9 +224,7 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 func (d *decider) decide(i int) (Verdict, []view) {
 	g := &d.ix.groups[i]
 	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback, Conflict: g.class.conflict}
-	if n, ok := d.ix.byNode[g.placed]; ok {
-		v.Permitted = g.class.reasons[n] == Eligible
-	}
+	v.Permitted = g.place >= 0 && g.class.reasons[g.place] == Eligible
 	v.Barred = d.self >= 0 && g.reason(d.self) != Eligible
 	views := d.viewsOf(g.class)
 	d.round++

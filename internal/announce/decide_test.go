@@ -237,6 +237,25 @@ func TestAnOfferConfirmsNothing(t *testing.T) {
 	}
 }
 
+// Speakers hear of a new Service one after the other. That one of them claims its
+// address already, or still does, is nothing to whom it is not in use.
+func TestClaimsOfWhatIsNotInUseAreNoNews(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 7))
+	s, members := randomWorld(rng)
+	for len(members) == 0 {
+		s, members = randomWorld(rng)
+	}
+	intent := Decide(NewIndex(s, Options{}), members, "")
+	for _, a := range []string{"203.0.113.1", "2001:db8:113::1"} {
+		claiming := slices.Clone(members)
+		claiming[0].Claims = maps.Clone(members[0].Claims)
+		claiming[0].Claims[netip.MustParseAddr(a)] = election.Claim{Standing: election.Offered, Epoch: 1}
+		if !intent.Confirms(members, claiming, "") || !intent.Confirms(claiming, members, "") {
+			t.Errorf("a claim of %s is news", a)
+		}
+	}
+}
+
 // Whatever changes between two lists of members: when the change is said to
 // confirm an intent, deciding again gives the same intent.
 func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
@@ -250,6 +269,15 @@ func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 		after := slices.Clone(before)
 		for i := range after {
 			claims := maps.Clone(after[i].Claims)
+			if rng.IntN(4) == 0 { // an address of which the index knows nothing comes or goes, or both
+				strange := netip.MustParseAddr("203.0.113.1")
+				if rng.IntN(2) == 0 {
+					strange = netip.MustParseAddr("2001:db8:113::1")
+				}
+				before[i].Claims = maps.Clone(before[i].Claims)
+				before[i].Claims[strange] = election.Claim{Standing: election.Majority, Epoch: uint64(rng.IntN(9))}
+				claims[strange.Next()] = election.Claim{Standing: election.Offered, Epoch: uint64(rng.IntN(9))}
+			}
 			for _, v := range intent.Verdicts {
 				switch {
 				case v.Owner == after[i].Node && rng.IntN(2) == 0:

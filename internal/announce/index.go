@@ -40,6 +40,7 @@ type group struct {
 	services []*lb.Service   // by key
 	keys     []lb.ServiceKey // of services
 	placed   string          // the node where the controller placed it
+	place    int             // the index of that node, or -1
 	class    *class
 	usable   bool // some Service has a usable endpoint somewhere
 	// local is set when every Service is TrafficLocal, so that only nodes with
@@ -402,6 +403,10 @@ func (ix *Index) group(services []lb.Service) {
 			g.keys = append(g.keys, s.Key)
 			g.placed = cmp.Or(g.placed, s.PlaceOf(g.addr))
 			g.collect(s, ix.byNode)
+		}
+		g.place = -1
+		if n, known := ix.byNode[g.placed]; known {
+			g.place = n
 		}
 	}
 }

@@ -211,6 +211,9 @@ func (r *router) pass(now time.Time) (until time.Time) {
 		}
 	}()
 	world := r.described(*snapshot)
+	if len(world.BGPPeers) == 0 {
+		world.Services = nil // there is nobody to tell of them
+	}
 	r.options.Phase, until = r.phase(&world, now)
 	var settled time.Time
 	if r.options.Recent, settled = r.recent(&world, now); !settled.IsZero() && (until.IsZero() || settled.Before(until)) {

@@ -20,8 +20,12 @@ type Register interface {
 }
 
 const (
-	// breath is the least time between two writes of a State.
+	// breath is the least time between two writes of a State, to which each of its
+	// addresses adds a little, until it is ample: what is long takes the API
+	// server, and all who watch it, long to read.
 	breath = time.Second
+	longer = 4 * time.Millisecond
+	ample  = 5 * time.Second
 	// share is by how much each member of the cluster stretches the time over
 	// which all of them write when something concerns them all, so that the API
 	// server sees a hundred writes a second at most, however many nodes there are.
@@ -107,7 +111,7 @@ func (r *Registrar) Run(ctx context.Context) {
 				r.log.Info("what this node does is reported again")
 				wait = 0
 			}
-			next = time.Now().Add(breath)
+			next = time.Now().Add(r.rest())
 			continue
 		}
 		if !due {
@@ -115,6 +119,15 @@ func (r *Registrar) Run(ctx context.Context) {
 			timer.Reset(max(time.Until(next), 0) + r.turn())
 		}
 	}
+}
+
+// rest returns for how long nothing is written after a write.
+func (r *Registrar) rest() time.Duration {
+	s := r.state()
+	if s == nil {
+		return breath
+	}
+	return min(breath+time.Duration(len(s.Claims))*longer, ample)
 }
 
 // turn returns after how long to write what all nodes may want to write.

@@ -92,11 +92,11 @@ func TestTheFirstNewsIsWrittenAtOnceAndTheRestOnceASecond(t *testing.T) {
 	registering(t, 3, func(r *fakeRegister, show func(int), _ func()) {
 		start := time.Now()
 		for n := range 500 { // five seconds of churn
-			show(n + 1)
+			show(1 + n/50)
 			pass(10 * time.Millisecond)
 		}
 		pass(2 * time.Second)
-		if len(r.written) < 5 || len(r.written) > 7 {
+		if len(r.written) < 4 || len(r.written) > 7 {
 			t.Errorf("written %d times in 5 s", len(r.written))
 		}
 		if wait := r.written[0].Sub(start); wait > 3*share {
@@ -107,7 +107,23 @@ func TestTheFirstNewsIsWrittenAtOnceAndTheRestOnceASecond(t *testing.T) {
 				t.Errorf("two writes within %v", gap)
 			}
 		}
-		if r.says != 500 {
+		if r.says != 10 {
+			t.Errorf("it says %d in the end", r.says)
+		}
+	})
+}
+
+func TestWhatIsLongIsWrittenLessOften(t *testing.T) {
+	registering(t, 3, func(r *fakeRegister, show func(int), _ func()) {
+		for n := range 2000 { // twenty seconds of churn
+			show(4000 + n)
+			pass(10 * time.Millisecond)
+		}
+		pass(ample + time.Second)
+		if len(r.written) < 4 || len(r.written) > 6 {
+			t.Errorf("written %d times in 20 s", len(r.written))
+		}
+		if r.says != 5999 {
 			t.Errorf("it says %d in the end", r.says)
 		}
 	})

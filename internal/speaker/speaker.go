@@ -418,7 +418,8 @@ func (s *Speaker) offers(members []election.Member) []netip.Addr {
 	}
 	var offered []netip.Addr
 	for _, v := range s.intent.Verdicts {
-		if s.vetting.Permits(v.Address) && s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
+		met := v.Role == election.Owner && v.Placed != s.cfg.Node && s.met[v.Placed] // else it does not matter
+		if s.vetting.Permits(v.Address) && s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, met) {
 			offered = append(offered, v.Address)
 		}
 	}
