@@ -245,7 +245,7 @@ func TestClaimsOfWhatIsNotInUseAreNoNews(t *testing.T) {
 	for len(members) == 0 {
 		s, members = randomWorld(rng)
 	}
-	intent := Decide(NewIndex(s, Options{}), members, "")
+	intent := Decide(NewIndex(s, Options{}), members, nil, "")
 	for _, a := range []string{"203.0.113.1", "2001:db8:113::1"} {
 		claiming := slices.Clone(members)
 		claiming[0].Claims = maps.Clone(members[0].Claims)

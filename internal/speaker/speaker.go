@@ -250,10 +250,14 @@ func (s *Speaker) loop(ctx context.Context, at stage) {
 		if due := s.due(); due.Before(never) {
 			timer.Reset(time.Until(due))
 		}
+		changed := s.cluster.Changed()
+		if s.dirty {
+			changed = nil // that is known: be woken when it may be read
+		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.cluster.Changed():
+		case <-changed:
 			s.dirty = true
 		case <-s.members.Changed():
 			s.wanted = s.wanted || !s.confirmed(at)
