@@ -1,37 +1,60 @@
 package link
 
 import (
+	"net"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/mdlayher/packet"
+	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// BenchmarkAnswer asks one question after the other across a cable, of the
-// kernel's own responder and of a Link with a thousand addresses, and reports
-// the median and the 99th percentile of the time to the answer. The asker is a
-// thread that blocks in the kernel, the same for both.
+// BenchmarkAnswer asks one question after the other across a cable, and reports
+// the median and the 99th percentile of the time to the answer of
+//
+//   - the kernel's own responder, which answers before the asker's write returns;
+//   - the least that any program can do: a thread blocked in read(2) that writes
+//     the same answer to whatever comes;
+//   - a Link with a thousand addresses;
+//   - one that has no threads of its own to wait by.
+//
+// The asker is a thread that blocks in the kernel, the same for all.
 func BenchmarkAnswer(b *testing.B) {
 	n := newLAN(b)
 	l, _ := n.node.runLink(Options{Rate: 100})
-	index, peerIndex, them := n.node.index("eth0"), n.peer.index("eth0"), n.peer.mac("eth0")
+	index, peerIndex, us, them := n.node.index("eth0"), n.peer.index("eth0"), n.node.mac("eth0"), n.peer.mac("eth0")
 	some := thousands(500, index)
 	l.Set(append(some, layer2.Claim{Address: vip4, Interfaces: []int{index}}, layer2.Claim{Address: vip6, Interfaces: []int{index}}))
-	asker6 := netip.MustParseAddr("2001:db8::2")
+	threadless, _ := n.node.runLink(Options{Rate: 100}, func(l *Link) {
+		l.openSocket = func(ifindex, etherType int, _ wait, filter []bpf.Instruction) (*socket, error) {
+			return openSocket(ifindex, etherType, byRuntime, filter)
+		}
+	})
+	other4, other6 := vip4.Next(), vip6.Next()
+	threadless.Set([]layer2.Claim{{Address: other4, Interfaces: []int{index}}, {Address: other6, Interfaces: []int{index}}})
+	asker6, least4, least6 := netip.MustParseAddr("2001:db8::2"), other4.Next(), other6.Next()
+	n.node.least(b, etherARP, filterARP(scope{claimed: []lb.AddressRange{{First: least4, Last: least4}}}), marshalARP(2, them, us, least4, them, peer4))
+	n.node.least(b, etherIPv6, filterNDP(scope{claimed: []lb.AddressRange{{First: least6, Last: least6}}}), advertisement(them, us, least6, asker6, true))
 	for _, c := range []struct {
 		name      string
 		etherType uint16
 		question  []byte
 	}{
 		{"ARP/kernel", etherARP, requestARP(broadcast, them, peer4, netip.MustParseAddr("192.0.2.1"))},
+		{"ARP/least", etherARP, requestARP(broadcast, them, peer4, least4)},
 		{"ARP/link", etherARP, requestARP(broadcast, them, peer4, vip4)},
+		{"ARP/threadless", etherARP, requestARP(broadcast, them, peer4, other4)},
 		{"NDP/kernel", etherIPv6, solicitation(lb.MAC{}, them, asker6, netip.MustParseAddr("2001:db8::1"))},
+		{"NDP/least", etherIPv6, solicitation(lb.MAC{}, them, asker6, least6)},
 		{"NDP/link", etherIPv6, solicitation(lb.MAC{}, them, asker6, vip6)},
+		{"NDP/threadless", etherIPv6, solicitation(lb.MAC{}, them, asker6, other6)},
 	} {
 		b.Run(c.name, func(b *testing.B) {
 			n.peer.do(func() error {
@@ -71,6 +94,52 @@ func BenchmarkAnswer(b *testing.B) {
 			})
 		})
 	}
+}
+
+// least answers whatever the filter lets in with one frame, until the benchmark
+// ends.
+func (h host) least(b *testing.B, etherType int, filter []bpf.Instruction, answer []byte) {
+	index := h.index("eth0")
+	program, err := bpf.Assemble(filter)
+	if err != nil {
+		b.Fatal(err)
+	}
+	fd := -1
+	h.do(func() error {
+		conn, err := packet.Listen(&net.Interface{Index: index}, packet.Raw, etherType, &packet.Config{Filter: program})
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		file, err := detach(conn)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		if fd, err = unix.Dup(int(file.Fd())); err != nil {
+			return err
+		}
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200_000}); err != nil {
+			return err
+		}
+		return unix.SetNonblock(fd, false)
+	})
+	var ends atomic.Bool
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer unix.Close(fd)
+		buffer := make([]byte, 2048)
+		for !ends.Load() {
+			if _, err := unix.Read(fd, buffer); err == nil {
+				_, _ = unix.Write(fd, answer)
+			}
+		}
+	}()
+	b.Cleanup(func() {
+		ends.Store(true)
+		<-ended
+	})
 }
 
 // isAnswer reports whether a frame is an ARP reply to somebody else's question

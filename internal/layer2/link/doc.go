@@ -11,6 +11,13 @@
 // of what is wanted and the whole of what the kernel has, whenever either
 // changes.
 //
+// The reader of a socket waits in poll(2) and not with the Go runtime, so that a
+// frame wakes the thread that answers it and no other; the poll's second
+// descriptor ends the wait when the socket is closed. That blocks a thread for
+// each socket: the first 32 have one, and the others of a node with very many
+// interfaces wait with the runtime. A plain read(2) would be a little quicker,
+// but nothing ends it while its interface lives.
+//
 // # Goroutines
 //
 //	who                      started by  owns                              ended by

@@ -60,14 +60,14 @@ func TestSocketsThatBreakOrCannotBeOpenedAreOpenedAgain(t *testing.T) {
 	var sockets []*socket
 	refusals := 1
 	l, reg := n.node.runLink(Options{}, func(l *Link) {
-		l.openSocket = func(ifindex, etherType int, filter []bpf.Instruction) (*socket, error) {
+		l.openSocket = func(ifindex, etherType int, w wait, filter []bpf.Instruction) (*socket, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if refusals > 0 {
 				refusals--
 				return nil, unix.ENOBUFS
 			}
-			s, err := openSocket(ifindex, etherType, filter)
+			s, err := openSocket(ifindex, etherType, w, filter)
 			sockets = append(sockets, s)
 			return s, err
 		}
@@ -77,7 +77,7 @@ func TestSocketsThatBreakOrCannotBeOpenedAreOpenedAgain(t *testing.T) {
 	sent := read(t, reg, "gratuitous_total", "form", "arp-request")
 	mu.Lock()
 	for _, s := range sockets {
-		s.conn.Close() // and not s.close: as if by itself
+		s.release() // and not s.close: as if by itself
 	}
 	mu.Unlock()
 	n.expectSeen("after they broke", "eth0", n.node.mac("eth0"))

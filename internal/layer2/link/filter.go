@@ -12,11 +12,16 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// The filters keep the rest of the segment from waking us. They let in what
-// asks for, or is sent from, an address in a few ranges that cover everything
-// claimed or watched; which of those addresses are really meant is the table's
-// business. So they need not be exact, must never be too narrow, and stay small
-// however many addresses there are.
+// The filters keep the rest of the segment from waking us. They let in
+//
+//   - what asks for an address in a few ranges that cover everything claimed;
+//   - what is sent from, announces or probes for an address in a few ranges that
+//     cover everything claimed or watched.
+//
+// So nodes that only watch an address sleep while another is asked for it. Which
+// addresses of a range are really meant is the table's business: filters need
+// not be exact, must never be too narrow, and stay small however many addresses
+// there are.
 //
 // They also refuse what was not sent to this interface: our own frames coming
 // back, frames for other stations seen in promiscuous mode, and frames of a
@@ -45,21 +50,31 @@ func merge(ranges []lb.AddressRange) []lb.AddressRange {
 	return out
 }
 
-// interesting returns the ranges of a family that cover what is watched and
-// what is claimed.
-func interesting(family lb.Family, watched []lb.AddressRange, claims []layer2.Claim) []lb.AddressRange {
-	var ranges []lb.AddressRange
+// A scope is what a filter lets in, of one family.
+type scope struct {
+	// claimed covers what we answer for, heard whose use by others we hear of:
+	// what is claimed or watched.
+	claimed, heard []lb.AddressRange
+}
+
+func scopeOf(family lb.Family, watched []lb.AddressRange, claims []layer2.Claim) scope {
+	var s scope
 	for _, r := range watched {
 		if lb.FamilyOf(r.First) == family {
-			ranges = append(ranges, r)
+			s.heard = append(s.heard, r)
 		}
 	}
 	for _, c := range claims {
-		if lb.FamilyOf(c.Address) == family && !layer2.Watched(watched, c.Address) {
-			ranges = append(ranges, lb.AddressRange{First: c.Address, Last: c.Address})
+		if lb.FamilyOf(c.Address) != family {
+			continue
+		}
+		r := lb.AddressRange{First: c.Address, Last: c.Address}
+		s.claimed = append(s.claimed, r)
+		if !layer2.Watched(watched, c.Address) {
+			s.heard = append(s.heard, r)
 		}
 	}
-	return merge(ranges)
+	return scope{merge(s.claimed), merge(s.heard)}
 }
 
 // accept is more than any frame's length: take all of it.
@@ -76,26 +91,41 @@ func preamble() []bpf.Instruction {
 	}
 }
 
-// filterARP lets in ARP packets whose target or sender lies in the ranges.
-func filterARP(ranges []lb.AddressRange) []bpf.Instruction {
+// filterARP lets in the ARP packets of a scope. Sender 0.0.0.0 is a probe (RFC
+// 5227 section 2.1.1).
+func filterARP(s scope) []bpf.Instruction {
 	const sender, target = etherLen + 14, etherLen + 24
-	ranges = widen(ranges)
+	refuse := bpf.RetConstant{Val: 0}
+	heard := widen(s.heard)
 	program := preamble()
-	for _, offset := range []uint32{target, sender} {
-		program = append(program, bpf.LoadAbsolute{Off: offset, Size: 4})
-		for _, r := range ranges {
-			program = append(program,
-				bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: number(r.First), SkipFalse: 2},
-				bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: number(r.Last), SkipTrue: 1},
-				bpf.RetConstant{Val: accept})
-		}
-	}
-	return append(program, bpf.RetConstant{Val: 0})
+	program = append(program, inRanges(target, widen(s.claimed))...)
+	program = append(program, inRanges(sender, heard)...)
+	program = append(
+		program,
+		bpf.LoadAbsolute{Off: sender, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1}, refuse,
+	)
+	program = append(program, inRanges(target, heard)...)
+	return append(program, refuse)
 }
 
-// filterNDP lets in Neighbor Solicitations and Advertisements with hop limit
-// 255 whose target or source lies in the ranges.
-func filterNDP(ranges []lb.AddressRange) []bpf.Instruction {
+// inRanges accepts when the IPv4 address at the offset lies in one of the
+// ranges, and goes on behind itself when it does not.
+func inRanges(offset uint32, ranges []lb.AddressRange) []bpf.Instruction {
+	program := []bpf.Instruction{bpf.LoadAbsolute{Off: offset, Size: 4}}
+	for _, r := range ranges {
+		program = append(program,
+			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: number(r.First), SkipFalse: 2},
+			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: number(r.Last), SkipTrue: 1},
+			bpf.RetConstant{Val: accept})
+	}
+	return program
+}
+
+// filterNDP lets in the Neighbor Solicitations and Advertisements of a scope
+// with hop limit 255. A solicitation from :: detects a duplicate (RFC 4862
+// section 5.4.2), and an advertisement speaks of its target.
+func filterNDP(s scope) []bpf.Instruction {
 	const (
 		next, hops, source = etherLen + 6, etherLen + 7, etherLen + 8
 		kind, target       = etherLen + ipv6Len, etherLen + ipv6Len + 8
@@ -114,13 +144,31 @@ func filterNDP(ranges []lb.AddressRange) []bpf.Instruction {
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicitation, SkipTrue: 2},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeAdvertising, SkipTrue: 1}, refuse,
 	)
-	prefixes := cover(ranges)
-	for _, offset := range []uint32{target, source} {
-		for _, p := range prefixes {
-			program = append(program, inPrefix(offset, p)...)
-		}
+	heard := cover(s.heard)
+	program = append(program, inPrefixes(target, cover(s.claimed))...)
+	program = append(program, inPrefixes(source, heard)...)
+	program = append(
+		program,
+		bpf.LoadAbsolute{Off: kind, Size: 1},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeAdvertising, SkipTrue: 12},
+	)
+	for word := uint32(0); word < 4; word++ {
+		program = append(program,
+			bpf.LoadAbsolute{Off: source + 4*word, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1}, refuse)
 	}
+	program = append(program, inPrefixes(target, heard)...)
 	return append(program, refuse)
+}
+
+// inPrefixes accepts when the IPv6 address at the offset lies in one of the
+// prefixes, and goes on behind itself when it does not.
+func inPrefixes(offset uint32, prefixes []netip.Prefix) []bpf.Instruction {
+	var program []bpf.Instruction
+	for _, p := range prefixes {
+		program = append(program, inPrefix(offset, p)...)
+	}
+	return program
 }
 
 // inPrefix accepts when the address at the offset lies in the prefix, and goes

@@ -44,14 +44,25 @@ func passes(t *testing.T, vm *bpf.VM, frame []byte) bool {
 func filterOf(t *testing.T, watched []lb.AddressRange, claims []layer2.Claim) map[lb.Family]*bpf.VM {
 	watched = merge(watched)
 	return map[lb.Family]*bpf.VM{
-		lb.IPv4: machine(t, filterARP(interesting(lb.IPv4, watched, claims))),
-		lb.IPv6: machine(t, filterNDP(interesting(lb.IPv6, watched, claims))),
+		lb.IPv4: machine(t, filterARP(scopeOf(lb.IPv4, watched, claims))),
+		lb.IPv6: machine(t, filterNDP(scopeOf(lb.IPv6, watched, claims))),
 	}
 }
 
+// question asks for an address on behalf of one that concerns nobody.
 func question(target netip.Addr) []byte {
-	i := lb.Interface{MAC: lb.MAC{2, 1}, Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.1/24"), netip.MustParsePrefix("fe80::1/64")}}
-	return questionFor(i, target, lb.MAC{})
+	if target.Is4() {
+		return requestARP(broadcast, lb.MAC{2, 1}, netip.MustParseAddr("203.0.113.1"), target)
+	}
+	return solicitation(lb.MAC{}, lb.MAC{2, 1}, netip.MustParseAddr("fe80::1"), target)
+}
+
+// announcement claims an address unasked.
+func announcement(a netip.Addr) []byte {
+	if a.Is4() {
+		return gratuitousARP(layer2.GratuitousReply, lb.MAC{2, 1}, a)
+	}
+	return unsolicitedNA(layer2.UnsolicitedAdvertisement, lb.MAC{2, 1}, a)
 }
 
 // use is a frame by which somebody uses an address while asking for another.
@@ -67,20 +78,33 @@ func TestFiltersLetInExactlyWhatFewRangesSay(t *testing.T) {
 		return lb.AddressRange{First: netip.MustParseAddr(first), Last: netip.MustParseAddr(last)}
 	}
 	vms := filterOf(t, []lb.AddressRange{r("192.0.2.10", "192.0.2.20"), r("0.0.0.1", "0.0.0.1"), r("255.255.255.254", "255.255.255.255"), r("2001:db8::10", "2001:db8::1f"), r("2001:db8:5::", "2001:db8:5:ffff:ffff:ffff:ffff:ffff")},
-		[]layer2.Claim{{Address: netip.MustParseAddr("198.51.100.1")}, {Address: netip.MustParseAddr("2001:db8:1::1")}})
-	for a, want := range map[string]bool{
-		"192.0.2.9": false, "192.0.2.10": true, "192.0.2.20": true, "192.0.2.21": false,
-		"198.51.100.1": true, "198.51.100.2": false, "0.0.0.1": true, "0.0.0.2": false, "255.255.255.254": true,
-		"2001:db8::f": false, "2001:db8::10": true, "2001:db8::1f": true, "2001:db8::20": false,
-		"2001:db8:1::1": true, "2001:db8:1::2": false, "2001:db8:5::1234:0:0": true, "2001:db8:6::": false, "2001:db8:4:ffff::": false,
+		[]layer2.Claim{
+			{Address: netip.MustParseAddr("198.51.100.1")},
+			{Address: netip.MustParseAddr("192.0.2.11")},
+			{Address: netip.MustParseAddr("2001:db8:1::1")},
+			{Address: netip.MustParseAddr("2001:db8::11")},
+		})
+	const (
+		refused = iota
+		watched
+		claimed
+	)
+	for a, kind := range map[string]int{
+		"192.0.2.9": refused, "192.0.2.10": watched, "192.0.2.11": claimed, "192.0.2.20": watched, "192.0.2.21": refused,
+		"198.51.100.1": claimed, "198.51.100.2": refused, "0.0.0.1": watched, "0.0.0.2": refused, "255.255.255.254": watched,
+		"2001:db8::f": refused, "2001:db8::10": watched, "2001:db8::11": claimed, "2001:db8::1f": watched, "2001:db8::20": refused,
+		"2001:db8:1::1": claimed, "2001:db8:1::2": refused,
+		"2001:db8:5::1234:0:0": watched, "2001:db8:6::": refused, "2001:db8:4:ffff::": refused,
 	} {
 		address := netip.MustParseAddr(a)
 		vm := vms[lb.FamilyOf(address)]
-		if got := passes(t, vm, question(address)); got != want {
+		if got := passes(t, vm, question(address)); got != (kind == claimed) {
 			t.Errorf("question for %s: let in %v", a, got)
 		}
-		if got := passes(t, vm, use(address)); got != want {
-			t.Errorf("use of %s: let in %v", a, got)
+		for what, frame := range map[string][]byte{"use": use(address), "probe": probeFrame(lb.MAC{2, 1}, address), "announcement": announcement(address)} {
+			if got := passes(t, vm, frame); got != (kind != refused) {
+				t.Errorf("%s of %s: let in %v", what, a, got)
+			}
 		}
 	}
 	if passes(t, filterOf(t, nil, nil)[lb.IPv4], question(vip4)) || passes(t, filterOf(t, nil, nil)[lb.IPv6], question(vip6)) {
@@ -95,7 +119,7 @@ func TestFiltersRefuseEverythingElse(t *testing.T) {
 		{First: netip.IPv4Unspecified(), Last: allOnes},
 		{First: netip.IPv6Unspecified(), Last: netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff")},
 	}
-	vms := filterOf(t, everything, nil)
+	vms := filterOf(t, everything, []layer2.Claim{{Address: vip4}, {Address: vip6}})
 	q := question(vip6)
 	for what, change := range map[string]func([]byte){
 		"TCP":                  func(b []byte) { b[etherLen+6] = 6 },
@@ -111,8 +135,8 @@ func TestFiltersRefuseEverythingElse(t *testing.T) {
 	if !passes(t, vms[lb.IPv6], q) || !passes(t, vms[lb.IPv4], question(vip4)) {
 		t.Error("a question is refused")
 	}
-	for n := range etherLen + 20 {
-		if passes(t, vms[lb.IPv4], question(vip4)[:n]) && n < etherLen+18 || passes(t, vms[lb.IPv6], q[:n]) {
+	for n := range etherLen + 28 {
+		if passes(t, vms[lb.IPv4], question(vip4)[:n]) || passes(t, vms[lb.IPv6], q[:n]) {
 			t.Errorf("a frame of %d bytes is let in", n)
 		}
 	}
@@ -151,22 +175,26 @@ func TestFiltersStaySmallAndAreNeverTooNarrow(t *testing.T) {
 		}
 		vms := filterOf(t, watched, claims)
 		for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
-			program := map[lb.Family]func([]lb.AddressRange) []bpf.Instruction{lb.IPv4: filterARP, lb.IPv6: filterNDP}[f](interesting(f, merge(watched), claims))
+			program := map[lb.Family]func(scope) []bpf.Instruction{lb.IPv4: filterARP, lb.IPv6: filterNDP}[f](scopeOf(f, merge(watched), claims))
 			if len(program) > 4096 {
 				t.Fatalf("seed %d: %v filter has %d instructions", seed, f, len(program))
 			}
 		}
-		must := func(a netip.Addr) {
-			if vm := vms[lb.FamilyOf(a)]; !passes(t, vm, question(a)) || !passes(t, vm, use(a)) && !a.IsMulticast() {
-				t.Fatalf("seed %d: %v is refused", seed, a)
+		must := func(a netip.Addr, frames ...[]byte) {
+			for _, f := range frames {
+				if !passes(t, vms[lb.FamilyOf(a)], f) {
+					t.Fatalf("seed %d: %v: % x is refused", seed, a, f)
+				}
 			}
 		}
 		for _, c := range claims {
-			must(c.Address)
+			a := c.Address
+			must(a, question(a), use(a), probeFrame(lb.MAC{2, 1}, a), announcement(a))
 		}
 		for _, r := range watched {
-			must(r.First)
-			must(r.Last)
+			for _, a := range []netip.Addr{r.First, r.Last} {
+				must(a, use(a), probeFrame(lb.MAC{2, 1}, a), announcement(a))
+			}
 		}
 	}
 }

@@ -99,6 +99,16 @@ func (h host) ip(args ...string) string {
 	return string(out)
 }
 
+// batch runs many commands of ip(8) in the namespace.
+func (h host) batch(commands string) {
+	h.t.Helper()
+	file := h.t.TempDir() + "/batch"
+	if err := os.WriteFile(file, []byte(commands), 0o644); err != nil {
+		h.t.Fatal(err)
+	}
+	h.ip("-batch", file)
+}
+
 // cable joins an interface of a to one of b.
 func cable(a host, ifa string, b host, ifb string) {
 	a.t.Helper()
@@ -235,7 +245,7 @@ func (h host) tap(name string) (*socket, <-chan []byte) {
 	index := h.index(name)
 	var s *socket
 	h.do(func() (err error) {
-		s, err = openSocket(index, everything, []bpf.Instruction{
+		s, err = openSocket(index, everything, byRuntime, []bpf.Instruction{
 			bpf.LoadExtension{Num: bpf.ExtType},
 			bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.PACKET_OUTGOING, SkipTrue: 1},
 			bpf.RetConstant{Val: accept},

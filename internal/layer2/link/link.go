@@ -37,8 +37,12 @@ const (
 	// to late. Any change that it reports is a retry, too.
 	soon, late = time.Second, time.Minute
 	// hearing bounds how long Set waits until the kernel passes on what is asked
-	// about new claims. It takes a few milliseconds.
-	hearing = 50 * time.Millisecond
+	// about new claims. It takes a few milliseconds, and some tens where
+	// processors are scarce; then, too, nobody may be told too early.
+	hearing = 500 * time.Millisecond
+	// threads bounds how many sockets have a thread of their own to wait by: a
+	// node's number of threads is limited, its number of interfaces is not.
+	threads = 32
 	// ears is how many unread Heard are kept. A neighbour announces at most
 	// some hundreds of addresses a second.
 	ears = 1024
@@ -70,7 +74,7 @@ type Link struct {
 
 	// How to open what Run reads from; tests break it.
 	subscribeTo func() (*subscription, error)
-	openSocket  func(ifindex, etherType int, filter []bpf.Instruction) (*socket, error)
+	openSocket  func(ifindex, etherType int, w wait, filter []bpf.Instruction) (*socket, error)
 }
 
 type wanted struct {

@@ -180,7 +180,7 @@ func openInquiry(ifindex int, ranges []lb.AddressRange) (*socket, error) {
 	if ranges[0].First.Is6() {
 		etherType, filter = etherIPv6, filterNDP
 	}
-	return openSocket(ifindex, etherType, filter(ranges))
+	return openSocket(ifindex, etherType, byRuntime, filter(scope{heard: ranges}))
 }
 
 // probeFrame asks for an address without having one (RFC 5227 section 2.1.1, RFC

@@ -327,8 +327,8 @@ func (r *runner) refilter(want *wanted) {
 		return
 	}
 	r.filters = filters{want, watched, map[lb.Family][]bpf.Instruction{
-		lb.IPv4: filterARP(interesting(lb.IPv4, *watched, want.claims)),
-		lb.IPv6: filterNDP(interesting(lb.IPv6, *watched, want.claims)),
+		lb.IPv4: filterARP(scopeOf(lb.IPv4, *watched, want.claims)),
+		lb.IPv6: filterNDP(scopeOf(lb.IPv6, *watched, want.claims)),
 	}}
 	for _, p := range r.ports {
 		for family, e := range p.ears {
@@ -389,7 +389,7 @@ func (r *runner) open(ctx context.Context, p *port, family lb.Family) error {
 	if family == lb.IPv6 {
 		etherType, receive = etherIPv6, receiveNDP
 	}
-	s, err := r.openSocket(p.index, etherType, r.filters.programs[family])
+	s, err := r.openSocket(p.index, etherType, r.wait(), r.filters.programs[family])
 	if err != nil {
 		return fmt.Errorf("open %v packet socket: %w", family, err)
 	}
@@ -408,6 +408,22 @@ func (r *runner) open(ctx context.Context, p *port, family lb.Family) error {
 		}
 	})
 	return nil
+}
+
+// wait returns how one more socket is to wait.
+func (r *runner) wait() wait {
+	n := 0
+	for _, p := range r.ports {
+		for _, e := range p.ears {
+			if e.alarm != nil {
+				n++
+			}
+		}
+	}
+	if n < threads {
+		return byThread
+	}
+	return byRuntime
 }
 
 // take acts on what a frame amounts to. It runs on the reader's goroutine.

@@ -99,11 +99,7 @@ func TestAStormOfChangesIsFollowedToItsEnd(t *testing.T) {
 	for i := range 200 {
 		fmt.Fprintf(&batch, "addr del 10.%d.%d.1/24 dev eth0\n", i/200, i%200)
 	}
-	file := t.TempDir() + "/batch"
-	if err := os.WriteFile(file, []byte(batch.String()), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	n.node.ip("-batch", file)
+	n.node.batch(batch.String())
 	eventually(t, "the Link knows what the kernel knows", func() (bool, string) {
 		var now []lb.Interface
 		var err error

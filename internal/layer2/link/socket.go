@@ -3,9 +3,12 @@ package link
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/mdlayher/packet"
 	"golang.org/x/net/bpf"
@@ -17,26 +20,90 @@ import (
 // A socket receives the frames of one EtherType on one interface that its
 // filter lets in, and sends on that interface.
 type socket struct {
-	conn   *packet.Conn
-	raw    syscall.RawConn
+	conn descriptor
+	raw  syscall.RawConn
+	// alarm ends the wait of the thread that waits for frames; nil when the
+	// runtime does. It is closed by receive.
+	alarm  *os.File
 	closed atomic.Bool // tells the error of reading a closed socket from others
 }
 
-func openSocket(ifindex, etherType int, filter []bpf.Instruction) (*socket, error) {
+// A descriptor is a file that is not closed while it is in use.
+type descriptor interface {
+	syscall.Conn
+	io.Closer
+	SetReadDeadline(time.Time) error
+}
+
+// A wait is how a socket waits for frames.
+type wait uint8
+
+const (
+	// byRuntime waits with all else that the Go runtime waits for. That costs
+	// nothing, but between a frame and its reader stand the runtime's poller and
+	// its scheduler.
+	byRuntime wait = iota
+	// byThread keeps a thread blocked in the kernel, which a frame wakes
+	// straight away. Only receive can wait so, and it must be called.
+	byThread
+)
+
+func openSocket(ifindex, etherType int, w wait, filter []bpf.Instruction) (*socket, error) {
 	program, err := bpf.Assemble(filter)
 	if err != nil {
 		return nil, fmt.Errorf("assemble filter: %w", err)
 	}
+	var s socket
 	conn, err := packet.Listen(&net.Interface{Index: ifindex}, packet.Raw, etherType, &packet.Config{Filter: program})
 	if err != nil {
 		return nil, err
 	}
-	raw, err := conn.SyscallConn()
-	if err != nil {
+	s.conn = conn
+	if w == byThread {
+		s.conn, err = detach(conn)
 		conn.Close()
+		if err != nil {
+			return nil, err
+		}
+		alarm, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			s.conn.Close()
+			return nil, os.NewSyscallError("eventfd", err)
+		}
+		s.alarm = os.NewFile(uintptr(alarm), "alarm")
+	}
+	if s.raw, err = s.conn.SyscallConn(); err != nil {
+		s.conn.Close()
 		return nil, err
 	}
-	return &socket{conn: conn, raw: raw}, nil
+	return &s, nil
+}
+
+// detach returns another descriptor of a socket, of which the runtime's poller
+// does not know: else it would wake for each frame as well.
+func detach(conn syscall.Conn) (*os.File, error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd, failure := -1, error(nil)
+	if err := raw.Control(func(old uintptr) { fd, failure = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, err
+	}
+	if failure != nil {
+		return nil, os.NewSyscallError("fcntl", failure)
+	}
+	// NewFile gives to the poller what does not block.
+	failure = unix.SetNonblock(fd, false)
+	file := os.NewFile(uintptr(fd), "packet")
+	if failure == nil {
+		failure = unix.SetNonblock(fd, true)
+	}
+	if failure != nil {
+		file.Close()
+		return nil, os.NewSyscallError("fcntl", failure)
+	}
+	return file, nil
 }
 
 func (s *socket) setFilter(filter []bpf.Instruction) error {
@@ -44,7 +111,17 @@ func (s *socket) setFilter(filter []bpf.Instruction) error {
 	if err != nil {
 		return fmt.Errorf("assemble filter: %w", err)
 	}
-	return s.conn.SetBPF(program)
+	code := make([]unix.SockFilter, len(program))
+	for n, i := range program {
+		code[n] = unix.SockFilter{Code: i.Op, Jt: i.Jt, Jf: i.Jf, K: i.K}
+	}
+	var failure error
+	if err := s.raw.Control(func(fd uintptr) {
+		failure = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
+	}); err != nil {
+		return err
+	}
+	return os.NewSyscallError("setsockopt", failure)
 }
 
 // receive hands each frame to handle, which must not keep it, until the socket
@@ -57,6 +134,17 @@ func (s *socket) receive(handle func(frame []byte)) error {
 		n, failure = unix.Read(int(fd), buffer)
 		return !errors.Is(failure, unix.EAGAIN)
 	}
+	if s.alarm != nil {
+		defer s.alarm.Close()
+		either := []unix.PollFd{{Events: unix.POLLIN}, {Fd: int32(s.alarm.Fd()), Events: unix.POLLIN}}
+		read = func(fd uintptr) bool {
+			either[0].Fd = int32(fd)
+			if _, failure = unix.Poll(either, -1); failure == nil {
+				n, failure = unix.Read(int(fd), buffer)
+			}
+			return true
+		}
+	}
 	for {
 		err := s.raw.Read(read)
 		switch {
@@ -64,9 +152,9 @@ func (s *socket) receive(handle func(frame []byte)) error {
 			return nil
 		case err != nil:
 			return err
-		case errors.Is(failure, unix.ENETDOWN), errors.Is(failure, unix.EINTR):
+		case errors.Is(failure, unix.ENETDOWN), errors.Is(failure, unix.EINTR), errors.Is(failure, unix.EAGAIN):
 			// The interface went down. The socket stays bound and hears again
-			// when it comes up.
+			// when it comes up. Or a signal or the alarm ended the wait.
 		case failure != nil:
 			return failure
 		default:
@@ -87,9 +175,17 @@ func (s *socket) send(frame []byte) error {
 	return failure
 }
 
+// close ends receive, too, and does not wait for it.
 func (s *socket) close() {
 	s.closed.Store(true)
+	s.release()
+}
+
+func (s *socket) release() {
 	s.conn.Close()
+	if s.alarm != nil {
+		_, _ = s.alarm.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) // fails when receive has ended
+	}
 }
 
 // A membership keeps an interface in solicited-node groups, so that its card
