@@ -142,25 +142,34 @@ func (l *Lab) startKubeProxy(node string) error {
 
 // registerNodes does what kubelets do once: it creates the Node objects, Ready.
 func (l *Lab) registerNodes(ctx context.Context) error {
+	for _, name := range l.Nodes() {
+		if err := l.RegisterNode(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RegisterNode creates the Node object of a node, as its kubelet would: at the
+// start, and again after it was deleted.
+func (l *Lab) RegisterNode(ctx context.Context, name string) error {
 	cs, err := kubernetes.NewForConfig(l.AdminConfig())
 	if err != nil {
 		return err
 	}
-	for _, name := range l.Nodes() {
-		v4, v6 := podPrefixes(name)
-		node, err := cs.CoreV1().Nodes().Create(ctx, &corev1.Node{
-			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
-				corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
-			}},
-			Spec: corev1.NodeSpec{PodCIDR: v4.String(), PodCIDRs: []string{v4.String(), v6.String()}},
-		}, metav1.CreateOptions{})
-		if err != nil {
-			return fmt.Errorf("create node %s: %w", name, err)
-		}
-		node.Status = nodeStatus(name)
-		if _, err := cs.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
-			return fmt.Errorf("status of node %s: %w", name, err)
-		}
+	v4, v6 := podPrefixes(name)
+	node, err := cs.CoreV1().Nodes().Create(ctx, &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+			corev1.LabelHostname: name, corev1.LabelOSStable: "linux", corev1.LabelArchStable: "amd64",
+		}},
+		Spec: corev1.NodeSpec{PodCIDR: v4.String(), PodCIDRs: []string{v4.String(), v6.String()}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("create node %s: %w", name, err)
+	}
+	node.Status = nodeStatus(name)
+	if _, err := cs.CoreV1().Nodes().UpdateStatus(ctx, node, metav1.UpdateOptions{}); err != nil {
+		return fmt.Errorf("status of node %s: %w", name, err)
 	}
 	return nil
 }

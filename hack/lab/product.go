@@ -152,6 +152,22 @@ func (l *Lab) StartController(ctx context.Context, replica int, flags ...string)
 
 // StartSpeaker starts the speaker on a node, as its ServiceAccount.
 func (l *Lab) StartSpeaker(ctx context.Context, node string, flags ...string) (*Process, error) {
+	return l.startSpeaker(ctx, node, flags, func(program string) []string { return confined(program, "net_raw") })
+}
+
+// StartPowerlessSpeaker starts the speaker on a node as overlays/bgp does: as an
+// ordinary user without any capability.
+func (l *Lab) StartPowerlessSpeaker(ctx context.Context, node string, flags ...string) (*Process, error) {
+	return l.startSpeaker(ctx, node, flags, func(program string) []string {
+		as := fmt.Sprintf("--reuid=%[1]d --regid=%[1]d --clear-groups", nobody)
+		return slices.Insert(confined(program), 1, strings.Fields(as)...)
+	})
+}
+
+// nobody is the user of the image.
+const nobody = 65532
+
+func (l *Lab) startSpeaker(ctx context.Context, node string, flags []string, confine func(program string) []string) (*Process, error) {
 	program, err := l.buildOwn(ctx, "speaker")
 	if err != nil {
 		return nil, err
@@ -160,8 +176,16 @@ func (l *Lab) StartSpeaker(ctx context.Context, node string, flags ...string) (*
 	if err != nil {
 		return nil, err
 	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(kubeconfig, -1, nobody); err != nil {
+			return nil, err
+		}
+		if err := os.Chmod(kubeconfig, 0o640); err != nil {
+			return nil, err
+		}
+	}
 	l.say("starting the speaker on %s", node)
-	return l.spawn(SpeakerOn(node), node, append(append(confined(program, "net_raw"),
+	return l.spawn(SpeakerOn(node), node, append(append(confine(program),
 		"--kubeconfig="+kubeconfig,
 		"--namespace="+Namespace,
 		"--node-name="+node,

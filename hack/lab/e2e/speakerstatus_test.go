@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -148,4 +150,43 @@ func TestEachSpeakerTellsOfItsSessionsAndTheirPeersAddThemUp(t *testing.T) {
 		}
 		return errors.Join(errs, err)
 	})
+}
+
+// Kubernetes collects what a Node owned; and a node that returns is another Node.
+func TestTheReportOfANodeGoesWithIt(t *testing.T) {
+	l := cluster(t)
+	const node = "node3"
+	owner := func() (uid string, err error) {
+		return l.Kubectl(context.Background(), "get", "speakerstatus", node, "--ignore-not-found", "--output=jsonpath={.metadata.ownerReferences[0].uid}")
+	}
+	eventually(t, 30*time.Second, "the node has a report", func() error {
+		uid, err := owner()
+		if err == nil && uid == "" {
+			err = errors.New("it has none")
+		}
+		return err
+	})
+	was, err := owner()
+	must(t, err)
+	_, err = l.Kubectl(t.Context(), "delete", "node", node)
+	must(t, err)
+	back := sync.OnceValue(func() error { return l.RegisterNode(context.Background(), node) })
+	t.Cleanup(func() { must(t, back()) })
+	eventually(t, 60*time.Second, "the report is gone", func() error {
+		uid, err := owner()
+		if err == nil && uid != "" {
+			err = errors.New("it is there")
+		}
+		return err
+	})
+	must(t, back())
+	eventually(t, 60*time.Second, "the new Node has a report of its own", func() error {
+		uid, err := owner()
+		now, wrong := l.Kubectl(t.Context(), "get", "node", node, "--output=jsonpath={.metadata.uid}")
+		if err = errors.Join(err, wrong); err == nil && (uid != now || uid == was) {
+			err = fmt.Errorf("it belongs to %q, the Node is %s and was %s", uid, now, was)
+		}
+		return err
+	})
+	settle(t, l)
 }
