@@ -1,6 +1,7 @@
 // Package install proves that the product can be installed, used, upgraded and
-// removed as its README says: from manifests/belfry.yaml, by kubectl alone, on
-// nodes with a kubelet and containerd, out of the image that is released.
+// removed as docs/how-to/install.md says, by the very commands that stand there:
+// from manifests/belfry.yaml by kubectl alone, and from the chart by Helm, on nodes
+// with a kubelet and containerd, out of the image that is released.
 //
 // While something is changed a client asks for all addresses without pause, for
 // the page and, by layer 2, for the hardware address, and what is lost is told
@@ -16,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +29,8 @@ type Options struct {
 	// Short leaves out all that takes long: what remains is installing, reaching
 	// a Service, one rolling update of the speaker, and removing.
 	Short bool
+	// Chart leaves out all that is not done by Helm.
+	Chart bool
 	// Keep leaves the lab up, and says how to use it.
 	Keep bool
 	// Out takes what is said.
@@ -82,8 +86,6 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	r.dir, r.manifest = dir, filepath.Join(r.root, "manifests", "belfry.yaml")
-
 	r.step("Bringing a cluster up: on each node a kubelet, containerd and kube-proxy")
 	r.lab, err = lab.Up(ctx, lab.Options{Nodes: 3, Containers: true, Images: images, Keep: opts.Keep, Progress: indent{opts.Out}})
 	if err != nil {
@@ -91,14 +93,19 @@ func Run(ctx context.Context, opts Options) (err error) {
 	}
 	defer func() { err = r.end(ctx, opts, err) }()
 
-	parts := []func(context.Context) error{r.install, r.configure, r.expose, r.reach, r.route, r.restartSpeakers}
+	byKubectl := []func(context.Context) error{r.install, r.configure, r.expose, r.reach, r.route, r.restartSpeakers}
 	if !opts.Short {
-		parts = append(parts, r.restartControllers, r.upgrade, r.drainAnnotated, r.drainNode, r.deleteNode, r.powerOff)
+		byKubectl = append(byKubectl, r.restartControllers, r.upgrade, r.drainAnnotated, r.drainNode, r.deleteNode, r.powerOff)
 	}
-	if parts = append(parts, r.uninstall); !opts.Short {
-		parts = append(parts, r.chart)
+	byKubectl = append(byKubectl, r.uninstall)
+	byHelm := []func(context.Context) error{r.chart, r.changeValue, r.withoutPowers, r.uninstallChart}
+	switch {
+	case opts.Chart:
+		byKubectl = []func(context.Context) error{r.deploy, r.startRouter}
+	case opts.Short:
+		byHelm = nil
 	}
-	for _, part := range parts {
+	for _, part := range slices.Concat(byKubectl, byHelm) {
 		if err := part(ctx); err != nil {
 			return errors.Join(append(r.faults, err)...)
 		}
@@ -108,13 +115,11 @@ func Run(ctx context.Context, opts Options) (err error) {
 
 type run struct {
 	out io.Writer
-	// root is the source tree's, dir one for files of this run.
-	root, dir string
-	// manifest is the file that is applied.
-	manifest string
-	lab      *lab.Lab
-	begun    time.Time
-	steps    int
+	// root is the source tree's.
+	root  string
+	lab   *lab.Lab
+	begun time.Time
+	steps int
 	// addresses are announced by layer 2, routed by BGP; IPv4 first.
 	addresses, routed []netip.Addr
 	// faults are what did not hold, so far.
@@ -219,10 +224,7 @@ func (r *run) rolledOut(ctx context.Context) error {
 func (r *run) install(ctx context.Context) error {
 	r.step("Installing: one file")
 	begun := time.Now()
-	if err := r.kubectl(ctx, "apply", "--filename="+r.manifest); err != nil {
-		return err
-	}
-	if err := r.rolledOut(ctx); err != nil {
+	if err := r.documented(ctx, "## The first address in five minutes", 0); err != nil {
 		return err
 	}
 	r.say("all is ready %s after kubectl apply", time.Since(begun).Round(100*time.Millisecond))
@@ -246,6 +248,15 @@ func (r *run) configure(ctx context.Context) error {
 
 func (r *run) expose(ctx context.Context) (err error) {
 	r.step("Exposing a Deployment, as anywhere else")
+	if err := r.deploy(ctx); err != nil {
+		return err
+	}
+	r.addresses, err = r.exposeAs(ctx, "web", dualStack)
+	return err
+}
+
+// deploy makes the Deployment that is exposed.
+func (r *run) deploy(ctx context.Context) error {
 	for _, args := range [][]string{
 		{"create", "deployment", "web", "--image=" + lab.WebImage, "--replicas=3"},
 		{"patch", "deployment", "web", "--type=json", "--patch=" + readiness},
@@ -255,8 +266,7 @@ func (r *run) expose(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	r.addresses, err = r.exposeAs(ctx, "web", dualStack)
-	return err
+	return nil
 }
 
 // readiness keeps requests from a Pod that does not listen yet.

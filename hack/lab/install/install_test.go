@@ -23,13 +23,14 @@ func TestItInstallsServesAndIsRemovedOnRealNodes(t *testing.T) {
 	}
 	rest := out.String()
 	for _, next := range []string{
-		"$ kubectl apply --filename=", "all is ready",
+		"$ kubectl apply --server-side -f manifests/belfry.yaml", "all is ready",
 		"$ kubectl expose deployment web",
 		"$ curl http://198.51.100.2", "pod=web-",
 		"$ curl http://[2001:db8:51::2", "pod=web-",
 		"$ curl http://203.0.113.", "pod=web-", "the router spreads 203.0.113.",
 		"$ curl http://[2001:db8:113::", "pod=web-", "the router spreads 2001:db8:113::",
 		"$ kubectl rollout restart daemonset/belfry-speaker", "0 unanswered", "0 lost", "0 unanswered", "0 lost", "203.0.113.", "0 lost", "2001:db8:113::", "0 lost",
+		"$ kubectl -n belfry-system delete daemonset belfry-speaker", "--lb-class=belfry.dev/none", "$ kubectl delete -f manifests/belfry.yaml",
 		"nothing in the cluster names belfry any more",
 		"all is well",
 	} {

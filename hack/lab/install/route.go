@@ -59,12 +59,17 @@ func (r *run) frr() string {
 	return strings.Join(append(lines, "exit"), "\n") + "\n"
 }
 
-func (r *run) route(ctx context.Context) error {
-	r.step("Exposing it by BGP too: a pool that is on no segment, and FRR as the router")
+// startRouter starts FRR.
+func (r *run) startRouter(ctx context.Context) error {
 	if err := lab.UnableFRR(); err != nil {
 		return err
 	}
-	if err := r.lab.StartFRR(ctx, r.frr()); err != nil {
+	return r.lab.StartFRR(ctx, r.frr())
+}
+
+func (r *run) route(ctx context.Context) error {
+	r.step("Exposing it by BGP too: a pool that is on no segment, and FRR as the router")
+	if err := r.startRouter(ctx); err != nil {
 		return err
 	}
 	r.say("$ kubectl apply -f bgp.yaml")
@@ -73,26 +78,14 @@ func (r *run) route(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.routed, err = r.exposeAs(ctx, "routed", `{"metadata":{"annotations":{"belfry.dev/address-pool":"routed"}},"spec":{"ipFamilyPolicy":"RequireDualStack"}}`); err != nil {
+	if r.routed, err = r.exposeAs(ctx, "routed", inPoolRouted); err != nil {
 		return err
 	}
-	for _, address := range r.routed {
-		if err := r.curl(ctx, address); err != nil {
-			return err
-		}
-		if err := r.until(ctx, 30*time.Second, "every node advertises "+address.String(), func() error {
-			hops, err := r.nextHops(ctx, address)
-			if err == nil && len(hops) != len(r.lab.Nodes()) {
-				err = fmt.Errorf("the router's next hops are %v", hops)
-			}
-			return err
-		}); err != nil {
-			return err
-		}
-		r.say("the router spreads %s over all nodes", address)
-	}
-	return nil
+	return r.spread(ctx)
 }
+
+// inPoolRouted makes a Service take its addresses from the pool for routers.
+const inPoolRouted = `{"metadata":{"annotations":{"belfry.dev/address-pool":"routed"}},"spec":{"ipFamilyPolicy":"RequireDualStack"}}`
 
 // nextHops are where the router's kernel sends the traffic of an address.
 func (r *run) nextHops(ctx context.Context, address netip.Addr) ([]string, error) {

@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -140,6 +137,16 @@ func (r *run) deleteNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.until(ctx, 60*time.Second, "the report of "+owner+" goes with it", func() error {
+		out, err := r.lab.Kubectl(ctx, "get", "speakerstatus", owner, "--ignore-not-found", "--output=name")
+		if err == nil && out != "" {
+			err = errors.New("it is there")
+		}
+		return err
+	}); err != nil {
+		return err
+	}
+	r.say("SpeakerStatus %s went with it", owner)
 	r.say("%s is started anew, and joins", owner)
 	if err := r.lab.Restart(ctx, lab.MachineOn(owner)); err != nil {
 		return err
@@ -201,25 +208,58 @@ func (r *run) powerOff(ctx context.Context) error {
 	return r.whole(ctx, owner)
 }
 
+// uninstall removes everything while Services have addresses, as the install page
+// says.
 func (r *run) uninstall(ctx context.Context) error {
-	r.step("Removing it all")
-	return r.remove(ctx, r.manifest)
-}
-
-// remove removes what was installed from a file, and what a user added.
-func (r *run) remove(ctx context.Context, manifest string) error {
+	r.step("Removing it all, while Services hold addresses")
 	if left, err := LeftBehind(ctx, r.lab); err != nil || len(left) == 0 {
 		return fmt.Errorf("the search for what is left behind finds nothing while all is there (%v)", err)
 	}
-	for _, args := range [][]string{
-		{"delete", "service", "web", "routed", "--ignore-not-found"},
-		{"delete", "l2advertisements,bgpadvertisements,bgppeers,ipaddresspools", "--all", "--timeout=60s"},
-		{"delete", "--filename=" + manifest, "--timeout=120s"},
-		{"delete", "namespace", lab.Namespace, "--ignore-not-found", "--timeout=120s"},
-	} {
-		if err := r.kubectl(ctx, args...); err != nil {
+	if err := r.documented(ctx, "## Uninstall", 0); err != nil {
+		return err
+	}
+	return r.clean(ctx)
+}
+
+// documented runs a block of commands of the install page.
+func (r *run) documented(ctx context.Context, heading string, n int) error {
+	script, err := Commands(r.root, heading, n)
+	if err != nil {
+		return err
+	}
+	return r.shell(ctx, script)
+}
+
+// shell runs a script, and shows it with what it prints.
+func (r *run) shell(ctx context.Context, script string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	cmd, err := r.lab.Shell(ctx, script)
+	if err != nil {
+		return err
+	}
+	out := indent{r.out}
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("commands failed: %w:\n%s", err, script)
+	}
+	return nil
+}
+
+// clean finds out whether anything is left behind: on the Services, which stay,
+// and then anywhere.
+func (r *run) clean(ctx context.Context) error {
+	for name, annotations := range map[string]string{"web": "", "routed": `{"belfry.dev/address-pool":"routed"}`} {
+		got, err := r.get(ctx, "{.metadata.annotations} {.status}", "service", name)
+		if err != nil {
 			return err
 		}
+		if want := annotations + ` {"loadBalancer":{}}`; got != want {
+			r.fault("Service %s is left with %s, want %s", name, got, want)
+		}
+	}
+	if err := r.kubectl(ctx, "delete", "service", "web", "routed"); err != nil {
+		return err
 	}
 	left, err := LeftBehind(ctx, r.lab)
 	if err != nil {
@@ -233,28 +273,12 @@ func (r *run) remove(ctx context.Context, manifest string) error {
 	return nil
 }
 
-// chart installs the Helm chart, as Helm's engine renders it, serves a Service
-// and removes it.
-func (r *run) chart(ctx context.Context) error {
-	r.step("The same from the Helm chart")
-	cmd := exec.CommandContext(ctx, "go", "run", ".", "helm", filepath.Join(r.root, "manifests", "helm", "belfry"))
-	cmd.Dir = filepath.Join(r.root, "hack", "manifests")
-	text, err := cmd.Output()
-	if err != nil {
-		return fmt.Errorf("render the chart: %w", err)
-	}
-	file := filepath.Join(r.dir, "chart.yaml")
-	if err := os.WriteFile(file, text, 0o644); err != nil {
+// chart does the same by Helm: installs the chart, upgrades it with a value
+// changed, and uninstalls it.
+func (r *run) chart(ctx context.Context) (err error) {
+	r.step("The same by Helm")
+	if err := r.documented(ctx, "## With Helm", 0); err != nil {
 		return err
-	}
-	for _, args := range [][]string{
-		{"create", "namespace", lab.Namespace},
-		{"label", "namespace", lab.Namespace, "pod-security.kubernetes.io/enforce=privileged"},
-		{"apply", "--filename=" + file, inNamespace},
-	} {
-		if err := r.kubectl(ctx, args...); err != nil {
-			return err
-		}
 	}
 	if err := r.rolledOut(ctx); err != nil {
 		return err
@@ -262,16 +286,41 @@ func (r *run) chart(ctx context.Context) error {
 	if err := r.configure(ctx); err != nil {
 		return err
 	}
-	addresses, err := r.exposeAs(ctx, "web", dualStack)
-	if err != nil {
+	if r.addresses, err = r.exposeAs(ctx, "web", dualStack); err != nil {
 		return err
 	}
-	for _, address := range addresses {
+	for _, address := range r.addresses {
 		if err := r.curl(ctx, address); err != nil {
 			return err
 		}
 	}
-	return r.remove(ctx, file)
+	r.routed = nil
+	return r.routeSecured(ctx)
+}
+
+// changeValue upgrades the release by one value; planned.
+func (r *run) changeValue(ctx context.Context) error {
+	r.step("Upgrading the release with a value changed; planned")
+	script, err := Commands(r.root, "## Upgrade", 1)
+	if err != nil {
+		return err
+	}
+	return r.during(ctx, planned, func(note func(string, ...any)) error {
+		note("helm upgrade ... --set log.level=debug")
+		if err := r.shell(ctx, strings.TrimSuffix(script, "\n")+" --set log.level=debug"); err != nil {
+			return err
+		}
+		return r.rolledOut(ctx)
+	})
+}
+
+// uninstallChart removes the release while Services hold addresses.
+func (r *run) uninstallChart(ctx context.Context) error {
+	r.step("Removing the release, while Services hold addresses")
+	if err := r.documented(ctx, "## Uninstall", 1); err != nil {
+		return err
+	}
+	return r.clean(ctx)
 }
 
 // LeftBehind lists every object of the cluster that names belfry, but for Events
