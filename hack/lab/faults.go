@@ -25,6 +25,30 @@ func (l *Lab) HealLink(ctx context.Context, host string) error {
 	return ipBatch(ctx, l.Netns(Switch), []string{"link set " + host + " up"})
 }
 
+// Cable joins a host to the segment by one more interface, which is up and has no
+// address of IPv4. It returns the name of the switch's port, which CutLink and
+// HealLink take like a host's.
+func (l *Lab) Cable(ctx context.Context, host, nic string) (port string, err error) {
+	port = nic + "-" + host
+	mac := net.HardwareAddr{0x02, 0xbe, 0x1f, 0, 2, byte(hostNumber(host))}
+	if err := ipBatch(ctx, "", []string{fmt.Sprintf("link add %s netns %s type veth peer name %s netns %s address %s",
+		port, l.Netns(Switch), nic, l.Netns(host), mac)}); err != nil {
+		return "", err
+	}
+	if err := ipBatch(ctx, l.Netns(host), []string{"link set " + nic + " up"}); err != nil {
+		return "", err
+	}
+	if err := ipBatch(ctx, l.Netns(Switch), []string{"link set " + port + " master br0 up"}); err != nil {
+		return "", err
+	}
+	return port, l.know(mac, host)
+}
+
+// Uncable takes such an interface away for good.
+func (l *Lab) Uncable(ctx context.Context, host, nic string) error {
+	return ipBatch(ctx, l.Netns(host), []string{"link del " + nic})
+}
+
 // A Drop is a fault of the switch: frames that come in from one of From and
 // would go out to one of To are lost.
 type Drop struct {
@@ -106,13 +130,20 @@ func switchRules(drops []Drop) string {
 
 // PauseAPI stops the API server (SIGSTOP): connections stay and nothing is
 // answered.
-func (l *Lab) PauseAPI() error { return l.onAPI((*Process).Pause) }
+func (l *Lab) PauseAPI() error { return l.on("kube-apiserver", (*Process).Pause) }
 
 // ResumeAPI lets the API server go on.
-func (l *Lab) ResumeAPI() error { return l.onAPI((*Process).Resume) }
+func (l *Lab) ResumeAPI() error { return l.on("kube-apiserver", (*Process).Resume) }
 
-func (l *Lab) onAPI(do func(*Process) error) error {
-	p, err := l.Process("kube-apiserver")
+// PauseEtcd stops etcd (SIGSTOP): the API server still reads what it has cached,
+// and every write waits.
+func (l *Lab) PauseEtcd() error { return l.on("etcd", (*Process).Pause) }
+
+// ResumeEtcd lets etcd go on.
+func (l *Lab) ResumeEtcd() error { return l.on("etcd", (*Process).Resume) }
+
+func (l *Lab) on(name string, do func(*Process) error) error {
+	p, err := l.Process(name)
 	if err != nil {
 		return err
 	}
@@ -146,6 +177,11 @@ func (l *Lab) ChangeMAC(ctx context.Context, host string, mac net.HardwareAddr) 
 	if err := ipBatch(ctx, l.Netns(host), []string{fmt.Sprintf("link set %s address %s", NIC, mac)}); err != nil {
 		return err
 	}
+	return l.know(mac, host)
+}
+
+// know takes note of one more hardware address of a host.
+func (l *Lab) know(mac net.HardwareAddr, host string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.state.MACs == nil {

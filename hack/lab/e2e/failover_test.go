@@ -3,8 +3,10 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -49,6 +51,18 @@ func TestAnotherNodeAnswersWhenTheOwnerIsLost(t *testing.T) {
 			seamless: true,
 		},
 		{
+			name: "drained by annotation",
+			do: func(ctx context.Context, node string) error {
+				_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=")
+				return err
+			},
+			undo: func(ctx context.Context, node string) error {
+				_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain-")
+				return err
+			},
+			seamless: true,
+		},
+		{
 			name: "power off",
 			do:   l.PowerOff,
 			undo: l.PowerOn,
@@ -71,13 +85,14 @@ func TestAnotherNodeAnswersWhenTheOwnerIsLost(t *testing.T) {
 				goesOn(t, p, 100)
 				r := p.Stop()
 				gap, _ := r.Since(begun.Add(-100 * time.Millisecond)).LongestGap()
+				unanswered := len(r.Since(begun).Unanswered())
 				t.Logf("%s: from %s to %s, %d ms without an answer, %d of %d questions unanswered",
-					fault.name, owner, heir, gap.Milliseconds(), len(r.Unanswered()), len(r.Questions))
+					fault.name, owner, heir, gap.Milliseconds(), unanswered, len(r.Since(begun).Questions))
 				if gap > budget {
 					t.Errorf("%s without an answer, the budget is %s:\n%s", gap, budget, r)
 				}
-				if n := len(r.Unanswered()); fault.seamless && n > 0 {
-					t.Errorf("%d questions went unanswered in a planned move:\n%s", n, r)
+				if fault.seamless && unanswered > 0 {
+					t.Errorf("%d questions went unanswered in a planned move:\n%s", unanswered, r)
 				}
 				if hosts := r.Since(time.Now().Add(-500 * time.Millisecond)).Hosts(); !slices.Equal(hosts, []string{heir}) {
 					t.Errorf("at the end %v answer, want %s alone:\n%s", hosts, heir, r)
@@ -159,6 +174,166 @@ func TestWithoutTheAPIServerAnsweringGoesOnAndFailoverWorks(t *testing.T) {
 			return err
 		})
 	}
+}
+
+func TestWhileEtcdHangsAndNoControllerRunsNothingMovesAndFailoverWorks(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "forgotten")
+	settle(t, l)
+	var probes []*lab.Prober
+	for _, address := range addresses {
+		p := probe(t, l, address)
+		answers(t, p, 10*time.Second, anybody)
+		probes = append(probes, p)
+	}
+	for _, name := range controllers {
+		p, err := l.Process(name)
+		must(t, err)
+		must(t, p.Terminate(t.Context()))
+		t.Cleanup(func() {
+			if !p.Alive() {
+				must(t, l.Restart(context.Background(), name))
+			}
+		})
+	}
+	must(t, l.PauseEtcd())
+	t.Cleanup(func() { must(t, l.ResumeEtcd()) })
+	begun := time.Now()
+	for i, p := range probes {
+		goesOn(t, p, 300)
+		if hosts := p.Report().Since(begun).Hosts(); len(hosts) != 1 {
+			t.Errorf("%v answered for %s though nothing had failed:\n%s", hosts, addresses[i], p.Report())
+		}
+	}
+
+	// What the first heir has to write hangs when the second has to take over.
+	first := answers(t, probes[0], 10*time.Second, anybody)
+	must(t, kill(t.Context(), l, first))
+	t.Cleanup(func() { must(t, l.Restart(context.Background(), lab.SpeakerOn(first))) })
+	second := answers(t, probes[0], 10*time.Second, not(first))
+	answers(t, probes[1], 10*time.Second, not(first))
+	must(t, l.CutLink(t.Context(), second))
+	t.Cleanup(func() { must(t, l.HealLink(context.Background(), second)) })
+	var last string
+	for i, p := range probes {
+		last = answers(t, p, 10*time.Second, func(h string) bool { return h != first && h != second })
+		goesOn(t, p, 50)
+		gap, _ := p.Report().Since(begun).LongestGap()
+		t.Logf("%s and %s lost while etcd hung: %s answers for %s, after at most %d ms without an answer", first, second, last, addresses[i], gap.Milliseconds())
+		if gap > budget {
+			t.Errorf("%s without an answer, the budget is %s:\n%s", gap, budget, p.Report())
+		}
+	}
+	must(t, l.ResumeEtcd())
+	for _, address := range addresses {
+		recorded(t, l, "forgotten", address, last)
+	}
+	for _, name := range controllers {
+		revive(t, l, name)
+	}
+	leader(t, l)
+}
+
+func TestAPartitionEndsWithOneOwner(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "parted")
+	settle(t, l)
+	var probes []*lab.Prober
+	for _, address := range addresses {
+		p := probe(t, l, address)
+		answers(t, p, 10*time.Second, anybody)
+		probes = append(probes, p)
+	}
+	// The client reaches all, so that two answer for each address.
+	alone := answers(t, probes[0], 10*time.Second, anybody)
+	must(t, l.Partition(t.Context(), []string{alone}, others(l, alone)))
+	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
+	for i, p := range probes {
+		eventually(t, 20*time.Second, "both sides answer for "+addresses[i].String(), func() error {
+			if len(p.Report().Contested()) == 0 {
+				return fmt.Errorf("%v answer", p.Report().Hosts())
+			}
+			return nil
+		})
+		goesOn(t, p, 100)
+	}
+	healed := time.Now()
+	must(t, l.HealNetwork(t.Context()))
+	for i, p := range probes {
+		const quiet = 100 // questions in a row that one host answers
+		eventually(t, 30*time.Second, "one host answers for "+addresses[i].String(), func() error {
+			r := p.Report().Since(healed)
+			if n := len(r.Questions); n < quiet || len(lab.Report{Questions: r.Questions[n-quiet:]}.Hosts()) != 1 {
+				return fmt.Errorf("of %d questions %d had two answers", n, len(r.Contested()))
+			}
+			return nil
+		})
+		r := p.Report().Since(healed)
+		both := time.Duration(0)
+		for _, q := range r.Contested() {
+			both = q.At.Sub(healed)
+		}
+		gap, _ := r.LongestGap()
+		t.Logf("%s: two answered for %d ms after the partition had ended, nobody for %d ms, %d of %d questions unanswered",
+			addresses[i], both.Milliseconds(), gap.Milliseconds(), len(r.Unanswered()), len(r.Questions))
+		if both > budget || gap > budget {
+			t.Errorf("two answered for %s for %s, or nobody for %s; the budget is %s:\n%s", addresses[i], both, gap, budget, r)
+		}
+	}
+}
+
+// The nodes gossip on one interface and announce on another.
+func TestAnInterfaceThatDiesLosesItsAddressesThoughGossipGoesOn(t *testing.T) {
+	l := cluster(t)
+	const nic = "lan1"
+	ports := map[string]string{}
+	for _, node := range l.Nodes() {
+		port, err := l.Cable(t.Context(), node, nic)
+		must(t, err)
+		t.Cleanup(func() { must(t, l.Uncable(context.Background(), node, nic)) })
+		ports[node] = port
+	}
+	on := func(interfaces string) {
+		_, err := l.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"interfaces":`+interfaces+`}}`)
+		must(t, err)
+	}
+	on(`["` + nic + `"]`)
+	t.Cleanup(func() { on("null") })
+	for _, address := range serve(t, l, "apart") {
+		p := probe(t, l, address)
+		owner := answers(t, p, 20*time.Second, anybody)
+		goesOn(t, p, 50)
+		before := doubts(t, l)
+		begun := time.Now()
+		must(t, l.CutLink(t.Context(), ports[owner]))
+		heir := answers(t, p, 10*time.Second, not(owner))
+		goesOn(t, p, 50)
+		gap, _ := p.Report().Since(begun.Add(-100 * time.Millisecond)).LongestGap()
+		t.Logf("%s: from %s to %s, %d ms without an answer", address, owner, heir, gap.Milliseconds())
+		if gap > budget {
+			t.Errorf("%s without an answer, the budget is %s:\n%s", gap, budget, p.Report())
+		}
+		if after := doubts(t, l); after != before {
+			t.Errorf("gossip lost somebody %v times meanwhile: it was no interface alone that died", after-before)
+		}
+		must(t, l.HealLink(t.Context(), ports[owner]))
+		p.Stop()
+	}
+}
+
+// doubts returns how often speakers have lost one another by gossip.
+func doubts(t *testing.T, l *lab.Lab) (n float64) {
+	t.Helper()
+	for _, node := range l.Nodes() {
+		metrics, err := l.Metrics(t.Context(), node, speakerMetrics)
+		must(t, err)
+		for series, value := range metrics {
+			if strings.HasPrefix(series, "belfry_gossip_suspicions_total{") {
+				n += value
+			}
+		}
+	}
+	return n
 }
 
 // revive starts a process again if it has ended.
