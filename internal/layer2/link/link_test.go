@@ -238,6 +238,10 @@ func TestInterfacesThatComeLaterAnswerAndThoseThatGoAreForgotten(t *testing.T) {
 		})
 		l.Set(claims(n.node.index("eth0"), index))
 		n.expectSeen("second interface", "eth1", n.node.mac("eth1"))
+		eventually(t, "the group is joined on the second interface", func() (bool, string) {
+			out := n.node.ip("-6", "maddr", "show", "dev", "eth1")
+			return strings.Contains(out, layer2.GroupOf(vip6).Address().String()+"\n"), out
+		})
 		n.node.ip("link", "del", "eth1")
 		eventually(t, "the interface is forgotten", func() (bool, string) {
 			return named(l, "eth1").Index == 0 && read(t, reg, "addresses", "interface", "eth1") == 0, fmt.Sprintf("%+v", l.Interfaces())
