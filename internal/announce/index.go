@@ -413,16 +413,15 @@ func (ix *Index) group(services []lb.Service) {
 
 // collect adds what one Service's endpoints say to its group.
 func (g *group) collect(s *lb.Service, byNode map[string]int) {
-	usable := false
+	usable := s.Endpoints.Serving(lb.TrafficCluster, "") > lb.Idle
 	for name, c := range s.Endpoints {
 		n, known := byNode[name]
-		switch {
-		case c.Ready > 0 && known:
+		switch serving := c.Serving(); {
+		case serving == lb.Steady && known:
 			g.ready = append(g.ready, n)
-		case c.Terminating > 0 && known:
+		case serving == lb.Ending && known:
 			g.terminating = append(g.terminating, n)
 		}
-		usable = usable || c.Ready > 0 || c.Terminating > 0
 	}
 	g.usable = g.usable || usable
 	// One Service that any node can serve lets any node announce. (The

@@ -370,9 +370,9 @@ func (g group) idle(node string) Reason {
 	reason := NoEndpoint
 	for _, s := range g.services {
 		switch {
-		case s.Endpoints.Usable(s.TrafficPolicy, node):
+		case s.Endpoints.Serving(s.TrafficPolicy, node) > lb.Idle:
 			return Advertised
-		case s.Endpoints.Usable(lb.TrafficCluster, ""):
+		case s.Endpoints.Serving(lb.TrafficCluster, "") > lb.Idle:
 			reason = NoLocalEndpoint
 		}
 	}

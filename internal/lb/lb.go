@@ -175,24 +175,50 @@ type EndpointCount struct {
 	Terminating int
 }
 
-// Usable reports whether the Service has an endpoint that would take traffic
-// arriving at node. For TrafficCluster any node's endpoint does.
-//
-// For TrafficLocal one that terminates is enough, as for kube-proxy: what arrives
-// is served. Whether to attract traffic with it while other nodes have ready ones
-// is another question: BGP does, and says that the node is about to go; layer 2,
-// where one node attracts all, does not (announce.Decide).
-func (e Endpoints) Usable(policy TrafficPolicy, node string) bool {
+// A Serving says what endpoints can do with traffic that arrives. The greater, the
+// better.
+type Serving uint8
+
+// Servings. Whoever attracts traffic prefers nodes where it is Steady, and takes
+// those where it is Ending only while no other can: layer 2, where one node
+// attracts all, by choosing among them (package announce); BGP, where each node
+// speaks for itself, by telling routers that it is about to go (package bgp).
+const (
+	// Idle: there is nobody to take it.
+	Idle Serving = iota
+	// Ending: those that take it terminate.
+	Ending
+	// Steady: some that take it are ready.
+	Steady
+)
+
+// String returns the serving in one word.
+func (s Serving) String() string { return [...]string{"idle", "ending", "steady"}[s] }
+
+// Serving returns what the endpoints that are counted can do.
+func (c EndpointCount) Serving() Serving {
+	switch {
+	case c.Ready > 0:
+		return Steady
+	case c.Terminating > 0:
+		return Ending
+	default:
+		return Idle
+	}
+}
+
+// Serving returns what becomes of traffic that arrives at a node, as kube-proxy
+// has it: with TrafficCluster any node's endpoints take it, with TrafficLocal the
+// node's own.
+func (e Endpoints) Serving(policy TrafficPolicy, node string) Serving {
 	if policy == TrafficLocal {
-		c := e[node]
-		return c.Ready > 0 || c.Terminating > 0
+		return e[node].Serving()
 	}
+	best := Idle
 	for _, c := range e {
-		if c.Ready > 0 || c.Terminating > 0 {
-			return true
-		}
+		best = max(best, c.Serving())
 	}
-	return false
+	return best
 }
 
 // A Node is a Kubernetes Node as far as announcing depends on it.

@@ -34,26 +34,28 @@ func TestSelectorMatchesLikeKubernetes(t *testing.T) {
 	}
 }
 
-func TestLocalTrafficNeedsAnEndpointOnTheNode(t *testing.T) {
-	e := Endpoints{"a": {Ready: 1}, "b": {Terminating: 1}, "c": {}}
+func TestTrafficGoesToReadyEndpointsThenToThoseThatTerminate(t *testing.T) {
+	some := Endpoints{"a": {Ready: 1, Terminating: 1}, "b": {Terminating: 1}, "c": {}}
+	last := Endpoints{"b": {Terminating: 1}, "c": {}}
 	for _, c := range []struct {
-		policy TrafficPolicy
-		node   string
-		want   bool
+		endpoints Endpoints
+		policy    TrafficPolicy
+		node      string
+		want      Serving
 	}{
-		{TrafficCluster, "c", true},
-		{TrafficCluster, "elsewhere", true},
-		{TrafficLocal, "a", true},
-		{TrafficLocal, "b", true},
-		{TrafficLocal, "c", false},
-		{TrafficLocal, "elsewhere", false},
+		{some, TrafficCluster, "c", Steady},
+		{some, TrafficCluster, "elsewhere", Steady},
+		{last, TrafficCluster, "c", Ending},
+		{Endpoints{"c": {}}, TrafficCluster, "c", Idle},
+		{nil, TrafficCluster, "c", Idle},
+		{some, TrafficLocal, "a", Steady},
+		{some, TrafficLocal, "b", Ending},
+		{some, TrafficLocal, "c", Idle},
+		{some, TrafficLocal, "elsewhere", Idle},
 	} {
-		if got := e.Usable(c.policy, c.node); got != c.want {
-			t.Errorf("%v on %s: %v, want %v", c.policy, c.node, got, c.want)
+		if got := c.endpoints.Serving(c.policy, c.node); got != c.want {
+			t.Errorf("%v: %v on %s: %v, want %v", c.endpoints, c.policy, c.node, got, c.want)
 		}
-	}
-	if (Endpoints{"a": {}}).Usable(TrafficCluster, "a") {
-		t.Error("a Service without usable endpoints is usable")
 	}
 }
 
