@@ -91,7 +91,7 @@ func (s *Speaker) estrange(ctx context.Context, h layer2.Heard) {
 	at := s.strangers.by[key]
 	switch {
 	case at == nil && !s.strangers.remember(h.At):
-		s.metrics.conflicts.Inc()
+		s.metrics.conflict(h.MAC, 1)
 	case at == nil:
 		s.strangers.by[key] = &sighting{last: h, doubted: true, due: h.At.Add(acquaintance), frames: 1}
 		s.strangers.doubted = append(s.strangers.doubted, key)
@@ -102,7 +102,7 @@ func (s *Speaker) estrange(ctx context.Context, h layer2.Heard) {
 	default:
 		news := h.At.Sub(at.last.At) >= quarrel
 		at.last = h
-		s.metrics.conflicts.Inc()
+		s.metrics.conflict(h.MAC, 1)
 		s.oppose(h, news)
 	}
 }
@@ -118,7 +118,7 @@ func (s *Speaker) judge(now time.Time) {
 			continue
 		}
 		at.doubted = false
-		s.metrics.conflicts.Add(float64(at.frames))
+		s.metrics.conflict(key.mac, at.frames)
 		h := at.last
 		h.At = now
 		s.oppose(h, true)
@@ -383,7 +383,7 @@ func (s *Speaker) settle(now time.Time, v vetted) {
 	before := s.vetting.Held()
 	s.vetting.Answer(now, v.inquiry, found, unclear)
 	for _, h := range found {
-		s.metrics.conflicts.Inc()
+		s.metrics.conflict(h.MAC, 1)
 		if by := before[h.Address]; by.MAC != h.MAC {
 			s.log.Warn("another station uses an address that is to be announced: withholding it", "address", h.Address, "mac", h.MAC, "reason", announce.AddressConflict.String())
 		}

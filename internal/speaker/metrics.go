@@ -9,13 +9,15 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 type metrics struct {
 	addresses *prometheus.GaugeVec
 	changes   *prometheus.CounterVec
 	reports   *prometheus.CounterVec
-	conflicts prometheus.Counter
+	conflicts *prometheus.CounterVec
+	named     map[string]bool // the values of the label mac of conflicts
 	rivals    prometheus.Counter
 	wins      prometheus.Counter
 	withheld  prometheus.Gauge
@@ -58,7 +60,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "belfry", Subsystem: "speaker", Name: "reports_total",
 			Help: "Writes of the condition Announced, by result.",
 		}, []string{"result"}),
-		conflicts: counter("conflicts_total", "Frames by which stations that are no speakers of ours claim an address of ours."),
+		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "conflicts_total",
+			Help: "Frames by which stations that are no speakers of ours claim an address of ours, by hardware address.",
+		}, []string{"mac"}),
+		named: map[string]bool{},
 		withheld: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "belfry", Subsystem: "speaker", Name: "addresses_withheld",
 			Help: "Addresses that this node is to announce and does not, because a stranger uses them.",
@@ -90,6 +96,26 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.withheld, m.defences, m.takeovers, m.passes)
 	}
 	return m
+}
+
+// others stands for the strangers that came after the first namedMost, which have
+// a series each: there are as many hardware addresses as anybody cares to forge.
+const (
+	namedMost = 16
+	others    = "others"
+)
+
+// conflict counts frames by which a stranger claims an address.
+func (m *metrics) conflict(mac lb.MAC, frames int) {
+	name := mac.String()
+	switch {
+	case m.named[name]:
+	case len(m.named) < namedMost:
+		m.named[name] = true
+	default:
+		name = others
+	}
+	m.conflicts.WithLabelValues(name).Add(float64(frames))
 }
 
 // count takes the gauges from an intent and the counters from what became of

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -465,6 +467,34 @@ func TestAStrangerIsReportedOnce(t *testing.T) {
 		w.rest()
 		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (request)`)
 		w.owned("a")
+	})
+}
+
+func TestStrangersAreCountedByHardwareAddress(t *testing.T) {
+	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
+		w.start()
+		time.Sleep(time.Minute)
+		for i := range namedMost + 3 {
+			for range 2 {
+				w.heard("a", v6, lb.MAC{0xde, 5: byte(i)}, layer2.HeardReply)
+				time.Sleep(acquaintance)
+			}
+		}
+		w.rest()
+		m := w.node("a").speaker.metrics.conflicts
+		reg := prometheus.NewRegistry()
+		reg.MustRegister(m)
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, m := range families[0].GetMetric() {
+			got[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+		}
+		if len(got) != namedMost+1 || got["de:00:00:00:00:00"] != 2 || got[others] != 6 {
+			t.Errorf("counted %v", got)
+		}
 	})
 }
 

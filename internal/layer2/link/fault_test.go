@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -51,6 +53,58 @@ func TestABrokenSubscriptionIsRenewedAndNothingIsMissed(t *testing.T) {
 	if len(subs) != 2 || refuse {
 		t.Errorf("%d subscriptions, want 2; the refusal is still due: %v", len(subs), refuse)
 	}
+}
+
+// An interface that was down and is up again before it could be listed has left no
+// trace but the kernel's report of it.
+func TestAnInterfaceThatWasDownUnseenIsAnnouncedOnAgain(t *testing.T) {
+	n := newLAN(t)
+	index := n.node.index("eth0")
+	var sub *subscription
+	n.node.do(func() (err error) {
+		sub, err = subscribe()
+		return err
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { sub.run(ctx) })
+	n.node.ip("link", "set", "eth0", "down")
+	n.node.ip("link", "set", "eth0", "up")
+	for reported, timeout := false, time.After(10*time.Second); !reported; {
+		select {
+		case down := <-sub.changes:
+			reported = slices.Contains(down, index)
+		case <-timeout:
+			t.Fatal("that it was down is not reported")
+		}
+	}
+	cancel()
+	sub.socket.Close()
+	for range sub.changes {
+	}
+	running.Wait()
+
+	reports := make(chan chan []int, 1)
+	l, reg := n.node.runLink(Options{}, func(l *Link) {
+		l.subscribeTo = func() (*subscription, error) {
+			s, err := subscribe()
+			if err == nil {
+				reports <- s.changes
+			}
+			return s, err
+		}
+	})
+	l.Set(claims(index))
+	all := func(want float64) {
+		t.Helper()
+		eventually(t, "announcements", func() (bool, string) {
+			sent := read(t, reg, "gratuitous_total")
+			return sent >= want, fmt.Sprintf("%v, want %v", sent, want)
+		})
+	}
+	all(1)
+	<-reports <- []int{index}
+	all(10) // one acquisition has nine
 }
 
 func TestSocketsThatBreakOrCannotBeOpenedAreOpenedAgain(t *testing.T) {
