@@ -72,6 +72,8 @@ type Link struct {
 	announce chan netip.Addr
 	defend   chan netip.Addr
 
+	// hearing bounds how long Set waits; tests have more time.
+	hearing time.Duration
 	// How to open what Run reads from; tests break it.
 	subscribeTo func() (*subscription, error)
 	openSocket  func(ifindex, etherType int, w wait, filter []bpf.Instruction) (*socket, error)
@@ -104,6 +106,7 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 		announce: make(chan netip.Addr, 64),
 		defend:   make(chan netip.Addr, 64),
 
+		hearing:     hearing,
 		subscribeTo: subscribe,
 		openSocket:  openSocket,
 	}
@@ -128,7 +131,7 @@ func (l *Link) Set(claims []layer2.Claim) {
 	want := &wanted{slices.Clone(claims), layer2.NewTable(claims)}
 	l.wanted.Store(want)
 	poke(l.wake)
-	late := time.NewTimer(hearing)
+	late := time.NewTimer(l.hearing)
 	defer late.Stop()
 	for {
 		if settled := l.settled.Load(); settled == nil || settled == want {
