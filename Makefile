@@ -36,8 +36,13 @@ release: ## Make all files of a release in dist/release: programs, image, chart,
 	go run ./hack/release $(if $(SNAPSHOT),--snapshot)
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities in what is called; asks vuln.go.dev, or a copy of it in GOVULNDB
-	$(TOOL) govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./cmd/...
+vuln: ## Look for known vulnerabilities in what is called; asks vuln.go.dev, or a copy of it (GOVULNDB=file:///...)
+	@$(TOOL) govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./cmd/...; status=$$?; \
+	if [ $$status -eq 1 ]; then \
+		echo "make vuln could not look: it needs the vulnerability database at https://vuln.go.dev."; \
+		echo "Where that cannot be reached, take https://vuln.go.dev/vulndb.zip there from elsewhere, unpack it,"; \
+		echo "and say where it is: make vuln GOVULNDB=file:///path/of/the/directory"; \
+	fi >&2; exit $$status
 
 .PHONY: demo
 demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, show the timeline (KEEP=1 leaves it up)
