@@ -23,8 +23,8 @@ import (
 // registry is where images are named to be; nothing is pushed from here.
 const registry = "ghcr.io/belfrylb/"
 
-// nobody is the user of every image. The speaker's DaemonSet overrides it: a
-// process that is not root cannot be given a capability by Kubernetes.
+// nobody is the user of every image. The speaker's DaemonSet overrides it:
+// Kubernetes gives no other user than root a capability that it can use.
 const nobody = "65532:65532"
 
 // MB are what sizes are counted in.
