@@ -36,14 +36,7 @@ func (l *Lab) StartFRR(ctx context.Context, bgpd string) error {
 	if out, err := exec.CommandContext(ctx, "chown", "frr:frr", dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("chown %s: %w: %s", dir, err, out)
 	}
-	if err := l.inside(Router, func() error {
-		for _, key := range []string{"net/ipv4/fib_multipath_hash_policy", "net/ipv6/fib_multipath_hash_policy"} {
-			if err := os.WriteFile("/proc/sys/"+key, []byte("1"), 0o644); err != nil { // by ports too
-				return err
-			}
-		}
-		return nil
-	}); err != nil {
+	if err := l.spreadByPorts(); err != nil {
 		return err
 	}
 	for _, d := range []struct{ name, conf string }{{"zebra", ""}, {"bfdd", ""}, {"bgpd", bgpd}} {

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
 )
 
@@ -133,7 +134,7 @@ func nextHops(t *testing.T, l *lab.Lab, address netip.Addr) []string {
 	if address.Is6() {
 		family = "-6"
 	}
-	out, err := l.Exec(t.Context(), lab.Router, "ip", family, "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String(), "proto", "bgp")
+	out, err := l.Exec(t.Context(), lab.Router, "ip", family, "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String())
 	must(t, err)
 	var nodes []string
 	fields := strings.Fields(out)
@@ -415,6 +416,30 @@ func accepted(t *testing.T, l *lab.Lab, peer, reason string) {
 	})
 }
 
+func TestTheYoungerOfTwoPeersForOneRouterSaysSo(t *testing.T) {
+	l := routedCluster(t)
+	before := neighbors(t, l)
+	must(t, l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BGPPeer\nmetadata: {name: also-tor6}\nspec: {myASN: 64512, peerASN: 64513, peerAddress: \"2001:db8:51::1\"}\n"))
+	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "bgppeer", "also-tor6", "--ignore-not-found") })
+	accepted(t, l, "also-tor6", "Conflict")
+	accepted(t, l, "tor6", "Accepted")
+	said, err := l.Kubectl(t.Context(), "get", "bgppeer", "also-tor6", `--output=jsonpath={.status.conditions[?(@.type=="Accepted")].message}`)
+	must(t, err)
+	if !strings.Contains(said, "the older BGPPeer tor6 is for the same router and nodes; this one holds no session") {
+		t.Errorf("it says %q", said)
+	}
+	_, err = l.Kubectl(t.Context(), "delete", "bgppeer", "also-tor6")
+	must(t, err)
+	for _, a := range serveRouted(t, l, "after-it") { // whose routes come after all that was said before
+		leads(t, l, a, l.Nodes()...)
+	}
+	for a, n := range neighbors(t, l) {
+		if n != before[a] {
+			t.Errorf("FRR's session with %s: %+v, before %+v", a, n, before[a])
+		}
+	}
+}
+
 // password makes the Secret that peers name, of a type and with a text.
 func password(t *testing.T, l *lab.Lab, kind, text string) {
 	t.Helper()
@@ -425,7 +450,7 @@ func password(t *testing.T, l *lab.Lab, kind, text string) {
 
 func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 	l := routedCluster(t)
-	const first, second = "Tr0ub4dor-and-three", "c0rrect-horse-battery"
+	const wrong, first, second = "n0t-what-it-is", "Tr0ub4dor-and-three", "c0rrect-horse-battery"
 	t.Cleanup(func() {
 		_, _ = l.Kubectl(context.Background(), "delete", "secret", "routers", "--namespace="+lab.Namespace, "--ignore-not-found")
 	})
@@ -453,6 +478,29 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 	password(t, l, "Opaque", first)
 	accepted(t, l, "tor6", "SecretInvalid")
 	secret(first)
+	// One that never matched: there is no session, and each speaker says why.
+	before := neighbors(t, l)
+	password(t, l, "kubernetes.io/basic-auth", wrong)
+	accepted(t, l, "tor4", "Accepted")
+	eventually(t, 60*time.Second, "each SpeakerStatus suspects the password", func() error {
+		var errs error
+		for node, s := range speakerStatuses(t, l) {
+			for _, session := range s.Status.BGP.Sessions {
+				if session.State == v1beta1.SessionEstablished || !strings.HasPrefix(session.LastError, "MD5 mismatch suspected: SYN unanswered by ") {
+					errs = errors.Join(errs, fmt.Errorf("%s: %+v", node, session))
+				}
+			}
+			if len(s.Status.BGP.Sessions) != 2 || s.Status.BGP.Up != 0 {
+				errs = errors.Join(errs, fmt.Errorf("%s: %+v", node, s.Status.BGP))
+			}
+		}
+		return errs
+	})
+	for a, n := range neighbors(t, l) {
+		if n.State == "Established" || n.Established != before[a].Established {
+			t.Errorf("FRR's session with %s: %+v, before %+v", a, n, before[a])
+		}
+	}
 	password(t, l, "kubernetes.io/basic-auth", first)
 	accepted(t, l, "tor4", "Accepted")
 	for _, node := range l.Nodes() {
@@ -494,13 +542,13 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 		must(t, err)
 		seen["metrics of "+node] = out
 	}
-	for _, kinds := range []string{"bgppeers,bgpadvertisements,bfdprofiles,communities", "services", "nodes", "events"} {
+	for _, kinds := range []string{"bgppeers,bgpadvertisements,bfdprofiles,communities", "speakerstatuses", "services", "nodes", "events"} {
 		out, err := l.Kubectl(t.Context(), "get", kinds, "--all-namespaces", "--output=yaml")
 		must(t, err)
 		seen[kinds] = out
 	}
 	for where, text := range seen {
-		if strings.Contains(text, first) || strings.Contains(text, second) {
+		if slices.ContainsFunc([]string{wrong, first, second}, func(secret string) bool { return strings.Contains(text, secret) }) {
 			t.Errorf("a password is in: %s", where)
 		}
 		if len(text) == 0 && !strings.HasPrefix(where, "log") {
@@ -561,6 +609,39 @@ func TestASpeakerThatIsStoppedLosesNoTraffic(t *testing.T) {
 	stop()
 }
 
+// heardFrom waits until these nodes, and no other, advertise an address to FRR.
+// That is more than where traffic goes: FRR prefers others to a node that says
+// that it is leaving, long before it has.
+func heardFrom(t *testing.T, l *lab.Lab, address netip.Addr, nodes ...string) {
+	t.Helper()
+	family, want := "ipv4", []netip.Addr(nil)
+	if address.Is6() {
+		family = "ipv6"
+	}
+	for _, node := range nodes {
+		v4, v6 := l.Addresses(node)
+		want = append(want, map[bool]netip.Addr{true: v4, false: v6}[address.Is4()])
+	}
+	slices.SortFunc(want, netip.Addr.Compare)
+	eventually(t, 20*time.Second, fmt.Sprintf("%v is advertised by %v", address, nodes), func() error {
+		var table struct {
+			Paths []struct{ Peer struct{ PeerID netip.Addr } }
+		}
+		if err := l.VtyshJSON(t.Context(), fmt.Sprintf("show bgp %s unicast %v", family, netip.PrefixFrom(address, address.BitLen())), &table); err != nil {
+			return err
+		}
+		var got []netip.Addr
+		for _, path := range table.Paths {
+			got = append(got, path.Peer.PeerID)
+		}
+		slices.SortFunc(got, netip.Addr.Compare)
+		if !slices.Equal(got, want) {
+			return fmt.Errorf("it is by %v", got)
+		}
+		return nil
+	})
+}
+
 func TestADrainedNodeIsLeftByTheRouterAndComesBack(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "drained")
@@ -574,6 +655,9 @@ func TestADrainedNodeIsLeftByTheRouterAndComesBack(t *testing.T) {
 	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "annotate", "node", "node1", "belfry.dev/drain-") })
 	for _, a := range addresses {
 		leads(t, l, a, "node2", "node3")
+	}
+	for _, a := range addresses {
+		heardFrom(t, l, a, "node2", "node3")
 	}
 	_, err = l.Kubectl(t.Context(), "annotate", "node", "node1", "belfry.dev/drain-")
 	must(t, err)

@@ -2,13 +2,19 @@ package gobgp
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,11 +25,17 @@ import (
 // A bird is BIRD at 192.0.3.1 and 2001:db8:3::1, AS 65002. Its configuration is
 // one file, of a part for each neighbor.
 type bird struct {
-	dir   string
-	ns    namespace
-	parts map[string]string
-	next  int
+	dir     string
+	ns      namespace
+	sources *sources
+	// mu guards what follows, and the file.
+	mu    sync.Mutex
+	parts map[string]birdPart
+	last  int
 }
+
+// A birdPart is what BIRD is told of one neighbor.
+type birdPart struct{ lines, password string }
 
 const birdAS = 65002
 
@@ -42,17 +54,18 @@ func needBIRD(t *testing.T) *bird {
 	lab.closers = append(lab.closers, func() { os.RemoveAll(dir) })
 	ns, err := lab.namespace()
 	if err == nil {
-		err = lab.wire(3, ns)
+		// 3 for sessions between addresses, 5 for unnumbered ones.
+		err = errors.Join(lab.wire(3, ns), lab.wire(5, ns))
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bird{dir: dir, ns: ns, parts: map[string]string{}, next: 10}
+	b := &bird{dir: dir, ns: ns, sources: newSources(), parts: map[string]birdPart{}}
 	b.write(t)
 	if _, err := lab.daemon(ns, filepath.Join(dir, "log"), "bird", "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", filepath.Join(dir, "ctl"), "-P", filepath.Join(dir, "pid")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, 10*time.Second, func() (bool, any) {
+	eventually(t, within, func() (bool, any) {
 		out, err := b.birdc("show status")
 		return err == nil, fmt.Sprint(out, err)
 	})
@@ -60,14 +73,30 @@ func needBIRD(t *testing.T) *bird {
 	return b
 }
 
+// birdHead is what BIRD is told beside its neighbors. It needs the direct routes
+// to find the next hops of neighbors that may be far away, which internal ones
+// are; it tells of itself on the wire of unnumbered sessions.
+const birdHead = `router id 192.0.3.1;
+protocol device {}
+protocol direct { ipv4; ipv6; }
+protocol bfd { interface "*" { interval 100 ms; multiplier 3; }; multihop { interval 100 ms; multiplier 3; }; }
+protocol kernel { ipv4 { export where source = RTS_BGP; }; merge paths on; }
+protocol kernel { ipv6 { export where source = RTS_BGP; }; merge paths on; }
+protocol radv { interface "rtr5" { min ra interval 3; max ra interval 4; default lifetime 0; }; }
+`
+
 func (b *bird) write(t *testing.T) {
 	t.Helper()
-	var conf strings.Builder
-	conf.WriteString("router id 192.0.3.1;\nprotocol device {}\nprotocol bfd { interface \"*\" { interval 100 ms; multiplier 3; }; multihop { interval 100 ms; multiplier 3; }; }\nprotocol kernel { ipv4 { export all; }; merge paths on; }\nprotocol kernel { ipv6 { export all; }; merge paths on; }\n")
-	for _, part := range b.parts {
-		conf.WriteString(part)
+	conf := birdHead
+	for _, name := range slices.Sorted(maps.Keys(b.parts)) {
+		part := b.parts[name]
+		conf += fmt.Sprintf("protocol bgp %s {\n%s\n", name, part.lines)
+		if part.password != "" {
+			conf += fmt.Sprintf("password %q;\n", part.password)
+		}
+		conf += "}\n"
 	}
-	if err := os.WriteFile(filepath.Join(b.dir, "bird.conf"), []byte(conf.String()), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.dir, "bird.conf"), []byte(conf), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -81,151 +110,210 @@ func (b *bird) birdc(command string) (string, error) {
 	return text, err
 }
 
-// neighbor makes an address of ours, which no other test has, a neighbor of
-// BIRD, and returns the peer for our side.
-func (b *bird) neighbor(t *testing.T, family string, as uint32, lines ...string) lb.BGPPeer {
+func (b *bird) ask(t *testing.T, command string) string {
 	t.Helper()
-	lab.mu.Lock()
-	defer lab.mu.Unlock()
-	b.next++
-	source, router := fmt.Sprintf("192.0.3.%d", b.next), "192.0.3.1"
-	if family == "ipv6" {
-		source, router = fmt.Sprintf("2001:db8:3::%d", b.next), "2001:db8:3::1"
+	out, err := b.birdc(command)
+	for strings.Contains(out, "Stopped due to reconfiguration") { // for another test
+		out, err = b.birdc(command)
 	}
-	name := fmt.Sprintf("p%d", b.next)
-	if len(lines) == 0 {
-		lines = []string{family + " { import all; export none; };"}
+	if err != nil {
+		t.Fatalf("birdc %s: %v: %s", command, err, out)
 	}
-	b.parts[name] = fmt.Sprintf("protocol bgp %s { local %s as %d; neighbor %s as %d; passive on; hold time 9; error wait time 1, 2;\n%s\n}\n",
-		name, router, birdAS, source, as, strings.Join(lines, "\n"))
-	b.configure(t)
-	t.Cleanup(func() {
-		lab.mu.Lock()
-		defer lab.mu.Unlock()
-		delete(b.parts, name)
-		b.configure(t)
+	return out
+}
+
+// change changes the neighbors, and has BIRD follow.
+func (b *bird) change(t *testing.T, how func(map[string]birdPart)) {
+	t.Helper()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	how(b.parts)
+	b.write(t)
+	if out := b.ask(t, "configure"); !strings.Contains(out, "Reconfigur") {
+		t.Fatal(out)
+	}
+}
+
+// add adds a neighbor for this test, under a name that it returns.
+func (b *bird) add(t *testing.T, part birdPart) (name string) {
+	t.Helper()
+	b.change(t, func(parts map[string]birdPart) {
+		b.last++
+		name = fmt.Sprintf("p%d", b.last)
+		parts[name] = part
 	})
+	t.Cleanup(func() { b.change(t, func(parts map[string]birdPart) { delete(parts, name) }) })
+	return name
+}
+
+// birdTraits is how BIRD is told them. It helps whoever wants graceful restart.
+var birdTraits = map[trait]string{
+	onlyNear:  "ttl security on;",
+	farAway:   "multihop 5;",
+	watched:   "bfd on;",
+	oldRouter: "capabilities off;",
+}
+
+const birdTimers = "passive on; hold time 9; error wait time 1, 2;\n"
+
+func (b *bird) as() uint32           { return birdAS }
+func (b *bird) space() namespace     { return b.ns }
+func (b *bird) pid(t *testing.T) int { return readPID(t, filepath.Join(b.dir, "pid")) }
+
+func (b *bird) neighbor(t *testing.T, family string, as uint32, traits ...trait) lb.BGPPeer {
+	t.Helper()
+	source, router := b.sources.take(t, 3, family), "192.0.3.1"
+	if family == "ipv6" {
+		router = "2001:db8:3::1"
+	}
+	lines := fmt.Sprintf("local %s as %d; neighbor %s as %d; %s", router, birdAS, source, as, birdTimers)
+	if as == birdAS && !slices.Contains(traits, farAway) {
+		lines += "direct;" // it takes internal neighbors for far away
+	}
+	families, extended := []string{family}, ""
+	for _, trait := range traits {
+		lines += birdTraits[trait]
+		switch trait {
+		case bothFamilies:
+			families = []string{"ipv4", "ipv6"}
+		case withIPv6NextHop:
+			extended = "extended next hop on; "
+		}
+	}
+	for _, family := range families {
+		lines += "\n" + family + " { import all; export none; " + extended + "};"
+		extended = ""
+	}
 	return lb.BGPPeer{
-		Name: name, MyASN: as, PeerASN: birdAS, Address: netip.MustParseAddr(router), Source: netip.MustParseAddr(source),
+		Name: b.add(t, birdPart{lines: lines}), MyASN: as, PeerASN: birdAS, Address: netip.MustParseAddr(router), Source: source,
 		HoldTime: 9 * time.Second, ConnectTime: time.Second,
 	}
 }
 
-func (b *bird) configure(t *testing.T) {
+// unnumbered has to tell BIRD our address, which it does not find by itself.
+func (b *bird) unnumbered(t *testing.T, password string) lb.BGPPeer {
 	t.Helper()
-	b.write(t)
-	if out, err := b.birdc("configure"); err != nil || !strings.Contains(out, "Reconfigur") {
-		t.Fatalf("%v: %s", err, out)
+	link, err := net.InterfaceByName("node5")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := link.Addrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(addrs, func(a net.Addr) bool { return strings.HasPrefix(a.String(), "fe80:") })
+	if i < 0 {
+		t.Fatalf("node5 has no link-local address, but %v", addrs)
+	}
+	ours, _, _ := strings.Cut(addrs[i].String(), "/")
+	lines := fmt.Sprintf("local as %d; neighbor %s%%'rtr5' as 65000; %s", birdAS, ours, birdTimers)
+	lines += "ipv4 { import all; export none; extended next hop on; };\nipv6 { import all; export none; };"
+	return lb.BGPPeer{
+		Name: b.add(t, birdPart{lines, password}), MyASN: 65000, PeerASN: birdAS, Interface: "node5", HoldTime: 9 * time.Second,
+		ConnectTime: time.Second, Password: lb.NewSecret(password),
 	}
 }
 
-// holds waits until BIRD has these prefixes of a neighbor and no others.
-func (b *bird) holds(t *testing.T, name string, prefixes ...string) {
+func (b *bird) sign(t *testing.T, p lb.BGPPeer, password string) {
 	t.Helper()
-	eventually(t, 10*time.Second, func() (bool, any) {
-		out, err := b.birdc("show route protocol " + name)
-		got := regexp.MustCompile(`(?m)^\S+/\d+ `).FindAllString(out, -1)
-		ok := err == nil && len(got) == len(prefixes)
-		for _, p := range prefixes {
-			ok = ok && strings.Contains(out, p+" ")
-		}
-		return ok, out
+	b.change(t, func(parts map[string]birdPart) {
+		parts[p.Name] = birdPart{parts[p.Name].lines, password}
 	})
 }
 
-func TestBIRDHoldsOurRoutesAndLetsGoOfThem(t *testing.T) {
-	t.Parallel()
-	b := needBIRD(t)
-	for _, c := range []struct{ family, one, two string }{
-		{"ipv4", "198.51.100.1/32", "198.51.100.0/24"},
-		{"ipv6", "2001:db8:100::1/128", "2001:db8:100::/64"},
-	} {
-		t.Run(c.family, func(t *testing.T) {
-			t.Parallel()
-			p := b.neighbor(t, c.family, 65000)
-			s := speak(t)
-			s.say(p, route(c.one))
-			s.established(p.Name)
-			b.holds(t, p.Name, c.one)
-			s.say(p, route(c.one), route(c.two))
-			b.holds(t, p.Name, c.one, c.two)
-			s.say(p, route(c.two))
-			b.holds(t, p.Name, c.two)
-			// The session is lost and comes back with what is wanted then.
-			if out, err := b.birdc("restart " + p.Name); err != nil {
-				t.Fatalf("%v: %s", err, out)
-			}
-			s.say(p, route(c.one))
-			eventually(t, 15*time.Second, func() (bool, any) {
-				v := s.view(p.Name)
-				return v.Counters.Established == 2 && v.State == bgp.Established, v
-			})
-			b.holds(t, p.Name, c.one)
-			s.say(p)
-			b.holds(t, p.Name)
-		})
-	}
+func (b *bird) up(t *testing.T, p lb.BGPPeer) bool {
+	t.Helper()
+	return regexp.MustCompile(`(?m)^  BGP state: +Established$`).MatchString(b.ask(t, "show protocols all "+p.Name))
 }
 
-func TestBIRDSeesOurAttributes(t *testing.T) {
-	t.Parallel()
-	b := needBIRD(t)
-	full := bgp.Attributes{
-		LocalPref: bgp.Some(200), MED: bgp.Some(50), Prepend: 2, Endpoints: 3,
-		Communities: []lb.Community{{A: 65000, B: 100}, lb.NoExport, {Large: true, A: 4200000000, B: 1, C: 2}},
-	}
-	both := []string{"ipv4 { import all; export none; extended next hop on; };", "ipv6 { import all; export none; };"}
-	for _, c := range []struct {
-		name, session, prefix string
-		as                    uint32
-		families              []lb.Family
-		lines                 []string
-	}{
-		{"external", "ipv4", "198.51.108.1/32", 65000, nil, nil},
-		{"internal6", "ipv6", "2001:db8:108::1/128", birdAS, nil, nil},
-		{"external-4over6", "ipv6", "198.51.108.2/32", 65000, []lb.Family{lb.IPv4, lb.IPv6}, both},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			p := b.neighbor(t, c.session, c.as, c.lines...)
-			p.Families = c.families
-			a := full
-			if c.as == birdAS {
-				a.Prepend = 0
-			} else {
-				a.LocalPref = bgp.Metric{}
-			}
-			s := speak(t)
-			s.say(p, route(c.prefix, a))
-			s.established(p.Name)
-			b.holds(t, p.Name, c.prefix)
-			out, err := b.birdc("show route all protocol " + p.Name)
-			if err != nil {
-				t.Fatal(err)
-			}
-			// The time of day, the protocol's name and our address differ.
-			out = regexp.MustCompile(`\[`+p.Name+` [^\]]*\]`).ReplaceAllString(out, "[PROTOCOL TIME]")
-			out = strings.ReplaceAll(out, p.Source.String(), "OURS")
-			golden(t, "bird-"+c.name+".json", strings.Split(strings.TrimSpace(out), "\n"))
-		})
-	}
+func (b *bird) lastWord(t *testing.T, p lb.BGPPeer) string {
+	t.Helper()
+	all := regexp.MustCompile(`(?m)^ +(Last error|Message): +(.*)$`).FindAllString(b.ask(t, "show protocols all "+p.Name), -1)
+	return strings.Join(all, " ")
 }
 
-func TestBIRDTakesSignedSegments(t *testing.T) {
-	t.Parallel()
-	b := needBIRD(t)
-	for _, c := range []struct{ family, prefix string }{{"ipv4", "198.51.100.33/32"}, {"ipv6", "2001:db8:100::33/128"}} {
-		t.Run(c.family, func(t *testing.T) {
-			t.Parallel()
-			p := b.neighbor(t, c.family, 65000, c.family+" { import all; export none; };", `password "tor-secret";`)
-			p.Password = lb.NewSecret("wrong-secret")
-			s := speak(t)
-			s.say(p, route(c.prefix))
-			s.faults(p.Name, bgp.MD5Suspected)
-			p.Password = lb.NewSecret("tor-secret")
-			s.say(p, route(c.prefix))
-			s.established(p.Name)
-			b.holds(t, p.Name, c.prefix)
-		})
+func (b *bird) count(t *testing.T, p lb.BGPPeer, family string) int {
+	t.Helper()
+	out := b.ask(t, "show route protocol "+p.Name+" table "+birdTable(family)+" count")
+	m := regexp.MustCompile(`(?m)^(\d+) of `).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatal(out)
 	}
+	n, _ := strconv.Atoi(m[1])
+	return n
+}
+
+func birdTable(family string) string { return "master" + strings.TrimPrefix(family, "ipv") }
+
+func (b *bird) prefixes(t *testing.T, p lb.BGPPeer, family string) []string {
+	t.Helper()
+	out := b.ask(t, "show route protocol "+p.Name+" table "+birdTable(family))
+	var all []string
+	for _, m := range regexp.MustCompile(`(?m)^(\S+/\d+) `).FindAllStringSubmatch(out, -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
+// details returns what BIRD prints of a prefix from a neighbor, by line.
+func (b *bird) details(t *testing.T, p lb.BGPPeer, prefix string) []string {
+	t.Helper()
+	out, err := b.birdc("show route " + prefix + " all protocol " + p.Name)
+	if err != nil { // there is no such route, or another test has BIRD reconfigured
+		return nil
+	}
+	return strings.Split(strings.TrimSpace(out), "\n")
+}
+
+func (b *bird) heard(t *testing.T, p lb.BGPPeer, prefix string) (h heard, ok bool) {
+	t.Helper()
+	number := func(text string) bgp.Metric {
+		n, err := strconv.ParseUint(text, 10, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bgp.Some(uint32(n))
+	}
+	for _, line := range b.details(t, p, prefix) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch key {
+		case "BGP.next_hop":
+			ok = true
+			// The global one and the link-local one, of which one may be missing.
+			h.nextHop = netip.MustParseAddr(strings.Fields(strings.TrimPrefix(value, ":: "))[0])
+		case "BGP.local_pref":
+			h.localPref = number(value)
+		case "BGP.med":
+			h.med = number(value)
+		case "BGP.community":
+			var all []string
+			for _, m := range regexp.MustCompile(`\((\d+),(\d+)\)`).FindAllStringSubmatch(value, -1) {
+				all = append(all, lb.Community{A: number(m[1]).Value, B: number(m[2]).Value}.String())
+			}
+			h.communities = strings.Join(all, " ")
+		}
+	}
+	return h, ok
+}
+
+func (b *bird) print(t *testing.T, p lb.BGPPeer, prefix string) any {
+	t.Helper()
+	lines := b.details(t, p, prefix)
+	// The time of day and the protocol's name differ; so does whose route is the
+	// best, when others speak of the prefix.
+	label := regexp.MustCompile(`\[` + p.Name + ` [^\]]*\]( \*)?`)
+	for i, line := range lines {
+		lines[i] = strings.ReplaceAll(label.ReplaceAllString(line, "[PROTOCOL TIME]"), p.Source.String(), "OURS")
+	}
+	return lines
+}
+
+func (b *bird) reset(t *testing.T, p lb.BGPPeer) {
+	t.Helper()
+	b.ask(t, "restart "+p.Name)
+}
+
+func (b *bird) refresh(t *testing.T, p lb.BGPPeer, _ string) {
+	t.Helper()
+	b.ask(t, "reload in "+p.Name)
 }

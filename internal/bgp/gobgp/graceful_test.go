@@ -113,7 +113,7 @@ func watchRoutes(t *testing.T, ns namespace) *monitor {
 		_ = cmd.Wait()
 	})
 	// It is listening when it tells of a change of ours.
-	eventually(t, 5*time.Second, func() (bool, any) {
+	eventually(t, within, func() (bool, any) {
 		_ = run(ns.args("ip", "route", "replace", "blackhole", "203.0.113.254/32")...)
 		_ = run(ns.args("ip", "route", "del", "blackhole", "203.0.113.254/32")...)
 		return len(m.deletions("203.0.113.254")) > 0, "ip monitor is silent"
@@ -121,188 +121,183 @@ func watchRoutes(t *testing.T, ns namespace) *monitor {
 	return m
 }
 
-// lastReset returns what FRR says of the last end of a session, and of graceful
-// restart.
-func (f *frr) lastReset(t *testing.T, source netip.Addr) string {
-	t.Helper()
-	v := f.state(t, source)
-	js, _ := json.Marshal([]any{v["lastResetDueTo"], v["lastNotificationReason"], v["gracefulRestartInfo"], v["connectionsEstablished"]})
-	return string(js)
-}
+func installed(ns namespace, prefix string) bool { return kernelRoute(ns, prefix) != "" }
 
-func installed(ns namespace, prefix string) bool {
-	address, _, _ := strings.Cut(prefix, "/")
-	family := "-4"
-	if strings.Contains(address, ":") {
-		family = "-6"
-	}
-	args := ns.args("ip", family, "route", "show", address)
+// kernelRoute is what a namespace's kernel has for just this prefix.
+func kernelRoute(ns namespace, prefix string) string {
+	args := ns.args("ip", map[string]string{"ipv4": "-4", "ipv6": "-6"}[familyName(prefix)], "route", "show", "exact", prefix)
 	out, err := exec.Command(args[0], args[1:]...).Output()
-	return err == nil && len(bytes.TrimSpace(out)) > 0
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(out))
 }
 
 func TestKilledSpeakerIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	f, b := needFRR(t), needBIRD(t)
-	graceful := &lb.GracefulRestart{RestartTime: 30 * time.Second}
-	for _, c := range []struct {
-		name   string
-		router string
-		gr     *lb.GracefulRestart
-		// keeps says whether the router goes on forwarding.
-		keeps bool
-	}{
-		{"frr", "frr", graceful, true},
-		{"frr without graceful restart", "frr", nil, false},
-		{"bird", "bird", graceful, true},
-		{"bird without graceful restart", "bird", nil, false},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			var p lb.BGPPeer
-			var ns namespace
-			var holds func(...string)
-			one, two := map[bool]string{true: "198.51.101.1/32", false: "198.51.102.1/32"}[c.keeps], map[bool]string{true: "198.51.101.2/32", false: "198.51.102.2/32"}[c.keeps]
-			if c.router == "frr" {
-				source := f.source("ipv4")
-				p, ns = f.neighbor(t, source, 65000, "NEIGHBOR graceful-restart-helper"), f.ns
-				holds = func(prefixes ...string) { t.Helper(); f.holds(t, "ipv4", source, prefixes...) }
-			} else {
-				p, ns = b.neighbor(t, "ipv4", 65000), b.ns
-				holds = func(prefixes ...string) { t.Helper(); b.holds(t, p.Name, prefixes...) }
-			}
-			p.GracefulRestart = c.gr
-			kill := live(t, p, one, two)
-			holds(one, two)
-			eventually(t, 5*time.Second, func() (bool, any) { return installed(ns, one), "the route is not in the router's kernel" })
-			m := watchRoutes(t, ns)
-			kill()
-			if !c.keeps {
-				holds()
-				eventually(t, 5*time.Second, func() (bool, any) { d := m.deletions("198.51.102.1"); return len(d) > 0, d })
-				return
-			}
-			// The next life says only the first: the second is stale, and goes
-			// when the new table is complete.
-			live(t, p, one)
-			holds(one)
-			eventually(t, 5*time.Second, func() (bool, any) { d := m.deletions("198.51.101.2"); return len(d) > 0, d })
-			if d := m.deletions("198.51.101.1"); len(d) > 0 {
-				t.Errorf("forwarding was interrupted: %v", d)
-			}
-			if !installed(ns, one) {
-				t.Error("the route is gone")
-			}
-		})
-	}
+	graceful := &lb.GracefulRestart{RestartTime: time.Minute}
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		for _, c := range []struct {
+			name string
+			gr   *lb.GracefulRestart
+			// one and two are told of; by family.
+			one, two map[string]string
+		}{
+			{
+				"with graceful restart", graceful,
+				map[string]string{"ipv4": "198.51.101.1/32", "ipv6": "2001:db8:121::1/128"},
+				map[string]string{"ipv4": "198.51.101.2/32", "ipv6": "2001:db8:121::2/128"},
+			},
+			{
+				"without", nil,
+				map[string]string{"ipv4": "198.51.102.1/32", "ipv6": "2001:db8:122::1/128"},
+				map[string]string{"ipv4": "198.51.102.2/32", "ipv6": "2001:db8:122::2/128"},
+			},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				one, two, ns := c.one[family], c.two[family], j.space()
+				p := j.neighbor(t, family, 65000, helper)
+				p.GracefulRestart = c.gr
+				kill := live(t, p, one, two)
+				holds(t, j, p, family, one, two)
+				leads(t, j, one, p.Source)
+				m := watchRoutes(t, ns)
+				kill()
+				down(t, j, p)
+				if c.gr == nil {
+					holds(t, j, p, family)
+					eventually(t, within, func() (bool, any) { d := m.deletions(hostOf(one)); return len(d) > 0, d })
+					return
+				}
+				holds(t, j, p, family, one, two)
+				// The next life says only the first: the second is stale, and goes
+				// when the new table is complete.
+				live(t, p, one)
+				holds(t, j, p, family, one)
+				eventually(t, within, func() (bool, any) { d := m.deletions(hostOf(two)); return len(d) > 0, d })
+				if d := m.deletions(hostOf(one)); len(d) > 0 {
+					t.Errorf("forwarding was interrupted: %v", d)
+				}
+				if !installed(ns, one) {
+					t.Error("the route is gone")
+				}
+			})
+		}
+	})
+}
+
+// hostOf is the address of a prefix, as ip spells one that is for a host.
+func hostOf(prefix string) string {
+	address, _, _ := strings.Cut(prefix, "/")
+	return address + " "
 }
 
 func TestUpgradeWithGracefulRestartKeepsRoutes(t *testing.T) {
 	t.Parallel()
-	f := needFRR(t)
-	source := f.source("ipv6")
-	p := f.neighbor(t, source, 65000, "NEIGHBOR graceful-restart-helper")
-	p.GracefulRestart = &lb.GracefulRestart{RestartTime: 30 * time.Second, LongLived: time.Hour}
-	prefix := "2001:db8:101::1/128"
-	m := watchRoutes(t, f.ns)
-	for range 3 {
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		p := j.neighbor(t, family, 65000, helper)
+		p.GracefulRestart = &lb.GracefulRestart{RestartTime: time.Minute, LongLived: time.Hour}
+		prefix := map[string]string{"ipv4": "198.51.115.1/32", "ipv6": "2001:db8:101::1/128"}[family]
+		m := watchRoutes(t, j.space())
+		for range 3 {
+			s := speak(t)
+			s.say(p, route(prefix))
+			s.established(p.Name)
+			holds(t, j, p, family, prefix)
+			leads(t, j, prefix, p.Source)
+			s.stop()
+			down(t, j, p)
+			holds(t, j, p, family, prefix)
+		}
+		// So does a change of the peer's own settings, which takes a new session.
 		s := speak(t)
 		s.say(p, route(prefix))
 		s.established(p.Name)
-		f.holds(t, "ipv6", source, prefix)
-		s.stop()
-	}
-	if !installed(f.ns, prefix) {
-		t.Error("the route is gone from the router's kernel")
-	}
-	// So does a change of the peer's own settings, which takes a new session.
-	s := speak(t)
-	s.say(p, route(prefix))
-	s.established(p.Name)
-	p.HoldTime = 6 * time.Second
-	s.say(p, route(prefix))
-	eventually(t, 10*time.Second, func() (bool, any) {
-		v := s.view(p.Name)
-		return v.State == bgp.Established && v.Negotiated.HoldTime == 6*time.Second && v.Sent == 1, v
+		p.HoldTime = 6 * time.Second
+		s.say(p, route(prefix))
+		eventually(t, within, func() (bool, any) {
+			v := s.view(p.Name)
+			return v.State == bgp.Established && v.Negotiated.HoldTime == 6*time.Second && v.Sent == 1, v
+		})
+		holds(t, j, p, family, prefix)
+		if d := m.deletions(hostOf(prefix)); len(d) > 0 || !installed(j.space(), prefix) {
+			t.Errorf("forwarding was interrupted: %v; the router: %s", d, j.lastWord(t, p))
+		}
+		// Leaving for good is another matter.
+		s.Set(nil)
+		eventually(t, within, func() (bool, any) { v := s.Sessions(); return len(v) == 0, v })
+		eventually(t, within, func() (bool, any) { d := m.deletions(hostOf(prefix)); return len(d) > 0, d })
 	})
-	if d := m.deletions("2001:db8:101::1"); len(d) > 0 {
-		t.Errorf("forwarding was interrupted: %v; FRR: %s", d, f.lastReset(t, source))
-	}
-	// Leaving for good is another matter.
-	s.Set(nil)
-	eventually(t, 5*time.Second, func() (bool, any) { v := s.Sessions(); return len(v) == 0, v })
-	eventually(t, 5*time.Second, func() (bool, any) { d := m.deletions("2001:db8:101::1"); return len(d) > 0, d })
 }
 
 func TestNodeTakesItsLeaveInOrder(t *testing.T) {
 	t.Parallel()
-	f := needFRR(t)
-	for _, family := range []string{"ipv4", "ipv6"} {
-		t.Run(family, func(t *testing.T) {
-			t.Parallel()
-			source := f.source(family)
-			p := f.neighbor(t, source, frrAS)
-			address := netip.MustParseAddr(map[string]string{"ipv4": "198.51.103.1", "ipv6": "2001:db8:103::1"}[family])
-			prefix := netip.PrefixFrom(address, address.BitLen()).String()
-			snapshot := lb.Snapshot{
-				Nodes:             []lb.Node{{Name: "a"}},
-				BGPPeers:          []lb.BGPPeer{p},
-				BGPAdvertisements: []lb.BGPAdvertisement{{Name: "all", LocalPref: new(uint32(200))}},
-				Services: []lb.Service{{
-					Key: lb.ServiceKey{Namespace: "web", Name: "a"}, Assigned: []netip.Addr{address},
-					Endpoints: lb.Endpoints{"a": {Ready: 1}},
-				}},
-			}
-			s := speak(t)
-			say := func(phase bgp.Phase) {
-				s.Set(bgp.Decide(snapshot, "a", bgp.Options{Phase: phase}).Sessions)
-			}
-			path := func() map[string]any {
-				paths, _ := f.show(t, "show bgp "+family+" unicast "+prefix)["paths"].([]any)
-				if len(paths) == 0 {
-					return nil
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		for name, as := range map[string]uint32{"internal": j.as(), "external": 65000} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				p := j.neighbor(t, family, as)
+				address := netip.MustParseAddr(map[string]string{"ipv4": "198.51.103.1", "ipv6": "2001:db8:103::1"}[family])
+				prefix := netip.PrefixFrom(address, address.BitLen()).String()
+				ad := lb.BGPAdvertisement{Name: "all"}
+				if as == j.as() {
+					ad.LocalPref = new(uint32(200))
 				}
-				return paths[0].(map[string]any)
-			}
-			say(bgp.Serving)
-			s.established(p.Name)
-			eventually(t, 5*time.Second, func() (bool, any) { v := path(); return v["locPrf"] == 200.0, v })
-			say(bgp.Leaving)
-			eventually(t, 5*time.Second, func() (bool, any) {
-				v := path()
-				c, _ := v["community"].(map[string]any)
-				return v["locPrf"] == 0.0 && c["string"] == "graceful-shutdown", v
+				snapshot := lb.Snapshot{
+					Nodes:             []lb.Node{{Name: "a"}},
+					BGPPeers:          []lb.BGPPeer{p},
+					BGPAdvertisements: []lb.BGPAdvertisement{ad},
+					Services: []lb.Service{{
+						Key: lb.ServiceKey{Namespace: "web", Name: "a"}, Assigned: []netip.Addr{address},
+						Endpoints: lb.Endpoints{"a": {Ready: 1}},
+					}},
+				}
+				s := speak(t)
+				say := func(phase bgp.Phase) {
+					s.Set(bgp.Decide(snapshot, "a", bgp.Options{Phase: phase}).Sessions)
+				}
+				internally := func(h heard, preference uint32) bool {
+					return as != j.as() || h.localPref == bgp.Some(preference)
+				}
+				say(bgp.Serving)
+				s.established(p.Name)
+				told(t, j, p, prefix, func(h heard) bool { return internally(h, 200) && h.communities == "" })
+				say(bgp.Leaving)
+				told(t, j, p, prefix, func(h heard) bool { return internally(h, 0) && h.communities == lb.GracefulShutdown.String() })
+				say(bgp.Left)
+				holds(t, j, p, family)
+				if v := s.view(p.Name); v.State != bgp.Established || v.Sent != 0 || !j.up(t, p) {
+					t.Error(show(v))
+				}
+				s.Set(nil)
+				eventually(t, within, func() (bool, any) {
+					word := j.lastWord(t, p)
+					return strings.Contains(word, "eer de-configured") || strings.Contains(word, "Peer De-configured"), word
+				})
 			})
-			say(bgp.Left)
-			eventually(t, 5*time.Second, func() (bool, any) {
-				v := s.view(p.Name)
-				return path() == nil && v.State == bgp.Established && v.Sent == 0, v
-			})
-			s.Set(nil)
-			eventually(t, 5*time.Second, func() (bool, any) {
-				v := f.state(t, source)
-				return v["lastNotificationReason"] == "Cease/Peer De-configured", v
-			})
-		})
-	}
+		}
+	})
 }
 
 func TestShutdownIsExplainedToTheRouter(t *testing.T) {
 	t.Parallel()
-	f := needFRR(t)
-	source := f.source("ipv4")
-	p := f.neighbor(t, source, 65000)
-	s := speak(t)
-	s.say(p, route("198.51.104.1/32"))
-	s.established(p.Name)
-	p.Shutdown, p.ShutdownMessage = true, "new cable"
-	s.say(p, route("198.51.104.1/32"))
-	s.faults(p.Name, bgp.AdminShutdown)
-	eventually(t, 5*time.Second, func() (bool, any) {
-		v := f.state(t, source)
-		return v["lastShutdownDescription"] == "new cable", v
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		prefix := map[string]string{"ipv4": "198.51.104.1/32", "ipv6": "2001:db8:104::1/128"}[family]
+		p := j.neighbor(t, family, 65000)
+		s := speak(t)
+		s.say(p, route(prefix))
+		s.established(p.Name)
+		p.Shutdown, p.ShutdownMessage = true, "new cable"
+		s.say(p, route(prefix))
+		s.faults(p.Name, bgp.AdminShutdown)
+		eventually(t, within, func() (bool, any) {
+			word := j.lastWord(t, p)
+			return strings.Contains(word, "new cable"), word
+		})
+		p.Shutdown = false
+		s.say(p, route(prefix))
+		s.established(p.Name)
+		holds(t, j, p, family, prefix)
 	})
-	p.Shutdown = false
-	s.say(p, route("198.51.104.1/32"))
-	s.established(p.Name)
 }

@@ -1,7 +1,6 @@
 package gobgp
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,10 +12,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -209,72 +206,6 @@ func (l *labs) daemon(ns namespace, log string, args ...string) (stop func(), er
 	return stop, nil
 }
 
-// A frr is FRR's zebra and bgpd at 192.0.2.1 and 2001:db8:2::1, AS 65001.
-type frr struct {
-	dir string
-	ns  namespace
-	// mu serialises configuration; FRR locks it.
-	mu   sync.Mutex
-	next int
-}
-
-const frrAS = 65001
-
-func needFRR(t *testing.T) *frr {
-	t.Helper()
-	need(t, "/usr/lib/frr/bgpd", "/usr/lib/frr/zebra", "vtysh")
-	lab.mu.Lock()
-	defer lab.mu.Unlock()
-	if lab.frr != nil {
-		return lab.frr
-	}
-	dir, err := os.MkdirTemp("", "belfry-frr-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lab.closers = append(lab.closers, func() { os.RemoveAll(dir) })
-	// Its daemons give up being root.
-	if err := run("chown", "frr:frr", dir); err != nil {
-		t.Fatal(err)
-	}
-	ns, err := lab.namespace()
-	if err == nil {
-		// 2 for sessions between addresses, 4 for unnumbered ones.
-		err = errors.Join(lab.wire(2, ns), lab.wire(4, ns))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &frr{dir: dir, ns: ns, next: 10}
-	for _, d := range []struct{ name, conf string }{
-		{"zebra", ""},
-		{"bfdd", ""},
-		{"bgpd", fmt.Sprintf("router bgp %d\n bgp router-id 192.0.2.1\n no bgp ebgp-requires-policy\n no bgp network import-check\n bgp graceful-restart-disable\n", frrAS)},
-	} {
-		conf := filepath.Join(dir, d.name+".conf")
-		if err := os.WriteFile(conf, []byte(d.conf), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		args := []string{
-			"/usr/lib/frr/" + d.name, "-u", "frr", "-g", "frr", "-f", conf, "-i", filepath.Join(dir, d.name+".pid"),
-			"-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir,
-		}
-		if d.name == "bfdd" {
-			args = append(args, "--bfdctl", filepath.Join(dir, "bfdd.sock"))
-		}
-		_, err := lab.daemon(ns, filepath.Join(dir, d.name+".log"), args...)
-		if err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, 10*time.Second, func() (bool, any) {
-			_, err := os.Stat(filepath.Join(dir, d.name+".vty"))
-			return err == nil, err
-		})
-	}
-	lab.frr = f
-	return f
-}
-
 func need(t *testing.T, programs ...string) {
 	t.Helper()
 	if os.Getenv(labChild) != childNode {
@@ -288,124 +219,6 @@ func need(t *testing.T, programs ...string) {
 			t.Skipf("SKIPPED, this machine cannot run it: %v", err)
 		}
 	}
-}
-
-func (f *frr) vtysh(commands ...string) ([]byte, error) {
-	args := []string{"vtysh", "--vty_socket", f.dir}
-	for _, c := range commands {
-		args = append(args, "-c", c)
-	}
-	cmd := exec.Command(args[0], args[1:]...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return out, fmt.Errorf("vtysh %q: %w: %s%s", commands, err, out, stderr.Bytes())
-	}
-	return out, nil
-}
-
-// configure enters commands below "router bgp".
-func (f *frr) configure(t *testing.T, lines ...string) {
-	t.Helper()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if out, err := f.vtysh(append([]string{"configure terminal", fmt.Sprintf("router bgp %d", frrAS)}, lines...)...); err != nil {
-		t.Fatal(err)
-	} else if bytes.Contains(out, []byte("%")) {
-		t.Fatalf("%q: %s", lines, out)
-	}
-}
-
-// show decodes what a show command prints as JSON.
-func (f *frr) show(t *testing.T, command string) map[string]any {
-	t.Helper()
-	out, err := f.vtysh(command + " json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := map[string]any{}
-	if err := json.Unmarshal(out, &v); err != nil {
-		t.Fatalf("%s: %v: %s", command, err, out)
-	}
-	return v
-}
-
-// source returns an address of ours on FRR's wire that no other test has.
-func (f *frr) source(family string) netip.Addr {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.next++
-	if family == "ipv4" {
-		return netip.MustParseAddr(fmt.Sprintf("192.0.2.%d", f.next))
-	}
-	return netip.MustParseAddr(fmt.Sprintf("2001:db8:2::%d", f.next))
-}
-
-// stopped stops FRR's bgpd while f runs.
-func (f *frr) stopped(t *testing.T, while func()) {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join(f.dir, "bgpd.pid"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-	}()
-	while()
-}
-
-var (
-	frr4 = netip.MustParseAddr("192.0.2.1")
-	frr6 = netip.MustParseAddr("2001:db8:2::1")
-)
-
-// neighbor makes source a neighbor of FRR for this test, and returns the peer
-// for our side.
-func (f *frr) neighbor(t *testing.T, source netip.Addr, as uint32, lines ...string) lb.BGPPeer {
-	t.Helper()
-	n := "neighbor " + source.String() + " "
-	family := "ipv4 unicast"
-	if source.Is6() {
-		family = "ipv6 unicast"
-	}
-	conf := []string{n + fmt.Sprintf("remote-as %d", as), n + "timers connect 1", n + "timers 3 9"}
-	for _, l := range lines {
-		conf = append(conf, strings.ReplaceAll(l, "NEIGHBOR", "neighbor "+source.String()))
-	}
-	conf = append(conf, "address-family "+family, n+"activate", n+"soft-reconfiguration inbound")
-	f.configure(t, conf...)
-	t.Cleanup(func() { f.configure(t, "no "+strings.TrimSpace(n)) })
-	name := strings.NewReplacer("/", "-", "_", "-").Replace(strings.ToLower(t.Name()))
-	p := lb.BGPPeer{Name: name, MyASN: as, PeerASN: frrAS, Address: frr4, Source: source, HoldTime: 9 * time.Second, ConnectTime: time.Second}
-	if source.Is6() {
-		p.Address = frr6
-	}
-	return p
-}
-
-// state returns FRR's view of a neighbor.
-func (f *frr) state(t *testing.T, source netip.Addr) map[string]any {
-	t.Helper()
-	v, _ := f.show(t, "show bgp neighbors "+source.String())[source.String()].(map[string]any)
-	return v
-}
-
-// routes returns the prefixes that FRR has from a neighbor, with its next hops.
-func (f *frr) routes(t *testing.T, family string, source netip.Addr) map[string]any {
-	t.Helper()
-	v := f.show(t, "show bgp "+family+" unicast neighbors "+source.String()+" routes")
-	routes, _ := v["routes"].(map[string]any)
-	return routes
 }
 
 // A speaker is a Peering that runs for one test.
@@ -462,18 +275,28 @@ func (s *speaker) view(name string) bgp.SessionView {
 func (s *speaker) established(name string) bgp.SessionView {
 	s.t.Helper()
 	var v bgp.SessionView
-	eventually(s.t, 15*time.Second, func() (bool, any) {
+	eventually(s.t, within, func() (bool, any) {
 		v = s.view(name)
 		return v.State == bgp.Established && v.Sent == v.Routes, v
 	})
 	return v
 }
 
+// establishedTimes waits until a session has come up so many times, and is up with
+// its routes sent.
+func (s *speaker) establishedTimes(name string, n uint64) {
+	s.t.Helper()
+	eventually(s.t, within, func() (bool, any) {
+		v := s.view(name)
+		return v.State == bgp.Established && v.Counters.Established == n && v.Sent == v.Routes, fmt.Sprintf("%s %+v", show(v), v.Counters)
+	})
+}
+
 // faults waits until a session shows a cause.
 func (s *speaker) faults(name string, cause bgp.Cause) bgp.SessionView {
 	s.t.Helper()
 	var v bgp.SessionView
-	eventually(s.t, 15*time.Second, func() (bool, any) {
+	eventually(s.t, within, func() (bool, any) {
 		v = s.view(name)
 		return v.Fault != nil && v.Fault.Cause == cause, show(v)
 	})
@@ -488,10 +311,14 @@ func show(v bgp.SessionView) string {
 	return s
 }
 
+// within is how long a fact may be in coming: far longer than it takes, as the
+// machine may be busy with other things.
+const within = 30 * time.Second
+
 // eventually waits for a fact, and shows what it saw when that does not come.
-func eventually(t *testing.T, within time.Duration, fact func() (bool, any)) {
+func eventually(t *testing.T, limit time.Duration, fact func() (bool, any)) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(limit)
 	for {
 		ok, seen := fact()
 		if ok {
@@ -505,7 +332,7 @@ func eventually(t *testing.T, within time.Duration, fact func() (bool, any)) {
 				js, _ := json.MarshalIndent(v, "", " ")
 				seen = string(js)
 			}
-			t.Fatalf("not within %v; last seen: %v", within, seen)
+			t.Fatalf("not within %v; last seen: %v", limit, seen)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}

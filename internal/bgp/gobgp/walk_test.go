@@ -27,12 +27,10 @@ func TestUnrelatedEditsResetNothing(t *testing.T) {
 	f := needFRR(t)
 	r := rand.New(rand.NewPCG(5, 6))
 	var peers []lb.BGPPeer
-	var sources []netip.Addr
 	for i, family := range []string{"ipv4", "ipv6", "ipv4"} {
-		source := f.source(family)
-		p := f.neighbor(t, source, 65000)
+		p := f.neighbor(t, family, 65000)
 		p.Name = fmt.Sprintf("steady%d", i)
-		peers, sources = append(peers, p), append(sources, source)
+		peers = append(peers, p)
 	}
 	passer := newRouter(t)
 	snapshot := lb.Snapshot{Nodes: []lb.Node{{Name: "a", Labels: map[string]string{"rack": "1"}}}}
@@ -112,13 +110,13 @@ func TestUnrelatedEditsResetNothing(t *testing.T) {
 			for _, route := range session.Routes {
 				want = append(want, route.Prefix.String())
 			}
-			for i, p := range peers {
+			for _, p := range peers {
 				if p.Name != session.Peer.Name {
 					continue
 				}
-				family := map[bool]string{true: "ipv4", false: "ipv6"}[sources[i].Is4()]
-				f.holds(t, family, sources[i], want...)
-				if n := f.state(t, sources[i])["connectionsEstablished"]; n != 1.0 {
+				family := map[bool]string{true: "ipv4", false: "ipv6"}[p.Source.Is4()]
+				holds(t, f, p, family, want...)
+				if n := f.state(t, p)["connectionsEstablished"]; n != 1.0 {
 					t.Fatalf("step %d: %s was established %v times: %s", step, p.Name, n, show(s.view(p.Name)))
 				}
 			}
@@ -127,9 +125,9 @@ func TestUnrelatedEditsResetNothing(t *testing.T) {
 	// The attributes are the last ones too.
 	for _, session := range last.Sessions {
 		for _, route := range session.Routes {
-			for i, p := range peers {
+			for _, p := range peers {
 				if p.Name == session.Peer.Name {
-					f.says(t, sources[i], route)
+					f.says(t, p.Source, route)
 				}
 			}
 		}
@@ -166,26 +164,24 @@ func (f *frr) says(t *testing.T, source netip.Addr, r bgp.Route) {
 
 func TestFlapsDoNotConfuseTheTable(t *testing.T) {
 	t.Parallel()
-	f := needFRR(t)
-	source := f.source("ipv4")
-	p := f.neighbor(t, source, 65000)
-	s := speak(t)
-	for i := range 60 {
-		var routes []bgp.Route
-		for j := range 1 + i%5 {
-			routes = append(routes, route(fmt.Sprintf("198.51.106.%d/32", (i+j)%250)))
-		}
-		s.say(p, routes...)
-		if i%20 == 10 {
-			s.established(p.Name)
-			if _, err := f.vtysh("clear bgp " + source.String()); err != nil {
-				t.Fatal(err)
+	byJudges(t, func(t *testing.T, j judge) {
+		p := j.neighbor(t, "ipv4", 65000)
+		s := speak(t)
+		for i := range 60 {
+			var routes []bgp.Route
+			for n := range 1 + i%5 {
+				routes = append(routes, route(fmt.Sprintf("198.51.106.%d/32", i+n)))
+			}
+			s.say(p, routes...)
+			if i%20 == 10 {
+				s.established(p.Name)
+				j.reset(t, p)
 			}
 		}
-	}
-	// The last had five routes, from 59 on.
-	s.established(p.Name)
-	f.holds(t, "ipv4", source, "198.51.106.59/32", "198.51.106.60/32", "198.51.106.61/32", "198.51.106.62/32", "198.51.106.63/32")
+		// The last had five routes, from 59 on.
+		s.established(p.Name)
+		holds(t, j, p, "ipv4", "198.51.106.59/32", "198.51.106.60/32", "198.51.106.61/32", "198.51.106.62/32", "198.51.106.63/32")
+	})
 }
 
 func TestPasswordsAreNotShown(t *testing.T) {

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -136,8 +138,8 @@ func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
 	return in, g
 }
 
-// established returns a Link that runs, and the router's end of it.
-func established(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
+// linked returns a Link with a session, and the router's end of it.
+func linked(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -155,10 +157,17 @@ func established(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
 	t.Cleanup(func() { router.Close() })
 	link := NewLink(conn.(*net.TCPConn), 0, &Counters{}, func() {})
 	link.negotiated = n
+	return link, gobgp{t, router}
+}
+
+// established returns a Link that runs, and the router's end of it.
+func established(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
+	t.Helper()
+	link, router := linked(t, n)
 	endings, done := make(chan Ending, 1), make(chan struct{})
 	go func() { defer close(done); link.Run(endings) }()
 	t.Cleanup(func() { endings <- Ending{Fault: &bgp.Fault{}}; <-done })
-	return link, gobgp{t, router}
+	return link, router
 }
 
 func update(i byte) []byte {
@@ -272,6 +281,95 @@ func TestNobodyElseSpeaksInOurName(t *testing.T) {
 	if late, err := net.Dial("tcp4", in.Addr().String()); err == nil {
 		late.Close()
 		t.Error("a third connection is taken")
+	}
+}
+
+// A router that says why it goes and closes with something unread resets the
+// connection. The writer may find out before the reader has come to the words.
+func TestWordsBeforeAResetAreHeard(t *testing.T) {
+	link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv6}})
+	ended := make(chan Ending, 1)
+	go func() { ended <- link.Run(nil) }()
+	// The reader has its hands full with a request that nobody takes yet.
+	router.send(wire.AppendRouteRefresh(nil, wire.IPv6Unicast))
+	router.send(wire.AppendNotification(nil, wire.Cease(wire.CeaseReset, "")))
+	_ = router.Conn.(*net.TCPConn).SetLinger(0)
+	router.Close()
+	waitFor(t, "the reset arrives", func() bool { return tcpState(t, link.conn) == tcpClose })
+	link.update(update(1))
+	waitFor(t, "the writer tries", link.out.empty)
+	var e Ending
+	for e.Fault == nil {
+		select {
+		case <-link.Refreshes():
+		case e = <-ended:
+		}
+	}
+	if e.Fault.Cause != bgp.Notified || e.Fault.Text != "the router says: cease: administrative reset" {
+		t.Errorf("it ended with %v: %s", e.Fault.Cause, e.Fault.Text)
+	}
+}
+
+// So it is before the session is established.
+func TestWordsBeforeAResetAreHeardWhileOpening(t *testing.T) {
+	link, router := linked(t, bgp.Negotiated{})
+	router.send(wire.AppendNotification(nil, wire.Cease(wire.CeaseRejected, "")))
+	_ = router.Conn.(*net.TCPConn).SetLinger(0)
+	router.Close()
+	waitFor(t, "the reset arrives", func() bool { return tcpState(t, link.conn) == tcpClose })
+	_, err := link.Open(t.Context(), gobgpOpen, func(wire.Open) (bgp.Negotiated, error) { return bgp.Negotiated{}, nil })
+	var e *Ending
+	if !errors.As(err, &e) || e.Fault.Cause != bgp.Notified || e.Fault.Text != "the router says: cease: connection rejected" {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+func TestLeavingWithoutAWordIsNoReset(t *testing.T) {
+	link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv6}})
+	endings, ended := make(chan Ending, 1), make(chan struct{})
+	go func() { defer close(ended); link.Run(endings) }()
+	// The reader has its hands full with a request that nobody takes, so that much
+	// is unread.
+	router.send(wire.AppendRouteRefresh(nil, wire.IPv6Unicast))
+	for range 1000 {
+		router.send(wire.AppendKeepalive(nil))
+	}
+	endings <- Ending{Fault: &bgp.Fault{Cause: bgp.Leave}}
+	_ = router.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if b, err := io.ReadAll(router); err != nil || len(b) > 0 {
+		t.Errorf("the router reads %d octets, and then %v", len(b), err)
+	}
+	router.Close()
+	<-ended
+}
+
+// tcpClose is the state of a connection that is no more (TCP_CLOSE of Linux).
+const tcpClose = 7
+
+func tcpState(t *testing.T, conn *net.TCPConn) (state uint8) {
+	t.Helper()
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state = info.State
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+func waitFor(t *testing.T, what string, fact func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !fact(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,10 +111,7 @@ func (l *Link) Open(ctx context.Context, ours wire.Open, judge func(wire.Open) (
 	defer l.interruptible(ctx)()
 	_ = l.conn.SetDeadline(time.Now().Add(openTimeout))
 	l.counters.MessagesOut.Add(2) // OPEN and the KEEPALIVE of Confirm, or the NOTIFICATION in its place
-	if err := l.write(wire.AppendOpen(nil, ours)); err != nil {
-		return bgp.Negotiated{}, l.end(ctx, lost(err, bgp.ClosedBeforeOpen))
-	}
-	typ, body, err := l.read()
+	typ, body, err := l.exchange(wire.AppendOpen(nil, ours))
 	if err != nil {
 		return bgp.Negotiated{}, l.end(ctx, lost(err, bgp.ClosedBeforeOpen))
 	}
@@ -143,10 +141,7 @@ func (l *Link) Confirm(ctx context.Context) error {
 		wait = l.negotiated.HoldTime
 	}
 	_ = l.conn.SetDeadline(time.Now().Add(wait))
-	if err := l.write(wire.AppendKeepalive(nil)); err != nil {
-		return l.end(ctx, lost(err, bgp.ConnectionLost))
-	}
-	typ, body, err := l.read()
+	typ, body, err := l.exchange(wire.AppendKeepalive(nil))
 	switch {
 	case err != nil:
 		return l.end(ctx, lost(err, bgp.ConnectionLost))
@@ -167,12 +162,12 @@ func (l *Link) Refreshes() <-chan wire.Family { return l.refresh }
 // and returns why. What is announced comes from the [Inner] that the link is
 // attached to.
 func (l *Link) Run(endings <-chan Ending) Ending {
-	ended := make(chan Ending, 2)
+	read, written := make(chan Ending, 1), make(chan Ending, 1)
 	whole := false
 	var wg sync.WaitGroup
-	wg.Go(func() { ended <- contained(l.readAll) })
+	wg.Go(func() { read <- contained(l.readAll) })
 	wg.Go(func() {
-		ended <- contained(func() (e Ending) {
+		written <- contained(func() (e Ending) {
 			e, whole = l.writeAll()
 			return e
 		})
@@ -180,7 +175,11 @@ func (l *Link) Run(endings <-chan Ending) Ending {
 	var end Ending
 	select {
 	case end = <-endings:
-	case end = <-ended:
+	case end = <-read:
+	case end = <-written:
+		if end.Fault.Cause == bgp.ConnectionLost {
+			end = lastWords(end, read)
+		}
 	}
 	close(l.done)
 	_ = l.conn.SetReadDeadline(time.Unix(1, 0))
@@ -192,6 +191,22 @@ func (l *Link) Run(endings <-chan Ending) Ending {
 		end.Notification = nil
 	}
 	l.part(end)
+	return end
+}
+
+// lastWords returns the end that a router's NOTIFICATION brings, if there is one
+// to be read on a connection that does not take any more: a router that closes it
+// with something of ours unread resets it, and to write finds out first.
+func lastWords(end Ending, read <-chan Ending) Ending {
+	timer := time.NewTimer(partingTimeout)
+	defer timer.Stop()
+	select {
+	case said := <-read:
+		if said.Fault.Cause == bgp.Notified {
+			return said
+		}
+	case <-timer.C: // the reader is held up by something else
+	}
 	return end
 }
 
@@ -401,6 +416,17 @@ func (l *Link) tally(sent map[netip.Prefix]struct{}, frames [][]byte) {
 	l.sent.Store(int64(len(sent)))
 }
 
+// exchange writes a message and reads one. What the router said before it reset
+// the connection counts for more than that it did.
+func (l *Link) exchange(b []byte) (wire.Type, []byte, error) {
+	unsaid := l.write(b)
+	typ, body, err := l.read()
+	if err != nil {
+		err = cmp.Or(unsaid, err)
+	}
+	return typ, body, err
+}
+
 // read reads one message.
 func (l *Link) read() (wire.Type, []byte, error) {
 	frame, err := readFrame(l.r)
@@ -426,15 +452,17 @@ func (l *Link) end(ctx context.Context, e *Ending) error {
 }
 
 // part says the last words, if there are any, and closes the connection. The
-// router gets the time to read them: closing a socket with unread data resets
-// the connection, and a reset overtakes a NOTIFICATION.
+// router gets the time to read all of it: closing a socket with unread data resets
+// the connection. A reset overtakes a NOTIFICATION, and a router that finds it in
+// writing may not see what the end of the connection alone would say, that it is
+// to wait for us (FRR 8.4 then drops the routes that graceful restart keeps).
 func (l *Link) part(e Ending) {
 	defer l.conn.Close()
-	if e.Notification == nil {
+	_ = l.conn.SetDeadline(time.Now().Add(partingTimeout))
+	if e.Notification != nil && l.write(wire.AppendNotification(nil, *e.Notification)) != nil {
 		return
 	}
-	_ = l.conn.SetDeadline(time.Now().Add(partingTimeout))
-	if l.write(wire.AppendNotification(nil, *e.Notification)) == nil && l.conn.CloseWrite() == nil {
+	if l.conn.CloseWrite() == nil {
 		_, _ = io.Copy(io.Discard, l.conn)
 	}
 }
