@@ -557,12 +557,29 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 	}
 }
 
+// carried waits until every node's kube-proxy knows what to do with addresses: a
+// route may lead to a node before it does.
+func carried(t *testing.T, l *lab.Lab, addresses []netip.Addr) {
+	t.Helper()
+	for _, node := range l.Nodes() {
+		for _, a := range addresses {
+			eventually(t, 30*time.Second, node+" passes connections to "+a.String()+" on", func() error {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				_, err := l.Get(ctx, node, a, 80)
+				return err
+			})
+		}
+	}
+}
+
 // undisturbed asks for addresses by HTTP until it is stopped, and tells what went
 // wrong but for connections that were open when their path changed: a router that
 // shares traffic out by hash may send the rest of one to another node, which then
 // ends it.
 func undisturbed(t *testing.T, l *lab.Lab, addresses []netip.Addr) (stop func()) {
 	t.Helper()
+	carried(t, l, addresses)
 	var loads []*lab.Load
 	for _, a := range addresses {
 		loads = append(loads, l.Load(a, 80, 20*time.Millisecond))
