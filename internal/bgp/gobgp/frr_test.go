@@ -234,7 +234,7 @@ func (f *frr) up(t *testing.T, p lb.BGPPeer) bool {
 func (f *frr) lastWord(t *testing.T, p lb.BGPPeer) string {
 	t.Helper()
 	v := f.state(t, p)
-	return fmt.Sprint(v["lastNotificationReason"], v["lastShutdownDescription"])
+	return fmt.Sprint(v["lastResetDueTo"], ", ", v["lastNotificationReason"], " ", v["lastShutdownDescription"], " ", v["gracefulRestartInfo"])
 }
 
 func (f *frr) count(t *testing.T, p lb.BGPPeer, family string) int {

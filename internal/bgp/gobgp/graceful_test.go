@@ -133,8 +133,9 @@ func kernelRoute(ns namespace, prefix string) string {
 	return strings.TrimSpace(string(out))
 }
 
+// These two run without the others beside them, whose changes of configuration
+// would have the routers busy when a connection ends.
 func TestKilledSpeakerIsWaitedFor(t *testing.T) {
-	t.Parallel()
 	graceful := &lb.GracefulRestart{RestartTime: time.Minute}
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		for _, c := range []struct {
@@ -159,6 +160,7 @@ func TestKilledSpeakerIsWaitedFor(t *testing.T) {
 				one, two, ns := c.one[family], c.two[family], j.space()
 				p := j.neighbor(t, family, 65000, helper)
 				p.GracefulRestart = c.gr
+				explain(t, j, p)
 				kill := live(t, p, one, two)
 				holds(t, j, p, family, one, two)
 				leads(t, j, one, p.Source)
@@ -187,6 +189,16 @@ func TestKilledSpeakerIsWaitedFor(t *testing.T) {
 	})
 }
 
+// explain has a router say why it lost the session last, if the test fails.
+func explain(t *testing.T, j judge, p lb.BGPPeer) {
+	t.Helper()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the router's last word: %s", j.lastWord(t, p))
+		}
+	})
+}
+
 // hostOf is the address of a prefix, as ip spells one that is for a host.
 func hostOf(prefix string) string {
 	address, _, _ := strings.Cut(prefix, "/")
@@ -194,9 +206,9 @@ func hostOf(prefix string) string {
 }
 
 func TestUpgradeWithGracefulRestartKeepsRoutes(t *testing.T) {
-	t.Parallel()
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		p := j.neighbor(t, family, 65000, helper)
+		explain(t, j, p)
 		p.GracefulRestart = &lb.GracefulRestart{RestartTime: time.Minute, LongLived: time.Hour}
 		prefix := map[string]string{"ipv4": "198.51.115.1/32", "ipv6": "2001:db8:101::1/128"}[family]
 		m := watchRoutes(t, j.space())
