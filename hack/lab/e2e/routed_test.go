@@ -59,7 +59,7 @@ spec: {myASN: 64512, peerASN: 64513, peerAddress: "2001:db8:51::1", holdTime: 9s
 func frrConfig(l *lab.Lab) string {
 	lines := []string{
 		fmt.Sprintf("router bgp %d", routerAS), " bgp router-id 198.51.100.1", " no bgp ebgp-requires-policy",
-		" no bgp default ipv4-unicast", " bgp graceful-restart-disable",
+		" no bgp default ipv4-unicast",
 	}
 	var four, six []string
 	for _, node := range l.Nodes() {
@@ -686,18 +686,6 @@ func TestADrainedNodeIsLeftByTheRouterAndComesBack(t *testing.T) {
 
 func TestASpeakerIsReplacedWhileTheRouterForwards(t *testing.T) {
 	l := routedCluster(t)
-	commands := []string{"configure terminal", fmt.Sprintf("router bgp %d", routerAS)}
-	var undo []string
-	for _, node := range l.Nodes() {
-		v4, v6 := l.Addresses(node)
-		for _, a := range []netip.Addr{v4, v6} {
-			commands = append(commands, "neighbor "+a.String()+" graceful-restart-helper")
-			undo = append(undo, "neighbor "+a.String()+" graceful-restart-disable")
-		}
-	}
-	_, err := l.Vtysh(t.Context(), commands...)
-	must(t, err)
-	t.Cleanup(func() { _, _ = l.Vtysh(context.Background(), append(commands[:2:2], undo...)...) })
 	for _, peer := range []string{"tor4", "tor6"} {
 		edited(t, l, peer, `{"gracefulRestart":{"enabled":true,"restartTime":"60s"}}`, `{"gracefulRestart":null}`)
 	}

@@ -133,9 +133,8 @@ func kernelRoute(ns namespace, prefix string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// These two run without the others beside them, whose changes of configuration
-// would have the routers busy when a connection ends.
 func TestKilledSpeakerIsWaitedFor(t *testing.T) {
+	t.Parallel()
 	graceful := &lb.GracefulRestart{RestartTime: time.Minute}
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		for _, c := range []struct {
@@ -206,6 +205,7 @@ func hostOf(prefix string) string {
 }
 
 func TestUpgradeWithGracefulRestartKeepsRoutes(t *testing.T) {
+	t.Parallel()
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		p := j.neighbor(t, family, 65000, helper)
 		explain(t, j, p)

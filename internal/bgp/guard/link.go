@@ -453,9 +453,8 @@ func (l *Link) end(ctx context.Context, e *Ending) error {
 
 // part says the last words, if there are any, and closes the connection. The
 // router gets the time to read all of it: closing a socket with unread data resets
-// the connection. A reset overtakes a NOTIFICATION, and a router that finds it in
-// writing may not see what the end of the connection alone would say, that it is
-// to wait for us (FRR 8.4 then drops the routes that graceful restart keeps).
+// the connection. A reset overtakes a NOTIFICATION; and graceful restart wants the
+// plain end of the connection, not an error that a router meets while it writes.
 func (l *Link) part(e Ending) {
 	defer l.conn.Close()
 	_ = l.conn.SetDeadline(time.Now().Add(partingTimeout))
