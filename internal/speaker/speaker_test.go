@@ -269,6 +269,29 @@ func TestADrainedNodeThatHearsOfItLastAnswersAMomentLonger(t *testing.T) {
 	}
 }
 
+// It cannot know that it may not announce any more, but hears that another does.
+func TestANodeCutOffFromTheAPIServerAloneGivesUpWhatAnotherClaims(t *testing.T) {
+	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		w.owned("a")
+		w.cluster.delay("a", true)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		w.owned("a")
+		w.cluster.edit(only("b"))
+		w.rest()
+		time.Sleep(linger + calm)
+		synctest.Wait()
+		w.owned("b")
+		if len(w.lan.gaps) > 0 {
+			t.Errorf("nobody answered for %v", w.lan.gaps)
+		}
+	})
+}
+
 func TestASpeakerThatLeavesHandsOverFirst(t *testing.T) {
 	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
 		w.cluster.edit(only("a"))

@@ -251,7 +251,15 @@ func (h host) tap(name string) (*socket, <-chan []byte) {
 			bpf.RetConstant{Val: accept},
 			bpf.RetConstant{Val: 0},
 		})
-		return err
+		if err != nil {
+			return err
+		}
+		// Whoever reads may get no processor for a while, and must not miss anything.
+		return s.raw.Control(func(fd uintptr) {
+			if err := unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20); err != nil {
+				h.t.Log("a small buffer for what is heard:", err)
+			}
+		})
 	})
 	frames := make(chan []byte, 65536)
 	ended := make(chan error, 1)
