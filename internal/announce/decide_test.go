@@ -408,3 +408,31 @@ func BenchmarkDecide(b *testing.B) {
 		}
 	})
 }
+
+func TestWhereAdvertisementsContradictEachOtherTheOldestIsHeard(t *testing.T) {
+	ads := []lb.L2Advertisement{
+		{Name: "a-young", Created: time.Unix(2, 0), Failback: lb.FailbackImmediate, ConflictPolicy: lb.ConflictIgnore},
+		{Name: "b-old", Created: time.Unix(1, 0), ConflictPolicy: lb.ConflictDefend},
+		{Name: "c-old", Created: time.Unix(1, 0), Failback: lb.FailbackImmediate, ConflictPolicy: lb.ConflictWithhold},
+	}
+	s := lb.Snapshot{
+		Nodes: []lb.Node{{Name: "n"}},
+		Services: []lb.Service{{
+			Assigned:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
+			Endpoints: lb.Endpoints{"": {Ready: 1}},
+		}},
+	}
+	for range ads {
+		ads = append(ads[1:], ads[0])
+		s.L2Advertisements = slices.Clone(ads)
+		intent := Decide(NewIndex(s, Options{}), nil, nil, "n")
+		if len(intent.Verdicts) != 2 {
+			t.Fatalf("%d verdicts, want 2", len(intent.Verdicts))
+		}
+		for _, v := range intent.Verdicts {
+			if v.Failback != lb.FailbackNever || v.Conflict != lb.ConflictDefend {
+				t.Errorf("%v: failback %v, conflict policy %v; want those of b-old", v.Address, v.Failback, v.Conflict)
+			}
+		}
+	}
+}

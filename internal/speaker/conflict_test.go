@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -108,6 +110,10 @@ func TestAnAddressThatAStrangerUsesIsWithheldUntilTheStrangerLeaves(t *testing.T
 			}
 			w.wrote(`a: web/a false AddressConflict: ` + c.message)
 			w.told(`a: web/a AddressConflict: ` + c.message)
+			withheld := func() float64 { return testutil.ToFloat64(w.node("a").speaker.metrics.withheld) }
+			if n := withheld(); n != 1 {
+				t.Errorf("%v addresses withheld, by the metric", n)
+			}
 			asked := len(w.node("a").link.asked())
 			time.Sleep(10 * time.Minute)
 			synctest.Wait()
@@ -122,6 +128,9 @@ func TestAnAddressThatAStrangerUsesIsWithheldUntilTheStrangerLeaves(t *testing.T
 			w.owned("a")
 			w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
 			w.told(`a: web/a Announcing: announced by layer 2 from node a`)
+			if n := withheld(); n != 0 {
+				t.Errorf("%v addresses withheld, by the metric, though the stranger has left", n)
+			}
 		})
 	}
 }
@@ -243,6 +252,9 @@ func TestAStrangerIsDefendedAgainstAtMostOnceInTenSeconds(t *testing.T) {
 			slices.SortStableFunc(want, netip.Addr.Compare)
 			if !slices.Equal(got, want) {
 				t.Errorf("policy %v: defended %v, want %v", c.policy, got, want)
+			}
+			if n := testutil.ToFloat64(w.node("a").speaker.metrics.defences); n != float64(len(want)) {
+				t.Errorf("policy %v: %v defences counted, want %d", c.policy, n, len(want))
 			}
 			w.owned("a")
 		})

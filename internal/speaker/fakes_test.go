@@ -198,7 +198,8 @@ type fakeLink struct {
 	broken    bool
 	// mine are the hardware addresses that answer a probe; nil: all.
 	mine map[lb.MAC]netip.Addr
-	// stuck holds whoever calls Set until it is closed; nil: it does not.
+	// stuck holds whoever calls Set with something to do until it is closed; nil:
+	// it does not.
 	stuck chan struct{}
 }
 
@@ -208,7 +209,7 @@ func (l *fakeLink) Set(claims []layer2.Claim) {
 	l.claims = claims
 	stuck := l.stuck
 	l.mu.Unlock()
-	if stuck != nil {
+	if stuck != nil && len(claims)+len(had) > 0 {
 		<-stuck
 	}
 	l.lan.changed()

@@ -164,6 +164,37 @@ func TestTheOwnerLingersWhenItsOfferIsTaken(t *testing.T) {
 	})
 }
 
+func TestAClaimIsToldOfOnlyOnceItIsAnswered(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		w.cluster.edit(only("a"))
+		w.cluster.edit(on("a"))
+		w.start()
+		w.cluster.edit(anybody)
+		w.rest()
+		w.owned("a")
+		b := w.node("b")
+		stuck := make(chan struct{}) // the kernel has not let b hear questions yet
+		b.link.mu.Lock()
+		b.link.stuck = stuck
+		b.link.mu.Unlock()
+		w.cluster.edit(on("b"))
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if owned := w.claimedBy("b"); len(owned) > 0 || !b.link.answers(v4) {
+			t.Errorf("claims %v while its link is told to answer (%v)", owned, b.link.answers(v4))
+		}
+		if !w.node("a").link.answers(v4) || !w.node("a").link.answers(v6) {
+			t.Error("its predecessor has stopped answering")
+		}
+		b.link.mu.Lock()
+		b.link.stuck = nil
+		b.link.mu.Unlock()
+		close(stuck)
+		w.rest()
+		w.owned("b")
+	})
+}
+
 // absent takes the Service away, to come into being later.
 func absent(s *lb.Snapshot) { s.Services = nil }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
@@ -439,6 +440,11 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 		}
 		if got := w.node("a").link.announced; len(got) > 0 {
 			t.Errorf("the loser announced %v", got)
+		}
+		for node, want := range map[string]float64{"a": 0, "b": 2} {
+			if n := testutil.ToFloat64(w.node(node).speaker.metrics.wins); n != want {
+				t.Errorf("%s has won %v contests, by the metric", node, n)
+			}
 		}
 	})
 }

@@ -153,6 +153,21 @@ func (c *cluster) stop() {
 	}
 }
 
+// doubts returns how many doubts have ended, by the metric that measures them.
+func (m *member) doubts() (n uint64) {
+	m.cluster.t.Helper()
+	families, err := m.reg.Gather()
+	if err != nil {
+		m.cluster.t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "belfry_gossip_doubt_seconds" {
+			n = f.GetMetric()[0].GetHistogram().GetSampleCount()
+		}
+	}
+	return n
+}
+
 // crash takes the member's sockets away, as the kernel does when it is killed.
 func (m *member) crash() {
 	_ = m.wire.NodeAwareTransport.Shutdown()

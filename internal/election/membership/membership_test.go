@@ -206,6 +206,15 @@ func TestAKilledProcessIsGoneSoonAndAStoppedOneIsNot(t *testing.T) {
 		m.sees("end of the process", 3*time.Second, without(name))
 		t.Logf("killed: %s knew after %v", m.node, time.Since(start).Round(time.Millisecond))
 	}
+	eventually(t, 5*time.Second, func() (bool, string) {
+		gone := 0.0
+		for _, end := range []string{"silent", "refused", "slow"} {
+			gone += testutil.ToFloat64(a.metrics.suspicions.WithLabelValues(end))
+		}
+		recovered := testutil.ToFloat64(a.metrics.suspicions.WithLabelValues(endRecovered))
+		measured := a.doubts()
+		return gone >= 1 && measured == uint64(gone+recovered), fmt.Sprintf("%v given up after a doubt, %v recovered, %d doubts measured", gone, recovered, measured)
+	})
 	start = time.Now()
 	c.fork(3)
 	for _, m := range []*member{a, b} {
