@@ -184,6 +184,7 @@ func TestValuesAreWrittenWithThreeDigits(t *testing.T) {
 		{inSeconds, -0.002, "-2 ms"},
 		{inCPU, 3.456, "3.46 CPU-s"},
 		{inBytes, 31457280, "31.5 MB"},
+		{inBytes, 5580, "5.58 kB"},
 		{inRatio, 2.078, "2.08 x"},
 		{inCount, 123456, "123456"},
 		{inCount, 4.0197, "4.02"},

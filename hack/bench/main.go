@@ -141,7 +141,10 @@ var experiments = []experiment{
 	{"failing allocation", []string{"allocate/exhausted"}, allocateInVain},
 	{"looking an address up", []string{"lookup/hit", "lookup/miss", "lookup/allocations"}, lookUp},
 	{"deciding who announces", []string{"decide/index", "decide/settled", "decide/node-lost"}, decide},
-	{"gossip in one process", []string{"gossip/3", "gossip/30", "gossip/100"}, gossip},
+	{"gossip on a virtual clock", []string{
+		"gossip/3", "gossip/30", "gossip/100", "gossip/300", "gossip/3-cost", "gossip/30-cost", "gossip/100-cost", "gossip/300-cost", "gossip/wrong",
+	}, gossip},
+	{"gossip over sockets", []string{"gossip/sockets"}, gossipOnSockets},
 	{"building stripped binaries", []string{"binary/controller", "binary/speaker"}, buildBinaries},
 	{"memory when idle", []string{"idle/controller", "idle/speaker"}, idle},
 	{"answering against the kernel", []string{"answer/arp", "answer/ndp"}, answer},

@@ -49,9 +49,16 @@ var catalogue = []row{
 	{"decide/index", inSeconds, nil, "", "arranging 10,000 Services and 100 nodes by address"},
 	{"decide/settled", inSeconds, nil, "", "who announces each of the 10,000, while nothing happens"},
 	{"decide/node-lost", inSeconds, nil, "", "the same when one node is gone"},
-	{"gossip/3", inSeconds, nil, "", "until the last of 3 members knows that one has crashed; what each costs while nothing happens"},
-	{"gossip/30", inSeconds, nil, "", "the same for 30"},
-	{"gossip/100", inSeconds, nil, "", "the same for 100, in slow motion"},
+	{"gossip/3", inSeconds, within(1), "", "until the last of 3 members has given up one that lost its power, on a virtual clock; the worst trial"},
+	{"gossip/30", inSeconds, within(1), "", "the same for 30"},
+	{"gossip/100", inSeconds, within(1), "", "the same for 100"},
+	{"gossip/300", inSeconds, within(1), "", "the same for 300, in half as many trials"},
+	{"gossip/3-cost", inBytes, nil, "", "what each of 3 members sends in a second in which nothing happens, headers included"},
+	{"gossip/30-cost", inBytes, nil, "", "the same for 30"},
+	{"gossip/100-cost", inBytes, nil, "", "the same for 100"},
+	{"gossip/300-cost", inBytes, nil, "", "the same for 300"},
+	{"gossip/wrong", inCount, within(0), "", "how often a member was given up in all of that which lived, though packets got lost and processes were stopped for up to 1 s"},
+	{"gossip/sockets", inCPU, nil, "", "processor time of one of 3 members in a second in which nothing happens, in real time, over sockets"},
 	{"binary/controller", inBytes, within(30e6), "64 MB", "the controller's binary, stripped"},
 	{"binary/speaker", inBytes, within(40e6), "66 MB", "the speaker's binary, stripped"},
 	{"idle/controller", inBytes, within(30e6), "55 MB", "resident memory of a controller that leads, without Services"},
@@ -167,6 +174,8 @@ func (u unit) format(v float64) string {
 		return duration(time.Duration(v * float64(time.Second)))
 	case u == inCPU:
 		return fmt.Sprintf("%.3g CPU-s", v)
+	case u == inBytes && v < 1e5:
+		return fmt.Sprintf("%.3g kB", v/1e3)
 	case u == inBytes:
 		return fmt.Sprintf("%.3g MB", v/1e6)
 	case u == inRatio:

@@ -58,10 +58,13 @@ const (
 	Direct
 	// Knock is direct, from a node that may not hear us; it wants an answer.
 	Knock
+	// Doubt is a knock from a node whose gossip lost us. It may just have missed
+	// that we refuted that, and then nobody will tell it again but we.
+	Doubt
 )
 
 // String returns the kind in one word.
-func (k Kind) String() string { return [...]string{"relayed", "direct", "knock"}[k] }
+func (k Kind) String() string { return [...]string{"relayed", "direct", "knock", "doubt"}[k] }
 
 // Pace relates the durations by which a View acts by itself.
 type Pace struct {
@@ -127,7 +130,8 @@ type Tell struct {
 	Kind Kind
 }
 
-// A Question asks the edge to ask a suspect's kernel.
+// A Question asks the edge to ask a suspect's kernel. The suspect's process is
+// asked by a Tell.
 type Question struct {
 	Suspect Member
 	Round   int
@@ -150,6 +154,8 @@ type Effects struct {
 	// Exchanges are addresses to exchange all state with. Urgent ones go to a
 	// node that was just heard, so they must not wait for earlier attempts.
 	Exchanges, Urgent []netip.Addr
+	// Refute is set when the gossip of all is to hear anew that this node lives.
+	Refute bool
 	// News are records to pass on by gossip, this node's own among them.
 	News []*Record
 	// Changes are for the log.
@@ -181,6 +187,8 @@ type View struct {
 	// who live are known; learned once there is nothing to wait for any more.
 	called, synced, learned bool
 	calledAt                time.Duration
+	urged                   time.Duration // When the next exchange may be urgent, until synced.
+	refuted                 time.Duration // When the next doubt may be refuted.
 
 	// moved is set once a member was lost or found, or this process was
 	// stopped, which was last at movedAt.
@@ -213,6 +221,7 @@ type peer struct {
 	fresh bool
 	ask   time.Duration // When to ask for its record, while it is not fresh.
 	seen  time.Duration // When it was listed last, or first heard of.
+	help  time.Duration // When to help it join, if it is heard and not listed by then.
 }
 
 func (p *peer) listed() bool {
@@ -223,20 +232,25 @@ func (p *peer) listed() bool {
 func (p *peer) ready() bool { return p.listed() && p.fresh && p.claims != nil }
 
 func (p *peer) member() Member {
-	m := Member{Node: p.node, Address: p.addr, State: p.life.State}
+	m := Member{Node: p.node, Address: p.addr, State: p.state()}
 	if p.status != nil {
 		m.Interfaces, m.Carriers = p.status.Interfaces, p.status.Carriers
 	}
 	if p.claims != nil {
 		m.Claims = p.claims.Claims
 	}
+	return m
+}
+
+func (p *peer) state() State {
 	switch {
 	case !p.ready() || p.status.Joining:
-		m.State = Joining
+		return Joining
 	case p.status.Leaving:
-		m.State = Leaving
+		return Leaving
+	default:
+		return p.life.State
 	}
-	return m
 }
 
 // A place is an address at which another speaker should be.
@@ -365,8 +379,9 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 	p := v.peer(now, r.Node)
 	changed := false
 	if r.Newer(p.status) {
-		if p.status != nil && p.status.Boot != r.Boot {
+		if p.status == nil || p.status.Boot != r.Boot {
 			p.claims = nil // What it claimed in an earlier life is void.
+			p.help = now + 2*v.pace.Knock
 		}
 		p.status, changed = r, true
 	}
@@ -383,12 +398,33 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 		if !p.fresh && !p.status.Newer(r) {
 			p.fresh, v.stale = true, true
 		}
-		if !p.listed() {
+		if !p.listed() && v.urges(now, p) {
 			v.out.Urgent = append(v.out.Urgent, r.Address)
 		}
 	}
-	if k == Knock || v.disputes(p, r) {
+	if k == Doubt && now >= v.refuted {
+		v.out.Refute, v.refuted = true, now+v.pace.Knock
+	}
+	if k == Knock || k == Doubt || v.disputes(p, r) {
 		v.tell(r.Address, Direct)
+	}
+}
+
+// urges reports whether to exchange state at once with a node just heard that
+// gossip does not list. A node that joins asks for itself, and a single exchange
+// makes it known to all and tells it of all; if everybody hurried to meet it, each
+// of a few hundred would be told a few hundred times of a few hundred. One that was
+// lost and is heard again in the same life is met at once.
+func (v *View) urges(now time.Duration, p *peer) bool {
+	switch {
+	case !v.synced:
+		if now < v.urged {
+			return false
+		}
+		v.urged = now + v.pace.Knock
+		return true
+	default:
+		return now >= p.help
 	}
 }
 
@@ -426,9 +462,11 @@ func (v *View) Settle(now time.Duration) Effects {
 	next := now + time.Minute
 	forgotten := false
 	for _, p := range v.order {
-		v.step(now, p, Tick{})
-		if due, ok := p.life.Until(v.pace.Patience); ok {
-			next = min(next, due)
+		if _, doubted := p.life.Until(v.pace.Patience); doubted {
+			v.step(now, p, Tick{})
+			if due, still := p.life.Until(v.pace.Patience); still {
+				next = min(next, due)
+			}
 		}
 		switch {
 		case !p.listed():
@@ -652,16 +690,23 @@ func (v *View) publish() {
 	case v.local.Leaving:
 		state = Leaving
 	}
-	list := []Member{{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Carriers: v.self.Carriers}}
-	ids := []identity{{node: v.self.Node, state: state, status: v.latest}}
-	records := []*Record{v.latest}
+	ids := append(make([]identity, 0, 1+len(v.order)), identity{node: v.self.Node, state: state, status: v.latest})
+	for _, p := range v.order {
+		if p.listed() {
+			ids = append(ids, identity{node: p.node, addr: p.addr, state: p.state(), status: p.status, claims: p.claims})
+		}
+	}
+	if slices.Equal(ids, v.told) {
+		return
+	}
+	v.told = ids
+	list := make([]Member, 0, len(ids))
+	records := append(make([]*Record, 0, len(ids)), v.latest)
 	for _, p := range v.order {
 		if !p.listed() {
 			continue
 		}
-		m := p.member()
-		list = append(list, m)
-		ids = append(ids, identity{node: p.node, addr: p.addr, state: m.State, status: p.status, claims: p.claims})
+		list = append(list, p.member())
 		if p.claims != nil {
 			records = append(records, p.claims)
 		}
@@ -669,11 +714,9 @@ func (v *View) publish() {
 			records = append(records, p.status)
 		}
 	}
-	if slices.Equal(ids, v.told) {
-		return
-	}
-	v.told = ids
-	slices.SortFunc(list, func(a, b Member) int { return strings.Compare(a.Node, b.Node) })
+	self := Member{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Carriers: v.self.Carriers}
+	i, _ := slices.BinarySearchFunc(list, v.self.Node, func(m Member, node string) int { return strings.Compare(m.Node, node) })
+	list = slices.Insert(list, i, self)
 	v.out.Members, v.out.Records = list, records
 }
 
@@ -695,6 +738,7 @@ func (v *View) step(now time.Duration, p *peer, e Event) {
 	p.life = next
 	if ask {
 		v.out.Questions = append(v.out.Questions, Question{Suspect: p.member(), Round: next.Round})
+		v.tell(p.addr, Doubt)
 	}
 	if next.State == before.State {
 		return

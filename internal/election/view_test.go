@@ -35,6 +35,7 @@ func (f *fixture) settle() {
 	f.all.Questions = append(f.all.Questions, f.last.Questions...)
 	f.all.Exchanges = append(f.all.Exchanges, f.last.Exchanges...)
 	f.all.Urgent = append(f.all.Urgent, f.last.Urgent...)
+	f.all.Refute = f.all.Refute || f.last.Refute
 	if f.last.Members != nil {
 		f.list = f.last.Members
 	}
@@ -211,6 +212,92 @@ func TestAKnockIsAnsweredAndLeadsToAnExchange(t *testing.T) {
 	}
 	if f.state("b") != Gone {
 		t.Error("a knock alone makes a member: gossip would not watch it")
+	}
+}
+
+// A member that missed a refutation does not hear it again by itself.
+func TestASuspectIsAskedToSayThatItLivesAsOftenAsItsKernelIsAsked(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.Lost(f.now, "b")
+	f.settle()
+	for round := range 3 {
+		e := f.did()
+		if len(e.Questions) != 1 || !slices.Contains(e.Tells, Tell{addrB, Doubt}) {
+			t.Fatalf("round %d: %+v", round, e)
+		}
+		f.v.Answered(f.now, "b", Answer{Round: e.Questions[0].Round, Segment: Answers, Port: PortOpen})
+		f.pass(f.v.pace.Again)
+	}
+	f.v.Heard(f.now, "b", addrB)
+	f.settle()
+	f.did()
+	f.pass(time.Second)
+	if e := f.did(); slices.Contains(e.Tells, Tell{addrB, Doubt}) || f.state("b") != Alive {
+		t.Errorf("%v: %+v", f.state("b"), e)
+	}
+}
+
+func TestDoubtsAreRefutedForAllAtOnceAndNotOnceForEach(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Doubt)
+	f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{}), Doubt)
+	f.settle()
+	if e := f.did(); !e.Refute || !slices.Contains(e.Tells, Tell{addrB, Direct}) || !slices.Contains(e.Tells, Tell{addrC, Direct}) {
+		t.Errorf("%+v", e)
+	}
+	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Doubt)
+	f.settle()
+	if f.did().Refute {
+		t.Error("it is refuted again although the news can hardly be out")
+	}
+	f.now += f.v.pace.Knock
+	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Doubt)
+	f.settle()
+	if !f.did().Refute {
+		t.Error("a doubt that lasts is not refuted again")
+	}
+}
+
+// If all of a few hundred nodes exchanged state with each that joins, each would
+// be told a few hundred times of a few hundred.
+func TestANewNodeIsLeftToMeetOneOfTheOthersByItself(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	addrD := netip.MustParseAddr("2001:db8::d")
+	urgent := func() []netip.Addr {
+		f.v.Receive(f.now, rec("d", addrD, 1, true, Claims{}), Knock)
+		f.settle()
+		return f.did().Urgent
+	}
+	if u := urgent(); u != nil {
+		t.Errorf("all hurry to meet a new node: %v", u)
+	}
+	f.now += 3 * f.v.pace.Knock
+	if u := urgent(); !slices.Equal(u, []netip.Addr{addrD}) {
+		t.Errorf("a new node that finds nobody is not helped: %v", u)
+	}
+	// One that was lost is another matter.
+	f.v.Heard(f.now, "d", addrD)
+	f.v.Lost(f.now, "d")
+	f.pass(time.Minute)
+	f.did()
+	if u := urgent(); !slices.Equal(u, []netip.Addr{addrD}) {
+		t.Errorf("a node that was cut off is not met at once: %v", u)
+	}
+}
+
+func TestANodeThatJoinsMeetsOneAtATime(t *testing.T) {
+	f := newFixture(t)
+	f.v.SetPeers(f.now, []netip.Addr{addrA})
+	f.settle()
+	f.did()
+	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Knock)
+	f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{}), Knock)
+	f.settle()
+	if u := f.did().Urgent; len(u) != 1 {
+		t.Errorf("exchanges at once with %v", u)
 	}
 }
 

@@ -208,7 +208,7 @@ func decode(b []byte) (*election.Record, election.Kind, error) {
 		return nil, 0, fmt.Errorf("record of version %d, this is %d", v, version)
 	}
 	k, flags := election.Kind(d.byte()), d.byte()
-	d.want(k <= election.Knock && flags&^byte(flagsKnown) == 0)
+	d.want(k <= election.Doubt && flags&^byte(flagsKnown) == 0)
 	r.Joining, r.Leaving, r.Whole = flags&flagJoining != 0, flags&flagLeaving != 0, flags&flagWhole != 0
 	r.Node = d.text(maxNode)
 	d.want(r.Node != "")

@@ -39,7 +39,7 @@ func TestARecordSurvivesTheWire(t *testing.T) {
 	brief.Claims, brief.Whole = nil, false
 	bare := &election.Record{Node: "n", Address: netip.MustParseAddr("2001:db8::5"), Joining: true, Whole: true, Claims: election.Claims{}}
 	for _, want := range []*election.Record{sample(), brief, bare} {
-		for k := election.Relayed; k <= election.Knock; k++ {
+		for k := election.Relayed; k <= election.Doubt; k++ {
 			got, gotKind, err := decode(encode(want, k))
 			if err != nil || gotKind != k || !reflect.DeepEqual(got, want) {
 				t.Errorf("kind %d, %v: got %+v\nwant %+v", gotKind, err, got, want)
@@ -86,7 +86,7 @@ func TestMalformedRecordsAreRefused(t *testing.T) {
 		"empty":                    {},
 		"trailing byte":            append(bytes.Clone(good), 0),
 		"another version":          append([]byte{version + 1}, good[1:]...),
-		"unknown kind":             append([]byte{version, byte(election.Knock + 1)}, good[2:]...),
+		"unknown kind":             append([]byte{version, byte(election.Doubt + 1)}, good[2:]...),
 		"unknown flag":             append([]byte{version, 0, 0x80}, good[3:]...),
 		"no name":                  {version, 0, 0, 0, 4, 192, 0, 2, 1, 1, 1, 1, 0},
 		"unknown family":           {version, 0, 0, 1, 'n', 5, 192, 0, 2, 1, 1, 1, 1, 0},

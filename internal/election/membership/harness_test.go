@@ -61,7 +61,6 @@ type cluster struct {
 	cut map[[2]netip.Addr]bool // From, to.
 	// silent are the nodes whose kernel does not answer on the segment.
 	silent  map[string]bool
-	slow    time.Duration // As Membership has it; 0 is 1.
 	members map[string]*member
 }
 
@@ -104,10 +103,10 @@ func (c *cluster) start(host int, change ...func(*Config)) *member {
 	if m.Membership, err = New(cfg, testLog(c.t, cfg.Node), m.reg, segment{c}); err != nil {
 		c.t.Fatal(err)
 	}
-	m.slow = max(1, c.slow)
-	m.wrap = func(t memberlist.NodeAwareTransport) memberlist.NodeAwareTransport {
+	m.open = func(bind netip.AddrPort) (memberlist.NodeAwareTransport, error) {
+		t, err := open(bind)
 		m.wire = &wire{NodeAwareTransport: t, cluster: c, self: cfg.Bind}
-		return m.wire
+		return m.wire, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
@@ -175,12 +174,15 @@ func (m *member) crash() {
 	delete(m.cluster.members, m.node)
 }
 
+// busy is how many times longer than on a quiet machine a test waits.
+const busy = 10
+
 // sees waits until the member's list satisfies a condition, and returns how
-// long that took.
+// long that took. Within is what it takes on a quiet machine, and plenty.
 func (m *member) sees(what string, within time.Duration, cond func([]election.Member) bool) time.Duration {
 	m.cluster.t.Helper()
 	start := time.Now()
-	deadline := time.After(within)
+	deadline := time.After(busy * within)
 	for {
 		list := m.Members()
 		if cond(list) {
@@ -239,7 +241,7 @@ func (s segment) Confirm(ctx context.Context, suspect election.Member) election.
 		return election.Answers
 	}
 	select { // Six questions of 10 ms.
-	case <-time.After(60 * time.Millisecond * max(1, s.c.slow)):
+	case <-time.After(60 * time.Millisecond):
 	case <-ctx.Done():
 	}
 	return election.Silent

@@ -55,9 +55,12 @@ const (
 	// heartbeat is the longest pause between two turns of the loop, by which it
 	// notices that the whole process was stopped.
 	heartbeat = 250 * time.Millisecond
+	// perMember is the pause after a new list for each member on it, about as
+	// long as making it takes.
+	perMember = 10 * time.Microsecond
 )
 
-func (l *loop) now() time.Duration { return time.Since(l.start) / l.m.slow }
+func (l *loop) now() time.Duration { return time.Since(l.start) }
 
 func (l *loop) run() {
 	timer := time.NewTimer(0)
@@ -79,8 +82,22 @@ func (l *loop) run() {
 		for _, f := range l.m.inbox.take() {
 			f(l)
 		}
-		next := l.perform(l.view.Settle(l.now()))
-		timer.Reset(min(max(next-l.now(), time.Millisecond), heartbeat) * l.m.slow)
+		e := l.view.Settle(l.now())
+		next := l.perform(e)
+		l.rest(time.Duration(len(e.Members)) * perMember)
+		timer.Reset(min(max(next-l.now(), time.Millisecond), heartbeat))
+	}
+}
+
+// rest pauses after a list was made, so that one of hundreds is not made anew for
+// each of hundreds of records that come at once.
+func (l *loop) rest(d time.Duration) {
+	if d == 0 {
+		return
+	}
+	select {
+	case <-time.After(d):
+	case <-l.ctx.Done():
 	}
 }
 
@@ -92,6 +109,9 @@ func (l *loop) perform(e election.Effects) time.Duration {
 	}
 	for _, t := range e.Tells {
 		l.tell(t)
+	}
+	if e.Refute {
+		_ = l.ml.UpdateNode(time.Nanosecond) // It need not wait until all is said.
 	}
 	for _, r := range e.News {
 		if b := l.encoded(r); len(b) <= packetSize {
@@ -261,7 +281,7 @@ func (l *loop) ask(q election.Question) {
 }
 
 func (l *loop) connect(a netip.Addr) election.Port {
-	c, err := l.tr.DialTimeout(hostPort(a, l.m.cfg.Port), portTimeout*l.m.slow)
+	c, err := l.tr.DialTimeout(hostPort(a, l.m.cfg.Port), portTimeout)
 	switch {
 	case err == nil:
 		_ = c.Close()

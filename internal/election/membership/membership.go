@@ -63,11 +63,9 @@ type Membership struct {
 	log     *slog.Logger
 	metrics *metrics
 	confirm Confirmer
-	// wrap is a seam for tests: faults between this node and the others.
-	wrap func(memberlist.NodeAwareTransport) memberlist.NodeAwareTransport
-	// slow is another: how many times slower than real time all goes, so that
-	// hundreds of members can be watched in one process.
-	slow time.Duration
+	pace    pace
+	// open opens the transport; a seam for tests.
+	open func(netip.AddrPort) (memberlist.NodeAwareTransport, error)
 
 	changed chan struct{}
 	members atomic.Pointer[[]election.Member]
@@ -90,8 +88,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 		return nil, err
 	}
 	m := &Membership{
-		cfg: cfg, log: log, metrics: newMetrics(reg), confirm: confirm,
-		slow: 1, changed: make(chan struct{}, 1),
+		cfg: cfg, log: log, metrics: newMetrics(reg), confirm: confirm, pace: paceFor(cfg.Size),
+		open: open, changed: make(chan struct{}, 1),
 		inbox: inbox{kick: make(chan struct{}, 1)},
 	}
 	m.news = &memberlist.TransmitLimitedQueue{RetransmitMult: 2, NumNodes: func() int { return int(m.size.Load()) }}
@@ -130,17 +128,13 @@ func (m *Membership) Changed() <-chan struct{} { return m.changed }
 // Run takes part until ctx is done, then leaves. It returns early only when it
 // cannot start.
 func (m *Membership) Run(ctx context.Context) error {
-	p := paceFor(m.cfg.Size)
+	p := m.pace
 	if err := p.Validate(); err != nil {
 		return err
 	}
-	sockets, err := listen(netip.AddrPortFrom(m.cfg.Bind, m.cfg.Port))
+	tr, err := m.open(netip.AddrPortFrom(m.cfg.Bind, m.cfg.Port))
 	if err != nil {
 		return err
-	}
-	var tr memberlist.NodeAwareTransport = sockets
-	if m.wrap != nil {
-		tr = m.wrap(tr)
 	}
 
 	start := time.Now()
@@ -157,20 +151,20 @@ func (m *Membership) Run(ctx context.Context) error {
 	l.perform(l.view.Settle(0)) // So that there is a record to hand over.
 
 	conf := memberlist.DefaultLANConfig()
-	p.apply(conf, m.slow)
+	p.apply(conf)
 	conf.Name = m.cfg.Node
 	conf.Transport = tr
 	conf.BindAddr, conf.BindPort = m.cfg.Bind.String(), int(m.cfg.Port)
 	conf.AdvertisePort = int(m.cfg.Port)
 	conf.SecretKey = m.cfg.Key[:]
 	conf.EnableCompression = false
-	conf.TCPTimeout = streamTimeout * m.slow
+	conf.TCPTimeout = streamTimeout
 	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
 	conf.Delegate, conf.Events, conf.Ping = delegate{m}, delegate{m}, delegate{m}
 	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped}
 	l.ml, err = memberlist.Create(conf)
 	if err != nil {
-		_ = sockets.Shutdown()
+		_ = tr.Shutdown()
 		return fmt.Errorf("start gossip on %s: %w", m.cfg.Bind, err)
 	}
 	l.run()

@@ -343,36 +343,6 @@ func TestAPartitionHealsAtTheFirstPacket(t *testing.T) {
 	}
 }
 
-func TestAnIsolatedMembersClaimsAreTheLesserOnes(t *testing.T) {
-	c := newCluster(t, 5)
-	ms := c.startAll()
-	ms[1].Publish(Local{Interfaces: c.ifaces(2), Owned: []netip.Addr{vip4}})
-	ms[0].sees("the claim", time.Second, claims(ms[1].node, vip4))
-	c.partition([]int{1}, []int{2, 3, 4, 5})
-	ms[0].sees("the first loss", 3*time.Second, func(l []election.Member) bool { return len(l) < 5 })
-	// It claims as soon as it misses the owner, while it may still hear most.
-	ms[0].sees("loss of the owner", 5*time.Second, without(ms[1].node))
-	ms[0].Publish(Local{Interfaces: c.ifaces(1), Owned: []netip.Addr{vip4}})
-	ms[0].sees("isolation", 5*time.Second, func(l []election.Member) bool {
-		me, _ := find(l, ms[0].node)
-		return len(l) == 1 && me.Claims[vip4].Standing == election.Minority
-	})
-	c.heal()
-	ms[1].sees("both claims", 2*time.Second, claims(ms[0].node, vip4))
-	ms[0].sees("both claims", 2*time.Second, claims(ms[1].node, vip4))
-	mine, _ := find(ms[0].Members(), ms[0].node)
-	theirs, _ := find(ms[0].Members(), ms[1].node)
-	if mine.Claims[vip4].Beats(theirs.Claims[vip4], vip4, ms[0].node, ms[1].node) {
-		t.Errorf("the isolated node's %v beats the owner's %v", mine.Claims[vip4], theirs.Claims[vip4])
-	}
-	// It does not forget that while the claim is contested, but may once it is not.
-	ms[1].Publish(Local{Interfaces: c.ifaces(2)})
-	ms[0].sees("the claim settled", 3*time.Second, func(l []election.Member) bool {
-		me, _ := find(l, ms[0].node)
-		return me.Claims[vip4].Standing == election.Majority
-	})
-}
-
 func TestANodeAloneStopsWaitingAfterItsGrace(t *testing.T) {
 	c := newCluster(t, 3)
 	m := c.start(1)

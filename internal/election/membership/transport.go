@@ -36,7 +36,16 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 // largest is the largest UDP payload.
 const largest = 64 << 10
 
-// listen opens the sockets; Shutdown closes them.
+// open opens the transport of a speaker; Shutdown closes it.
+func open(bind netip.AddrPort) (memberlist.NodeAwareTransport, error) {
+	t, err := listen(bind)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// listen opens the sockets.
 func listen(bind netip.AddrPort) (*transport, error) {
 	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
 	if err != nil {
