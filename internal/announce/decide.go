@@ -58,7 +58,7 @@ type Verdict struct {
 // the new owner does, as long as there is one. That is what moving without a
 // gap means; an address that nobody may have is dropped at once.
 //
-// Left says which addresses are still left to where they are placed; nil for none.
+// Left says whose turn it is to claim what nobody claims; nil: everybody's.
 func Decide(ix *Index, members []election.Member, left *election.Courtesy, self string) Intent {
 	d := newDecider(ix, members, self)
 	d.left = left
@@ -233,7 +233,7 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		v.Reason = d.refusal(g, views)
 		return v, views
 	}
-	place := election.Place{Node: g.placed, Failback: g.class.failback, Turn: d.left.Turn(g.addr)}
+	place := d.left.Place(g.addr, election.Place{Node: g.placed, Failback: g.class.failback})
 	if d.self < 0 {
 		v.Owner, _ = election.Winner(g.addr, place, candidates)
 	} else {

@@ -2,109 +2,140 @@ package election
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
-// grace is how long a node that claims nothing of what is left to it is waited
-// for.
+// grace is how long a node is waited for that claims nothing of what is its to claim.
 const grace = 2 * time.Second
 
-// A Courtesy leaves new addresses to the nodes where they are placed, so that they
-// begin there and need not be offered. It is about addresses that this speaker has
-// seen come into being and that nobody has claimed since: no failover ever waits
-// for it.
+// A Courtesy is what a speaker knows of the addresses that nobody claims and that are
+// another node's to claim.
 //
-// Nor does it have to be the same everywhere. A speaker that knows of another place,
-// or of none, may claim what others leave to somebody: that claim counts. And a node
-// that seems well but does not take what is left to it, because its news are old,
-// is not waited for any longer than grace. So two who know different places do not
-// wait for each other for ever.
+// New addresses, which this speaker has seen come into being, are left to the nodes
+// where they are placed, so that they begin there and need not be offered. And a node
+// that seems well but does not claim what is its, because its news are old, is waited
+// for no longer than grace: after that its turn comes last.
 //
-// The zero Courtesy leaves nothing. All of it belongs to one goroutine.
+// A Courtesy does not have to be the same everywhere. A speaker that knows of another
+// place, or of none, or has waited for longer, may claim what others leave to somebody:
+// that claim counts.
+//
+// The zero Courtesy leaves nothing to anybody. All of it belongs to one goroutine.
 type Courtesy struct {
-	left  map[netip.Addr]string
+	waits map[netip.Addr]*wait
 	hosts map[string]*host
 }
 
-// A host is a node to which addresses are left.
+// A wait is for a node to claim an address.
+type wait struct {
+	node string // empty: nobody in particular
+	// first is set while it goes first because the address is placed there.
+	first bool
+	vain  []string // who was waited for in vain
+}
+
+// A host is a node that is waited for.
 type host struct {
 	addresses int
-	// until is when it is waited for no longer: each claim of one of them renews it.
+	// until is how long: each claim of one of the addresses renews it.
 	until time.Time
-	over  bool
 }
 
-// Leave says that an address is left to a node from now on.
+// Leave says that a new address is left to the node where it is placed.
 func (c *Courtesy) Leave(now time.Time, a netip.Addr, node string) {
-	if c.left[a] == node {
+	if w := c.waits[a]; w != nil && w.first && w.node == node {
 		return
 	}
-	c.Forget(a)
-	if node == "" {
-		return
+	c.drop(a)
+	if node != "" {
+		c.wait(now, a, node)
+		c.waits[a].first = true
 	}
-	if c.left == nil {
-		c.left, c.hosts = map[netip.Addr]string{}, map[string]*host{}
-	}
-	h := c.hosts[node]
-	if h == nil {
-		h = &host{until: now.Add(grace)}
-		c.hosts[node] = h
-	}
-	c.left[a] = node
-	h.addresses++
 }
 
-// Claimed says that a node claims an address, which is not left to anybody any
-// more.
+// Await says that an address in service, which nobody claims, is a node's to claim.
+func (c *Courtesy) Await(now time.Time, a netip.Addr, node string) {
+	if w := c.waits[a]; w == nil || !w.first && w.node != node && !slices.Contains(w.vain, node) {
+		c.wait(now, a, node)
+	}
+}
+
+func (c *Courtesy) wait(now time.Time, a netip.Addr, node string) {
+	if c.waits == nil {
+		c.waits, c.hosts = map[netip.Addr]*wait{}, map[string]*host{}
+	}
+	w := c.waits[a]
+	if w == nil {
+		w = &wait{}
+		c.waits[a] = w
+	}
+	c.release(w)
+	w.node = node
+	if c.hosts[node] == nil {
+		c.hosts[node] = &host{until: now.Add(grace)}
+	}
+	c.hosts[node].addresses++
+}
+
+// release ends the waiting for a node.
+func (c *Courtesy) release(w *wait) {
+	if h := c.hosts[w.node]; h != nil {
+		if h.addresses--; h.addresses == 0 {
+			delete(c.hosts, w.node)
+		}
+	}
+	w.node, w.first = "", false
+}
+
+// Claimed says that a node claims an address.
 func (c *Courtesy) Claimed(now time.Time, a netip.Addr, by string) {
-	if h := c.hosts[c.left[a]]; h != nil && c.left[a] == by {
-		h.until, h.over = now.Add(grace), false
+	if w, h := c.waits[a], c.hosts[by]; w != nil && h != nil && w.node == by {
+		h.until = now.Add(grace)
 	}
-	c.Forget(a)
+	c.drop(a)
 }
 
-// Forget says that an address is not left to anybody any more.
-func (c *Courtesy) Forget(a netip.Addr) {
-	h := c.hosts[c.left[a]]
-	if h == nil {
-		return
-	}
-	if h.addresses--; h.addresses == 0 {
-		delete(c.hosts, c.left[a])
-	}
-	delete(c.left, a)
-}
-
-// Turn returns when the node where an address is placed may claim it: first while
-// it is left to it, last when it was waited for in vain.
-func (c *Courtesy) Turn(a netip.Addr) Turn {
-	if c == nil || len(c.left) == 0 {
-		return Equal
-	}
-	switch h := c.hosts[c.left[a]]; {
-	case h == nil:
-		return Equal
-	case h.over:
-		return Last
-	default:
-		return First
+// Forget drops what is known of addresses that are not in use any more.
+func (c *Courtesy) Forget(inUse func(netip.Addr) bool) {
+	for a := range c.waits {
+		if !inUse(a) {
+			c.drop(a)
+		}
 	}
 }
 
-// Places yields what was left and has not been claimed, with its nodes.
-func (c *Courtesy) Places(yield func(netip.Addr, string) bool) {
-	for a, node := range c.left {
-		if !yield(a, node) {
+func (c *Courtesy) drop(a netip.Addr) {
+	if w := c.waits[a]; w != nil {
+		c.release(w)
+		delete(c.waits, a)
+	}
+}
+
+// New yields the addresses that are left to the nodes where they are placed.
+func (c *Courtesy) New(yield func(netip.Addr) bool) {
+	for a, w := range c.waits {
+		if w.first && !yield(a) {
 			return
 		}
 	}
 }
 
+// Place completes a Place with whose turn it is.
+func (c *Courtesy) Place(a netip.Addr, p Place) Place {
+	if c == nil || len(c.waits) == 0 {
+		return p
+	}
+	if w := c.waits[a]; w != nil {
+		p.First, p.Last = w.first && w.node == p.Node, w.vain
+	}
+	return p
+}
+
 // Due returns when Expire has something to do; ok is false for never.
 func (c *Courtesy) Due() (at time.Time, ok bool) {
 	for _, h := range c.hosts {
-		if !h.over && (!ok || h.until.Before(at)) {
+		if !ok || h.until.Before(at) {
 			at, ok = h.until, true
 		}
 	}
@@ -114,10 +145,18 @@ func (c *Courtesy) Due() (at time.Time, ok bool) {
 // Expire gives up waiting for nodes that have claimed nothing for too long, and
 // reports whether there were any.
 func (c *Courtesy) Expire(now time.Time) (expired bool) {
-	for _, h := range c.hosts {
-		if !h.over && !now.Before(h.until) {
-			h.over, expired = true, true
+	if at, ok := c.Due(); !ok || now.Before(at) {
+		return false
+	}
+	late := map[string]bool{}
+	for node, h := range c.hosts {
+		late[node] = !now.Before(h.until)
+	}
+	for _, w := range c.waits {
+		if late[w.node] {
+			w.vain = append(slices.Clip(w.vain), w.node)
+			c.release(w)
 		}
 	}
-	return expired
+	return true
 }

@@ -1,59 +1,68 @@
 package election
 
 import (
-	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// wait is a Courtesy on a clock that a test sets.
-type wait struct {
+// waiting is a Courtesy on a clock that a test sets.
+type waiting struct {
 	Courtesy
 	now time.Time
 }
 
-func (w *wait) leaves(t *testing.T, a netip.Addr, want bool) {
+// first checks whether an address is left to a node.
+func (w *waiting) first(t *testing.T, a netip.Addr, node string, want bool) {
 	t.Helper()
 	w.Expire(w.now)
-	if (w.Turn(a) == First) != want {
-		t.Errorf("%v: %v is left: %v", w.now.Sub(time.Time{}), a, !want)
+	if p := w.Place(a, Place{Node: node}); p.First != want {
+		t.Errorf("%v: %v is left to %s: %v", w.now.Sub(time.Time{}), a, node, p.First)
+	}
+}
+
+// last checks whose turn to claim an address comes last.
+func (w *waiting) last(t *testing.T, a netip.Addr, want ...string) {
+	t.Helper()
+	w.Expire(w.now)
+	if p := w.Place(a, Place{}); !slices.Equal(p.Last, want) {
+		t.Errorf("%v: the last to have %v are %q, want %q", w.now.Sub(time.Time{}), a, p.Last, want)
 	}
 }
 
 func TestANewAddressIsLeftToItsPlaceForAWhile(t *testing.T) {
-	w := &wait{}
-	w.leaves(t, v4, false)
+	w := &waiting{}
+	w.first(t, v4, "a", false)
 	w.Leave(w.now, v4, "a")
 	w.Leave(w.now, v6, "")
-	w.leaves(t, v4, true)
-	w.leaves(t, v6, false)
+	w.first(t, v4, "a", true)
+	w.first(t, v6, "", false)
 	if at, ok := w.Due(); !ok || !at.Equal(w.now.Add(grace)) {
 		t.Errorf("due %v, %v", at, ok)
 	}
 	w.now = w.now.Add(grace - 1)
-	w.leaves(t, v4, true)
 	w.Leave(w.now, v4, "a") // known already
+	w.first(t, v4, "a", true)
+	w.last(t, v4)
 	w.now = w.now.Add(1)
 	if !w.Expire(w.now) || w.Expire(w.now) {
 		t.Error("it ends once")
 	}
-	w.leaves(t, v4, false)
+	w.first(t, v4, "a", false)
+	w.last(t, v4, "a")
 	if _, ok := w.Due(); ok {
 		t.Error("something is due")
 	}
-	// One that did not take the first gets no time for the second, until it takes one.
-	w.Leave(w.now, v6, "a")
-	w.leaves(t, v6, false)
-	w.Claimed(w.now, v4, "a")
-	w.leaves(t, v6, true)
-	w.Claimed(w.now, v6, "b") // who knew nothing of it
-	w.leaves(t, v6, false)
+	w.Claimed(w.now, v4, "b")
+	w.last(t, v4)
 }
 
 func TestANodeAtWorkIsWaitedFor(t *testing.T) {
-	w := &wait{}
+	w := &waiting{}
 	a := v6
 	for range 100 {
 		w.Leave(w.now, a, "a")
@@ -61,71 +70,126 @@ func TestANodeAtWorkIsWaitedFor(t *testing.T) {
 	}
 	for next := v6; next != a; next = next.Next() {
 		w.now = w.now.Add(grace - 1)
-		w.leaves(t, next, true)
+		w.first(t, next, "a", true)
 		w.Claimed(w.now, next, "a")
-		w.leaves(t, next, false)
+		w.first(t, next, "a", false)
 	}
-	if len(w.hosts)+len(w.left) != 0 {
-		t.Errorf("%v, %v are remembered", w.hosts, w.left)
+	if len(w.hosts)+len(w.waits) != 0 {
+		t.Errorf("%v, %v are remembered", w.hosts, w.waits)
 	}
 }
 
 // What another takes is no sign of life of the node that it was left to.
 func TestOnlyItsOwnClaimsSpeakForANode(t *testing.T) {
-	w := &wait{}
+	w := &waiting{}
 	w.Leave(w.now, v4, "a")
 	w.Leave(w.now, v6, "a")
 	w.now = w.now.Add(grace - 1)
 	w.Claimed(w.now, v4, "b")
-	w.leaves(t, v6, true)
+	w.first(t, v6, "a", true)
 	w.now = w.now.Add(1)
-	w.leaves(t, v6, false)
+	w.first(t, v6, "a", false)
 }
 
 func TestAPlaceThatChangesIsFollowed(t *testing.T) {
-	w := &wait{}
+	w := &waiting{}
 	w.Leave(w.now, v4, "a")
 	w.now = w.now.Add(grace)
-	w.leaves(t, v4, false)
+	w.first(t, v4, "a", false)
 	w.Leave(w.now, v4, "b")
-	w.leaves(t, v4, true)
+	w.first(t, v4, "b", true)
+	w.first(t, v4, "a", false)
 	w.Leave(w.now, v4, "")
-	w.leaves(t, v4, false)
-	if len(w.hosts)+len(w.left) != 0 {
-		t.Errorf("%v, %v are remembered", w.hosts, w.left)
+	w.first(t, v4, "b", false)
+	if len(w.hosts)+len(w.waits) != 0 {
+		t.Errorf("%v, %v are remembered", w.hosts, w.waits)
 	}
 }
 
-// Whatever is said in whatever order, what is counted is what is left.
+// Of nodes that all believe that an address in service is another's, each is waited
+// for once, and then nobody is.
+func TestWhoIsWaitedForInVainIsPassedOver(t *testing.T) {
+	for _, a := range []netip.Addr{v4, v6} {
+		w := &waiting{}
+		var candidates []Candidate
+		for _, n := range []string{"a", "b", "c"} {
+			candidates = append(candidates, Candidate{Node: n, State: Alive, OnLink: true})
+		}
+		winner := func() string {
+			n, _ := Winner(a, w.Place(a, Place{Failback: lb.FailbackNever}), candidates)
+			return n
+		}
+		var order []string
+		for range candidates {
+			order = append(order, winner())
+			for range 3 {
+				w.Await(w.now, a, winner())
+			}
+			w.now = w.now.Add(grace - 1)
+			w.Await(w.now, a, winner()) // still
+			if w.Expire(w.now) {
+				t.Errorf("%v: given up too soon", order)
+			}
+			w.now = w.now.Add(1)
+			w.last(t, a, order...)
+		}
+		if sorted := slices.Sorted(slices.Values(order)); !slices.Equal(sorted, []string{"a", "b", "c"}) {
+			t.Errorf("waited for %v", order)
+		}
+		if winner() != order[0] {
+			t.Errorf("%s after all, want %s", winner(), order[0])
+		}
+		w.Await(w.now, a, winner())
+		if at, ok := w.Due(); ok {
+			t.Errorf("something is due at %v", at)
+		}
+		candidates[0].Claim = claim(Blind, 1)
+		if winner() != "a" {
+			t.Errorf("%s has what a claims", winner())
+		}
+		w.Claimed(w.now, a, "a")
+		w.last(t, a)
+	}
+}
+
+// Whatever is said in whatever order, what is counted is what is waited for.
 func TestACourtesyForgetsAll(t *testing.T) {
 	for seed := range uint64(200) {
 		r := rand.New(rand.NewPCG(seed, 3))
-		w := &wait{}
+		w := &waiting{}
 		nodes := []string{"", "a", "b", "c"}
 		addrs := []netip.Addr{v4, v4.Next(), v6, v6.Next()}
 		for range 50 {
 			a, n := addrs[r.IntN(len(addrs))], nodes[r.IntN(len(nodes))]
-			switch r.IntN(4) {
+			switch r.IntN(5) {
 			case 0, 1:
 				w.Leave(w.now, a, n)
 			case 2:
+				w.Await(w.now, a, nodes[1+r.IntN(3)])
+			case 3:
 				w.Claimed(w.now, a, n)
 			default:
 				w.now = w.now.Add(time.Duration(r.Int64N(int64(grace))))
 				w.Expire(w.now)
 			}
 			count := map[string]int{}
-			for _, node := range maps.Collect(w.Places) {
-				count[node]++
+			for _, at := range w.waits {
+				if at.node != "" {
+					count[at.node]++
+				}
 			}
 			if len(count) != len(w.hosts) {
-				t.Fatalf("seed %d: %v, %v", seed, w.left, w.hosts)
+				t.Fatalf("seed %d: %v, %v", seed, w.waits, w.hosts)
 			}
 			for node, h := range w.hosts {
 				if h.addresses != count[node] {
-					t.Fatalf("seed %d: %s: %d of %v", seed, node, h.addresses, w.left)
+					t.Fatalf("seed %d: %s: %d of %v", seed, node, h.addresses, w.waits)
 				}
 			}
+		}
+		w.Forget(func(netip.Addr) bool { return false })
+		if len(w.waits)+len(w.hosts) != 0 {
+			t.Fatalf("seed %d: %v, %v are remembered", seed, w.waits, w.hosts)
 		}
 	}
 }

@@ -95,28 +95,18 @@ type Place struct {
 	Node string
 	// Failback says whether the address goes back to it.
 	Failback lb.Failback
-	// Turn is when its turn is to claim the address while nobody does.
-	Turn Turn
+	// First is set when it may claim the address before the others, while nobody
+	// does, and Last are the nodes that may then only do so after them: see
+	// [Courtesy].
+	First bool
+	Last  []string
 }
-
-// A Turn is when the node where an address is placed may claim it: see [Courtesy].
-type Turn uint8
-
-// Turns.
-const (
-	// Equal: when it is the best of the candidates.
-	Equal Turn = iota
-	// First: before the others.
-	First
-	// Last: after them.
-	Last
-)
 
 // Winner returns the node that owns addr, or false when nobody can. It depends
 // neither on the order of the candidates nor on who asks.
 //
 // The node where the address is placed wins when it is offered the address, when
-// nobody claims it and it has the first turn, and with the best claim like everybody;
+// nobody claims it and it goes first, and with the best claim like everybody;
 // that the address is placed on it gives it no more. For an address without a
 // place, claims carry no weight with lb.FailbackImmediate: the best takes it back.
 func Winner(addr netip.Addr, place Place, candidates []Candidate) (node string, ok bool) {
@@ -128,29 +118,26 @@ func Winner(addr netip.Addr, place Place, candidates []Candidate) (node string, 
 }
 
 func winner(addr netip.Addr, place Place, candidates []Candidate) *Candidate {
-	turn := Equal
-	if place.Turn != Equal && unclaimed(candidates) {
-		turn = place.Turn
-	}
-	if p := placedOf(place.Node, candidates); p != nil && (turn == First || offered(p, candidates)) {
+	open := (place.First || len(place.Last) > 0) && unclaimed(candidates)
+	if p := placedOf(place.Node, candidates); p != nil && (open && place.First || offered(p, candidates)) {
 		return p
 	}
 	claims := place.Node != "" || place.Failback == lb.FailbackNever
-	var last *Candidate
-	b := best{addr: addr, claims: claims}
+	first := best{addr: addr, claims: claims}
+	last := first
 	for i := range candidates {
 		switch c := &candidates[i]; {
 		case c.class() == unfit:
-		case turn == Last && c.Node == place.Node:
-			last = c
+		case open && slices.Contains(place.Last, c.Node):
+			last.meet(c)
 		default:
-			b.meet(c)
+			first.meet(c)
 		}
 	}
-	if b.Candidate == nil {
-		return last
+	if first.Candidate == nil {
+		return last.Candidate
 	}
-	return b.Candidate
+	return first.Candidate
 }
 
 // placedOf returns the placed candidate if it is fit, and on-link unless none

@@ -40,7 +40,7 @@ func TestTheBestCandidateWins(t *testing.T) {
 		if third == second {
 			third = rest[1]
 		}
-		left, lapsed := Place{Node: third, Turn: First}, Place{Node: best, Turn: Last}
+		left, lapsed := Place{Node: third, First: true}, Place{Last: []string{best}}
 		for _, c := range []struct {
 			name       string
 			place      Place
@@ -62,6 +62,7 @@ func TestTheBestCandidateWins(t *testing.T) {
 			{"not when it is off-link", left, []Candidate{alive(best), with(alive(third), off)}, best},
 			{"one that had its turn comes last", lapsed, []Candidate{alive(best), alive(third)}, third},
 			{"but before nobody", lapsed, []Candidate{alive(best), with(alive(third), in(Joining))}, best},
+			{"or those who had theirs too", Place{Last: []string{second, best}}, []Candidate{alive(second), alive(best)}, best},
 			{"and with its claim like everybody", lapsed, []Candidate{with(alive(best), claims(Blind, 1)), alive(third)}, best},
 			{"the owner that does not offer", Place{Node: third}, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},
 			{"nor where it fails back", Place{Node: third, Failback: lb.FailbackImmediate}, []Candidate{with(alive(best), claims(Blind, 9)), alive(third)}, best},

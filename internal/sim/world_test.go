@@ -90,6 +90,7 @@ type node struct {
 	config   config
 	owned    []netip.Addr
 	estate   election.Estate
+	served   map[netip.Addr]bool // that somebody claimed
 	courtesy election.Courtesy
 	met      map[string]bool
 	// kept are the addresses to be recorded here, recording those about to be.
@@ -255,6 +256,7 @@ func (n *node) start() {
 	n.running, n.paused, n.leaving = true, false, false
 	n.gossip, n.since, n.refreshed = map[int]bool{}, map[int]time.Duration{}, map[int]*election.Record{}
 	n.estate, n.courtesy, n.met = election.Estate{}, election.Courtesy{}, map[string]bool{}
+	n.served = map[netip.Addr]bool{}
 	n.kept, n.recording = map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	n.owned, n.members, n.own, n.records, n.backlog, n.deciding, n.refreshing = nil, nil, nil, nil, nil, false, false
 	n.config = n.w.truth.clone()
@@ -382,19 +384,23 @@ func (n *node) decide() {
 	for _, m := range n.members {
 		for a := range m.Claims {
 			n.courtesy.Claimed(now, a, m.Node)
+			n.served[a] = true
 		}
 	}
 	n.courtesy.Expire(now)
 	var owned, offered []netip.Addr
 	for _, a := range n.w.addrs {
 		placed, candidates := n.config.placed[a], n.candidates(a)
-		role, _ := election.RoleOf(n.name, a, election.Place{Node: placed, Turn: n.courtesy.Turn(a)}, candidates)
+		role, winner := election.RoleOf(n.name, a, n.courtesy.Place(a, election.Place{Node: placed}), candidates)
 		if role != election.Bystander {
 			owned = append(owned, a)
 		}
 		offers := n.estate.Offers(a, n.name, role, placed, lb.FailbackNever, election.Fit(placed, candidates), n.met[placed])
 		if offers {
 			offered = append(offered, a)
+		}
+		if role == election.Bystander && winner != "" && n.served[a] && !slices.ContainsFunc(n.members, func(m election.Member) bool { return !m.Claims[a].None() }) {
+			n.courtesy.Await(now, a, winner)
 		}
 		n.kept[a] = role == election.Owner && placed != n.name && n.met[placed] && !offers
 		if n.kept[a] {
@@ -407,6 +413,14 @@ func (n *node) decide() {
 		n.w.changed = true
 	}
 	n.owned = owned
+	if at, waits := n.courtesy.Due(); waits {
+		boot := n.boot
+		n.w.after(time.Duration(float64(at.Sub(now))/n.rate)+ms, func() {
+			if n.boot == boot {
+				n.reconsider()
+			}
+		})
+	}
 	n.view.SetLocal(election.Local{Interfaces: n.ifaces(), Leaving: n.leaving, Owned: slices.Clone(owned), Offered: offered})
 }
 
@@ -416,16 +430,13 @@ func (n *node) time() time.Time { return time.Unix(0, 0).Add(n.clock()) }
 // news compares what the node has learnt with what it knew before.
 func (n *node) news(before config) {
 	now := n.time()
-	for a := range n.courtesy.Places {
+	for a := range n.courtesy.New {
 		n.courtesy.Leave(now, a, n.config.placed[a])
 	}
 	for a := range before.absent {
 		if !n.config.absent[a] && !slices.ContainsFunc(n.members, func(m election.Member) bool { return !m.Claims[a].None() }) {
 			n.courtesy.Leave(now, a, n.config.placed[a])
 		}
-	}
-	if at, waits := n.courtesy.Due(); waits {
-		n.w.after(time.Duration(float64(at.Sub(now))/n.rate)+ms, n.reconsider)
 	}
 }
 

@@ -269,16 +269,33 @@ func (s *Speaker) serve(members []election.Member) {
 	}
 }
 
+// expect notes who is to claim what is in service and nobody claims.
+func (s *Speaker) expect(now time.Time, members []election.Member) {
+	claims := make(map[string]election.Claims, len(members))
+	for _, m := range members {
+		claims[m.Node] = m.Claims
+	}
+	for _, v := range s.intent.Verdicts {
+		if v.Role != election.Bystander || v.Owner == "" || !claims[v.Owner][v.Address].None() || !s.vetting.Served(v.Address) {
+			continue
+		}
+		if !slices.ContainsFunc(members, func(m election.Member) bool { return !m.Claims[v.Address].None() }) {
+			s.courtesy.Await(now, v.Address, v.Owner)
+		}
+	}
+}
+
 // adopt brings what is known to be in service up to date with the index, which
 // replaces another, or none at first. What was announced when this speaker started
 // is in service, even if nobody is left who does; of what changes later the claims
 // tell. What comes into being later is left to the node where it is placed.
 func (s *Speaker) adopt(before *announce.Index) {
 	s.vetting.Forget(s.index.Uses)
+	s.courtesy.Forget(s.index.Uses)
 	clear(s.served) // to be looked at again: claims may be older than news of what they are for
 	if before != nil {
 		now := time.Now()
-		for a := range s.courtesy.Places {
+		for a := range s.courtesy.New {
 			s.courtesy.Leave(now, a, s.index.Placed(a))
 		}
 		for _, a := range s.index.Addresses() {

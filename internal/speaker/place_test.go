@@ -260,3 +260,27 @@ func TestANewAddressDoesNotWaitForANodeThatDoesNotKnowOfIt(t *testing.T) {
 		})
 	}
 }
+
+// A node that the others elect, and that does not know that it may have the address
+// because its news are old, is passed over.
+func TestAnHeirThatDoesNotKnowOfItsLuckIsPassedOver(t *testing.T) {
+	for heir, other := range map[string]string{"a": "c", "c": "a"} {
+		inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
+			w.cluster.edit(only("b"))
+			w.start()
+			w.cluster.delay(heir, true)
+			w.cluster.edit(anybody)
+			w.rest()
+			w.owned("b")
+			w.crash("b")
+			time.Sleep(3 * time.Second)
+			synctest.Wait()
+			w.owned(other)
+
+			// When it hears of it, it is late.
+			w.cluster.delay(heir, false)
+			w.rest()
+			w.owned(other)
+		})
+	}
+}

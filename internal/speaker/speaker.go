@@ -390,6 +390,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.intent = announce.Decide(s.index, members, &s.courtesy, s.cfg.Node)
 	s.decided = members
 	s.vet(now, at)
+	s.expect(now, members)
 	s.offered = s.offers(members)
 	s.track(now, s.offered, before.Claims)
 
