@@ -58,10 +58,10 @@ type Verdict struct {
 // the new owner does, as long as there is one. That is what moving without a
 // gap means; an address that nobody may have is dropped at once.
 //
-// Left says whose turn it is to claim what nobody claims; nil: everybody's.
-func Decide(ix *Index, members []election.Member, left *election.Courtesy, self string) Intent {
+// Turns says whose turn it is to claim what nobody claims; nil: everybody's.
+func Decide(ix *Index, members []election.Member, turns *election.Courtesy, self string) Intent {
 	d := newDecider(ix, members, self)
-	d.left = left
+	d.turns = turns
 	intent := Intent{Verdicts: make([]Verdict, len(ix.groups))}
 	for i := range ix.groups {
 		v, views := d.decide(i)
@@ -147,7 +147,7 @@ type decider struct {
 	self    int                // node index, or -1
 	members []*election.Member // by node index; nil: none
 	claims  [][]claimant       // by group
-	left    *election.Courtesy
+	turns   *election.Courtesy
 
 	views    map[*class][]view
 	permits  map[permit]bool
@@ -233,7 +233,7 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		v.Reason = d.refusal(g, views)
 		return v, views
 	}
-	place := d.left.Place(g.addr, election.Place{Node: g.placed, Failback: g.class.failback})
+	place := d.turns.Place(g.addr, election.Place{Node: g.placed, Failback: g.class.failback})
 	if d.self < 0 {
 		v.Owner, _ = election.Winner(g.addr, place, candidates)
 	} else {
