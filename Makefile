@@ -16,7 +16,7 @@ APART := hack/image hack/manifests
 LAB := go run ./hack/lab/cmd/lab
 # What is tested on the wire goes one after the other, as its timings want the
 # machine for themselves; what waits for API servers goes beside it.
-WIRE := /hack/(bench|lab)|/internal/(layer2/link|election/membership|bgp|bfd)
+WIRE := /hack/lab|/internal/(layer2/link|election/membership|bgp|bfd)
 
 .PHONY: help
 help: ## Print this help
