@@ -333,7 +333,8 @@ func (w *world) events(service string) []string {
 	slices.SortFunc(list.Items, func(a, b eventsv1.Event) int { return a.EventTime.Compare(b.EventTime.Time) })
 	var out []string
 	for _, e := range list.Items {
-		if e.Regarding.Name == service {
+		// Kubernetes tells of Services too: its repair of clusterIPs may meet a new one.
+		if e.Regarding.Name == service && strings.HasPrefix(e.ReportingController, "belfry") {
 			out = append(out, e.Reason+": "+e.Note)
 		}
 	}
