@@ -75,9 +75,9 @@
 // is fit to take it.
 //
 // A new address, which a speaker has seen come into being and nobody has claimed, is
-// left to the node where it is placed ([Courtesy]), but not for long. That those who
-// know different places would wait for each other is no danger here: nobody waits
-// for an address in service, nor longer than a moment.
+// left to the node where it is placed ([Courtesy]), but not for long: those who know
+// different places of it do not wait for each other for ever. Nor is anybody waited
+// for longer who does not claim an address in service that is its own to claim.
 //
 // # Handing over
 //

@@ -238,9 +238,9 @@ func (b *best) compare(c *Candidate) int {
 	return cmp.Compare(c.Weight, b.Weight)
 }
 
-// FirstOf returns the first of some nodes in the order of an address, which is
+// First returns the first of some nodes in the order of an address, which is
 // the one that owns it if they are equally good and nobody claims it.
-func FirstOf(addr netip.Addr, nodes []string) string {
+func First(addr netip.Addr, nodes []string) string {
 	first, least := "", [sha256.Size]byte{}
 	for i, n := range nodes {
 		if k := key(addr, n); i == 0 || bytes.Compare(k[:], least[:]) < 0 {

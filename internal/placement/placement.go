@@ -102,7 +102,7 @@ func Plan(load map[string]int, addresses []Address) []Decision {
 	for _, i := range homeless {
 		g := p.choice(&addresses[i])
 		if decisions[i].Reason == Adopted {
-			decisions[i].Node = election.FirstOf(decisions[i].Address, g.nodes)
+			decisions[i].Node = election.First(decisions[i].Address, g.nodes)
 			p.load[decisions[i].Node]++
 			continue
 		}
@@ -281,7 +281,7 @@ func (p *plan) share(g *group, decisions []Decision) {
 	room := slices.DeleteFunc(slices.Clone(g.nodes), full)
 	for _, i := range g.waiting {
 		d := &decisions[i]
-		d.Node = election.FirstOf(d.Address, room)
+		d.Node = election.First(d.Address, room)
 		p.load[d.Node]++
 		if p.load[d.Node] > level {
 			extra--

@@ -282,7 +282,7 @@ func TestDisplacedAddressesMostlyStayWhereTheSpeakersTookThem(t *testing.T) {
 	for _, d := range Plan(nil, rest) {
 		if d.Reason == Displaced {
 			displaced++
-			if d.Node == election.FirstOf(d.Address, names) {
+			if d.Node == election.First(d.Address, names) {
 				same++
 			}
 		}

@@ -62,29 +62,28 @@ func (p *Pulse) Check(ctx context.Context) error {
 	}
 	timer := time.NewTimer(p.patience)
 	defer timer.Stop()
-	stuck := fmt.Errorf("%s has not turned for %s", p.what, p.patience)
-	select {
-	case p.turn <- struct{}{}:
-		defer func() { <-p.turn }()
-	case <-*life:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return stuck
+	put := func(c chan<- struct{}) (taken bool, err error) {
+		select {
+		case c <- struct{}{}:
+			return true, nil
+		case <-*life:
+			return false, nil
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-timer.C:
+			return false, fmt.Errorf("%s has not turned for %s", p.what, p.patience)
+		}
 	}
+	if ours, err := put(p.turn); !ours {
+		return err
+	}
+	defer func() { <-p.turn }()
 	if at := p.answered.Load(); at != nil && time.Since(*at) < fresh {
 		return nil
 	}
-	select {
-	case p.asked <- struct{}{}:
+	answered, err := put(p.asked)
+	if answered {
 		p.answered.Store(new(time.Now()))
-		return nil
-	case <-*life:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return stuck
 	}
+	return err
 }

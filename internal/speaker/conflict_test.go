@@ -138,11 +138,11 @@ func TestAnAddressThatAStrangerUsesIsWithheldUntilTheStrangerLeaves(t *testing.T
 func TestEachOwnerTellsWhatItWithholds(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 		// The addresses have different owners, of which the second's is in use.
-		first, second := election.FirstOf(v4, []string{"a", "b"}), ""
+		first, second := election.First(v4, []string{"a", "b"}), ""
 		w.cluster.edit(func(s *lb.Snapshot) {
 			for i := range 64 { // an IPv6 address that falls to the other node
 				a := netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 0x100+i))
-				if second = election.FirstOf(a, []string{"a", "b"}); second != first {
+				if second = election.First(a, []string{"a", "b"}); second != first {
 					s.Services[0].Assigned = []netip.Addr{v4, a}
 					break
 				}

@@ -23,13 +23,19 @@ func (w *fakeWorld) crash(node string) {
 	w.hub.become(node, election.Gone)
 }
 
+// startOn starts with the Service placed on a node that alone may announce it, until it
+// does.
+func (w *fakeWorld) startOn(node string) {
+	w.cluster.edit(only(node))
+	w.cluster.edit(on(node))
+	w.start()
+	w.cluster.edit(anybody)
+	w.rest()
+}
+
 func TestThePlaceFollowsAFailoverInTheSameWrite(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
-		w.cluster.edit(only("a"))
-		w.cluster.edit(on("a"))
-		w.start()
-		w.cluster.edit(anybody)
-		w.rest()
+		w.startOn("a")
 		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
 		w.placed("a")
 		w.crash("a")
@@ -141,11 +147,7 @@ func TestTheOwnerLingersWhenItsOfferIsTaken(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 		w.lan.deaf = true
 		w.hub.delay = 0
-		w.cluster.edit(only("a"))
-		w.cluster.edit(on("a"))
-		w.start()
-		w.cluster.edit(anybody)
-		w.rest()
+		w.startOn("a")
 		w.owned("a")
 		w.cluster.edit(on("b"))
 		for range 1000 {
@@ -166,11 +168,7 @@ func TestTheOwnerLingersWhenItsOfferIsTaken(t *testing.T) {
 
 func TestAClaimIsToldOfOnlyOnceItIsAnswered(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
-		w.cluster.edit(only("a"))
-		w.cluster.edit(on("a"))
-		w.start()
-		w.cluster.edit(anybody)
-		w.rest()
+		w.startOn("a")
 		w.owned("a")
 		b := w.node("b")
 		stuck := make(chan struct{}) // the kernel has not let b hear questions yet

@@ -135,20 +135,7 @@ func TestBIRDIsARouterToo(t *testing.T) {
 		// IPv4 alone: BIRD 2.0 changes a route of IPv6 in the kernel by deleting it
 		// first, and what comes in between is lost by that.
 		stop := undisturbed(t, l, []netip.Addr{everywhere[0], near[0]})
-		_, err := l.Kubectl(t.Context(), "annotate", "node", "node1", "belfry.dev/drain=")
-		must(t, err)
-		t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "annotate", "node", "node1", "belfry.dev/drain-") })
-		for _, a := range all {
-			leads(t, l, a, "node2", "node3")
-		}
-		for _, a := range all {
-			birdHas(t, l, a, "node2", "node3")
-		}
-		_, err = l.Kubectl(t.Context(), "annotate", "node", "node1", "belfry.dev/drain-")
-		must(t, err)
-		for _, a := range all {
-			leads(t, l, a, l.Nodes()...)
-		}
+		drainedAndBack(t, l, all, birdHas)
 		stop()
 	})
 

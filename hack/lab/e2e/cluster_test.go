@@ -183,6 +183,30 @@ func probe(t *testing.T, l *lab.Lab, address netip.Addr) *lab.Prober {
 	return p
 }
 
+// probeAll probes each of some addresses, and returns when all are answered for.
+func probeAll(t *testing.T, l *lab.Lab, addresses []netip.Addr) []*lab.Prober {
+	t.Helper()
+	var probes []*lab.Prober
+	for _, a := range addresses {
+		p := probe(t, l, a)
+		answers(t, p, 10*time.Second, anybody)
+		probes = append(probes, p)
+	}
+	return probes
+}
+
+// drain has a node drained by annotation.
+func drain(ctx context.Context, l *lab.Lab, node string) error {
+	_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=")
+	return err
+}
+
+// undrain ends that.
+func undrain(ctx context.Context, l *lab.Lab, node string) error {
+	_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain-")
+	return err
+}
+
 // answers waits until a host that is accepted answers, and returns it.
 func answers(t *testing.T, p *lab.Prober, within time.Duration, accept func(host string) bool) string {
 	t.Helper()

@@ -51,15 +51,9 @@ func TestAnotherNodeAnswersWhenTheOwnerIsLost(t *testing.T) {
 			seamless: true,
 		},
 		{
-			name: "drained by annotation",
-			do: func(ctx context.Context, node string) error {
-				_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=")
-				return err
-			},
-			undo: func(ctx context.Context, node string) error {
-				_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain-")
-				return err
-			},
+			name:     "drained by annotation",
+			do:       func(ctx context.Context, node string) error { return drain(ctx, l, node) },
+			undo:     func(ctx context.Context, node string) error { return undrain(ctx, l, node) },
 			seamless: true,
 		},
 		{
@@ -115,12 +109,7 @@ func TestWithoutTheAPIServerAnsweringGoesOnAndFailoverWorks(t *testing.T) {
 	l := cluster(t)
 	addresses := serve(t, l, "orphaned")
 	settle(t, l)
-	var probes []*lab.Prober
-	for _, address := range addresses {
-		p := probe(t, l, address)
-		answers(t, p, 10*time.Second, anybody)
-		probes = append(probes, p)
-	}
+	probes := probeAll(t, l, addresses)
 	for _, p := range probes {
 		goesOn(t, p, 50)
 	}
@@ -180,12 +169,7 @@ func TestWhileEtcdHangsAndNoControllerRunsNothingMovesAndFailoverWorks(t *testin
 	l := cluster(t)
 	addresses := serve(t, l, "forgotten")
 	settle(t, l)
-	var probes []*lab.Prober
-	for _, address := range addresses {
-		p := probe(t, l, address)
-		answers(t, p, 10*time.Second, anybody)
-		probes = append(probes, p)
-	}
+	probes := probeAll(t, l, addresses)
 	for _, name := range controllers {
 		p, err := l.Process(name)
 		must(t, err)
@@ -238,12 +222,7 @@ func TestAPartitionEndsWithOneOwner(t *testing.T) {
 	l := cluster(t)
 	addresses := serve(t, l, "parted")
 	settle(t, l)
-	var probes []*lab.Prober
-	for _, address := range addresses {
-		p := probe(t, l, address)
-		answers(t, p, 10*time.Second, anybody)
-		probes = append(probes, p)
-	}
+	probes := probeAll(t, l, addresses)
 	// The client reaches all, so that two answer for each address.
 	alone := answers(t, probes[0], 10*time.Second, anybody)
 	must(t, l.Partition(t.Context(), []string{alone}, others(l, alone)))

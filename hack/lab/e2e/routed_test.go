@@ -667,21 +667,27 @@ func TestADrainedNodeIsLeftByTheRouterAndComesBack(t *testing.T) {
 		reached(t, l, a, 1)
 	}
 	stop := undisturbed(t, l, addresses)
-	_, err := l.Kubectl(t.Context(), "annotate", "node", "node1", "belfry.dev/drain=")
-	must(t, err)
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "annotate", "node", "node1", "belfry.dev/drain-") })
+	drainedAndBack(t, l, addresses, heardFrom)
+	stop()
+}
+
+// drainedAndBack drains node1, waits until routers know of the addresses from the other
+// nodes alone, and from all again when it is back. Heard waits until the router in
+// question has them from just some nodes.
+func drainedAndBack(t *testing.T, l *lab.Lab, addresses []netip.Addr, heard func(*testing.T, *lab.Lab, netip.Addr, ...string)) {
+	t.Helper()
+	must(t, drain(t.Context(), l, "node1"))
+	t.Cleanup(func() { _ = undrain(context.Background(), l, "node1") })
 	for _, a := range addresses {
 		leads(t, l, a, "node2", "node3")
 	}
 	for _, a := range addresses {
-		heardFrom(t, l, a, "node2", "node3")
+		heard(t, l, a, "node2", "node3")
 	}
-	_, err = l.Kubectl(t.Context(), "annotate", "node", "node1", "belfry.dev/drain-")
-	must(t, err)
+	must(t, undrain(t.Context(), l, "node1"))
 	for _, a := range addresses {
 		leads(t, l, a, l.Nodes()...)
 	}
-	stop()
 }
 
 func TestASpeakerIsReplacedWhileTheRouterForwards(t *testing.T) {
@@ -849,12 +855,7 @@ func hostile(t *testing.T, l *lab.Lab) {
 func TestAHostileRouterDisturbsNobodyElse(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serve(t, l, "calm")
-	var probes []*lab.Prober
-	for _, a := range addresses {
-		p := probe(t, l, a)
-		answers(t, p, 10*time.Second, anybody)
-		probes = append(probes, p)
-	}
+	probes := probeAll(t, l, addresses)
 	before := neighbors(t, l)
 	begun := time.Now()
 	hostile(t, l)
