@@ -211,14 +211,18 @@ func outline(d Decision) slowDecision {
 	return o
 }
 
+func worldOf(seed uint64) (gen, World) {
+	g := gen{rand.New(rand.NewPCG(seed, 3))}
+	return g, g.world()
+}
+
 func worlds(t *testing.T, n int, f func(g gen, w World)) {
 	t.Helper()
 	if testing.Short() {
 		n /= 10
 	}
 	for seed := range uint64(n) {
-		g := gen{rand.New(rand.NewPCG(seed, 3))}
-		f(g, g.world())
+		f(worldOf(seed))
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
