@@ -223,7 +223,7 @@ func decide(_ context.Context, b *bench) error {
 			Key: service(i).Key, Assigned: []netip.Addr{a}, AssignedPools: []string{"p"},
 			Endpoints: lb.Endpoints{"node-001": {Ready: 1}, "node-002": {Ready: 1}},
 		})
-		members[i%nodes].Claims[a] = election.Claim{Standing: election.Majority, Epoch: 1}
+		members[i%nodes].Claims[a] = election.Claim{Quorum: election.Majority, Epoch: 1}
 	}
 	var ix *announce.Index
 	b.found("decide/index", fastest(func() { ix = announce.NewIndex(s, announce.Options{}) }), "")
@@ -233,7 +233,7 @@ func decide(_ context.Context, b *bench) error {
 	}{{"decide/settled", members}, {"decide/node-lost", members[1:]}} {
 		decide := func() announce.Intent { return announce.Decide(ix, c.members, nil, "node-001") }
 		intent := decide()
-		for _, v := range intent.Verdicts {
+		for _, v := range intent.Decisions {
 			if v.Owner == "" {
 				return fmt.Errorf("%s: nobody announces %v (%v)", c.row, v.Address, v.Reason)
 			}

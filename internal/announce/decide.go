@@ -16,12 +16,12 @@ type Intent struct {
 	// Claims are the addresses to answer for, ascending: those that this node
 	// owns, and those it holds until the new owner answers.
 	Claims []layer2.Claim
-	// Verdicts have every address in use, ascending.
-	Verdicts []Verdict
+	// Decisions have every address in use, ascending.
+	Decisions []Decision
 }
 
-// A Verdict is what is decided about one address.
-type Verdict struct {
+// A Decision is what is decided about one address.
+type Decision struct {
 	Address netip.Addr
 	// Services share the address; by key.
 	Services []lb.ServiceKey
@@ -59,14 +59,14 @@ type Verdict struct {
 // gap means; an address that nobody may have is dropped at once.
 //
 // Turns says whose turn it is to claim what nobody claims; nil: everybody's.
-func Decide(ix *Index, members []election.Member, turns *election.Courtesy, self string) Intent {
+func Decide(ix *Index, members []election.Member, turns *election.Holdoff, self string) Intent {
 	d := newDecider(ix, members, self)
 	d.turns = turns
-	intent := Intent{Verdicts: make([]Verdict, len(ix.groups))}
+	intent := Intent{Decisions: make([]Decision, len(ix.groups))}
 	for i := range ix.groups {
 		v, views := d.decide(i)
-		intent.Verdicts[i] = v
-		if v.Role != election.Bystander {
+		intent.Decisions[i] = v
+		if v.Role != election.Backup {
 			intent.Claims = append(intent.Claims, layer2.Claim{Address: v.Address, Interfaces: d.interfaces(views[d.self], v.Address)})
 		}
 	}
@@ -98,8 +98,8 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 				kept++
 				continue
 			}
-			v, inUse := i.Verdict(a)
-			if inUse && (!was.Claims[a].None() || c.Standing == election.Offered || v.Owner != is.Node || v.Role != election.Bystander && is.Node != self) {
+			v, inUse := i.Decision(a)
+			if inUse && (!was.Claims[a].None() || c.Quorum == election.Offered || v.Owner != is.Node || v.Role != election.Backup && is.Node != self) {
 				return false
 			}
 		}
@@ -107,7 +107,7 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 			continue
 		}
 		for a := range was.Claims {
-			if _, inUse := i.Verdict(a); inUse && is.Claims[a].None() {
+			if _, inUse := i.Decision(a); inUse && is.Claims[a].None() {
 				return false
 			}
 		}
@@ -147,7 +147,7 @@ type decider struct {
 	self    int                // node index, or -1
 	members []*election.Member // by node index; nil: none
 	claims  [][]claimant       // by group
-	turns   *election.Courtesy
+	turns   *election.Holdoff
 
 	views    map[*class][]view
 	permits  map[permit]bool
@@ -220,10 +220,10 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 	return d
 }
 
-// decide returns the verdict on group i, and the views of its class.
-func (d *decider) decide(i int) (Verdict, []view) {
+// decide returns the decision on group i, and the views of its class.
+func (d *decider) decide(i int) (Decision, []view) {
 	g := &d.ix.groups[i]
-	v := Verdict{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback, Conflict: g.class.conflict}
+	v := Decision{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback, Conflict: g.class.conflict}
 	v.Permitted = g.place >= 0 && g.class.reasons[g.place] == Eligible
 	v.Barred = d.self >= 0 && g.reason(d.self) != Eligible
 	views := d.viewsOf(g.class)
@@ -250,8 +250,8 @@ func (d *decider) decide(i int) (Verdict, []view) {
 		if v.Owner != g.placed {
 			v.Fit = election.Fit(g.placed, candidates)
 		}
-		if v.Role == election.Bystander && d.holds(i, views, candidates) {
-			v.Role = election.Holder
+		if v.Role == election.Backup && d.holds(i, views, candidates) {
+			v.Role = election.Retiring
 		}
 	}
 	return v, views
@@ -367,7 +367,7 @@ func (d *decider) port(ads []int, i *lb.Interface) (port, bool) {
 		key := permit{ad, i.Name}
 		permitted, known := d.permits[key]
 		if !known {
-			permitted = Permits(d.ix.ads[ad].L2Advertisement, i.Name)
+			permitted = advertisesOn(d.ix.ads[ad].L2Advertisement, i.Name)
 			d.permits[key] = permitted
 		}
 		ok = ok || permitted
@@ -376,9 +376,9 @@ func (d *decider) port(ads []int, i *lb.Interface) (port, bool) {
 	return p, ok
 }
 
-// Permits reports whether an advertisement lets the interface of that name
+// advertisesOn reports whether an advertisement lets the interface of that name
 // announce.
-func Permits(ad *lb.L2Advertisement, name string) bool {
+func advertisesOn(ad *lb.L2Advertisement, name string) bool {
 	matches := func(pattern string) bool {
 		ok, err := path.Match(pattern, name)
 		return ok && err == nil
@@ -437,11 +437,11 @@ func (d *decider) interfaces(v view, a netip.Addr) []int {
 	return indexes
 }
 
-// Verdict returns what is decided about an address, and whether it is in use.
-func (i *Intent) Verdict(a netip.Addr) (Verdict, bool) {
-	n, ok := slices.BinarySearchFunc(i.Verdicts, a, func(v Verdict, a netip.Addr) int { return v.Address.Compare(a) })
+// Decision returns what is decided about an address, and whether it is in use.
+func (i *Intent) Decision(a netip.Addr) (Decision, bool) {
+	n, ok := slices.BinarySearchFunc(i.Decisions, a, func(v Decision, a netip.Addr) int { return v.Address.Compare(a) })
 	if !ok {
-		return Verdict{}, false
+		return Decision{}, false
 	}
-	return i.Verdicts[n], true
+	return i.Decisions[n], true
 }

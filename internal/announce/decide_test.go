@@ -79,10 +79,10 @@ func randomWorld(rng *rand.Rand) (lb.Snapshot, []election.Member) {
 		svc.Assigned = []netip.Addr{v4, v6}
 		for _, m := range members {
 			if rng.IntN(4) == 0 {
-				m.Claims[v4] = election.Claim{Standing: election.Standing(1 + rng.IntN(3)), Epoch: uint64(rng.IntN(4))}
+				m.Claims[v4] = election.Claim{Quorum: election.Quorum(1 + rng.IntN(3)), Epoch: uint64(rng.IntN(4))}
 			}
 			if rng.IntN(4) == 0 {
-				m.Claims[v6] = election.Claim{Standing: election.Majority, Epoch: uint64(rng.IntN(4))}
+				m.Claims[v6] = election.Claim{Quorum: election.Majority, Epoch: uint64(rng.IntN(4))}
 			}
 		}
 		s.Services = append(s.Services, svc)
@@ -128,8 +128,8 @@ func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
 		roles := map[netip.Addr]map[election.Role][]string{}
 		for _, m := range members {
 			intent := Decide(ix, members, nil, m.Node)
-			for i, v := range intent.Verdicts {
-				if want := outside.Verdicts[i]; v.Owner != want.Owner || v.Reason != want.Reason {
+			for i, v := range intent.Decisions {
+				if want := outside.Decisions[i]; v.Owner != want.Owner || v.Reason != want.Reason {
 					t.Fatalf("seed %d: %s says %v, others %v", seed, m.Node, v, want)
 				}
 				if roles[v.Address] == nil {
@@ -143,8 +143,8 @@ func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
 				}
 			}
 		}
-		for _, v := range outside.Verdicts {
-			owners, holders := roles[v.Address][election.Owner], roles[v.Address][election.Holder]
+		for _, v := range outside.Decisions {
+			owners, holders := roles[v.Address][election.Owner], roles[v.Address][election.Retiring]
 			switch {
 			case v.Owner == "" && len(owners)+len(holders) > 0:
 				t.Errorf("seed %d: nobody may have %v, but %v own and %v hold it", seed, v.Address, owners, holders)
@@ -182,8 +182,8 @@ func TestAWorldThatGossipedIsAtRest(t *testing.T) {
 		}
 		for _, m := range members {
 			before := Decide(ix, members, nil, m.Node)
-			for _, v := range before.Verdicts {
-				if v.Role == election.Holder {
+			for _, v := range before.Decisions {
+				if v.Role == election.Retiring {
 					t.Fatalf("seed %d: %s still holds %v for %s", seed, m.Node, v.Address, v.Owner)
 				}
 			}
@@ -219,17 +219,17 @@ func TestAnOfferConfirmsNothing(t *testing.T) {
 			s.Services = []lb.Service{svc}
 			ix := NewIndex(s, Options{})
 			intent := Decide(ix, members, nil, placed)
-			owner := slices.IndexFunc(members, func(m election.Member) bool { return m.Node == intent.Verdicts[0].Owner })
+			owner := slices.IndexFunc(members, func(m election.Member) bool { return m.Node == intent.Decisions[0].Owner })
 			if owner == i {
 				continue // by the order of the election it is placed there anyway
 			}
-			for standing, confirms := range map[election.Standing]bool{election.Offered: false, election.Majority: true} {
+			for quorum, confirms := range map[election.Quorum]bool{election.Offered: false, election.Majority: true} {
 				after := slices.Clone(members)
-				after[owner].Claims = election.Claims{addr: {Standing: standing, Epoch: 1}}
+				after[owner].Claims = election.Claims{addr: {Quorum: quorum, Epoch: 1}}
 				if got := intent.Confirms(members, after, placed); got != confirms {
-					t.Errorf("%v, placed on %s, claimed by %s as %v: confirms is %v", addr, placed, members[owner].Node, standing, got)
+					t.Errorf("%v, placed on %s, claimed by %s as %v: confirms is %v", addr, placed, members[owner].Node, quorum, got)
 				}
-				if is := Decide(ix, after, nil, placed).Verdicts[0].Owner; (is == placed) == confirms {
+				if is := Decide(ix, after, nil, placed).Decisions[0].Owner; (is == placed) == confirms {
 					t.Errorf("%v: %s owns it", addr, is)
 				}
 			}
@@ -249,7 +249,7 @@ func TestClaimsOfWhatIsNotInUseAreNoNews(t *testing.T) {
 	for _, a := range []string{"203.0.113.1", "2001:db8:113::1"} {
 		claiming := slices.Clone(members)
 		claiming[0].Claims = maps.Clone(members[0].Claims)
-		claiming[0].Claims[netip.MustParseAddr(a)] = election.Claim{Standing: election.Offered, Epoch: 1}
+		claiming[0].Claims[netip.MustParseAddr(a)] = election.Claim{Quorum: election.Offered, Epoch: 1}
 		if !intent.Confirms(members, claiming, "") || !intent.Confirms(claiming, members, "") {
 			t.Errorf("a claim of %s is news", a)
 		}
@@ -275,21 +275,21 @@ func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 					strange = netip.MustParseAddr("2001:db8:113::1")
 				}
 				before[i].Claims = maps.Clone(before[i].Claims)
-				before[i].Claims[strange] = election.Claim{Standing: election.Majority, Epoch: uint64(rng.IntN(9))}
-				claims[strange.Next()] = election.Claim{Standing: election.Offered, Epoch: uint64(rng.IntN(9))}
+				before[i].Claims[strange] = election.Claim{Quorum: election.Majority, Epoch: uint64(rng.IntN(9))}
+				claims[strange.Next()] = election.Claim{Quorum: election.Offered, Epoch: uint64(rng.IntN(9))}
 			}
-			for _, v := range intent.Verdicts {
+			for _, v := range intent.Decisions {
 				switch {
 				case v.Owner == after[i].Node && rng.IntN(2) == 0:
-					standing := election.Majority
+					quorum := election.Majority
 					if rng.IntN(5) == 0 {
-						standing = election.Offered
+						quorum = election.Offered
 					}
-					claims[v.Address] = election.Claim{Standing: standing, Epoch: 9}
+					claims[v.Address] = election.Claim{Quorum: quorum, Epoch: 9}
 				case rng.IntN(40) == 0:
 					delete(claims, v.Address)
 				case rng.IntN(40) == 0:
-					claims[v.Address] = election.Claim{Standing: election.Majority, Epoch: uint64(rng.IntN(9))}
+					claims[v.Address] = election.Claim{Quorum: election.Majority, Epoch: uint64(rng.IntN(9))}
 				}
 			}
 			after[i].Claims = claims
@@ -365,7 +365,7 @@ func bigWorld(addresses, nodes int) (lb.Snapshot, []election.Member) {
 			Key: lb.ServiceKey{Namespace: "ns", Name: fmt.Sprint(i)}, Assigned: []netip.Addr{a}, AssignedPools: []string{"p"},
 			Endpoints: lb.Endpoints{"node-001": {Ready: 1}, "node-002": {Ready: 1}},
 		})
-		members[i%nodes].Claims[a] = election.Claim{Standing: election.Majority, Epoch: 1}
+		members[i%nodes].Claims[a] = election.Claim{Quorum: election.Majority, Epoch: 1}
 	}
 	return s, members
 }
@@ -426,10 +426,10 @@ func TestWhereAdvertisementsContradictEachOtherTheOldestIsHeard(t *testing.T) {
 		ads = append(ads[1:], ads[0])
 		s.L2Advertisements = slices.Clone(ads)
 		intent := Decide(NewIndex(s, Options{}), nil, nil, "n")
-		if len(intent.Verdicts) != 2 {
-			t.Fatalf("%d verdicts, want 2", len(intent.Verdicts))
+		if len(intent.Decisions) != 2 {
+			t.Fatalf("%d decisions, want 2", len(intent.Decisions))
 		}
-		for _, v := range intent.Verdicts {
+		for _, v := range intent.Decisions {
 			if v.Failback != lb.FailbackNever || v.Conflict != lb.ConflictDefend {
 				t.Errorf("%v: failback %v, conflict policy %v; want those of b-old", v.Address, v.Failback, v.Conflict)
 			}

@@ -133,10 +133,10 @@ func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
 	return ix.groups[i].keys
 }
 
-// Permits reports whether some advertisement lets an interface of that name
+// Advertises reports whether some advertisement lets an interface of that name
 // announce, on whatever node.
-func (ix *Index) Permits(name string) bool {
-	return slices.ContainsFunc(ix.ads, func(ad advertisement) bool { return Permits(ad.L2Advertisement, name) })
+func (ix *Index) Advertises(name string) bool {
+	return slices.ContainsFunc(ix.ads, func(ad advertisement) bool { return advertisesOn(ad.L2Advertisement, name) })
 }
 
 // Sites returns the addresses, ascending, as far as configuration bears on where

@@ -6,12 +6,12 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// PermitsOn reports whether some advertisement lets a node announce on an
+// AdvertisesOn reports whether some advertisement lets a node announce on an
 // interface of that name.
-func (ix *Index) PermitsOn(node, name string) bool {
+func (ix *Index) AdvertisesOn(node, name string) bool {
 	n, known := ix.byNode[node]
 	return known && slices.ContainsFunc(ix.ads, func(ad advertisement) bool {
-		return ad.nodes[n] && Permits(ad.L2Advertisement, name)
+		return ad.nodes[n] && advertisesOn(ad.L2Advertisement, name)
 	})
 }
 
@@ -25,7 +25,7 @@ func (ix *Index) Stranded(node string, interfaces []lb.Interface) []string {
 	var names []string
 	for _, ad := range ix.ads {
 		if ad.nodes[n] && !slices.ContainsFunc(interfaces, func(i lb.Interface) bool {
-			return i.Fault() == lb.InterfaceOK && Permits(ad.L2Advertisement, i.Name)
+			return i.Fault() == lb.InterfaceOK && advertisesOn(ad.L2Advertisement, i.Name)
 		}) {
 			names = append(names, ad.Name)
 		}

@@ -45,7 +45,7 @@ func TestAnAdvertisementIsStrandedWhereNoInterfaceItPermitsCanAnnounce(t *testin
 		node, name string
 		want       bool
 	}{{"a", "wan", true}, {"nobody", "wan", false}} {
-		if got := ix.PermitsOn(c.node, c.name); got != c.want {
+		if got := ix.AdvertisesOn(c.node, c.name); got != c.want {
 			t.Errorf("%s permitted on %s: %v", c.name, c.node, got)
 		}
 	}
@@ -55,7 +55,7 @@ func TestAnAdvertisementIsStrandedWhereNoInterfaceItPermitsCanAnnounce(t *testin
 			{Name: "gateways", NodeSelectors: []lb.Selector{{{Key: "gateway", Operator: lb.Exists}}}, Interfaces: []string{"wan"}},
 		},
 	}, Options{})
-	if !narrow.PermitsOn("a", "wan") || narrow.PermitsOn("a", "eth0") || narrow.PermitsOn("b", "wan") {
+	if !narrow.AdvertisesOn("a", "wan") || narrow.AdvertisesOn("a", "eth0") || narrow.AdvertisesOn("b", "wan") {
 		t.Error("not wan on a, and nothing else, is permitted")
 	}
 }

@@ -76,9 +76,9 @@ type world struct {
 
 // A speaker is what a member keeps to itself.
 type speaker struct {
-	ledger election.Ledger
-	estate election.Estate
-	met    map[string]bool
+	own      election.OwnClaims
+	failback election.Failback
+	met      map[string]bool
 }
 
 func newWorld(t *testing.T) *world { return &world{t: t, speakers: map[string]*speaker{}} }
@@ -254,7 +254,7 @@ func (w *world) bgppeer(args []string) lb.BGPPeer {
 func (w *world) record() string {
 	var b strings.Builder
 	learn(w.members, w.speakers)
-	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, nil, "").Verdicts {
+	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, nil, "").Decisions {
 		if v.Place == v.Placed {
 			continue
 		}
@@ -317,7 +317,7 @@ func (w *world) decide() string {
 	ix := NewIndex(w.snapshot, Options{})
 	learn(w.members, w.speakers)
 	var b strings.Builder
-	for i, v := range Decide(ix, w.members, nil, "").Verdicts {
+	for i, v := range Decide(ix, w.members, nil, "").Decisions {
 		fmt.Fprintf(&b, "%v ", v.Address)
 		if v.Owner == "" {
 			fmt.Fprintf(&b, "nobody: %v", v.Reason)
@@ -326,10 +326,10 @@ func (w *world) decide() string {
 		}
 		for _, m := range w.members {
 			intent := Decide(ix, w.members, nil, m.Node)
-			if got := intent.Verdicts[i].Owner; got != v.Owner {
+			if got := intent.Decisions[i].Owner; got != v.Owner {
 				fmt.Fprintf(&b, " BUT %s: %s", m.Node, got)
 			}
-			if role := intent.Verdicts[i].Role; role != election.Bystander {
+			if role := intent.Decisions[i].Role; role != election.Backup {
 				at := slices.IndexFunc(intent.Claims, func(c layer2.Claim) bool { return c.Address == v.Address })
 				fmt.Fprintf(&b, ", %s is %v on", m.Node, role)
 				for _, n := range intent.Claims[at].Interfaces {
@@ -366,7 +366,7 @@ func gossip(ix *Index, members []election.Member, speakers map[string]*speaker) 
 	learn(members, speakers)
 	for i, m := range members {
 		s := speakers[m.Node]
-		l := &s.ledger
+		l := &s.own
 		for _, o := range members {
 			for _, c := range o.Claims {
 				l.Witness(c.Epoch)
@@ -377,8 +377,8 @@ func gossip(ix *Index, members []election.Member, speakers map[string]*speaker) 
 		for _, c := range intent.Claims {
 			owned = append(owned, c.Address)
 		}
-		for _, v := range intent.Verdicts {
-			if s.estate.Offers(v.Address, m.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
+		for _, v := range intent.Decisions {
+			if s.failback.Offers(v.Address, m.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
 				offered = append(offered, v.Address)
 			}
 		}

@@ -57,6 +57,7 @@ var pure = []string{
 	"internal/allocator",
 	"internal/election",
 	"internal/announce",
+	"internal/core",
 	"internal/placement",
 	"internal/layer2",
 	"internal/bgp",

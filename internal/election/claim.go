@@ -7,13 +7,13 @@ import (
 	"slices"
 )
 
-// A Standing says how much of the cluster a node heard when it claimed.
-type Standing uint8
+// A Quorum says how much of the cluster a node heard when it claimed.
+type Quorum uint8
 
-// Standings, weakest first.
+// Quorums, weakest first.
 const (
-	// NoClaim is the standing of the zero Claim.
-	NoClaim Standing = iota
+	// NoClaim is the quorum of the zero Claim.
+	NoClaim Quorum = iota
 	// Offered: it is to go to the node where it is placed, as soon as that claims
 	// it.
 	Offered
@@ -27,15 +27,15 @@ const (
 	Majority
 )
 
-// String returns the standing in one word.
-func (s Standing) String() string {
+// String returns the quorum in one word.
+func (s Quorum) String() string {
 	return [...]string{"none", "offered", "blind", "minority", "majority"}[s]
 }
 
-// StandingOf returns the standing of a node that hears so many members of those
+// QuorumOf returns the quorum of a node that hears so many members of those
 // it knows, itself among both, and that has or has not met another since it
 // started, peers being how many others there should be.
-func StandingOf(hears, knows, peers int) Standing {
+func QuorumOf(hears, knows, peers int) Quorum {
 	switch {
 	case knows <= 1 && peers > 0:
 		return Blind
@@ -48,20 +48,20 @@ func StandingOf(hears, knows, peers int) Standing {
 
 // A Claim says that a node answers for an address, and since when.
 type Claim struct {
-	Standing Standing
+	Quorum Quorum
 	// Epoch is greater than any its claimant had heard of when it claimed.
 	Epoch uint64
 }
 
 // None reports whether c is no claim at all.
-func (c Claim) None() bool { return c.Standing == NoClaim }
+func (c Claim) None() bool { return c.Quorum == NoClaim }
 
 // compare ranks two claims to one address; positive when c is the better one.
 func (c Claim) compare(o Claim) int {
-	if r := cmp.Compare(c.Standing, o.Standing); r != 0 || c.None() {
+	if r := cmp.Compare(c.Quorum, o.Quorum); r != 0 || c.None() {
 		return r
 	}
-	if c.Standing == Majority {
+	if c.Quorum == Majority {
 		return cmp.Compare(c.Epoch, o.Epoch)
 	}
 	return cmp.Compare(o.Epoch, c.Epoch)
@@ -80,8 +80,8 @@ func (c Claim) Beats(o Claim, addr netip.Addr, node, other string) bool {
 // change them.
 type Claims map[netip.Addr]Claim
 
-// A Ledger keeps a node's own claims and its logical clock.
-type Ledger struct {
+// OwnClaims keep a node's claims and its logical clock.
+type OwnClaims struct {
 	epoch  uint64
 	claims Claims
 	// offering is set while some may be Offered.
@@ -89,18 +89,18 @@ type Ledger struct {
 }
 
 // Claims returns the present claims. They are replaced, never changed.
-func (l *Ledger) Claims() Claims { return l.claims }
+func (l *OwnClaims) Claims() Claims { return l.claims }
 
 // Epoch returns the highest epoch made or witnessed.
-func (l *Ledger) Epoch() uint64 { return l.epoch }
+func (l *OwnClaims) Epoch() uint64 { return l.epoch }
 
 // Witness takes note of an epoch heard from elsewhere.
-func (l *Ledger) Witness(epoch uint64) { l.epoch = max(l.epoch, epoch) }
+func (l *OwnClaims) Witness(epoch uint64) { l.epoch = max(l.epoch, epoch) }
 
 // Set makes owned, which names no address twice, the complete set of claims and
 // reports whether that changed anything. Claims held already keep their epoch; the new ones share a new one,
-// of the given standing.
-func (l *Ledger) Set(owned []netip.Addr, standing Standing) (changed bool) {
+// of the given quorum.
+func (l *OwnClaims) Set(owned []netip.Addr, quorum Quorum) (changed bool) {
 	held := 0
 	for _, a := range owned {
 		if !l.claims[a].None() {
@@ -117,7 +117,7 @@ func (l *Ledger) Set(owned []netip.Addr, standing Standing) (changed bool) {
 	for _, a := range owned {
 		c := l.claims[a]
 		if c.None() {
-			c = Claim{Standing: standing, Epoch: l.epoch}
+			c = Claim{Quorum: quorum, Epoch: l.epoch}
 		}
 		next[a] = c
 	}
@@ -125,14 +125,14 @@ func (l *Ledger) Set(owned []netip.Addr, standing Standing) (changed bool) {
 	return true
 }
 
-// Raise raises the claims of a lesser standing to Majority, under a new epoch,
+// Raise raises the claims of a lesser quorum to Majority, under a new epoch,
 // unless they are contested. It is for a node that is sure of a majority and has
 // heard the claims of every member: what nobody contests is rightly its own. It
 // reports whether any changed.
-func (l *Ledger) Raise(contested func(netip.Addr) bool) (changed bool) {
-	fresh := Claim{Standing: Majority, Epoch: l.epoch + 1}
+func (l *OwnClaims) Raise(contested func(netip.Addr) bool) (changed bool) {
+	fresh := Claim{Quorum: Majority, Epoch: l.epoch + 1}
 	changed = l.rewrite(func(a netip.Addr, c Claim) Claim {
-		if c.Standing < Majority && !contested(a) {
+		if c.Quorum < Majority && !contested(a) {
 			return fresh
 		}
 		return c
@@ -146,16 +146,16 @@ func (l *Ledger) Raise(contested func(netip.Addr) bool) (changed bool) {
 // Offer makes the claims to these addresses, which are ascending, Offered; those
 // that were and are not any more become Blind. Raise must leave out what is
 // offered. It reports whether any changed.
-func (l *Ledger) Offer(offered []netip.Addr) (changed bool) {
+func (l *OwnClaims) Offer(offered []netip.Addr) (changed bool) {
 	if len(offered) == 0 && !l.offering {
 		return false
 	}
 	l.offering = len(offered) > 0
 	return l.rewrite(func(a netip.Addr, c Claim) Claim {
 		if _, is := slices.BinarySearchFunc(offered, a, netip.Addr.Compare); is {
-			c.Standing = Offered
+			c.Quorum = Offered
 		} else {
-			c.Standing = max(c.Standing, Blind)
+			c.Quorum = max(c.Quorum, Blind)
 		}
 		return c
 	})
@@ -163,14 +163,14 @@ func (l *Ledger) Offer(offered []netip.Addr) (changed bool) {
 
 // Doubt makes all claims Blind: whoever else claims does so rightly. Raise ends
 // the doubt about those that nobody does. It reports whether any changed.
-func (l *Ledger) Doubt() (changed bool) {
+func (l *OwnClaims) Doubt() (changed bool) {
 	return l.rewrite(func(_ netip.Addr, c Claim) Claim {
-		c.Standing = min(c.Standing, Blind)
+		c.Quorum = min(c.Quorum, Blind)
 		return c
 	})
 }
 
-func (l *Ledger) rewrite(f func(netip.Addr, Claim) Claim) (changed bool) {
+func (l *OwnClaims) rewrite(f func(netip.Addr, Claim) Claim) (changed bool) {
 	var next Claims
 	for a, c := range l.claims {
 		if d := f(a, c); d != c {

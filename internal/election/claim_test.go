@@ -9,7 +9,7 @@ import (
 func TestStandingIsAMajorityOfThoseKnown(t *testing.T) {
 	for _, c := range []struct {
 		hears, knows, peers int
-		want                Standing
+		want                Quorum
 	}{
 		{1, 1, 0, Majority}, // The only node there is.
 		{1, 1, 2, Blind},    // There are others, none was ever heard.
@@ -20,14 +20,14 @@ func TestStandingIsAMajorityOfThoseKnown(t *testing.T) {
 		{5, 10, 9, Minority},
 		{6, 10, 9, Majority},
 	} {
-		if got := StandingOf(c.hears, c.knows, c.peers); got != c.want {
+		if got := QuorumOf(c.hears, c.knows, c.peers); got != c.want {
 			t.Errorf("hears %d of %d, %d peers: %v, want %v", c.hears, c.knows, c.peers, got, c.want)
 		}
 	}
 }
 
 func TestALedgerStampsWhatIsNewAndKeepsWhatIsHeld(t *testing.T) {
-	var l Ledger
+	var l OwnClaims
 	l.Witness(40)
 	if !l.Set([]netip.Addr{v4}, Majority) || l.Claims()[v4] != claim(Majority, 41) {
 		t.Fatalf("first claim: %v", l.Claims())
@@ -55,7 +55,7 @@ func TestALedgerStampsWhatIsNewAndKeepsWhatIsHeld(t *testing.T) {
 
 func TestOnlyWhatNobodyContestsIsRaised(t *testing.T) {
 	third := netip.MustParseAddr("192.0.2.3")
-	var l Ledger
+	var l OwnClaims
 	l.Set([]netip.Addr{v4}, Majority)
 	l.Set([]netip.Addr{v4, v6}, Minority)
 	l.Set([]netip.Addr{v4, v6, third}, Blind)
@@ -94,7 +94,7 @@ func TestContestedNamesWhatTwoClaim(t *testing.T) {
 }
 
 func TestOffersAreTheWeakestClaims(t *testing.T) {
-	var l Ledger
+	var l OwnClaims
 	l.Set([]netip.Addr{v4, v6}, Majority)
 	if l.Offer(nil) {
 		t.Error("offering nothing changes something")
@@ -108,7 +108,7 @@ func TestOffersAreTheWeakestClaims(t *testing.T) {
 	if !claim(Blind, 9).Beats(claim(Offered, 1), v4, "b", "a") {
 		t.Error("an offered claim beats another")
 	}
-	if !l.Doubt() || l.Claims()[v6].Standing != Offered {
+	if !l.Doubt() || l.Claims()[v6].Quorum != Offered {
 		t.Errorf("doubted: %v", l.Claims())
 	}
 	if !l.Offer(nil) || l.Claims()[v6] != claim(Blind, 1) || l.Claims()[v4] != claim(Blind, 1) {

@@ -70,19 +70,19 @@
 //
 // So a place decides nothing by itself about an address in service: the owner
 // does, who alone can tell whether the place is news. It offers the address
-// ([Estate]), which is a claim that any other beats, and answers until the placed
+// ([Failback]), which is a claim that any other beats, and answers until the placed
 // node claims it. With failback Immediate the owner offers whenever the placed node
 // is fit to take it.
 //
 // A new address, which a speaker has seen come into being and nobody has claimed, is
-// left to the node where it is placed ([Courtesy]), but not for long: those who know
+// left to the node where it is placed ([Holdoff]), but not for long: those who know
 // different places of it do not wait for each other for ever. Nor is anybody waited
 // for longer who does not claim an address in service that is its own to claim.
 //
 // # Handing over
 //
 // An owner that is to give an address away (it leaves, or the placement moved)
-// stays its [Holder] until it hears the winner claim it. The successor answers
+// stays [Retiring], answering until it hears the winner claim it. The successor answers
 // before the predecessor stops; and should the successor's view of the
 // configuration lag, so that it does not know of its luck, the address does not
 // go dark meanwhile.

@@ -97,7 +97,7 @@ type Place struct {
 	Failback lb.Failback
 	// First is set when it may claim the address before the others, while nobody
 	// does, and Last are the nodes that may then only do so after them: see
-	// [Courtesy].
+	// [Holdoff].
 	First bool
 	Last  []string
 }
@@ -175,7 +175,7 @@ func offered(placed *Candidate, candidates []Candidate) bool {
 		c := &candidates[i]
 		switch {
 		case c.Claim.None() || c.class() != 0 || placed.OnLink && !c.OnLink:
-		case c.Claim.Standing > Offered:
+		case c.Claim.Quorum > Offered:
 			return false
 		default:
 			somebody = true
@@ -270,17 +270,17 @@ type Role uint8
 
 // Roles.
 const (
-	// Bystander: it does not answer.
-	Bystander Role = iota
-	// Holder: another one is to own the address but does not claim it yet; go
+	// Backup: it does not answer.
+	Backup Role = iota
+	// Retiring: another one is to own the address but does not claim it yet; go
 	// on answering until it does.
-	Holder
+	Retiring
 	// Owner: answer and claim.
 	Owner
 )
 
 // String returns the role in one word.
-func (r Role) String() string { return [...]string{"bystander", "holder", "owner"}[r] }
+func (r Role) String() string { return [...]string{"backup", "retiring", "owner"}[r] }
 
 // RoleOf returns what self does about addr, and who is the winner (empty when
 // nobody can be).
@@ -291,11 +291,11 @@ func RoleOf(self string, addr netip.Addr, place Place, candidates []Candidate) (
 	w := winner(addr, place, candidates)
 	switch {
 	case w == nil:
-		return Bystander, ""
+		return Backup, ""
 	case w.Node == self:
 		return Owner, self
 	case !w.Claim.None():
-		return Bystander, w.Node
+		return Backup, w.Node
 	}
 	holder := best{addr: addr, claims: true}
 	for i := range candidates {
@@ -304,7 +304,7 @@ func RoleOf(self string, addr netip.Addr, place Place, candidates []Candidate) (
 		}
 	}
 	if holder.Candidate != nil && holder.Node == self {
-		return Holder, w.Node
+		return Retiring, w.Node
 	}
-	return Bystander, w.Node
+	return Backup, w.Node
 }

@@ -16,7 +16,7 @@ var (
 	v6 = netip.MustParseAddr("2001:db8:100::7")
 )
 
-func claim(s Standing, epoch uint64) Claim { return Claim{Standing: s, Epoch: epoch} }
+func claim(s Quorum, epoch uint64) Claim { return Claim{Quorum: s, Epoch: epoch} }
 
 func TestTheBestCandidateWins(t *testing.T) {
 	alive := func(node string) Candidate { return Candidate{Node: node, State: Alive, OnLink: true} }
@@ -24,7 +24,7 @@ func TestTheBestCandidateWins(t *testing.T) {
 	off := func(c *Candidate) { c.OnLink = false }
 	heavy := func(c *Candidate) { c.Weight = 50 }
 	in := func(s State) func(*Candidate) { return func(c *Candidate) { c.State = s } }
-	claims := func(s Standing, e uint64) func(*Candidate) { return func(c *Candidate) { c.Claim = claim(s, e) } }
+	claims := func(s Quorum, e uint64) func(*Candidate) { return func(c *Candidate) { c.Claim = claim(s, e) } }
 
 	first := func(addr netip.Addr, nodes ...string) string {
 		return slices.MinFunc(nodes, func(a, b string) int {
@@ -81,8 +81,8 @@ func TestTheBestCandidateWins(t *testing.T) {
 			{"not when it fails back at once", Place{Failback: lb.FailbackImmediate}, []Candidate{alive(best), with(alive(third), claims(Majority, 1))}, best},
 			{"a suspected owner keeps it", Place{}, []Candidate{alive(best), with(with(alive(third), claims(Majority, 1)), in(Suspected))}, third},
 			{"a stalled owner keeps it", Place{}, []Candidate{alive(best), with(with(alive(third), claims(Majority, 1)), in(Stalled))}, third},
-			{"a stalled bystander gets nothing", Place{}, []Candidate{with(alive(best), in(Stalled)), alive(third)}, third},
-			{"a stalled bystander before one that leaves", Place{}, []Candidate{with(alive(third), in(Stalled)), with(alive(best), in(Leaving))}, third},
+			{"a stalled backup gets nothing", Place{}, []Candidate{with(alive(best), in(Stalled)), alive(third)}, third},
+			{"a stalled backup before one that leaves", Place{}, []Candidate{with(alive(third), in(Stalled)), with(alive(best), in(Leaving))}, third},
 			{"one that leaves when there is no other", Place{}, []Candidate{with(alive(third), in(Leaving))}, third},
 			{"one that leaves loses what it owns", Place{}, []Candidate{with(with(alive(best), in(Leaving)), claims(Majority, 9)), alive(third)}, third},
 			{"on-link before off-link", Place{}, []Candidate{with(alive(best), off), alive(third)}, third},
@@ -215,7 +215,7 @@ func randomCandidates(r *rand.Rand) []Candidate {
 		cs[i].OnLink = r.IntN(3) > 0
 		cs[i].Weight = r.IntN(2) * 10
 		if r.IntN(2) == 0 {
-			cs[i].Claim = claim(1+Standing(r.IntN(int(Majority))), uint64(r.IntN(3)))
+			cs[i].Claim = claim(1+Quorum(r.IntN(int(Majority))), uint64(r.IntN(3)))
 		}
 	}
 	return cs
@@ -237,10 +237,10 @@ func TestOutdatedPlacesDoNoHarm(t *testing.T) {
 			able++
 			placed := fmt.Sprint("node-", r.IntN(7))
 			role, _ := RoleOf(self.Node, v6, Place{Node: placed, Failback: failback}, cs)
-			if role != Bystander {
+			if role != Backup {
 				answering++
 			}
-			if role == Owner && self.Claim.Standing > Offered {
+			if role == Owner && self.Claim.Quorum > Offered {
 				owners = append(owners, self.Node)
 			}
 		}
@@ -270,7 +270,7 @@ func TestEveryoneAgreesWhoeverAsks(t *testing.T) {
 				if self.Node != w {
 					t.Fatalf("seed %d: %s owns but %s wins", seed, self.Node, w)
 				}
-			case Holder:
+			case Retiring:
 				holders++
 				i := slices.IndexFunc(cs, func(c Candidate) bool { return c.Node == self.Node })
 				if cs[i].Claim.None() || cs[i].class() == unfit {
@@ -295,11 +295,11 @@ func TestAnOwnerHoldsUntilItsSuccessorClaims(t *testing.T) {
 			r, _ := RoleOf(self, addr, Place{}, []Candidate{old, heir})
 			return r
 		}
-		if role("old") != Holder || role("heir") != Owner {
+		if role("old") != Retiring || role("heir") != Owner {
 			t.Errorf("%s: before the claim: old %v, heir %v", addr, role("old"), role("heir"))
 		}
 		heir.Claim = claim(Majority, 8)
-		if role("old") != Bystander || role("heir") != Owner {
+		if role("old") != Backup || role("heir") != Owner {
 			t.Errorf("%s: after the claim: old %v, heir %v", addr, role("old"), role("heir"))
 		}
 		heir.State = Gone

@@ -2,14 +2,14 @@ package election
 
 import "time"
 
-// A Verdict is what a segment says about a suspect.
-type Verdict uint8
+// A Reply is what a segment says about a suspect.
+type Reply uint8
 
-// Verdicts.
+// Replies.
 const (
 	// Unknown: there is no segment shared with the suspect to ask on, or the
 	// question could not be sent.
-	Unknown Verdict = iota
+	Unknown Reply = iota
 	// Silent: its own address was asked for and nobody answered.
 	Silent
 	// Answers: its kernel answers.
@@ -17,7 +17,7 @@ const (
 )
 
 // String returns the verdict in one word.
-func (v Verdict) String() string { return [...]string{"unknown", "silent", "answers"}[v] }
+func (v Reply) String() string { return [...]string{"unknown", "silent", "answers"}[v] }
 
 // A Port is what came of connecting to the suspect's gossip port.
 type Port uint8
@@ -81,7 +81,7 @@ type (
 	// Answer is the answer to the question of that Round.
 	Answer struct {
 		Round   int
-		Segment Verdict
+		Segment Reply
 		Port    Port
 	}
 	// Tick: time has passed.

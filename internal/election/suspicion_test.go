@@ -109,7 +109,7 @@ func TestNoSuspicionOutlivesItsBound(t *testing.T) {
 			if due, ok := s.Until(patience); ok && due <= now {
 				now = due
 			}
-			e := []Event{Tick{}, Tick{}, Tick{}, Heard{}, Lost{}, Answer{r.IntN(s.Round + 1), Verdict(r.IntN(3)), Port(r.IntN(3))}}[r.IntN(6)]
+			e := []Event{Tick{}, Tick{}, Tick{}, Heard{}, Lost{}, Answer{r.IntN(s.Round + 1), Reply(r.IntN(3)), Port(r.IntN(3))}}[r.IntN(6)]
 			before := s
 			var ask bool
 			s, ask = s.Step(patience, now, e)

@@ -177,7 +177,7 @@ type View struct {
 	self   Record
 	latest *Record // The self record as last told.
 	local  Local
-	ledger Ledger
+	own    OwnClaims
 
 	peers  map[string]*peer
 	order  []*peer  // By node.
@@ -194,9 +194,9 @@ type View struct {
 	// stopped, which was last at movedAt.
 	moved   bool
 	movedAt time.Duration
-	stopped bool     // And its claims are still to be doubted.
-	stood   Standing // At the last Settle.
-	missing int      // How many places are.
+	stopped bool   // And its claims are still to be doubted.
+	stood   Quorum // At the last Settle.
+	missing int    // How many places are.
 
 	stale bool // What was published may not be what is.
 	told  []identity
@@ -375,7 +375,7 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 		}
 		return
 	}
-	v.ledger.Witness(r.Epoch)
+	v.own.Witness(r.Epoch)
 	p := v.peer(now, r.Node)
 	changed := false
 	if r.Newer(p.status) {
@@ -431,11 +431,11 @@ func (v *View) urges(now time.Duration, p *peer) bool {
 // disputes reports whether the record, just received, claims what is rightly
 // this node's. Its node must be told so: it may not know.
 func (v *View) disputes(p *peer, r *Record) bool {
-	if p.claims != r || len(v.ledger.Claims()) == 0 {
+	if p.claims != r || len(v.own.Claims()) == 0 {
 		return false
 	}
 	for a, theirs := range r.Claims {
-		if ours := v.ledger.Claims()[a]; !ours.None() && ours.Beats(theirs, a, v.self.Node, p.node) {
+		if ours := v.own.Claims()[a]; !ours.None() && ours.Beats(theirs, a, v.self.Node, p.node) {
 			return true
 		}
 	}
@@ -488,13 +488,13 @@ func (v *View) Settle(now time.Duration) Effects {
 		v.order = slices.DeleteFunc(v.order, func(p *peer) bool { return v.peers[p.node] != p })
 	}
 	next = min(next, v.callMissing(now), v.learn(now))
-	standing, sure, wait := v.standing(now)
+	quorum, sure, wait := v.quorum(now)
 	if wait {
 		next = min(next, sure)
 	}
-	if v.stale || standing != v.stood {
-		v.stale, v.stood = false, standing
-		v.settleClaims(standing)
+	if v.stale || quorum != v.stood {
+		v.stale, v.stood = false, quorum
+		v.settleClaims(quorum)
 		v.publish()
 	}
 	out := v.out
@@ -578,10 +578,10 @@ func (v *View) learn(now time.Duration) time.Duration {
 	return now + time.Minute
 }
 
-// standing returns what a claim made now rests on. A Majority is one that the
+// quorum returns what a claim made now rests on. A Majority is one that the
 // node is sure of, and all who live have told what they claim. If time alone
-// will make a Majority of it, standing returns when.
-func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait bool) {
+// will make a Majority of it, quorum returns when.
+func (v *View) quorum(now time.Duration) (s Quorum, sure time.Duration, wait bool) {
 	hears, knows, told := 1, 1, v.learned
 	for _, p := range v.order {
 		switch {
@@ -594,7 +594,7 @@ func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait
 			knows++
 		}
 	}
-	s = StandingOf(hears, knows, len(v.places))
+	s = QuorumOf(hears, knows, len(v.places))
 	if s != Majority {
 		return s, 0, false
 	}
@@ -607,16 +607,16 @@ func (v *View) standing(now time.Duration) (s Standing, sure time.Duration, wait
 	return Majority, 0, false
 }
 
-// settleClaims brings the ledger up to date with the rest, and tells everybody
+// settleClaims brings the claims up to date with the rest, and tells everybody
 // if this node has something new to say.
-func (v *View) settleClaims(standing Standing) {
-	changed := v.ledger.Set(v.local.Owned, standing)
-	changed = v.ledger.Offer(v.local.Offered) || changed
+func (v *View) settleClaims(quorum Quorum) {
+	changed := v.own.Set(v.local.Owned, quorum)
+	changed = v.own.Offer(v.local.Offered) || changed
 	if v.stopped {
-		changed, v.stopped = v.ledger.Doubt() || changed, false
+		changed, v.stopped = v.own.Doubt() || changed, false
 	}
-	if standing == Majority {
-		changed = v.ledger.Raise(func(a netip.Addr) bool { return v.offered(a) || v.contested(a) }) || changed
+	if quorum == Majority {
+		changed = v.own.Raise(func(a netip.Addr) bool { return v.offered(a) || v.contested(a) }) || changed
 	}
 	if changed || v.self.Joining == v.learned || v.self.Leaving != v.local.Leaving ||
 		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) || !slices.Equal(v.self.Carriers, v.local.Carriers) {
@@ -650,10 +650,10 @@ func sameInterfaces(a, b []lb.Interface) bool {
 // renew makes a new record of this node.
 func (v *View) renew() {
 	v.self.Seq++
-	v.self.Epoch = v.ledger.Epoch()
+	v.self.Epoch = v.own.Epoch()
 	v.self.Joining, v.self.Leaving = !v.learned, v.local.Leaving
 	v.self.Interfaces, v.self.Carriers = v.local.Interfaces, v.local.Carriers
-	if c := v.ledger.Claims(); c != nil {
+	if c := v.own.Claims(); c != nil {
 		v.self.Claims = c
 	}
 	latest := v.self

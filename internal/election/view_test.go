@@ -137,7 +137,7 @@ func TestANodeThatFindsNobodyClaimsBlindly(t *testing.T) {
 	f.pass(time.Millisecond)
 	f.v.SetLocal(Local{Owned: []netip.Addr{v4}})
 	f.settle()
-	if f.state("a") != Alive || f.own().Claims[v4].Standing != Blind {
+	if f.state("a") != Alive || f.own().Claims[v4].Quorum != Blind {
 		t.Errorf("a is %v and claims %v", f.state("a"), f.own().Claims)
 	}
 	// Another one appears, and owns something else.
@@ -145,7 +145,7 @@ func TestANodeThatFindsNobodyClaimsBlindly(t *testing.T) {
 	f.v.ReceiveState(f.now, []*Record{rec("b", addrB, 1, false, Claims{v6: claim(Majority, 40)})})
 	f.settle()
 	f.pass(500 * time.Millisecond)
-	if got := f.own().Claims[v4]; got.Standing != Majority {
+	if got := f.own().Claims[v4]; got.Quorum != Majority {
 		t.Errorf("uncontested, but %v", got)
 	}
 }
@@ -344,16 +344,16 @@ func TestNobodyIsSureOfAMajorityRightAfterALoss(t *testing.T) {
 	f.v.Answered(f.now, "b", Answer{f.last.Questions[0].Round, Silent, PortSilent})
 	f.v.SetLocal(Local{Owned: []netip.Addr{v4}})
 	f.settle()
-	if got := f.own().Claims[v4]; got.Standing != Minority {
+	if got := f.own().Claims[v4]; got.Quorum != Minority {
 		t.Errorf("at once: %v", got)
 	}
 	f.pass(499 * time.Millisecond)
-	if got := f.own().Claims[v4]; got.Standing != Minority {
+	if got := f.own().Claims[v4]; got.Quorum != Minority {
 		t.Errorf("soon: %v", got)
 	}
 	f.pass(time.Millisecond)
 	got := f.own().Claims[v4]
-	if got.Standing != Majority || !got.Beats(claim(Majority, 5), v4, "a", "b") {
+	if got.Quorum != Majority || !got.Beats(claim(Majority, 5), v4, "a", "b") {
 		t.Errorf("later: %v", got)
 	}
 	// Without c there is none.
@@ -363,7 +363,7 @@ func TestNobodyIsSureOfAMajorityRightAfterALoss(t *testing.T) {
 	f.v.SetLocal(Local{Owned: []netip.Addr{v4, v6}})
 	f.settle()
 	f.pass(time.Minute)
-	if f.own().Claims[v4] != got || f.own().Claims[v6].Standing != Minority {
+	if f.own().Claims[v4] != got || f.own().Claims[v6].Quorum != Minority {
 		t.Errorf("alone: %v", f.own().Claims)
 	}
 }
@@ -386,7 +386,7 @@ func TestALeaverThatGoesIsNotAskedFor(t *testing.T) {
 	// It does not count as one that should be there.
 	f.v.SetLocal(Local{Owned: []netip.Addr{v4}})
 	f.settle()
-	if got := f.own().Claims[v4]; got.Standing != Majority {
+	if got := f.own().Claims[v4]; got.Quorum != Majority {
 		t.Errorf("claim after it left: %v", got)
 	}
 }
@@ -435,12 +435,12 @@ func TestAProcessThatWasStoppedDoubtsItsClaims(t *testing.T) {
 	f.v.Stopped(f.now)
 	f.settle()
 	f.pass(time.Minute)
-	if got := f.own().Claims[v6]; got.Standing != Blind {
+	if got := f.own().Claims[v6]; got.Quorum != Blind {
 		t.Errorf("contested: %v", got)
 	}
 	f.v.Receive(f.now, rec("c", addrC, 3, false, Claims{}), Direct)
 	f.settle()
-	if got := f.own().Claims[v6]; got.Standing != Majority {
+	if got := f.own().Claims[v6]; got.Quorum != Majority {
 		t.Errorf("not contested any more: %v", got)
 	}
 }

@@ -4,7 +4,7 @@
 // only.
 //
 // What is simulated is the kernel, the network and memberlist's verdicts; what
-// decides is the product's own: election's View, Suspicion, Ledger and RoleOf.
+// decides is the product's own: election's View, Suspicion, OwnClaims and RoleOf.
 //
 // A scenario is a short text, derived from a seed or read from testdata. One
 // that breaks an invariant prints itself with a history of what happened; put

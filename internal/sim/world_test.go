@@ -89,9 +89,9 @@ type node struct {
 	members  []election.Member
 	config   config
 	owned    []netip.Addr
-	estate   election.Estate
+	failback election.Failback
 	served   map[netip.Addr]bool // that somebody claimed
-	courtesy election.Courtesy
+	holdoff  election.Holdoff
 	met      map[string]bool
 	// kept are the addresses to be recorded here, recording those about to be.
 	kept, recording map[netip.Addr]bool
@@ -255,7 +255,7 @@ func (n *node) start() {
 	n.boot++
 	n.running, n.paused, n.leaving = true, false, false
 	n.gossip, n.since, n.refreshed = map[int]bool{}, map[int]time.Duration{}, map[int]*election.Record{}
-	n.estate, n.courtesy, n.met = election.Estate{}, election.Courtesy{}, map[string]bool{}
+	n.failback, n.holdoff, n.met = election.Failback{}, election.Holdoff{}, map[string]bool{}
 	n.served = map[netip.Addr]bool{}
 	n.kept, n.recording = map[netip.Addr]bool{}, map[netip.Addr]bool{}
 	n.owned, n.members, n.own, n.records, n.backlog, n.deciding, n.refreshing = nil, nil, nil, nil, nil, false, false
@@ -383,24 +383,24 @@ func (n *node) decide() {
 	now := n.time()
 	for _, m := range n.members {
 		for a := range m.Claims {
-			n.courtesy.Claimed(now, a, m.Node)
+			n.holdoff.Claimed(now, a, m.Node)
 			n.served[a] = true
 		}
 	}
-	n.courtesy.Expire(now)
+	n.holdoff.Expire(now)
 	var owned, offered []netip.Addr
 	for _, a := range n.w.addrs {
 		placed, candidates := n.config.placed[a], n.candidates(a)
-		role, winner := election.RoleOf(n.name, a, n.courtesy.Place(a, election.Place{Node: placed}), candidates)
-		if role != election.Bystander {
+		role, winner := election.RoleOf(n.name, a, n.holdoff.Place(a, election.Place{Node: placed}), candidates)
+		if role != election.Backup {
 			owned = append(owned, a)
 		}
-		offers := n.estate.Offers(a, n.name, role, placed, lb.FailbackNever, election.Fit(placed, candidates), n.met[placed])
+		offers := n.failback.Offers(a, n.name, role, placed, lb.FailbackNever, election.Fit(placed, candidates), n.met[placed])
 		if offers {
 			offered = append(offered, a)
 		}
-		if role == election.Bystander && winner != "" && n.served[a] && !slices.ContainsFunc(n.members, func(m election.Member) bool { return !m.Claims[a].None() }) {
-			n.courtesy.Await(now, a, winner)
+		if role == election.Backup && winner != "" && n.served[a] && !slices.ContainsFunc(n.members, func(m election.Member) bool { return !m.Claims[a].None() }) {
+			n.holdoff.Await(now, a, winner)
 		}
 		n.kept[a] = role == election.Owner && placed != n.name && n.met[placed] && !offers
 		if n.kept[a] {
@@ -413,7 +413,7 @@ func (n *node) decide() {
 		n.w.changed = true
 	}
 	n.owned = owned
-	if at, waits := n.courtesy.Due(); waits {
+	if at, waits := n.holdoff.Due(); waits {
 		boot := n.boot
 		n.w.after(time.Duration(float64(at.Sub(now))/n.rate)+ms, func() {
 			if n.boot == boot {
@@ -430,12 +430,12 @@ func (n *node) time() time.Time { return time.Unix(0, 0).Add(n.clock()) }
 // news compares what the node has learnt with what it knew before.
 func (n *node) news(before config) {
 	now := n.time()
-	for a := range n.courtesy.New {
-		n.courtesy.Leave(now, a, n.config.placed[a])
+	for a := range n.holdoff.New {
+		n.holdoff.Leave(now, a, n.config.placed[a])
 	}
 	for a := range before.absent {
 		if !n.config.absent[a] && !slices.ContainsFunc(n.members, func(m election.Member) bool { return !m.Claims[a].None() }) {
-			n.courtesy.Leave(now, a, n.config.placed[a])
+			n.holdoff.Leave(now, a, n.config.placed[a])
 		}
 	}
 }
@@ -448,7 +448,7 @@ func (n *node) record(a netip.Addr) {
 	}
 	n.recording[a] = true
 	boot, wait := n.boot, n.w.between(ms, 100*ms)
-	if i := slices.IndexFunc(n.members, func(m election.Member) bool { return m.Node == n.name }); i < 0 || n.members[i].Claims[a].Standing < election.Majority {
+	if i := slices.IndexFunc(n.members, func(m election.Member) bool { return m.Node == n.name }); i < 0 || n.members[i].Claims[a].Quorum < election.Majority {
 		wait += time.Second
 	}
 	var try func()
@@ -585,7 +585,7 @@ func (n *node) ask(q election.Question) {
 	w := n.w
 	other := w.named(q.Suspect.Node)
 	boot := n.boot
-	answer := func(d time.Duration, v election.Verdict, p election.Port) {
+	answer := func(d time.Duration, v election.Reply, p election.Port) {
 		w.after(d, func() {
 			if n.boot == boot {
 				n.turn(func() { n.view.Answered(n.clock(), other.name, election.Answer{Round: q.Round, Segment: v, Port: p}) })

@@ -27,10 +27,10 @@ const questions = 4
 // Confirm asks the suspect's kernel on every segment where it announces and we
 // have an interface. It is Silent when it could be asked and did not answer
 // anywhere.
-func (c Confirmer) Confirm(ctx context.Context, suspect election.Member) election.Verdict {
+func (c Confirmer) Confirm(ctx context.Context, suspect election.Member) election.Reply {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answers := make(chan election.Verdict, questions)
+	answers := make(chan election.Reply, questions)
 	asked := 0
 	for q := range shared(c.link.Interfaces(), suspect.Interfaces) {
 		asked++

@@ -128,15 +128,15 @@ func (s *Speaker) judge(now time.Time) {
 // oppose does what the policy says about a stranger's claim, and tells of it if
 // it is news.
 func (s *Speaker) oppose(h layer2.Heard, news bool) {
-	v, _ := s.intent.Verdict(h.Address)
-	if v.Role == election.Bystander {
+	v, _ := s.intent.Decision(h.Address)
+	if v.Role == election.Backup {
 		return
 	}
 	i := slices.IndexFunc(s.intent.Claims, func(c layer2.Claim) bool { return c.Address == h.Address })
 	switch {
-	case !s.vetting.Permits(h.Address):
+	case !s.acd.Cleared(h.Address):
 		return // withheld already
-	case v.Conflict == lb.ConflictWithhold && s.vetting.Stranger(h.At, h, s.intent.Claims[i].Interfaces):
+	case v.Conflict == lb.ConflictWithhold && s.acd.Yields(h.At, h, s.intent.Claims[i].Interfaces):
 		s.log.Warn("another station had our address first: giving way", "address", h.Address, "mac", h.MAC)
 		s.wanted = true
 		return // the condition tells
@@ -262,9 +262,9 @@ func (s *Speaker) serve(members []election.Member) {
 				continue // not any more, or not yet for all we know
 			}
 			if m.Node != s.cfg.Node { // what we claim we know
-				s.vetting.Serve(a, since)
+				s.acd.Serve(a, since)
 			}
-			s.courtesy.Claimed(now, a, m.Node)
+			s.holdoff.Claimed(now, a, m.Node)
 		}
 	}
 }
@@ -275,12 +275,12 @@ func (s *Speaker) expect(now time.Time, members []election.Member) {
 	for _, m := range members {
 		claims[m.Node] = m.Claims
 	}
-	for _, v := range s.intent.Verdicts {
-		if v.Role != election.Bystander || v.Owner == "" || !claims[v.Owner][v.Address].None() || !s.vetting.Served(v.Address) {
+	for _, v := range s.intent.Decisions {
+		if v.Role != election.Backup || v.Owner == "" || !claims[v.Owner][v.Address].None() || !s.acd.Served(v.Address) {
 			continue
 		}
 		if !slices.ContainsFunc(members, func(m election.Member) bool { return !m.Claims[v.Address].None() }) {
-			s.courtesy.Await(now, v.Address, v.Owner)
+			s.holdoff.Await(now, v.Address, v.Owner)
 		}
 	}
 }
@@ -290,17 +290,17 @@ func (s *Speaker) expect(now time.Time, members []election.Member) {
 // is in service, even if nobody is left who does; of what changes later the claims
 // tell. What comes into being later is left to the node where it is placed.
 func (s *Speaker) adopt(before *announce.Index) {
-	s.vetting.Forget(s.index.Uses)
-	s.courtesy.Forget(s.index.Uses)
+	s.acd.Forget(s.index.Uses)
+	s.holdoff.Forget(s.index.Uses)
 	clear(s.served) // to be looked at again: claims may be older than news of what they are for
 	if before != nil {
 		now := time.Now()
-		for a := range s.courtesy.New {
-			s.courtesy.Leave(now, a, s.index.Placed(a))
+		for a := range s.holdoff.New {
+			s.holdoff.Leave(now, a, s.index.Placed(a))
 		}
 		for _, a := range s.index.Addresses() {
-			if !before.Uses(a) && !s.vetting.Served(a) {
-				s.courtesy.Leave(now, a, s.index.Placed(a))
+			if !before.Uses(a) && !s.acd.Served(a) {
+				s.holdoff.Leave(now, a, s.index.Placed(a))
 			}
 		}
 		return
@@ -308,7 +308,7 @@ func (s *Speaker) adopt(before *announce.Index) {
 	for _, a := range s.index.Addresses() {
 		for _, key := range s.index.Services(a) {
 			if r, _ := s.herald.reporter.Announced(key); r.Announced {
-				s.vetting.Serve(a, time.Time{})
+				s.acd.Serve(a, time.Time{})
 			}
 		}
 	}
@@ -318,21 +318,21 @@ func (s *Speaker) adopt(before *announce.Index) {
 func (s *Speaker) vet(now time.Time, at stage) {
 	var wanted []layer2.Claim
 	claims := s.intent.Claims
-	for _, v := range s.intent.Verdicts {
-		if v.Role == election.Bystander {
+	for _, v := range s.intent.Decisions {
+		if v.Role == election.Backup {
 			continue
 		}
-		claim := claims[0] // one for each verdict that is no Bystander's
+		claim := claims[0] // one for each verdict that is no Backup's
 		claims = claims[1:]
 		switch {
-		case v.Role != election.Owner || s.vetting.Served(v.Address):
+		case v.Role != election.Owner || s.acd.Served(v.Address):
 		case v.Conflict == lb.ConflictWithhold:
 			wanted = append(wanted, claim)
 		default:
-			s.vetting.Serve(v.Address, now)
+			s.acd.Serve(v.Address, now)
 		}
 	}
-	s.vetting.Want(now, wanted)
+	s.acd.Want(now, wanted)
 	if at == present {
 		s.revet = now
 	}
@@ -355,7 +355,7 @@ func (s *Speaker) inquire(ctx context.Context, now time.Time, at stage) {
 	if at == leaving {
 		return
 	}
-	ask, wake := s.vetting.Next(now)
+	ask, wake := s.acd.Next(now)
 	if !wake.IsZero() {
 		s.revet = wake
 	}
@@ -397,8 +397,8 @@ func (s *Speaker) settle(now time.Time, v vetted) {
 		s.log.Warn("cannot ask whether addresses are in use", "addresses", len(v.inquiry.Addresses), "err", v.err)
 		unclear = v.inquiry.Addresses
 	}
-	before := s.vetting.Held()
-	s.vetting.Answer(now, v.inquiry, found, unclear)
+	before := s.acd.Withheld()
+	s.acd.Answer(now, v.inquiry, found, unclear)
 	for _, h := range found {
 		s.metrics.conflict(h.MAC, 1)
 		if by := before[h.Address]; by.MAC != h.MAC {

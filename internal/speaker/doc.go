@@ -25,7 +25,7 @@
 // the role Holder: this node answers until it learns by gossip that the other
 // one claims it. That the place of an address has changed is for its owner to
 // act on: it offers the address to the node where it is placed
-// (election.Estate). It then lingers, still answering but claiming nothing, until it
+// (election.Failback). It then lingers, still answering but claiming nothing, until it
 // hears the other on the wire, or a moment at most: the other's socket may be
 // younger than its claim. Where two speakers claimed an address at once there is
 // no lingering: one has to stop, and the other is answering already.
@@ -57,7 +57,7 @@
 // # Strangers
 //
 // An address that nobody is known to serve is not claimed before its segment was
-// asked (layer2.Vetting): until then this node is its owner by election, answers
+// asked (layer2.ACD): until then this node is its owner by election, answers
 // for nothing and claims nothing, so the others see no claim and elect the same
 // owner. What is known to be in service is claimed at once. Which stations are
 // strangers is found out in conflict.go, so that speakers never are.

@@ -349,7 +349,7 @@ type part struct {
 	node    string
 	address netip.Addr
 	local   election.Local
-	ledger  election.Ledger
+	own     election.OwnClaims
 	said    int
 	peers   []netip.Addr
 	members []election.Member
@@ -363,8 +363,8 @@ func (p *part) Publish(l election.Local) {
 	defer h.mu.Unlock()
 	p.said++
 	p.local = l
-	p.ledger.Set(l.Owned, election.Majority)
-	p.ledger.Offer(l.Offered)
+	p.own.Set(l.Owned, election.Majority)
+	p.own.Offer(l.Offered)
 	p.refresh()
 	poke(p.changed)
 	time.AfterFunc(h.delay, h.spread)
@@ -385,7 +385,7 @@ func (p *part) Members() []election.Member {
 
 // present returns the part as a member, or false when it is gone.
 func (p *part) present() (election.Member, bool) {
-	m := election.Member{Node: p.node, Address: p.address, State: p.state, Interfaces: p.local.Interfaces, Claims: p.ledger.Claims(), Carriers: p.local.Carriers}
+	m := election.Member{Node: p.node, Address: p.address, State: p.state, Interfaces: p.local.Interfaces, Claims: p.own.Claims(), Carriers: p.local.Carriers}
 	if p.local.Leaving && m.State == election.Alive {
 		m.State = election.Leaving
 	}
@@ -409,7 +409,7 @@ func (h *hub) spread() {
 	for _, p := range h.parts {
 		p.members = nil
 		for _, o := range h.parts {
-			p.ledger.Witness(o.ledger.Epoch())
+			p.own.Witness(o.own.Epoch())
 			if m, ok := o.present(); ok {
 				p.members = append(p.members, m)
 			}

@@ -141,7 +141,7 @@ type herald struct {
 	// placed on others and announced by this one, since when.
 	met     map[string]bool
 	strays  map[netip.Addr]time.Time
-	scratch []announce.Verdict
+	scratch []announce.Decision
 	// recounted is since when a condition differs from what its Service says in the
 	// number of nodes.
 	recounted map[lb.ServiceKey]recount
@@ -188,7 +188,7 @@ type view struct {
 }
 
 // trouble reports whether the owner of an address does not announce it.
-func (v *view) trouble(d announce.Verdict, self string) bool {
+func (v *view) trouble(d announce.Decision, self string) bool {
 	if d.Owner == self {
 		_, held := v.held[d.Address]
 		return held
@@ -198,8 +198,8 @@ func (v *view) trouble(d announce.Verdict, self string) bool {
 }
 
 // asking reports whether it is not known yet if an address can be announced.
-func (v *view) asking(verdicts []announce.Verdict) bool {
-	return slices.ContainsFunc(verdicts, func(d announce.Verdict) bool {
+func (v *view) asking(verdicts []announce.Decision) bool {
+	return slices.ContainsFunc(verdicts, func(d announce.Decision) bool {
 		by, held := v.held[d.Address]
 		return held && by == layer2.Heard{}
 	})
@@ -375,7 +375,7 @@ const (
 
 // differs returns what this node has to say about a Service, what of it the
 // Service does not say, and after how long there may be more.
-func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict, now time.Time) (want Report, is news, wait time.Duration) {
+func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Decision, now time.Time) (want Report, is news, wait time.Duration) {
 	if h.spokesman(v, key, verdicts) != h.self || v.asking(verdicts) {
 		return Report{}, nothing, 0
 	}
@@ -397,7 +397,7 @@ func (h *herald) differs(v view, key lb.ServiceKey, verdicts []announce.Verdict,
 // moved returns the addresses that are not recorded where they should be, and
 // after how long to look again at those for which it is too early. It is not for
 // us to change a record that is newer than what we decided on.
-func (h *herald) moved(of view, verdicts []announce.Verdict, recorded map[netip.Addr]string, now time.Time) (places map[netip.Addr]string, wait time.Duration) {
+func (h *herald) moved(of view, verdicts []announce.Decision, recorded map[netip.Addr]string, now time.Time) (places map[netip.Addr]string, wait time.Duration) {
 	for _, v := range verdicts {
 		if _, held := of.held[v.Address]; held || v.Place == v.Placed || recorded[v.Address] != v.Placed {
 			delete(h.strays, v.Address)
@@ -422,7 +422,7 @@ func (h *herald) moved(of view, verdicts []announce.Verdict, recorded map[netip.
 }
 
 // hesitation is how long the owner of an address waits until it records itself.
-func (h *herald) hesitation(v announce.Verdict) time.Duration {
+func (h *herald) hesitation(v announce.Decision) time.Duration {
 	switch {
 	case !v.Permitted || !h.met[v.Placed]:
 		return patience
@@ -496,10 +496,10 @@ func (h *herald) arrange(ix *announce.Index) {
 
 // verdicts returns those on the addresses of a Service, until it is called
 // again.
-func (h *herald) verdicts(v view, key lb.ServiceKey) []announce.Verdict {
+func (h *herald) verdicts(v view, key lb.ServiceKey) []announce.Decision {
 	h.scratch = h.scratch[:0]
 	for _, i := range h.byService[key] {
-		h.scratch = append(h.scratch, v.intent.Verdicts[i])
+		h.scratch = append(h.scratch, v.intent.Decisions[i])
 	}
 	return h.scratch
 }
@@ -512,9 +512,9 @@ func (h *herald) newest() view {
 }
 
 // same reports whether an intent still says so.
-func same(verdicts []announce.Verdict, intent announce.Intent) bool {
+func same(verdicts []announce.Decision, intent announce.Intent) bool {
 	for _, v := range verdicts {
-		now, _ := intent.Verdict(v.Address)
+		now, _ := intent.Decision(v.Address)
 		if now.Owner != v.Owner || now.Reason != v.Reason || !slices.Equal(now.Services, v.Services) {
 			return false
 		}
@@ -523,7 +523,7 @@ func same(verdicts []announce.Verdict, intent announce.Intent) bool {
 }
 
 // spokesman returns who reports on a Service, empty for no speaker.
-func (h *herald) spokesman(v view, key lb.ServiceKey, verdicts []announce.Verdict) string {
+func (h *herald) spokesman(v view, key lb.ServiceKey, verdicts []announce.Decision) string {
 	possible, owner := false, ""
 	for _, d := range verdicts {
 		if d.Owner != "" && v.trouble(d, h.self) {
@@ -550,7 +550,7 @@ func (h *herald) spokesman(v view, key lb.ServiceKey, verdicts []announce.Verdic
 }
 
 // note remembers what is known to whoever reads the Service.
-func (h *herald) note(verdicts []announce.Verdict) {
+func (h *herald) note(verdicts []announce.Decision) {
 	for _, v := range verdicts {
 		if h.owners[v.Address] != v.Owner {
 			h.owners[v.Address] = v.Owner
@@ -561,7 +561,7 @@ func (h *herald) note(verdicts []announce.Verdict) {
 // condition says what is decided about the addresses of a Service, of which
 // routes is BGP's part. An address is announced when one protocol does, unless a
 // stranger uses it.
-func condition(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard, routes []route) Condition {
+func condition(verdicts []announce.Decision, held map[netip.Addr]layer2.Heard, routes []route) Condition {
 	c := Condition{Announced: true, Reason: "Announced"}
 	asked, routed := false, false
 	for i, v := range verdicts {
@@ -591,9 +591,9 @@ func condition(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard, ro
 }
 
 // owners says which node owns which address.
-func owners(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard) string {
+func owners(verdicts []announce.Decision, held map[netip.Addr]layer2.Heard) string {
 	first := verdicts[0].Owner
-	if first != "" && !slices.ContainsFunc(verdicts, func(v announce.Verdict) bool {
+	if first != "" && !slices.ContainsFunc(verdicts, func(v announce.Decision) bool {
 		_, is := held[v.Address]
 		return is || v.Owner != first
 	}) {
@@ -613,7 +613,7 @@ func owners(verdicts []announce.Verdict, held map[netip.Addr]layer2.Heard) strin
 }
 
 // event tells how a Service came to its condition.
-func (h *herald) event(verdicts []announce.Verdict, is Condition) Event {
+func (h *herald) event(verdicts []announce.Decision, is Condition) Event {
 	if is.Reason == announce.AddressConflict.String() {
 		return Event{AddressConflict, is.Message}
 	}

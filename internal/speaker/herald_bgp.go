@@ -30,7 +30,7 @@ type route struct {
 }
 
 // routes returns BGP's part in announcing the addresses of verdicts.
-func (h *herald) routes(v view, verdicts []announce.Verdict) []route {
+func (h *herald) routes(v view, verdicts []announce.Decision) []route {
 	out := make([]route, len(verdicts))
 	for i, d := range verdicts {
 		refusal, asked := v.index.Routing(d.Address)
@@ -48,7 +48,7 @@ func (h *herald) routes(v view, verdicts []announce.Verdict) []route {
 }
 
 // owned returns the first owner of an address, empty for none.
-func owned(verdicts []announce.Verdict) string {
+func owned(verdicts []announce.Decision) string {
 	for _, v := range verdicts {
 		if v.Owner != "" {
 			return v.Owner
@@ -77,7 +77,7 @@ func chosen(key lb.ServiceKey, routes []route) string {
 }
 
 // advertisers says from how many nodes addresses are advertised.
-func advertisers(verdicts []announce.Verdict, routes []route) string {
+func advertisers(verdicts []announce.Decision, routes []route) string {
 	text := func(r route) string {
 		switch len(r.nodes) {
 		case 0:

@@ -83,7 +83,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
 		}),
 	}
-	for _, r := range []election.Role{election.Holder, election.Owner} {
+	for _, r := range []election.Role{election.Retiring, election.Owner} {
 		m.addresses.WithLabelValues(r.String())
 	}
 	for _, c := range []change{acquired, tookOver, received, handedOver, dropped} {
@@ -133,8 +133,8 @@ func (m *metrics) count(before, after announce.Intent, members []election.Member
 		alive[member.Node] = true
 	}
 	roles := [3]int{}
-	old := before.Verdicts
-	for _, v := range after.Verdicts {
+	old := before.Decisions
+	for _, v := range after.Decisions {
 		roles[v.Role]++
 		for len(old) > 0 && old[0].Address.Less(v.Address) {
 			m.changed(old[0].Owner, "", alive, self, silence)
@@ -150,7 +150,7 @@ func (m *metrics) count(before, after announce.Intent, members []election.Member
 	for _, v := range old {
 		m.changed(v.Owner, "", alive, self, silence)
 	}
-	for _, r := range []election.Role{election.Holder, election.Owner} {
+	for _, r := range []election.Role{election.Retiring, election.Owner} {
 		m.addresses.WithLabelValues(r.String()).Set(float64(roles[r]))
 	}
 }

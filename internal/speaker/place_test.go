@@ -121,7 +121,7 @@ func TestANodeThatWasNeverHeardKeepsItsPlaceForAWhile(t *testing.T) {
 func TestARecordNewerThanTheDecisionIsLeftAlone(t *testing.T) {
 	h := newHerald("a", nil, nil, nil)
 	h.met["b"] = true
-	verdicts := []announce.Verdict{
+	verdicts := []announce.Decision{
 		{Address: v4, Owner: "a", Placed: "b", Place: "a", Permitted: true},
 		{Address: v6, Owner: "a", Placed: "b", Place: "a", Permitted: true},
 	}

@@ -255,7 +255,7 @@ func TestAStateShowsWhatTheSpeakerDoes(t *testing.T) {
 			t.Error("the state changed, and nobody is told")
 		}
 		s := a.speaker.State()
-		if len(s.Claims) != 2 || s.Claims[0].Address != v4 || len(s.Members) != 2 || len(s.Interfaces) != 3 || !s.Index.PermitsOn("a", "eth0") {
+		if len(s.Claims) != 2 || s.Claims[0].Address != v4 || len(s.Members) != 2 || len(s.Interfaces) != 3 || !s.Index.AdvertisesOn("a", "eth0") {
 			t.Errorf("%+v", s)
 		}
 		a.link.set(func(i *lb.Interface) { i.Carrier = false })

@@ -126,7 +126,7 @@ type Speaker struct {
 	decided  []election.Member // upon these members:
 	intent   announce.Intent
 	offered  []netip.Addr
-	estate   election.Estate
+	failback election.Failback
 	met      map[string]bool             // the nodes that were heard
 	holding  map[netip.Addr]layer2.Claim // until another node claims them
 	leftover map[netip.Addr]leftover
@@ -136,8 +136,8 @@ type Speaker struct {
 	stations  map[lb.MAC]string   // the nodes' interfaces, also of those gone
 	speakers  map[string]*station // by node, also those gone
 	defended  map[netip.Addr]time.Time
-	courtesy  election.Courtesy
-	vetting   layer2.Vetting
+	holdoff   election.Holdoff
+	acd       layer2.ACD
 	vetted    chan vetted
 	revet     time.Time // when there is something to ask again; never when not
 	served    map[string]election.Claims
@@ -298,7 +298,7 @@ func (s *Speaker) due() time.Time {
 		sooner(l.until)
 	}
 	sooner(s.revet)
-	if at, waits := s.courtesy.Due(); waits {
+	if at, waits := s.holdoff.Due(); waits {
 		sooner(at)
 	}
 	sooner(s.strangers.due())
@@ -312,7 +312,7 @@ func (s *Speaker) step(start time.Time, at stage) {
 	if reads && !changed {
 		s.herald.wake() // perhaps a condition is what changed
 	}
-	expired := s.courtesy.Expire(start)
+	expired := s.holdoff.Expire(start)
 	for _, l := range s.leftover {
 		expired = expired || !start.Before(l.until)
 	}
@@ -354,7 +354,7 @@ func (s *Speaker) read() bool {
 	snapshot.Nodes = withSelf(snapshot.Nodes, s.cfg.Node)
 	s.router.tell(snapshot)
 	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
-	s.estate.Forget(s.index.Uses)
+	s.failback.Forget(s.index.Uses)
 	s.adopt(before)
 	var peers []netip.Addr
 	for _, n := range s.nodes {
@@ -387,7 +387,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.know(now, members)
 	before := s.intent
 	s.serve(members)
-	s.intent = announce.Decide(s.index, members, &s.courtesy, s.cfg.Node)
+	s.intent = announce.Decide(s.index, members, &s.holdoff, s.cfg.Node)
 	s.decided = members
 	s.vet(now, at)
 	s.expect(now, members)
@@ -398,7 +398,7 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.link.Set(claims)
 	var owned []netip.Addr
 	for _, c := range s.intent.Claims {
-		if s.vetting.Permits(c.Address) {
+		if s.acd.Cleared(c.Address) {
 			owned = append(owned, c.Address)
 		}
 	}
@@ -406,12 +406,12 @@ func (s *Speaker) pass(now time.Time, at stage) {
 	s.reannounce(members)
 	s.herald.tell(s.view())
 	s.board.show(State{Index: s.index, Interfaces: interfaces, Members: members, Claims: claims})
-	s.metrics.count(before, s.intent, members, s.cfg.Node, s.vetting.Held(), s.silence)
+	s.metrics.count(before, s.intent, members, s.cfg.Node, s.acd.Withheld(), s.silence)
 }
 
 // view is what the last pass decided, for the herald.
 func (s *Speaker) view() view {
-	return view{index: s.index, intent: s.intent, members: s.decided, offered: s.offered, held: s.vetting.Held()}
+	return view{index: s.index, intent: s.intent, members: s.decided, offered: s.offered, held: s.acd.Withheld()}
 }
 
 // offers returns the addresses that are to go to the nodes where they are placed.
@@ -422,9 +422,9 @@ func (s *Speaker) offers(members []election.Member) []netip.Addr {
 		}
 	}
 	var offered []netip.Addr
-	for _, v := range s.intent.Verdicts {
+	for _, v := range s.intent.Decisions {
 		met := v.Role == election.Owner && v.Placed != s.cfg.Node && s.met[v.Placed] // else it does not matter
-		if s.vetting.Permits(v.Address) && s.estate.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, met) {
+		if s.acd.Cleared(v.Address) && s.failback.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, met) {
 			offered = append(offered, v.Address)
 		}
 	}
@@ -451,8 +451,8 @@ func (s *Speaker) present(interfaces []lb.Interface, at stage) []election.Member
 func (s *Speaker) track(now time.Time, offered []netip.Addr, before []layer2.Claim) {
 	next := make(map[netip.Addr]layer2.Claim, len(s.holding))
 	claims := s.intent.Claims
-	for _, v := range s.intent.Verdicts {
-		if v.Role == election.Bystander {
+	for _, v := range s.intent.Decisions {
+		if v.Role == election.Backup {
 			held, was := s.holding[v.Address]
 			if !was && v.Barred {
 				// Another heard before us that we may not have it any more, and claims
@@ -467,14 +467,14 @@ func (s *Speaker) track(now time.Time, offered []netip.Addr, before []layer2.Cla
 			}
 			continue
 		}
-		if _, offers := slices.BinarySearchFunc(offered, v.Address, netip.Addr.Compare); offers || v.Role == election.Holder {
+		if _, offers := slices.BinarySearchFunc(offered, v.Address, netip.Addr.Compare); offers || v.Role == election.Retiring {
 			next[v.Address] = claims[0]
 		}
-		claims = claims[1:] // one for each verdict that is no Bystander's
+		claims = claims[1:] // one for each verdict that is no Backup's
 		delete(s.leftover, v.Address)
 	}
 	for a := range s.leftover {
-		if _, inUse := s.intent.Verdict(a); !inUse {
+		if _, inUse := s.intent.Decision(a); !inUse {
 			delete(s.leftover, a)
 		}
 	}
@@ -497,7 +497,7 @@ func claimOf(claims []layer2.Claim, a netip.Addr) (layer2.Claim, bool) {
 
 // claims returns all that is answered for: what is decided, and what lingers.
 func (s *Speaker) claims() []layer2.Claim {
-	held := func(c layer2.Claim) bool { return !s.vetting.Permits(c.Address) }
+	held := func(c layer2.Claim) bool { return !s.acd.Cleared(c.Address) }
 	if len(s.leftover) == 0 && !slices.ContainsFunc(s.intent.Claims, held) {
 		return s.intent.Claims
 	}
@@ -527,7 +527,7 @@ func (s *Speaker) publish(local election.Local) {
 func (s *Speaker) announcing(interfaces []lb.Interface) []lb.Interface {
 	var out []lb.Interface
 	for _, i := range interfaces {
-		if i.Fault() == lb.InterfaceOK && s.index.Permits(i.Name) {
+		if i.Fault() == lb.InterfaceOK && s.index.Advertises(i.Name) {
 			out = append(out, i)
 		}
 	}
@@ -542,7 +542,7 @@ func (s *Speaker) reannounce(members []election.Member) {
 		if _, still := slices.BinarySearchFunc(contested, a, netip.Addr.Compare); still {
 			continue
 		}
-		if v, _ := s.intent.Verdict(a); v.Role == election.Owner {
+		if v, _ := s.intent.Decision(a); v.Role == election.Owner {
 			s.link.Announce(a)
 			s.metrics.wins.Inc()
 			s.log.Info("another speaker let go of our address", "address", a)
@@ -631,7 +631,7 @@ func (s *Speaker) hear(ctx context.Context, h layer2.Heard) {
 	}
 	// Another speaker claims what is ours. Gossip settles which of us is right;
 	// what the neighbours heard last must not be the other's word.
-	if v, _ := s.intent.Verdict(h.Address); v.Role == election.Owner && h.At.Sub(s.defended[h.Address]) >= defence {
+	if v, _ := s.intent.Decision(h.Address); v.Role == election.Owner && h.At.Sub(s.defended[h.Address]) >= defence {
 		s.defended[h.Address] = h.At
 		s.metrics.rivals.Inc()
 		s.link.Announce(h.Address)

@@ -423,9 +423,9 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 		w.cluster.edit(on("b"))
 		w.rest()
 		w.hub.delay = 2 * time.Millisecond
-		b.ledger.Set(nil, election.Majority)
-		b.ledger.Witness(9)
-		b.ledger.Set([]netip.Addr{v4, v6}, election.Majority) // the later claim
+		b.own.Set(nil, election.Majority)
+		b.own.Witness(9)
+		b.own.Set([]netip.Addr{v4, v6}, election.Majority) // the later claim
 		start := time.Now()
 		w.hub.spread()
 		synctest.Wait()
@@ -594,7 +594,7 @@ func TestAMemberDoesNotWaitForTheAPIServersNews(t *testing.T) {
 
 type fakeProber struct {
 	interfaces []lb.Interface
-	answers    map[netip.Addr]election.Verdict
+	answers    map[netip.Addr]election.Reply
 	asked      chan netip.Addr
 }
 
@@ -629,12 +629,12 @@ func TestASuspectIsAskedOnTheSegmentsItShares(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		theirs  [][]netip.Prefix
-		answers map[netip.Addr]election.Verdict
-		want    election.Verdict
+		answers map[netip.Addr]election.Reply
+		want    election.Reply
 		asked   []netip.Addr
 	}{
-		{"answers", [][]netip.Prefix{prefixes("192.0.2.2/24")}, map[netip.Addr]election.Verdict{addr("192.0.2.2"): election.Answers}, election.Answers, []netip.Addr{addr("192.0.2.2")}},
-		{"silent, IPv6", [][]netip.Prefix{prefixes("fe80::2/64", "2001:db8::2/64")}, map[netip.Addr]election.Verdict{addr("2001:db8::2"): election.Silent}, election.Silent, []netip.Addr{addr("2001:db8::2")}},
+		{"answers", [][]netip.Prefix{prefixes("192.0.2.2/24")}, map[netip.Addr]election.Reply{addr("192.0.2.2"): election.Answers}, election.Answers, []netip.Addr{addr("192.0.2.2")}},
+		{"silent, IPv6", [][]netip.Prefix{prefixes("fe80::2/64", "2001:db8::2/64")}, map[netip.Addr]election.Reply{addr("2001:db8::2"): election.Silent}, election.Silent, []netip.Addr{addr("2001:db8::2")}},
 		{"no question leaves", [][]netip.Prefix{prefixes("192.0.2.2/24")}, nil, election.Unknown, []netip.Addr{addr("192.0.2.2")}},
 		{"link-local addresses name no segment", [][]netip.Prefix{prefixes("fe80::2/64")}, nil, election.Unknown, nil},
 		{"our interface is down", [][]netip.Prefix{prefixes("203.0.113.2/24")}, nil, election.Unknown, nil},
@@ -642,14 +642,14 @@ func TestASuspectIsAskedOnTheSegmentsItShares(t *testing.T) {
 		{
 			"one silent, one not askable",
 			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")},
-			map[netip.Addr]election.Verdict{addr("198.51.100.2"): election.Silent},
+			map[netip.Addr]election.Reply{addr("198.51.100.2"): election.Silent},
 			election.Silent,
 			[]netip.Addr{addr("192.0.2.2"), addr("198.51.100.2")},
 		},
 		{
 			"one silent, one answers",
 			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")},
-			map[netip.Addr]election.Verdict{addr("192.0.2.2"): election.Answers, addr("198.51.100.2"): election.Silent},
+			map[netip.Addr]election.Reply{addr("192.0.2.2"): election.Answers, addr("198.51.100.2"): election.Silent},
 			election.Answers,
 			[]netip.Addr{addr("192.0.2.2"), addr("198.51.100.2")},
 		},

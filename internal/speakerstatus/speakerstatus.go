@@ -75,7 +75,7 @@ func Compose(k Knowledge, before v1beta1.SpeakerStatusStatus) v1beta1.SpeakerSta
 func interfaces(k Knowledge) []v1beta1.InterfaceStatus {
 	var out []v1beta1.InterfaceStatus
 	for _, i := range k.Interfaces {
-		permitted := k.Index != nil && k.Index.PermitsOn(k.Node, i.Name)
+		permitted := k.Index != nil && k.Index.AdvertisesOn(k.Node, i.Name)
 		subnets, segment := subnetsOf(i)
 		if i.Loopback || !permitted && !segment {
 			continue

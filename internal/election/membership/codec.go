@@ -43,7 +43,7 @@ const (
 //	boot seq epoch      numbers
 //	interfaces          count, each: index, name, 6 bytes, prefixes
 //	carriers            if flagged: count, 4 bytes each
-//	claims              count of groups, each: standing, epoch, ranges
+//	claims              count of groups, each: quorum, epoch, ranges
 //
 // Numbers are unsigned varints. Addresses claimed together make a group, and
 // neighbouring ones a range, as (gap, length) from the end of the previous
@@ -95,7 +95,7 @@ func encode(r *election.Record, k election.Kind) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(groups)))
 	for c, addrs := range groups {
-		b = append(b, byte(c.Standing))
+		b = append(b, byte(c.Quorum))
 		b = binary.AppendUvarint(b, c.Epoch)
 		b = appendSet(b, addrs)
 	}
@@ -243,8 +243,8 @@ func decode(b []byte) (*election.Record, election.Kind, error) {
 	if r.Whole {
 		r.Claims = election.Claims{}
 		for range d.count(maxGroups) {
-			c := election.Claim{Standing: election.Standing(d.byte()), Epoch: d.number()}
-			d.want(c.Standing > election.NoClaim && c.Standing <= election.Majority)
+			c := election.Claim{Quorum: election.Quorum(d.byte()), Epoch: d.number()}
+			d.want(c.Quorum > election.NoClaim && c.Quorum <= election.Majority)
 			d.set(r.Claims, c)
 			if !d.ok() {
 				break

@@ -20,16 +20,16 @@ func sample() *election.Record {
 		}},
 		Carriers: []uint32{0, 7, 1<<32 - 1},
 		Claims: election.Claims{
-			netip.MustParseAddr("198.51.100.0"):                            {Standing: election.Majority, Epoch: 5},
-			netip.MustParseAddr("198.51.100.1"):                            {Standing: election.Majority, Epoch: 5},
-			netip.MustParseAddr("198.51.100.9"):                            {Standing: election.Majority, Epoch: 5},
-			netip.MustParseAddr("255.255.255.255"):                         {Standing: election.Minority, Epoch: 6},
-			netip.MustParseAddr("0.0.0.0"):                                 {Standing: election.Minority, Epoch: 6},
-			netip.MustParseAddr("2001:db8:100::1"):                         {Standing: election.Blind, Epoch: 1},
-			netip.MustParseAddr("2001:db8:100::2"):                         {Standing: election.Blind, Epoch: 1},
-			netip.MustParseAddr("2001:db8:200::2"):                         {Standing: election.Blind, Epoch: 1},
-			netip.MustParseAddr("2001:db8::ffff:1"):                        {Standing: election.Majority, Epoch: 5},
-			netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"): {Standing: election.Majority, Epoch: 5},
+			netip.MustParseAddr("198.51.100.0"):                            {Quorum: election.Majority, Epoch: 5},
+			netip.MustParseAddr("198.51.100.1"):                            {Quorum: election.Majority, Epoch: 5},
+			netip.MustParseAddr("198.51.100.9"):                            {Quorum: election.Majority, Epoch: 5},
+			netip.MustParseAddr("255.255.255.255"):                         {Quorum: election.Minority, Epoch: 6},
+			netip.MustParseAddr("0.0.0.0"):                                 {Quorum: election.Minority, Epoch: 6},
+			netip.MustParseAddr("2001:db8:100::1"):                         {Quorum: election.Blind, Epoch: 1},
+			netip.MustParseAddr("2001:db8:100::2"):                         {Quorum: election.Blind, Epoch: 1},
+			netip.MustParseAddr("2001:db8:200::2"):                         {Quorum: election.Blind, Epoch: 1},
+			netip.MustParseAddr("2001:db8::ffff:1"):                        {Quorum: election.Majority, Epoch: 5},
+			netip.MustParseAddr("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"): {Quorum: election.Majority, Epoch: 5},
 		},
 	}
 }
@@ -55,7 +55,7 @@ func TestThousandsOfClaimsTakeKilobytes(t *testing.T) {
 	a4, a6 := netip.MustParseAddr("198.18.0.0"), netip.MustParseAddr("2001:db8::")
 	for len(r.Claims) < 5000 {
 		if rnd.IntN(3) == 0 { // One of three nodes' share of two pools.
-			c := election.Claim{Standing: election.Majority, Epoch: uint64(1 + rnd.IntN(2))}
+			c := election.Claim{Quorum: election.Majority, Epoch: uint64(1 + rnd.IntN(2))}
 			r.Claims[a4], r.Claims[a6] = c, c
 		}
 		a4, a6 = a4.Next(), a6.Next()
@@ -96,8 +96,8 @@ func TestMalformedRecordsAreRefused(t *testing.T) {
 		"carriers in disorder":     {version, 0, flagCarriers, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0, 2, 0, 0, 0, 2, 0, 0, 0, 1},
 		"a carrier twice":          {version, 0, flagCarriers, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0, 2, 0, 0, 0, 1, 0, 0, 0, 1},
 		"no carriers, flagged":     {version, 0, flagCarriers, 1, 'n', 4, 192, 0, 2, 1, 1, 1, 1, 0, 0},
-		"claim of no standing":     append(bytes.Clone(prefix), 1, 0, 1, 1, 4, 1, 1, 0),
-		"claim of a new standing":  append(bytes.Clone(prefix), 1, 9, 1, 1, 4, 1, 1, 0),
+		"claim of no quorum":       append(bytes.Clone(prefix), 1, 0, 1, 1, 4, 1, 1, 0),
+		"claim of a new quorum":    append(bytes.Clone(prefix), 1, 9, 1, 1, 4, 1, 1, 0),
 		"range beyond the last":    append(bytes.Clone(prefix), 1, 3, 1, 1, 4, 1, 0xff, 0xff, 0xff, 0xff, 0x0f, 1),
 		"adjacent ranges":          append(bytes.Clone(prefix), 1, 3, 1, 1, 4, 2, 1, 0, 1, 0),
 		"an address claimed twice": append(bytes.Clone(prefix), 2, 3, 1, 1, 4, 1, 1, 0, 3, 2, 1, 4, 1, 1, 0),

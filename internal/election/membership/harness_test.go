@@ -233,7 +233,7 @@ func notClaims(node string, a netip.Addr) func([]election.Member) bool {
 // A segment answers for every node that is not silent, as kernels do.
 type segment struct{ c *cluster }
 
-func (s segment) Confirm(ctx context.Context, suspect election.Member) election.Verdict {
+func (s segment) Confirm(ctx context.Context, suspect election.Member) election.Reply {
 	s.c.mu.Lock()
 	silent := s.c.silent[suspect.Node]
 	s.c.mu.Unlock()

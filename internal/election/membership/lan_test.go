@@ -345,7 +345,7 @@ type wireSegment struct {
 	self netip.Addr
 }
 
-func (s wireSegment) Confirm(ctx context.Context, suspect election.Member) election.Verdict {
+func (s wireSegment) Confirm(ctx context.Context, suspect election.Member) election.Reply {
 	for range 6 {
 		if process := s.lan.process(s.self); process != nil {
 			process.running()

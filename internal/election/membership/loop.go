@@ -252,11 +252,11 @@ func (l *loop) spawn(slots chan struct{}, f func()) {
 // ask asks the suspect's kernel on the segment and at its gossip port, both at
 // once, and hands on what settles the question as soon as it is known.
 func (l *loop) ask(q election.Question) {
-	answer := func(v election.Verdict, port election.Port) {
+	answer := func(v election.Reply, port election.Port) {
 		a := election.Answer{Round: q.Round, Segment: v, Port: port}
 		l.m.inbox.post(func(l *loop) { l.view.Answered(l.now(), q.Suspect.Node, a) })
 	}
-	segment := make(chan election.Verdict, 1)
+	segment := make(chan election.Reply, 1)
 	l.wg.Go(func() {
 		v := election.Unknown
 		if l.m.confirm != nil {

@@ -54,7 +54,7 @@ type Local = election.Local
 // on. It returns within about 60 ms, and when ctx is done. It is called from
 // several goroutines.
 type Confirmer interface {
-	Confirm(ctx context.Context, suspect election.Member) election.Verdict
+	Confirm(ctx context.Context, suspect election.Member) election.Reply
 }
 
 // A Membership is this node's part in gossip.

@@ -294,7 +294,7 @@ func TestARestartedMemberIsBackAtOnceWithoutItsOldClaims(t *testing.T) {
 func TestARestartedMemberOutdoesTheMemoryOfItsEarlierLife(t *testing.T) {
 	c := newCluster(t, 2)
 	ms := c.startAll()
-	future := &election.Record{Node: ms[1].node, Address: ms[1].addr, Boot: uint64(time.Now().Add(time.Hour).UnixNano()), Seq: 9, Whole: true, Claims: election.Claims{vip6: {Standing: election.Majority, Epoch: 3}}}
+	future := &election.Record{Node: ms[1].node, Address: ms[1].addr, Boot: uint64(time.Now().Add(time.Hour).UnixNano()), Seq: 9, Whole: true, Claims: election.Claims{vip6: {Quorum: election.Majority, Epoch: 3}}}
 	ms[0].inbox.post(func(l *loop) { l.receive(encode(future, election.Relayed)) })
 	ms[0].sees("the false memory", time.Second, claims(ms[1].node, vip6))
 	ms[1].crash()
@@ -319,7 +319,7 @@ func TestAPartitionHealsAtTheFirstPacket(t *testing.T) {
 		heir.Publish(Local{Interfaces: c.ifaces(3 + round), Owned: []netip.Addr{vip4}})
 		heir.sees("own claim, of a majority that it is sure of", 2*time.Second, func(l []election.Member) bool {
 			me, _ := find(l, heir.node)
-			return me.Claims[vip4].Standing == election.Majority
+			return me.Claims[vip4].Quorum == election.Majority
 		})
 		c.heal()
 		start := time.Now()
@@ -351,7 +351,7 @@ func TestANodeAloneStopsWaitingAfterItsGrace(t *testing.T) {
 	if took < grace/2 {
 		t.Errorf("it believes to be alone after %v already", took)
 	}
-	if me, _ := find(m.Members(), m.node); me.Claims[vip4].Standing != election.Blind {
+	if me, _ := find(m.Members(), m.node); me.Claims[vip4].Quorum != election.Blind {
 		t.Errorf("claims made alone: %v", me.Claims)
 	}
 	late := c.start(2)
@@ -547,7 +547,7 @@ func TestAProcessThatWasStoppedForLongDoesNotTakeBackWhatItOwned(t *testing.T) {
 	name := c.node(2)
 	a.sees("the owner", 10*time.Second, func(l []election.Member) bool {
 		m, _ := find(l, name)
-		return m.State == election.Alive && m.Claims[vip4].Standing == election.Majority
+		return m.State == election.Alive && m.Claims[vip4].Quorum == election.Majority
 	})
 	if err := child.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
@@ -560,7 +560,7 @@ func TestAProcessThatWasStoppedForLongDoesNotTakeBackWhatItOwned(t *testing.T) {
 	}
 	a.sees("the other's doubt", 3*time.Second, func(l []election.Member) bool {
 		m, _ := find(l, name)
-		return m.State == election.Alive && m.Claims[vip4].Standing == election.Blind
+		return m.State == election.Alive && m.Claims[vip4].Quorum == election.Blind
 	})
 	mine, _ := find(a.Members(), a.node)
 	theirs, _ := find(a.Members(), name)

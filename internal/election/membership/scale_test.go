@@ -73,7 +73,7 @@ func TestAnIsolatedMembersClaimsAreTheLesserOnes(t *testing.T) {
 			w.await("loss of the owner", 5*time.Second, func() bool { return without(w.node(1))(lonely.Members()) })
 			local(lonely, c.vip)
 			w.await("isolation", 5*time.Second, func() bool {
-				return len(lonely.Members()) == 1 && of(lonely, lonely).Standing == election.Minority
+				return len(lonely.Members()) == 1 && of(lonely, lonely).Quorum == election.Minority
 			})
 			w.lan.separate(nil)
 			w.await("both claims", 2*time.Second, func() bool { return !of(lonely, owner).None() && !of(owner, lonely).None() })
@@ -82,7 +82,7 @@ func TestAnIsolatedMembersClaimsAreTheLesserOnes(t *testing.T) {
 			}
 			// It does not forget that while the claim is contested, but may once it is not.
 			local(owner)
-			w.await("the claim settled", 3*time.Second, func() bool { return of(lonely, lonely).Standing == election.Majority })
+			w.await("the claim settled", 3*time.Second, func() bool { return of(lonely, lonely).Quorum == election.Majority })
 		})
 	}
 }

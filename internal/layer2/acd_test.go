@@ -20,7 +20,7 @@ func strangerOf(a netip.Addr, ifindex int) Heard {
 }
 
 // asks checks what is to be asked now.
-func asks(t *testing.T, v *Vetting, now time.Time, want ...Inquiry) {
+func asks(t *testing.T, v *ACD, now time.Time, want ...Inquiry) {
 	t.Helper()
 	got, _ := v.Next(now)
 	slices.SortFunc(got, func(a, b Inquiry) int { return a.Interface - b.Interface })
@@ -31,18 +31,18 @@ func asks(t *testing.T, v *Vetting, now time.Time, want ...Inquiry) {
 
 func TestAnAddressIsPermittedOnceEverySegmentIsFree(t *testing.T) {
 	for _, a := range vettedAddresses {
-		var v Vetting
+		var v ACD
 		v.Want(epoch, []Claim{{a, []int{2, 3}}})
 		asks(t, &v, epoch, Inquiry{2, []netip.Addr{a}}, Inquiry{3, []netip.Addr{a}})
 		asks(t, &v, epoch) // it is being asked
 		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, nil)
-		if v.Permits(a) {
+		if v.Cleared(a) {
 			t.Errorf("%v: permitted though one segment has not answered", a)
 		}
 		asks(t, &v, epoch)
 		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, nil, nil)
-		if !v.Permits(a) || !v.Served(a) || v.Held() != nil {
-			t.Errorf("%v: not permitted; held %v", a, v.Held())
+		if !v.Cleared(a) || !v.Served(a) || v.Withheld() != nil {
+			t.Errorf("%v: not permitted; held %v", a, v.Withheld())
 		}
 		v.Want(epoch, []Claim{{a, []int{2, 3, 4}}})
 		asks(t, &v, epoch) // never again
@@ -51,14 +51,14 @@ func TestAnAddressIsPermittedOnceEverySegmentIsFree(t *testing.T) {
 
 func TestAStrangerOnOneSegmentWithholdsTheAddressUntilItIsGone(t *testing.T) {
 	for _, a := range vettedAddresses {
-		var v Vetting
+		var v ACD
 		v.Want(epoch, []Claim{{a, []int{2, 3}}})
 		v.Next(epoch)
 		by := strangerOf(a, 3)
 		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, nil)
 		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, []Heard{by}, nil)
-		if v.Permits(a) || v.Held()[a] != by {
-			t.Errorf("%v: held %v", a, v.Held())
+		if v.Cleared(a) || v.Withheld()[a] != by {
+			t.Errorf("%v: held %v", a, v.Withheld())
 		}
 		ask, wake := v.Next(epoch)
 		if len(ask) > 0 || wake != epoch.Add(reprobe) {
@@ -67,14 +67,14 @@ func TestAStrangerOnOneSegmentWithholdsTheAddressUntilItIsGone(t *testing.T) {
 		now := wake
 		asks(t, &v, now, Inquiry{2, []netip.Addr{a}}, Inquiry{3, []netip.Addr{a}})
 		v.Answer(now, Inquiry{3, []netip.Addr{a}}, nil, []netip.Addr{a}) // could not be asked
-		if v.Held()[a] != by {
+		if v.Withheld()[a] != by {
 			t.Errorf("%v: a stranger is forgotten because nobody could be asked", a)
 		}
 		v.Answer(now, Inquiry{2, []netip.Addr{a}}, nil, nil)
 		now = now.Add(reprobe)
 		asks(t, &v, now, Inquiry{3, []netip.Addr{a}})
 		v.Answer(now, Inquiry{3, []netip.Addr{a}}, nil, nil)
-		if !v.Permits(a) {
+		if !v.Cleared(a) {
 			t.Errorf("%v: still withheld", a)
 		}
 	}
@@ -82,29 +82,29 @@ func TestAStrangerOnOneSegmentWithholdsTheAddressUntilItIsGone(t *testing.T) {
 
 func TestASegmentOfASrangerThatIsNotWantedAnyMoreHoldsNothing(t *testing.T) {
 	for _, a := range vettedAddresses {
-		var v Vetting
+		var v ACD
 		v.Want(epoch, []Claim{{a, []int{2, 3}}})
 		v.Next(epoch)
 		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, []Heard{strangerOf(a, 3)}, nil)
 		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, nil)
 		v.Want(epoch, []Claim{{a, []int{2}}})
-		if !v.Permits(a) {
-			t.Errorf("%v: held by %v", a, v.Held())
+		if !v.Cleared(a) {
+			t.Errorf("%v: held by %v", a, v.Withheld())
 		}
 	}
 }
 
 func TestWhatIsServedIsNotAskedAbout(t *testing.T) {
 	for _, a := range vettedAddresses {
-		var v Vetting
+		var v ACD
 		v.Want(epoch, []Claim{{a, []int{2}}})
 		v.Next(epoch)
 		v.Serve(a, epoch) // another node has claimed it meanwhile
-		if !v.Permits(a) {
+		if !v.Cleared(a) {
 			t.Errorf("%v: not permitted though it is in service", a)
 		}
 		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, []Heard{strangerOf(a, 2)}, nil)
-		if !v.Permits(a) {
+		if !v.Cleared(a) {
 			t.Errorf("%v: an answer that came late withholds it", a)
 		}
 		v.Forget(func(netip.Addr) bool { return false })
@@ -125,23 +125,23 @@ func TestOnlyAYoungClaimGivesWay(t *testing.T) {
 			{epoch, epoch.Add(probation), false},
 			{time.Time{}, epoch, false},
 		} {
-			var v Vetting
+			var v ACD
 			v.Serve(a, c.since)
 			v.Serve(a, epoch.Add(time.Hour)) // known already
 			by.At = c.at
-			if got := v.Stranger(c.at, by, []int{2}); got != c.yield || v.Permits(a) == c.yield {
+			if got := v.Yields(c.at, by, []int{2}); got != c.yield || v.Cleared(a) == c.yield {
 				t.Errorf("%v in service since %v, claimed by a stranger at %v: gives way %v", a, c.since, c.at, got)
 			}
 			v.Want(c.at, []Claim{{a, []int{2}}})
-			if _, held := v.Held()[a]; held != c.yield {
-				t.Errorf("%v: held %v", a, v.Held())
+			if _, held := v.Withheld()[a]; held != c.yield {
+				t.Errorf("%v: held %v", a, v.Withheld())
 			}
 		}
 	}
 }
 
 func TestOneInquiryAtATimeOfBoundedSize(t *testing.T) {
-	var v Vetting
+	var v ACD
 	all := many(3*batch, []int{2})
 	v.Want(epoch, all)
 	asked := map[netip.Addr]bool{}
@@ -155,25 +155,25 @@ func TestOneInquiryAtATimeOfBoundedSize(t *testing.T) {
 		}
 		v.Answer(epoch, ask[0], nil, nil)
 	}
-	if v.Held() != nil {
-		t.Errorf("held %v", v.Held())
+	if v.Withheld() != nil {
+		t.Errorf("held %v", v.Withheld())
 	}
 }
 
 func TestWhatCannotBeAskedIsTriedThreeTimes(t *testing.T) {
 	for _, a := range vettedAddresses {
-		var v Vetting
+		var v ACD
 		v.Want(epoch, []Claim{{a, []int{2}}})
 		now := epoch
 		for n := range retries {
-			if v.Permits(a) {
+			if v.Cleared(a) {
 				t.Fatalf("%v: permitted after %d attempts", a, n)
 			}
 			asks(t, &v, now, Inquiry{2, []netip.Addr{a}})
 			v.Answer(now, Inquiry{2, []netip.Addr{a}}, nil, []netip.Addr{a})
 			now = now.Add(retry)
 		}
-		if !v.Permits(a) {
+		if !v.Cleared(a) {
 			t.Errorf("%v: not permitted after %d attempts", a, retries)
 		}
 	}
@@ -184,7 +184,7 @@ func TestWhatCannotBeAskedIsTriedThreeTimes(t *testing.T) {
 func TestNoAddressIsForgottenWhateverHappens(t *testing.T) {
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		var v Vetting
+		var v ACD
 		now := epoch
 		var running []Inquiry
 		claims := map[netip.Addr][]int{}
@@ -200,7 +200,7 @@ func TestNoAddressIsForgottenWhateverHappens(t *testing.T) {
 				v.Serve(a, now)
 				log = append(log, fmt.Sprint("serve ", a))
 			case op == 2:
-				log = append(log, fmt.Sprint("stranger ", a, v.Stranger(now, strangerOf(a, 2), claims[a])))
+				log = append(log, fmt.Sprint("stranger ", a, v.Yields(now, strangerOf(a, 2), claims[a])))
 			case len(running) > 0:
 				q := running[0]
 				running = running[1:]
@@ -225,7 +225,7 @@ func TestNoAddressIsForgottenWhateverHappens(t *testing.T) {
 			ask, wake := v.Next(now)
 			running = append(running, ask...)
 			for a, on := range claims {
-				if len(on) == 0 || v.Permits(a) {
+				if len(on) == 0 || v.Cleared(a) {
 					if len(on) > 0 && !v.Served(a) {
 						t.Fatalf("seed %d: %v is permitted, and nobody knows why\n%v", seed, a, log)
 					}

@@ -23,9 +23,9 @@ func TestTheOwnerOffersWhatIsNewlyPlacedElsewhere(t *testing.T) {
 		{"what is moved is offered until the other one claims it", []step{
 			{Owner, "a", true, true, false},
 			{Owner, "b", true, true, true},
-			{Holder, "b", true, true, true},
-			{Bystander, "b", true, true, false},
-			{Holder, "b", true, true, false},
+			{Retiring, "b", true, true, true},
+			{Backup, "b", true, true, false},
+			{Retiring, "b", true, true, false},
 		}},
 		{"a move to a node that is not there waits for nothing", []step{
 			{Owner, "a", true, true, false},
@@ -41,7 +41,7 @@ func TestTheOwnerOffersWhatIsNewlyPlacedElsewhere(t *testing.T) {
 		}},
 		{"an heir that dies is no heir", []step{
 			{Owner, "b", true, true, true},
-			{Holder, "b", true, true, true},
+			{Retiring, "b", true, true, true},
 			{Owner, "b", false, true, false},
 			{Owner, "b", true, true, false},
 		}},
@@ -52,12 +52,12 @@ func TestTheOwnerOffersWhatIsNewlyPlacedElsewhere(t *testing.T) {
 		}},
 		{"one that holds it for another reason offers nothing", []step{
 			{Owner, "a", true, true, false},
-			{Holder, "a", false, true, false},
-			{Holder, "b", true, true, false},
+			{Retiring, "a", false, true, false},
+			{Retiring, "b", true, true, false},
 		}},
 	} {
 		for _, addr := range []netip.Addr{v4, v6} {
-			var e Estate
+			var e Failback
 			for i, s := range c.steps {
 				if got := e.Offers(addr, self, s.role, s.placed, lb.FailbackNever, s.fit, s.met); got != s.want {
 					t.Errorf("%s, %v: step %d: %v", c.name, addr, i, got)
@@ -68,11 +68,11 @@ func TestTheOwnerOffersWhatIsNewlyPlacedElsewhere(t *testing.T) {
 }
 
 func TestAnEstateForgetsWhatIsNotInUse(t *testing.T) {
-	var e Estate
+	var e Failback
 	e.Offers(v4, "a", Owner, "b", lb.FailbackNever, true, true)
 	e.Offers(v6, "a", Owner, "b", lb.FailbackNever, false, true)
 	e.Forget(func(a netip.Addr) bool { return a == v6 })
-	if e.Offers(v4, "a", Holder, "b", lb.FailbackNever, true, true) {
+	if e.Offers(v4, "a", Retiring, "b", lb.FailbackNever, true, true) {
 		t.Error("what was forgotten is offered")
 	}
 	if e.Offers(v6, "a", Owner, "b", lb.FailbackNever, true, true) {
@@ -90,11 +90,11 @@ func TestAMoveHasNoGapWhoeverLearnsOfItFirst(t *testing.T) {
 	for _, first := range []string{"a", "b"} {
 		for _, addr := range []netip.Addr{v4, v6} {
 			claims := map[string]Claim{"a": claim(Majority, 3)}
-			ledgers := map[string]*Ledger{"a": {}, "b": {}}
+			ledgers := map[string]*OwnClaims{"a": {}, "b": {}}
 			ledgers["a"].Witness(2)
 			ledgers["a"].Set([]netip.Addr{addr}, Majority)
 			placed := map[string]string{"a": "a", "b": "a"}
-			var estate Estate
+			var failback Failback
 			answers := map[string]bool{"a": true}
 			// One after the other decides upon the same claims; then all hear.
 			round := func() {
@@ -105,12 +105,12 @@ func TestAMoveHasNoGapWhoeverLearnsOfItFirst(t *testing.T) {
 						cs[i].State, cs[i].OnLink = Alive, true
 					}
 					role, _ := RoleOf(self, addr, Place{Node: placed[self]}, cs)
-					answers[self] = role != Bystander
+					answers[self] = role != Backup
 					var owned, offered []netip.Addr
 					if answers[self] {
 						owned = []netip.Addr{addr}
 					}
-					if self == "a" && estate.Offers(addr, self, role, placed[self], lb.FailbackNever, Fit(placed[self], cs), true) {
+					if self == "a" && failback.Offers(addr, self, role, placed[self], lb.FailbackNever, Fit(placed[self], cs), true) {
 						offered = owned
 					}
 					l := ledgers[self]
@@ -137,7 +137,7 @@ func TestAMoveHasNoGapWhoeverLearnsOfItFirst(t *testing.T) {
 			for range 5 {
 				round()
 			}
-			if answers["a"] || !answers["b"] || claims["b"].Standing != Majority {
+			if answers["a"] || !answers["b"] || claims["b"].Quorum != Majority {
 				t.Errorf("%s first, %v: %v, %v", first, addr, answers, claims)
 			}
 		}

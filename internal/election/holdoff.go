@@ -9,7 +9,7 @@ import (
 // grace is how long a node is waited for that claims nothing of what is its to claim.
 const grace = 2 * time.Second
 
-// A Courtesy is what a speaker knows of the addresses that nobody claims and that are
+// A Holdoff is what a speaker knows of the addresses that nobody claims and that are
 // another node's to claim.
 //
 // New addresses, which this speaker has seen come into being, are left to the nodes
@@ -17,12 +17,12 @@ const grace = 2 * time.Second
 // that seems well but does not claim what is its, because its news are old, is waited
 // for no longer than grace: after that its turn comes last.
 //
-// A Courtesy does not have to be the same everywhere. A speaker that knows of another
+// A Holdoff does not have to be the same everywhere. A speaker that knows of another
 // place, or of none, or has waited for longer, may claim what others leave to somebody:
 // that claim counts.
 //
-// The zero Courtesy leaves nothing to anybody. All of it belongs to one goroutine.
-type Courtesy struct {
+// The zero Holdoff leaves nothing to anybody. All of it belongs to one goroutine.
+type Holdoff struct {
 	waits map[netip.Addr]*wait
 	hosts map[string]*host
 }
@@ -43,7 +43,7 @@ type host struct {
 }
 
 // Leave says that a new address is left to the node where it is placed.
-func (c *Courtesy) Leave(now time.Time, a netip.Addr, node string) {
+func (c *Holdoff) Leave(now time.Time, a netip.Addr, node string) {
 	if w := c.waits[a]; w != nil && w.first && w.node == node {
 		return
 	}
@@ -55,13 +55,13 @@ func (c *Courtesy) Leave(now time.Time, a netip.Addr, node string) {
 }
 
 // Await says that an address in service, which nobody claims, is a node's to claim.
-func (c *Courtesy) Await(now time.Time, a netip.Addr, node string) {
+func (c *Holdoff) Await(now time.Time, a netip.Addr, node string) {
 	if w := c.waits[a]; w == nil || !w.first && w.node != node && !slices.Contains(w.vain, node) {
 		c.wait(now, a, node)
 	}
 }
 
-func (c *Courtesy) wait(now time.Time, a netip.Addr, node string) {
+func (c *Holdoff) wait(now time.Time, a netip.Addr, node string) {
 	if c.waits == nil {
 		c.waits, c.hosts = map[netip.Addr]*wait{}, map[string]*host{}
 	}
@@ -79,7 +79,7 @@ func (c *Courtesy) wait(now time.Time, a netip.Addr, node string) {
 }
 
 // release ends the waiting for a node.
-func (c *Courtesy) release(w *wait) {
+func (c *Holdoff) release(w *wait) {
 	if h := c.hosts[w.node]; h != nil {
 		if h.addresses--; h.addresses == 0 {
 			delete(c.hosts, w.node)
@@ -89,7 +89,7 @@ func (c *Courtesy) release(w *wait) {
 }
 
 // Claimed says that a node claims an address.
-func (c *Courtesy) Claimed(now time.Time, a netip.Addr, by string) {
+func (c *Holdoff) Claimed(now time.Time, a netip.Addr, by string) {
 	if w, h := c.waits[a], c.hosts[by]; w != nil && h != nil && w.node == by {
 		h.until = now.Add(grace)
 	}
@@ -97,7 +97,7 @@ func (c *Courtesy) Claimed(now time.Time, a netip.Addr, by string) {
 }
 
 // Forget drops what is known of addresses that are not in use any more.
-func (c *Courtesy) Forget(inUse func(netip.Addr) bool) {
+func (c *Holdoff) Forget(inUse func(netip.Addr) bool) {
 	for a := range c.waits {
 		if !inUse(a) {
 			c.drop(a)
@@ -105,7 +105,7 @@ func (c *Courtesy) Forget(inUse func(netip.Addr) bool) {
 	}
 }
 
-func (c *Courtesy) drop(a netip.Addr) {
+func (c *Holdoff) drop(a netip.Addr) {
 	if w := c.waits[a]; w != nil {
 		c.release(w)
 		delete(c.waits, a)
@@ -113,7 +113,7 @@ func (c *Courtesy) drop(a netip.Addr) {
 }
 
 // New yields the addresses that are left to the nodes where they are placed.
-func (c *Courtesy) New(yield func(netip.Addr) bool) {
+func (c *Holdoff) New(yield func(netip.Addr) bool) {
 	for a, w := range c.waits {
 		if w.first && !yield(a) {
 			return
@@ -122,7 +122,7 @@ func (c *Courtesy) New(yield func(netip.Addr) bool) {
 }
 
 // Place completes a Place with whose turn it is.
-func (c *Courtesy) Place(a netip.Addr, p Place) Place {
+func (c *Holdoff) Place(a netip.Addr, p Place) Place {
 	if c == nil || len(c.waits) == 0 {
 		return p
 	}
@@ -133,7 +133,7 @@ func (c *Courtesy) Place(a netip.Addr, p Place) Place {
 }
 
 // Due returns when Expire has something to do; ok is false for never.
-func (c *Courtesy) Due() (at time.Time, ok bool) {
+func (c *Holdoff) Due() (at time.Time, ok bool) {
 	for _, h := range c.hosts {
 		if !ok || h.until.Before(at) {
 			at, ok = h.until, true
@@ -144,7 +144,7 @@ func (c *Courtesy) Due() (at time.Time, ok bool) {
 
 // Expire gives up waiting for nodes that have claimed nothing for too long, and
 // reports whether there were any.
-func (c *Courtesy) Expire(now time.Time) (expired bool) {
+func (c *Holdoff) Expire(now time.Time) (expired bool) {
 	if at, ok := c.Due(); !ok || now.Before(at) {
 		return false
 	}

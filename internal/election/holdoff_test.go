@@ -10,9 +10,9 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// waiting is a Courtesy on a clock that a test sets.
+// waiting is a Holdoff on a clock that a test sets.
 type waiting struct {
-	Courtesy
+	Holdoff
 	now time.Time
 }
 

@@ -26,16 +26,16 @@ const (
 	batch = 80
 )
 
-// A Vetting keeps addresses from being claimed for the first time until their
+// ACD (RFC 5227) keeps addresses from being claimed for the first time until their
 // segments were asked whether a stranger uses them.
 //
 // An address is asked about only while nobody is known to serve it: one that is
 // or was in service is claimed at once, however its owner came to be. So no
-// failover waits for a Vetting.
+// failover waits for it.
 //
 // It is driven: Want says which addresses are to be claimed, Next what to ask,
-// Answer what came back. The zero Vetting is ready for use.
-type Vetting struct {
+// Answer what came back. The zero value is ready for use.
+type ACD struct {
 	// served are the addresses in service, and until when on probation.
 	served map[netip.Addr]time.Time
 	cases  map[netip.Addr]*vet
@@ -61,7 +61,7 @@ type Inquiry struct {
 
 // Serve takes note that somebody has begun to answer for an address: it may be
 // claimed at once. The zero time says that it was long ago.
-func (v *Vetting) Serve(a netip.Addr, since time.Time) {
+func (v *ACD) Serve(a netip.Addr, since time.Time) {
 	switch _, is := v.served[a]; {
 	case is:
 	case since.IsZero():
@@ -71,7 +71,7 @@ func (v *Vetting) Serve(a netip.Addr, since time.Time) {
 	}
 }
 
-func (v *Vetting) serve(a netip.Addr, until time.Time) {
+func (v *ACD) serve(a netip.Addr, until time.Time) {
 	if v.served == nil {
 		v.served = map[netip.Addr]time.Time{}
 	}
@@ -81,7 +81,7 @@ func (v *Vetting) serve(a netip.Addr, until time.Time) {
 
 // Want says which addresses are to be claimed, all of them. Those that are not
 // served are to be asked about.
-func (v *Vetting) Want(now time.Time, claims []Claim) {
+func (v *ACD) Want(now time.Time, claims []Claim) {
 	wanted := map[netip.Addr]bool{}
 	for _, c := range claims {
 		if _, is := v.served[c.Address]; is || len(c.Interfaces) == 0 {
@@ -107,7 +107,7 @@ func (v *Vetting) Want(now time.Time, claims []Claim) {
 // Next returns what to ask now, one inquiry at a time on each interface, and
 // when to call it again, unless something happens before; the zero time says
 // that nothing is due.
-func (v *Vetting) Next(now time.Time) (ask []Inquiry, wake time.Time) {
+func (v *ACD) Next(now time.Time) (ask []Inquiry, wake time.Time) {
 	var due []*vet
 	for _, c := range v.cases {
 		switch {
@@ -145,7 +145,7 @@ func (v *Vetting) Next(now time.Time) (ask []Inquiry, wake time.Time) {
 }
 
 // close ends a case once the address was found free wherever it is to be claimed.
-func (v *Vetting) close(now time.Time, c *vet) {
+func (v *ACD) close(now time.Time, c *vet) {
 	if c.found == (Heard{}) && !slices.ContainsFunc(c.on, func(i int) bool { return !slices.Contains(c.free, i) }) {
 		v.serve(c.address, now.Add(probation))
 	}
@@ -154,7 +154,7 @@ func (v *Vetting) close(now time.Time, c *vet) {
 // Answer ends an inquiry: found are the strangers that use addresses, at most
 // one each; unclear are the addresses about which it brought nothing to rely on.
 // Nobody uses the others.
-func (v *Vetting) Answer(now time.Time, q Inquiry, found []Heard, unclear []netip.Addr) {
+func (v *ACD) Answer(now time.Time, q Inquiry, found []Heard, unclear []netip.Addr) {
 	delete(v.asking, q.Interface)
 	for _, a := range q.Addresses {
 		c := v.cases[a]
@@ -187,10 +187,10 @@ func (c *vet) withhold(now time.Time, by Heard) {
 	c.due = now.Add(reprobe)
 }
 
-// Stranger is told of a stranger's claim to an address that this node claims on
+// Yields is told of a stranger's claim to an address that this node claims on
 // these interfaces, and reports whether to give way: its own claim is so young
 // that the stranger was there first.
-func (v *Vetting) Stranger(now time.Time, by Heard, on []int) (yield bool) {
+func (v *ACD) Yields(now time.Time, by Heard, on []int) (yield bool) {
 	until, is := v.served[by.Address]
 	if !is || !now.Before(until) {
 		return false
@@ -205,30 +205,30 @@ func (v *Vetting) Stranger(now time.Time, by Heard, on []int) (yield bool) {
 	return true
 }
 
-// Permits reports whether an address may be claimed, if it was wanted.
-func (v *Vetting) Permits(a netip.Addr) bool { return v.cases[a] == nil }
+// Cleared reports whether an address may be claimed, if it was wanted.
+func (v *ACD) Cleared(a netip.Addr) bool { return v.cases[a] == nil }
 
 // Served reports whether an address is or was in service.
-func (v *Vetting) Served(a netip.Addr) bool {
+func (v *ACD) Served(a netip.Addr) bool {
 	_, is := v.served[a]
 	return is
 }
 
-// Held returns the addresses that are not claimed though they are wanted, with
+// Withheld returns the addresses that are not claimed though they are wanted, with
 // the strangers that use them; those that are still being asked about have none.
-func (v *Vetting) Held() map[netip.Addr]Heard {
+func (v *ACD) Withheld() map[netip.Addr]Heard {
 	if len(v.cases) == 0 {
 		return nil
 	}
-	held := make(map[netip.Addr]Heard, len(v.cases))
+	withheld := make(map[netip.Addr]Heard, len(v.cases))
 	for a, c := range v.cases {
-		held[a] = c.found
+		withheld[a] = c.found
 	}
-	return held
+	return withheld
 }
 
 // Forget drops what is known of addresses that are not in use any more.
-func (v *Vetting) Forget(inUse func(netip.Addr) bool) {
+func (v *ACD) Forget(inUse func(netip.Addr) bool) {
 	maps.DeleteFunc(v.served, func(a netip.Addr, _ time.Time) bool { return !inUse(a) })
 	maps.DeleteFunc(v.cases, func(a netip.Addr, _ *vet) bool { return !inUse(a) })
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// An Estate is what a node remembers of the addresses that it owns and that are
+// A Failback is what a node remembers of the addresses that it owns and that are
 // placed on others, so as to know which of them to offer.
 //
 // The owner alone gives an address away to where it is placed, because nobody
@@ -16,8 +16,8 @@ import (
 // to record itself yet. So all that a place can do is done by an offer, and two
 // who know different places neither both answer nor both wait for the other.
 //
-// The zero Estate is ready for use. All of it belongs to one goroutine.
-type Estate struct {
+// The zero Failback is ready for use. All of it belongs to one goroutine.
+type Failback struct {
 	// kept are the places that were overridden: the address was taken over from
 	// that node, and stays.
 	kept    map[netip.Addr]string
@@ -33,12 +33,12 @@ type Estate struct {
 // place has changed (the controller or a person moves it), or the placed node appears for the first time (the
 // cluster is starting). It is not when the placed node returns after a failure,
 // except with lb.FailbackImmediate.
-func (e *Estate) Offers(a netip.Addr, self string, role Role, placed string, failback lb.Failback, fit, met bool) bool {
+func (e *Failback) Offers(a netip.Addr, self string, role Role, placed string, failback lb.Failback, fit, met bool) bool {
 	offer := false
 	switch {
-	case role == Bystander || placed == "" || placed == self:
+	case role == Backup || placed == "" || placed == self:
 		delete(e.kept, a)
-	case role == Holder:
+	case role == Retiring:
 		offer = e.offered[a] // until the other one claims it
 	case fit:
 		offer = e.kept[a] != placed || failback == lb.FailbackImmediate
@@ -60,7 +60,7 @@ func (e *Estate) Offers(a netip.Addr, self string, role Role, placed string, fai
 }
 
 // Forget drops what is remembered of addresses that are not in use any more.
-func (e *Estate) Forget(inUse func(netip.Addr) bool) {
+func (e *Failback) Forget(inUse func(netip.Addr) bool) {
 	maps.DeleteFunc(e.kept, func(a netip.Addr, _ string) bool { return !inUse(a) })
 	maps.DeleteFunc(e.offered, func(a netip.Addr, _ bool) bool { return !inUse(a) })
 }
