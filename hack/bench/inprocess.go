@@ -221,7 +221,7 @@ func decide(_ context.Context, b *bench) error {
 		a = a.Next()
 		s.Services = append(s.Services, lb.Service{
 			Key: service(i).Key, Assigned: []netip.Addr{a}, AssignedPools: []string{"p"},
-			Endpoints: lb.Endpoints{"node-001": {Ready: 1}, "node-002": {Ready: 1}},
+			Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"node-001": {Ready: 1}, "node-002": {Ready: 1}}},
 		})
 		members[i%nodes].Claims[a] = election.Claim{Quorum: election.Majority, Epoch: 1}
 	}

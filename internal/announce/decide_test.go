@@ -66,11 +66,12 @@ func randomWorld(rng *rand.Rand) (lb.Snapshot, []election.Member) {
 	for i := range rng.IntN(12) {
 		svc := lb.Service{
 			Key: lb.ServiceKey{Namespace: "ns", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(rng.IntN(2)),
-			Labels: map[string]string{"app": pick("1", "2")}, Endpoints: lb.Endpoints{}, Placed: []string{pick("", "", "n0", "n1"), pick("", "n2")},
+			Labels: map[string]string{"app": pick("1", "2")}, Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{}, IPv6: lb.NodeEndpoints{}}, Placed: []string{pick("", "", "n0", "n1"), pick("", "n2")},
 			AssignedPools: []string{pick("p", "q", ""), pick("p", "q", "")}, Released: rng.IntN(9) == 0,
 		}
 		for _, n := range some("n0", "n1", "n2", "n3", "elsewhere") {
-			svc.Endpoints[n] = lb.EndpointCount{Ready: rng.IntN(2), Terminating: rng.IntN(2)}
+			svc.Endpoints.IPv4[n] = lb.EndpointCount{Ready: rng.IntN(2), Terminating: rng.IntN(2)}
+			svc.Endpoints.IPv6[n] = lb.EndpointCount{Ready: rng.IntN(2), Terminating: rng.IntN(2)}
 		}
 		v4, v6 := netip.MustParseAddr("192.0.2.64"), netip.MustParseAddr("2001:db8::")
 		for range rng.IntN(130) {
@@ -213,7 +214,7 @@ func TestAnOfferConfirmsNothing(t *testing.T) {
 				Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.9/24"), netip.MustParsePrefix("2001:db8::9/64")},
 			}}})
 		}
-		svc := lb.Service{Assigned: []netip.Addr{addr}, AssignedPools: []string{"p"}, Endpoints: lb.Endpoints{"n0": {Ready: 1}}}
+		svc := lb.Service{Assigned: []netip.Addr{addr}, AssignedPools: []string{"p"}, Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"n0": {Ready: 1}}, IPv6: lb.NodeEndpoints{"n0": {Ready: 1}}}}
 		for i, placed := range []string{"n0", "n1"} {
 			svc.Placed = []string{placed}
 			s.Services = []lb.Service{svc}
@@ -331,7 +332,7 @@ func TestExclusionIsIgnoredOnRequest(t *testing.T) {
 		Nodes:            []lb.Node{{Name: "a", Labels: map[string]string{lb.LabelExcludeLB: ""}}},
 		Services: []lb.Service{{
 			Assigned:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-			Endpoints: lb.Endpoints{"": {Ready: 1}},
+			Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"": {Ready: 1}}, IPv6: lb.NodeEndpoints{"": {Ready: 1}}},
 		}},
 	}
 	for _, a := range s.Services[0].Assigned {
@@ -363,7 +364,7 @@ func bigWorld(addresses, nodes int) (lb.Snapshot, []election.Member) {
 		a = a.Next()
 		s.Services = append(s.Services, lb.Service{
 			Key: lb.ServiceKey{Namespace: "ns", Name: fmt.Sprint(i)}, Assigned: []netip.Addr{a}, AssignedPools: []string{"p"},
-			Endpoints: lb.Endpoints{"node-001": {Ready: 1}, "node-002": {Ready: 1}},
+			Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"node-001": {Ready: 1}, "node-002": {Ready: 1}}},
 		})
 		members[i%nodes].Claims[a] = election.Claim{Quorum: election.Majority, Epoch: 1}
 	}
@@ -419,7 +420,7 @@ func TestWhereAdvertisementsContradictEachOtherTheOldestIsHeard(t *testing.T) {
 		Nodes: []lb.Node{{Name: "n"}},
 		Services: []lb.Service{{
 			Assigned:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
-			Endpoints: lb.Endpoints{"": {Ready: 1}},
+			Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"": {Ready: 1}}, IPv6: lb.NodeEndpoints{"": {Ready: 1}}},
 		}},
 	}
 	for range ads {

@@ -42,7 +42,7 @@ type group struct {
 	placed   string          // the node where the controller placed it
 	place    int             // the index of that node, or -1
 	class    *class
-	usable   bool // some Service has a usable endpoint somewhere
+	usable   bool // some Service has a usable endpoint of the family somewhere
 	// local is set when every Service is TrafficLocal, so that only nodes with
 	// endpoints count; endpoints are then the nodes that have some, ascending,
 	// settled from those where some are ready and those where all terminate.
@@ -314,7 +314,7 @@ func (r Refusal) Sentence() string {
 	case NoAdvertisement:
 		return "no L2Advertisement or BGPAdvertisement selects the pool and every Service that uses the address"
 	case NoEndpoint:
-		return "no endpoint is ready"
+		return "no endpoint of the address's family is ready"
 	}
 	if r.Routing != nil {
 		return "no node can announce the address: by layer 2, " + r.counted() + "; by BGP, " + r.Routing.counted()
@@ -413,8 +413,9 @@ func (ix *Index) group(services []lb.Service) {
 
 // collect adds what one Service's endpoints say to its group.
 func (g *group) collect(s *lb.Service, byNode map[string]int) {
-	usable := s.Endpoints.Serving(lb.TrafficCluster, "") > lb.Idle
-	for name, c := range s.Endpoints {
+	endpoints := s.Endpoints.Of(lb.FamilyOf(g.addr))
+	usable := endpoints.Serving(lb.TrafficCluster, "") > lb.Idle
+	for name, c := range endpoints {
 		n, known := byNode[name]
 		switch serving := c.Serving(); {
 		case serving == lb.Steady && known:

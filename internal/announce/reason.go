@@ -73,8 +73,8 @@ func (r Reason) String() string { return reasons[r] }
 // sentences say it of several nodes, after their number.
 var sentences = [...]string{
 	"eligible",
-	"absent", "not advertised", "without endpoints",
-	"without an endpoint that takes traffic, which externalTrafficPolicy Local requires",
+	"absent", "not advertised", "without endpoints of the family",
+	"without an endpoint of the address's family, which externalTrafficPolicy Local requires",
 	"not selected by an advertisement",
 	"without a BGPPeer to advertise it to", "without a BGPPeer that carries its family",
 	"excluded by the label node.kubernetes.io/exclude-from-external-load-balancers",

@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -29,6 +30,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	        [if=GLOB,..] [notif=GLOB,..] [prefer=WEIGHT:SEL,..] [!failback]
 //	node NAME [K=V ..] [!exclude] [!unavailable] [!drain] [!unready]
 //	service NS/NAME ADDR[@POOL]... [Local] [!released] [on=NODE,..] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
+//	  (ep4=, ep6= for those of one family)
 //	delete KIND NAME
 //
 //	member NODE [IFACE[!FAULT]=PREFIX,..] [joining|suspected|stalled|leaving]
@@ -519,7 +521,7 @@ func (w *world) member(args []string) election.Member {
 
 func (w *world) service(args []string) lb.Service {
 	namespace, name, _ := strings.Cut(args[0], "/")
-	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}, Endpoints: lb.Endpoints{}}
+	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}}
 	var placed []string
 	for _, arg := range args[1:] {
 		key, value, _ := strings.Cut(arg, "=")
@@ -532,11 +534,18 @@ func (w *world) service(args []string) lb.Service {
 			s.Released = true
 		case "label":
 			s.Labels = parseLabels(value)
-		case "ep":
+		case "ep", "ep4", "ep6":
+			counts := lb.NodeEndpoints{}
 			for e := range strings.SplitSeq(value, ",") {
-				node, counts, _ := strings.Cut(e, ":")
-				ready, terminating, _ := strings.Cut(counts, "+")
-				s.Endpoints[node] = lb.EndpointCount{Ready: number(ready), Terminating: number(terminating)}
+				node, count, _ := strings.Cut(e, ":")
+				ready, terminating, _ := strings.Cut(count, "+")
+				counts[node] = lb.EndpointCount{Ready: number(ready), Terminating: number(cmp.Or(terminating, "0"))}
+			}
+			if key != "ep6" {
+				s.Endpoints.IPv4 = counts
+			}
+			if key != "ep4" {
+				s.Endpoints.IPv6 = counts
 			}
 		default:
 			a, pool, _ := strings.Cut(arg, "@")

@@ -101,8 +101,11 @@ func randomWorld(r *rand.Rand) lb.Snapshot {
 	for i := range 8 {
 		s.Services = append(s.Services, lb.Service{
 			Key: lb.ServiceKey{Namespace: "web", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(r.IntN(2)),
-			Assigned:  []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(r.IntN(6))}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(r.IntN(6))})},
-			Endpoints: lb.Endpoints{"a": {Ready: r.IntN(3)}, "b": {Terminating: r.IntN(2)}},
+			Assigned: []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(r.IntN(6))}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: byte(r.IntN(6))})},
+			Endpoints: lb.Endpoints{
+				IPv4: lb.NodeEndpoints{"a": {Ready: r.IntN(3)}, "b": {Terminating: r.IntN(2)}},
+				IPv6: lb.NodeEndpoints{"a": {Ready: r.IntN(3)}, "b": {Terminating: r.IntN(2)}},
+			},
 		})
 	}
 	return s

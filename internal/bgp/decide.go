@@ -52,9 +52,16 @@ type Options struct {
 	// peer with graceful restart does not take part: it goes on sending traffic
 	// here while the speaker is away.
 	Stop Phase
-	// Recent are the Services whose ready endpoints on this node came or went so
-	// recently that what carries the traffic (kube-proxy) may not have noticed.
-	Recent map[lb.ServiceKey]bool
+	// Recent are the Services whose ready endpoints of a family on this node came
+	// or went so recently that what carries the traffic (kube-proxy) may not have
+	// noticed.
+	Recent map[ServiceFamily]bool
+}
+
+// A ServiceFamily is a Service as far as one family of its traffic is concerned.
+type ServiceFamily struct {
+	Service lb.ServiceKey
+	Family  lb.Family
 }
 
 // phase returns how far our leave of a peer is.
@@ -109,8 +116,8 @@ var sentences = [...]string{
 	"the node is labelled " + lb.LabelExcludeLB,
 	"the node's network is unavailable",
 	"the node is draining",
-	"no endpoint is ready",
-	"no endpoint on this node is ready, and externalTrafficPolicy is Local",
+	"no endpoint of the address's family is ready",
+	"no endpoint of the address's family on this node is ready, and externalTrafficPolicy is Local",
 	"advertised",
 }
 
@@ -367,12 +374,13 @@ func (d *decision) unfit() Reason {
 // idle returns Advertised when an address's traffic has an endpoint to go to from
 // a node, or why not.
 func (g group) idle(node string) Reason {
-	reason := NoEndpoint
+	reason, family := NoEndpoint, lb.FamilyOf(g.address)
 	for _, s := range g.services {
+		endpoints := s.Endpoints.Of(family)
 		switch {
-		case s.Endpoints.Serving(s.TrafficPolicy, node) > lb.Idle:
+		case endpoints.Serving(s.TrafficPolicy, node) > lb.Idle:
 			return Advertised
-		case s.Endpoints.Serving(lb.TrafficCluster, "") > lb.Idle:
+		case endpoints.Serving(lb.TrafficCluster, "") > lb.Idle:
 			reason = NoLocalEndpoint
 		}
 	}
@@ -384,13 +392,14 @@ func (g group) idle(node string) Reason {
 // ready, or has only just become ready while others serve. What has just changed
 // counts as it was before.
 func (d *decision) ending(g group) bool {
-	elsewhere := false
+	elsewhere, family := false, lb.FamilyOf(g.address)
 	for _, s := range g.services {
-		here, recent := s.Endpoints[d.node.Name], d.options.Recent[s.Key]
+		endpoints := s.Endpoints.Of(family)
+		here, recent := endpoints[d.node.Name], d.options.Recent[ServiceFamily{s.Key, family}]
 		if s.TrafficPolicy != lb.TrafficLocal || (here.Ready > 0) != recent {
 			return false
 		}
-		for node, c := range s.Endpoints {
+		for node, c := range endpoints {
 			elsewhere = elsewhere || node != d.node.Name && (c.Ready > 0 || recent && c.Terminating > 0)
 		}
 	}
@@ -451,7 +460,7 @@ func (d *decision) state(peer, ad int, prefix netip.Prefix, g group, ending bool
 		st.endpoints = map[lb.ServiceKey]int{}
 	}
 	for _, s := range g.services {
-		st.endpoints[s.Key] = s.Endpoints[d.node.Name].Ready
+		st.endpoints[s.Key] = s.Endpoints.Of(lb.FamilyOf(g.address))[d.node.Name].Ready
 	}
 }
 

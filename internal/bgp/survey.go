@@ -140,7 +140,7 @@ func (v *Survey) Advertisers(a netip.Addr, carriers map[string][]uint32) []strin
 // node.
 func (g group) anywhere() bool {
 	return slices.ContainsFunc(g.services, func(s *lb.Service) bool {
-		return s.TrafficPolicy == lb.TrafficCluster && s.Endpoints.Serving(lb.TrafficCluster, "") > lb.Idle
+		return s.TrafficPolicy == lb.TrafficCluster && s.Endpoints.Of(lb.FamilyOf(g.address)).Serving(lb.TrafficCluster, "") > lb.Idle
 	})
 }
 

@@ -49,12 +49,13 @@ func anyCluster(rnd *rand.Rand) lb.Snapshot {
 	}
 	for i := range 1 + rnd.IntN(4) {
 		svc := lb.Service{
-			Key: lb.ServiceKey{Namespace: "web", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(rnd.IntN(2)), Endpoints: lb.Endpoints{},
+			Key: lb.ServiceKey{Namespace: "web", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(rnd.IntN(2)), Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{}, IPv6: lb.NodeEndpoints{}},
 			Assigned: []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(rnd.IntN(3))}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", rnd.IntN(3)))},
 		}
 		for _, n := range s.Nodes {
 			if rnd.IntN(3) == 0 {
-				svc.Endpoints[n.Name] = lb.EndpointCount{Ready: rnd.IntN(2), Terminating: rnd.IntN(2)}
+				svc.Endpoints.IPv4[n.Name] = lb.EndpointCount{Ready: rnd.IntN(2), Terminating: rnd.IntN(2)}
+				svc.Endpoints.IPv6[n.Name] = lb.EndpointCount{Ready: rnd.IntN(2), Terminating: rnd.IntN(2)}
 			}
 		}
 		s.Services = append(s.Services, svc)

@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -27,6 +28,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	peer NAME ADDR|INTERFACE our=ASN [port=N] [as=ASN|internal|external] [local=ASN] [families=4,6] [nodes=SEL|..]
 //	node NAME [K=V ..] [!exclude] [!unavailable]
 //	service NS/NAME ADDR[@POOL]... [Local] [!released] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
+//	  (ep4=, ep6= for those of one family)
 //	delete KIND NAME
 //	phase serving|leaving|left
 //
@@ -121,10 +123,15 @@ func (w *world) line(line string) string {
 	case "stop":
 		w.options.Stop = map[string]Phase{"serving": Serving, "leaving": Leaving, "left": Left}[args[0]]
 	case "recent":
-		w.options.Recent = map[lb.ServiceKey]bool{}
+		w.options.Recent = map[ServiceFamily]bool{}
 		for _, arg := range args {
+			arg, only, _ := strings.Cut(arg, ":")
 			namespace, name, _ := strings.Cut(arg, "/")
-			w.options.Recent[lb.ServiceKey{Namespace: namespace, Name: name}] = true
+			for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
+				if only == "" || family.String() == only {
+					w.options.Recent[ServiceFamily{lb.ServiceKey{Namespace: namespace, Name: name}, family}] = true
+				}
+			}
 		}
 	case "decide":
 		w.last[args[0]] = Decide(w.snapshot, args[0], w.options)
@@ -307,7 +314,7 @@ func (w *world) node(args []string) lb.Node {
 
 func (w *world) service(args []string) lb.Service {
 	namespace, name, _ := strings.Cut(args[0], "/")
-	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}, Endpoints: lb.Endpoints{}}
+	s := lb.Service{Key: lb.ServiceKey{Namespace: namespace, Name: name}}
 	for _, arg := range args[1:] {
 		key, value, _ := strings.Cut(arg, "=")
 		switch key {
@@ -317,15 +324,18 @@ func (w *world) service(args []string) lb.Service {
 			s.Released = true
 		case "label":
 			s.Labels = parseLabels(value)
-		case "ep":
+		case "ep", "ep4", "ep6":
+			counts := lb.NodeEndpoints{}
 			for e := range strings.SplitSeq(value, ",") {
-				node, counts, _ := strings.Cut(e, ":")
-				ready, terminating, _ := strings.Cut(counts, "+")
-				c := lb.EndpointCount{Ready: w.number(ready)}
-				if terminating != "" {
-					c.Terminating = w.number(terminating)
-				}
-				s.Endpoints[node] = c
+				node, count, _ := strings.Cut(e, ":")
+				ready, terminating, _ := strings.Cut(count, "+")
+				counts[node] = lb.EndpointCount{Ready: w.number(ready), Terminating: w.number(cmp.Or(terminating, "0"))}
+			}
+			if key != "ep6" {
+				s.Endpoints.IPv4 = counts
+			}
+			if key != "ep4" {
+				s.Endpoints.IPv6 = counts
 			}
 		default:
 			a, pool, _ := strings.Cut(arg, "@")

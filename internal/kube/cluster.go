@@ -322,10 +322,11 @@ func (c *Cluster) sliceChanged(was, is *row[slice]) {
 // sum counts a Service's endpoints anew.
 func (c *Cluster) sum(key lb.ServiceKey) {
 	is := sumSlices(slices.Collect(maps.Values(c.byService[key])))
-	if maps.Equal(is, c.endpoints[key]) {
+	was := c.endpoints[key]
+	if maps.Equal(is.IPv4, was.IPv4) && maps.Equal(is.IPv6, was.IPv6) {
 		return
 	}
-	if len(is) == 0 {
+	if len(is.IPv4)+len(is.IPv6) == 0 {
 		delete(c.endpoints, key)
 	} else {
 		c.endpoints[key] = is

@@ -25,8 +25,8 @@ type nodeCount struct {
 }
 
 // reduceSlice counts the endpoints that could take traffic, by node. As in
-// kube-proxy, an endpoint without readiness is ready, and one that says nothing
-// of serving serves while it is ready.
+// kube-proxy, an endpoint that says nothing of ready or serving is ready, or
+// serves.
 func reduceSlice(s *discoveryv1.EndpointSlice) slice {
 	out := slice{service: lb.ServiceKey{
 		Namespace: s.Namespace,
@@ -42,10 +42,10 @@ func reduceSlice(s *discoveryv1.EndpointSlice) slice {
 	}
 	for _, e := range s.Endpoints {
 		var c lb.EndpointCount
-		switch ready := e.Conditions.Ready; {
-		case ready == nil || *ready:
+		switch {
+		case unlessFalse(e.Conditions.Ready):
 			c.Ready = 1
-		case is(e.Conditions.Serving) && is(e.Conditions.Terminating):
+		case unlessFalse(e.Conditions.Serving) && is(e.Conditions.Terminating):
 			c.Terminating = 1
 		default:
 			continue
@@ -66,37 +66,33 @@ func reduceSlice(s *discoveryv1.EndpointSlice) slice {
 
 func is(b *bool) bool { return b != nil && *b }
 
+func unlessFalse(b *bool) bool { return b == nil || *b }
+
 func (s *slice) equal(o *slice) bool {
 	return s.service == o.service && s.family == o.family && slices.Equal(s.counts, o.counts)
 }
 
-// sumSlices counts the endpoints of one Service. A dual-stack Pod stands in a
-// slice of each family; it is one endpoint, so the larger count holds.
-func sumSlices(all []*slice) lb.Endpoints {
-	byFamily := map[lb.Family]lb.Endpoints{}
+// sumSlices counts the endpoints of one Service.
+func sumSlices(all []*slice) (out lb.Endpoints) {
 	for _, s := range all {
-		if s.family == 0 {
+		var sum *lb.NodeEndpoints
+		switch s.family {
+		case lb.IPv4:
+			sum = &out.IPv4
+		case lb.IPv6:
+			sum = &out.IPv6
+		default:
 			continue
 		}
-		sum := byFamily[s.family]
-		if sum == nil {
-			sum = lb.Endpoints{}
-			byFamily[s.family] = sum
-		}
 		for _, n := range s.counts {
-			c := sum[n.node]
+			if *sum == nil {
+				*sum = lb.NodeEndpoints{}
+			}
+			c := (*sum)[n.node]
 			c.Ready += n.Ready
 			c.Terminating += n.Terminating
-			sum[n.node] = c
+			(*sum)[n.node] = c
 		}
-	}
-	out := byFamily[lb.IPv4]
-	if out == nil {
-		return byFamily[lb.IPv6]
-	}
-	for node, six := range byFamily[lb.IPv6] {
-		four := out[node]
-		out[node] = lb.EndpointCount{Ready: max(four.Ready, six.Ready), Terminating: max(four.Terminating, six.Terminating)}
 	}
 	return out
 }

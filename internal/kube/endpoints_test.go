@@ -38,21 +38,24 @@ func endpoints(family discoveryv1.AddressType, texts ...string) *discoveryv1.End
 }
 
 func TestEndpointsAreCountedByNodeAndReadiness(t *testing.T) {
+	type on = lb.NodeEndpoints
 	const v4, v6 = discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6
+	none := lb.Endpoints{}
+	four := func(e on) lb.Endpoints { return lb.Endpoints{IPv4: e} }
+	six := func(e on) lb.Endpoints { return lb.Endpoints{IPv6: e} }
 	for _, c := range []struct {
 		name   string
 		slices []*discoveryv1.EndpointSlice
 		want   lb.Endpoints
 	}{
-		{"none", nil, nil},
-		{"ready, and ready by default", []*discoveryv1.EndpointSlice{endpoints(v4, "b:+..", "a:...", "b:++-")}, lb.Endpoints{"a": {Ready: 1}, "b": {Ready: 2}}},
-		{"not ready", []*discoveryv1.EndpointSlice{endpoints(v4, "a:-..", "a:-+-", "a:---")}, nil},
-		{"serving while terminating", []*discoveryv1.EndpointSlice{endpoints(v6, "a:-++", "a:--+", "a:-.+")}, lb.Endpoints{"a": {Terminating: 1}}},
-		{"without a node", []*discoveryv1.EndpointSlice{endpoints(v6, ":+..")}, lb.Endpoints{"": {Ready: 1}}},
-		{"several slices", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+.."), endpoints(v4, "a:+..", "b:-++")}, lb.Endpoints{"a": {Ready: 2}, "b": {Terminating: 1}}},
-		{"a dual-stack endpoint is one", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+..", "b:+.."), endpoints(v6, "a:+..", "b:+..")}, lb.Endpoints{"a": {Ready: 1}, "b": {Ready: 1}}},
-		{"one family has more", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+.."), endpoints(v6, "a:+..", "a:+..", "b:+..")}, lb.Endpoints{"a": {Ready: 2}, "b": {Ready: 1}}},
-		{"names take no traffic", []*discoveryv1.EndpointSlice{endpoints(discoveryv1.AddressTypeFQDN, "a:+..")}, nil},
+		{"none", nil, none},
+		{"ready, and ready by default", []*discoveryv1.EndpointSlice{endpoints(v4, "b:+..", "a:...", "b:++-")}, four(on{"a": {Ready: 1}, "b": {Ready: 2}})},
+		{"not ready", []*discoveryv1.EndpointSlice{endpoints(v4, "a:-..", "a:-+-", "a:---", "a:-.-")}, none},
+		{"serving while terminating, also by default", []*discoveryv1.EndpointSlice{endpoints(v6, "a:-++", "a:--+", "b:-.+")}, six(on{"a": {Terminating: 1}, "b": {Terminating: 1}})},
+		{"without a node", []*discoveryv1.EndpointSlice{endpoints(v6, ":+..")}, six(on{"": {Ready: 1}})},
+		{"several slices", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+.."), endpoints(v4, "a:+..", "b:-++")}, four(on{"a": {Ready: 2}, "b": {Terminating: 1}})},
+		{"each family for itself", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+.."), endpoints(v6, "a:+..", "a:+..", "b:+..")}, lb.Endpoints{IPv4: on{"a": {Ready: 1}}, IPv6: on{"a": {Ready: 2}, "b": {Ready: 1}}}},
+		{"names take no traffic", []*discoveryv1.EndpointSlice{endpoints(discoveryv1.AddressTypeFQDN, "a:+..")}, none},
 	} {
 		var all []*slice
 		for _, s := range c.slices {
@@ -62,12 +65,8 @@ func TestEndpointsAreCountedByNodeAndReadiness(t *testing.T) {
 			}
 			all = append(all, &reduced)
 		}
-		got := sumSlices(all)
-		if len(got) == 0 {
-			got = nil
-		}
-		if !reflect.DeepEqual(got, c.want) {
-			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		if got := sumSlices(all); !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s: %+v, want %v", c.name, got, c.want)
 		}
 	}
 }

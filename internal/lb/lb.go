@@ -147,7 +147,7 @@ type Service struct {
 	// Foreign is set when another installation serves it: what it holds is taken,
 	// and nothing else about it is our business.
 	Foreign bool
-	// Endpoints counts the usable endpoints by node.
+	// Endpoints counts the usable endpoints by family and node.
 	Endpoints Endpoints
 }
 
@@ -162,11 +162,23 @@ func (s *Service) PlaceOf(a netip.Addr) string {
 	return ""
 }
 
-// Endpoints are the endpoints of one Service, counted by node. Endpoints
-// without a node count under the empty name.
-type Endpoints map[string]EndpointCount
+// Endpoints are the endpoints of one Service. kube-proxy gives a packet to an
+// endpoint of the packet's own family, so each family is counted for itself.
+type Endpoints struct{ IPv4, IPv6 NodeEndpoints }
 
-// An EndpointCount counts the endpoints of one Service on one node.
+// Of returns the endpoints that take traffic of a family.
+func (e Endpoints) Of(f Family) NodeEndpoints {
+	if f == IPv4 {
+		return e.IPv4
+	}
+	return e.IPv6
+}
+
+// NodeEndpoints are the endpoints of one Service and family, counted by node.
+// Endpoints without a node count under the empty name.
+type NodeEndpoints map[string]EndpointCount
+
+// An EndpointCount counts the endpoints of one Service and family on one node.
 type EndpointCount struct {
 	// Ready endpoints take traffic.
 	Ready int
@@ -210,7 +222,7 @@ func (c EndpointCount) Serving() Serving {
 // Serving returns what becomes of traffic that arrives at a node, as kube-proxy
 // has it: with TrafficCluster any node's endpoints take it, with TrafficLocal the
 // node's own.
-func (e Endpoints) Serving(policy TrafficPolicy, node string) Serving {
+func (e NodeEndpoints) Serving(policy TrafficPolicy, node string) Serving {
 	if policy == TrafficLocal {
 		return e[node].Serving()
 	}

@@ -35,10 +35,10 @@ func TestSelectorMatchesLikeKubernetes(t *testing.T) {
 }
 
 func TestTrafficGoesToReadyEndpointsThenToThoseThatTerminate(t *testing.T) {
-	some := Endpoints{"a": {Ready: 1, Terminating: 1}, "b": {Terminating: 1}, "c": {}}
-	last := Endpoints{"b": {Terminating: 1}, "c": {}}
+	some := NodeEndpoints{"a": {Ready: 1, Terminating: 1}, "b": {Terminating: 1}, "c": {}}
+	last := NodeEndpoints{"b": {Terminating: 1}, "c": {}}
 	for _, c := range []struct {
-		endpoints Endpoints
+		endpoints NodeEndpoints
 		policy    TrafficPolicy
 		node      string
 		want      Serving
@@ -46,7 +46,7 @@ func TestTrafficGoesToReadyEndpointsThenToThoseThatTerminate(t *testing.T) {
 		{some, TrafficCluster, "c", Steady},
 		{some, TrafficCluster, "elsewhere", Steady},
 		{last, TrafficCluster, "c", Ending},
-		{Endpoints{"c": {}}, TrafficCluster, "c", Idle},
+		{NodeEndpoints{"c": {}}, TrafficCluster, "c", Idle},
 		{nil, TrafficCluster, "c", Idle},
 		{some, TrafficLocal, "a", Steady},
 		{some, TrafficLocal, "b", Ending},

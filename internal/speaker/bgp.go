@@ -72,7 +72,7 @@ type router struct {
 	self         lb.Node // as it was when it was last described
 	// ready says of Services whose traffic stays local whether they have a ready
 	// endpoint here, and since when.
-	ready map[lb.ServiceKey]readiness
+	ready map[bgp.ServiceFamily]readiness
 	// up are the peers with an established session, and lately is when an Event
 	// was told of a peer.
 	up     map[string]bool
@@ -83,7 +83,7 @@ func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router 
 	r := &router{
 		node: cfg.Node, options: bgp.Options{IgnoreExcludeLB: cfg.Announce.IgnoreExcludeLB},
 		grace: cfg.Grace, peering: cfg.BGP, event: cfg.PeerEvent, log: log,
-		up: map[string]bool{}, lately: map[string]time.Time{}, ready: map[lb.ServiceKey]readiness{},
+		up: map[string]bool{}, lately: map[string]time.Time{}, ready: map[bgp.ServiceFamily]readiness{},
 		news: make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
 	}
 	r.established.Store(&[]uint32{})
@@ -243,36 +243,39 @@ func (r *router) described(s lb.Snapshot) lb.Snapshot {
 	return s
 }
 
-// A readiness says whether a Service has ready endpoints on this node, and since
-// when; zero if it was so when the Service was first seen.
+// A readiness says whether a Service has ready endpoints of a family on this node,
+// and since when; zero if it was so when the Service was first seen.
 type readiness struct {
 	is    bool
 	since time.Time
 }
 
-// recent returns the Services whose ready endpoints here have just come or gone,
-// and when the first of them will not have any more.
-func (r *router) recent(s *lb.Snapshot, now time.Time) (recent map[lb.ServiceKey]bool, until time.Time) {
-	next := make(map[lb.ServiceKey]readiness, len(r.ready))
+// recent returns the Services, by family, whose ready endpoints here have just come
+// or gone, and when the first of them will not have any more.
+func (r *router) recent(s *lb.Snapshot, now time.Time) (recent map[bgp.ServiceFamily]bool, until time.Time) {
+	next := make(map[bgp.ServiceFamily]readiness, len(r.ready))
 	for i := range s.Services {
 		svc := &s.Services[i]
 		if svc.TrafficPolicy != lb.TrafficLocal {
 			continue
 		}
-		is := readiness{is: svc.Endpoints[r.node].Ready > 0}
-		if was, known := r.ready[svc.Key]; known {
-			if is.since = was.since; was.is != is.is {
-				is.since = now
+		for _, family := range [...]lb.Family{lb.IPv4, lb.IPv6} {
+			key := bgp.ServiceFamily{Service: svc.Key, Family: family}
+			is := readiness{is: svc.Endpoints.Of(family)[r.node].Ready > 0}
+			if was, known := r.ready[key]; known {
+				if is.since = was.since; was.is != is.is {
+					is.since = now
+				}
 			}
-		}
-		next[svc.Key] = is
-		if end := is.since.Add(catchUp); now.Before(end) {
-			if recent == nil {
-				recent = map[lb.ServiceKey]bool{}
-			}
-			recent[svc.Key] = true
-			if until.IsZero() || end.Before(until) {
-				until = end
+			next[key] = is
+			if end := is.since.Add(catchUp); now.Before(end) {
+				if recent == nil {
+					recent = map[bgp.ServiceFamily]bool{}
+				}
+				recent[key] = true
+				if until.IsZero() || end.Before(until) {
+					until = end
+				}
 			}
 		}
 	}

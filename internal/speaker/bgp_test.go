@@ -246,24 +246,24 @@ func TestADrainedNodeLeavesItsRouters(t *testing.T) {
 
 func TestTrafficMovesToEndpointsThatKubeProxyKnows(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
-		endpoints := func(e lb.Endpoints) {
+		endpoints := func(e lb.NodeEndpoints) {
 			w.cluster.edit(func(s *lb.Snapshot) {
-				s.Services[0].TrafficPolicy, s.Services[0].Endpoints = lb.TrafficLocal, e
+				s.Services[0].TrafficPolicy, s.Services[0].Endpoints = lb.TrafficLocal, lb.Endpoints{IPv4: e, IPv6: e}
 			})
 			w.rest()
 		}
-		endpoints(lb.Endpoints{"a": {Ready: 1}})
+		endpoints(lb.NodeEndpoints{"a": {Ready: 1}})
 		w.cluster.edit(routed(peer("tor", false)))
 		w.start()
 		a, b := w.node("a").peering, w.node("b").peering
 		a.heard(t, plain)
-		endpoints(lb.Endpoints{"a": {Terminating: 1}, "b": {Ready: 1}})
+		endpoints(lb.NodeEndpoints{"a": {Terminating: 1}, "b": {Ready: 1}})
 		a.heard(t, plain)
 		b.heard(t, going)
 		time.Sleep(catchUp)
 		a.heard(t, plain, going)
 		b.heard(t, going, plain)
-		endpoints(lb.Endpoints{"b": {Ready: 1}})
+		endpoints(lb.NodeEndpoints{"b": {Ready: 1}})
 		a.heard(t, going, "")
 		b.heard(t, plain)
 	})

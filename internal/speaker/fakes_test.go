@@ -55,7 +55,7 @@ func newCluster(nodes ...string) *fakeCluster {
 	c.snapshot = lb.Snapshot{
 		L2Advertisements: []lb.L2Advertisement{{Name: "all", ExcludeInterfaces: []string{"veth*"}}},
 		Services: []lb.Service{{
-			Key: webA, Assigned: []netip.Addr{v4, v6}, Endpoints: lb.Endpoints{"": {Ready: 1}},
+			Key: webA, Assigned: []netip.Addr{v4, v6}, Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"": {Ready: 1}}, IPv6: lb.NodeEndpoints{"": {Ready: 1}}},
 		}},
 	}
 	for i, n := range nodes {

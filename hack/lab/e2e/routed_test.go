@@ -252,7 +252,7 @@ func TestARouterFollowsTheEndpointsOfALocalService(t *testing.T) {
 	for _, a := range addresses {
 		leads(t, l, a)
 	}
-	announcedBecomes(t, l, "near", "False", "no endpoint is ready")
+	announcedBecomes(t, l, "near", "False", "no endpoint of the address's family is ready")
 	must(t, l.Reinstate(t.Context(), "node1"))
 	for _, a := range addresses {
 		leads(t, l, a, "node1")

@@ -262,7 +262,7 @@ func TestNodeTakesItsLeaveInOrder(t *testing.T) {
 					BGPAdvertisements: []lb.BGPAdvertisement{ad},
 					Services: []lb.Service{{
 						Key: lb.ServiceKey{Namespace: "web", Name: "a"}, Assigned: []netip.Addr{address},
-						Endpoints: lb.Endpoints{"a": {Ready: 1}},
+						Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"a": {Ready: 1}}, IPv6: lb.NodeEndpoints{"a": {Ready: 1}}},
 					}},
 				}
 				s := speak(t)

@@ -417,7 +417,7 @@ func TestAnAggregateStaysAsLongAsAnythingUnderIt(t *testing.T) {
 		for i, a := range addresses {
 			snapshot.Services = append(snapshot.Services, lb.Service{
 				Key: lb.ServiceKey{Namespace: "web", Name: fmt.Sprint(i)}, Assigned: []netip.Addr{netip.MustParseAddr(a)},
-				Endpoints: lb.Endpoints{"a": {Ready: 1}},
+				Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"a": {Ready: 1}}, IPv6: lb.NodeEndpoints{"a": {Ready: 1}}},
 			})
 		}
 		s := speak(t)

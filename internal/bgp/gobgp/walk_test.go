@@ -41,7 +41,7 @@ func TestUnrelatedEditsResetNothing(t *testing.T) {
 			s := lb.Service{
 				Key:       lb.ServiceKey{Namespace: "web", Name: fmt.Sprint(i)},
 				Assigned:  []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 105, byte(i)}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 1, 5, 15: byte(i)})},
-				Endpoints: lb.Endpoints{"a": {Ready: r.IntN(3)}},
+				Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"a": {Ready: r.IntN(3)}}, IPv6: lb.NodeEndpoints{"a": {Ready: r.IntN(3)}}},
 			}
 			for j, old := range snapshot.Services {
 				if old.Key == s.Key {
