@@ -167,17 +167,15 @@ func (p *Planner) attempt(s *service) Decision {
 }
 
 func (p *Planner) find(s *service, w wish) Decision {
-	var got [2]grant
-	var why [2]refusal
-	var search [2]bool
-	for _, want := range w.families {
-		f := index(want)
-		if w.need[f] && w.asked[f] {
-			got[f], why[f] = p.fetch(s, &w, got, w.address[f])
+	primary, nothing := index(w.families[0]), w.held == [2]*claim{}
+	got, why := p.look(s, &w, w.need, [2]grant{})
+	missing := func(f family) bool { return w.need[f] && got[f].pool == nil }
+	if s.FamilyPolicy == lb.PreferDualStack && nothing && missing(primary) && got[1-primary].pool != nil {
+		// The other may have taken the last that a limit allows.
+		if first, _ := p.look(s, &w, only(primary), [2]grant{}); first[primary].pool != nil {
+			got, why = p.look(s, &w, only(1-primary), first)
 		}
-		search[f] = w.need[f] && !w.asked[f]
 	}
-	p.search(s, &w, search, &got, &why)
 
 	// Reallocation is all or nothing: half of it would be done over and over.
 	for f, c := range w.held {
@@ -189,31 +187,44 @@ func (p *Planner) find(s *service, w wish) Decision {
 		}
 	}
 
-	primary, nothing := index(w.families[0]), w.held == [2]*claim{}
 	for _, want := range w.families {
-		f := index(want)
-		missing := w.need[f] && got[f].pool == nil
-		if missing && nothing && (s.FamilyPolicy == lb.RequireDualStack || f == primary) {
-			if s.FamilyPolicy == lb.PreferDualStack && got[1-f].pool != nil {
-				w.need[1-f] = false // it may have taken the last that a limit allows
-				return p.find(s, w)
-			}
+		if f := index(want); missing(f) && nothing && (s.FamilyPolicy == lb.RequireDualStack || got[1-f].pool == nil) {
 			return p.conclude(s, w, [2]grant{}, why[f])
 		}
 	}
 	for _, want := range w.families {
 		f := index(want)
-		if !w.need[f] || got[f].pool != nil {
+		if !missing(f) {
 			continue
 		}
 		r := why[f]
-		holdsPrimary := got[primary].pool != nil || w.held[primary] != nil
-		if s.FamilyPolicy == lb.PreferDualStack && f != primary && holdsPrimary && w.held[f] == nil && r.Reason >= Exhausted && r.Reason <= NoPool {
+		hasOther := got[1-f].pool != nil || w.held[1-f] != nil
+		if s.FamilyPolicy == lb.PreferDualStack && hasOther && w.held[f] == nil && r.Reason >= Exhausted && r.Reason <= NoPool {
 			r.Reason = PartialDualStack
 		}
 		return p.conclude(s, w, got, r)
 	}
 	return p.conclude(s, w, got, refusal{})
+}
+
+func only(f family) (which [2]bool) {
+	which[f] = true
+	return which
+}
+
+// look looks for addresses of some families, given what was got of the other.
+func (p *Planner) look(s *service, w *wish, which [2]bool, got [2]grant) ([2]grant, [2]refusal) {
+	var why [2]refusal
+	var search [2]bool
+	for _, want := range w.families {
+		f := index(want)
+		if which[f] && w.asked[f] {
+			got[f], why[f] = p.fetch(s, w, got, w.address[f])
+		}
+		search[f] = which[f] && !w.asked[f]
+	}
+	p.search(s, w, search, &got, &why)
+	return got, why
 }
 
 // fetch looks at the address that a Service asks for.
@@ -257,7 +268,7 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 		}
 	}
 	if p.room(s, w, got, at) < 1 {
-		d.Pools = []PoolVerdict{{at.Name, LimitReached, h.total, at.namespaces[s.Key.Namespace], at.limit()}}
+		d.Pools = []PoolVerdict{{at.Name, LimitReached, h.total, p.counted(s, w, got, at), at.limit()}}
 		return grant{}, refusal{LimitReached, d}
 	}
 	return grant{a, at}, refusal{}
@@ -377,6 +388,15 @@ func (p *Planner) room(s *service, w *wish, got [2]grant, at *pool) int {
 	return n
 }
 
+// counted returns how many addresses of the pool count for the namespace once
+// the Service has what was got, which RequireDualStack has both of or none.
+func (p *Planner) counted(s *service, w *wish, got [2]grant, at *pool) int {
+	if s.FamilyPolicy == lb.RequireDualStack && w.held == [2]*claim{} {
+		got = [2]grant{}
+	}
+	return at.limit() - p.room(s, w, got, at)
+}
+
 // company finds an address that is already used with the Service's key: in the
 // first of its pools, then in any other that admits it, the lowest.
 func (p *Planner) company(s *service, w *wish, got [2]grant, f family, pools []*pool) grant {
@@ -442,7 +462,8 @@ func (p *Planner) explain(s *service, w *wish, got [2]grant, f family, pools []*
 	for _, at := range pools {
 		v := PoolVerdict{Pool: at.Name, Reason: p.verdict(s, w, got, at, f, 1), Total: at.half[f].total}
 		if v.Reason == LimitReached {
-			v.Held, v.Limit = at.namespaces[s.Key.Namespace], at.limit()
+			v.Limit = at.limit()
+			v.Held = p.counted(s, w, got, at)
 		}
 		if r.Reason == NoPool || v.Reason < r.Reason {
 			r.Reason = v.Reason

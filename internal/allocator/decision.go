@@ -230,8 +230,8 @@ type PoolVerdict struct {
 	Reason Reason
 	// Total is how many addresses of the family it has.
 	Total uint64
-	// Held is how many the namespace holds, and Limit its perNamespaceLimit
-	// (LimitReached).
+	// Held is how many the namespace holds, without those that the Service gives
+	// up, and Limit its perNamespaceLimit (LimitReached).
 	Held, Limit int
 }
 

@@ -291,9 +291,14 @@ func (o *slow) serve(s *lb.Service) slowDecision {
 }
 
 func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
-	got, why := o.search(s, need)
 	families := slowFamilies(s)
 	nothing := o.held(s, lb.IPv4) == nil && o.held(s, lb.IPv6) == nil
+	got, why := o.search(s, need, nil)
+	if s.FamilyPolicy == lb.PreferDualStack && nothing && len(got) == 1 && len(families) == 2 && got[families[0]] == nil {
+		if first, _ := o.search(s, families[:1], nil); len(first) == 1 {
+			got, why = o.search(s, families[1:], first)
+		}
+	}
 	if anew {
 		for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
 			if slices.Contains(need, f) && o.held(s, f) != nil && got[f] == nil && !requested(s, f).IsValid() {
@@ -309,22 +314,20 @@ func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
 			}
 		}
 	}
-	for i, f := range families {
-		if slices.Contains(need, f) && got[f] == nil && nothing && (i == 0 || s.FamilyPolicy == lb.RequireDualStack) {
-			if s.FamilyPolicy == lb.PreferDualStack && len(got) > 0 && len(need) > 1 {
-				return o.find(s, families[:1], anew)
-			}
+	for _, f := range families {
+		if slices.Contains(need, f) && got[f] == nil && nothing && (len(got) == 0 || s.FamilyPolicy == lb.RequireDualStack) {
 			return o.conclude(s, nil, why[f])
 		}
 	}
-	for i, f := range families {
+	for _, f := range families {
 		if !slices.Contains(need, f) || got[f] != nil {
 			continue
 		}
 		r := why[f]
-		first := got[families[0]] != nil || o.held(s, families[0]) != nil
+		other := lb.IPv4 + lb.IPv6 - f
+		hasOther := got[other] != nil || o.held(s, other) != nil
 		ordinary := slices.Contains([]Reason{Exhausted, LimitReached, Draining, FamilyUnavailable, NoPool}, r)
-		if s.FamilyPolicy == lb.PreferDualStack && i > 0 && first && o.held(s, f) == nil && ordinary {
+		if s.FamilyPolicy == lb.PreferDualStack && hasOther && o.held(s, f) == nil && ordinary {
 			r = PartialDualStack
 		}
 		return o.conclude(s, got, r)
@@ -537,8 +540,11 @@ func (o *slow) scope(s *lb.Service) []*lb.Pool {
 	return append(selecting, open...)
 }
 
-func (o *slow) search(s *lb.Service, need []lb.Family) (map[lb.Family]*Assignment, map[lb.Family]Reason) {
+func (o *slow) search(s *lb.Service, need []lb.Family, first map[lb.Family]*Assignment) (map[lb.Family]*Assignment, map[lb.Family]Reason) {
 	got, why := map[lb.Family]*Assignment{}, map[lb.Family]Reason{}
+	for f, a := range first {
+		got[f] = a
+	}
 	var open []lb.Family
 	for _, f := range need {
 		if a := requested(s, f); !a.IsValid() {
