@@ -87,7 +87,7 @@ type Planner struct {
 	generation int // of the pools
 
 	uses     map[addr]*use
-	circles  map[circleKey]*circle
+	groups   map[groupKey]*group
 	reserved map[lb.ServiceKey][]freed
 	left     map[addr]leaver // since the last planning
 	asked    map[addr]int    // requested by those who wait
@@ -105,7 +105,7 @@ func New() *Planner {
 		services: map[lb.ServiceKey]*service{},
 		byName:   map[string]*pool{},
 		uses:     map[addr]*use{},
-		circles:  map[circleKey]*circle{},
+		groups:   map[groupKey]*group{},
 		reserved: map[lb.ServiceKey][]freed{},
 		left:     map[addr]leaver{},
 		asked:    map[addr]int{},

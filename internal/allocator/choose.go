@@ -248,7 +248,7 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 	case at.drains():
 		return grant{}, refusal{Draining, d}
 	case u != nil:
-		if d.Clash, d.Port = u.join(&s.Service); d.Clash != NoClash {
+		if d.Clash, d.Port = u.refuses(&s.Service); d.Clash != NoClash {
 			d.Holder = u.holder(d.Port)
 			if s.Request.SharingKey == "" {
 				return grant{}, refusal{AddressInUse, d}
@@ -295,10 +295,13 @@ func (p *Planner) search(s *service, w *wish, families [2]bool, got *[2]grant, w
 	open := func(f family) bool { return families[f] && got[f].pool == nil }
 	take := func(f family, at *pool) { got[f] = grant{at.pick(f, s.Key), at} }
 
+	if open(v4) && open(v6) && s.Request.SharingKey != "" {
+		*got = p.joinPair(s, w, *got, pools)
+	}
 	for _, want := range w.families {
 		f := index(want)
 		if open(f) && s.Request.SharingKey != "" {
-			got[f] = p.company(s, w, *got, f, pools)
+			got[f] = p.join(s, w, *got, f, pools)
 		}
 		if open(f) {
 			got[f] = p.returning(s, w, *got, f, pools)
@@ -397,46 +400,93 @@ func (p *Planner) counted(s *service, w *wish, got [2]grant, at *pool) int {
 	return at.limit() - p.room(s, w, got, at)
 }
 
-// company finds an address that is already used with the Service's key: in the
-// first of its pools, then in any other that admits it, the lowest.
-func (p *Planner) company(s *service, w *wish, got [2]grant, f family, pools []*pool) grant {
+// A preference orders addresses that could be shared: those of the first of the
+// Service's pools, then those of any other that admits it, the lowest.
+type preference []*pool
+
+func (r preference) compare(a, b *use) int {
 	rank := func(at *pool) int {
-		if i := slices.Index(pools, at); i >= 0 {
+		if i := slices.Index(r, at); i >= 0 {
 			return i
 		}
-		return len(pools)
+		return len(r)
 	}
-	var best *use
+	return cmp.Or(cmp.Compare(rank(a.pool), rank(b.pool)), cmp.Compare(a.name, b.name), a.compare(b.addr))
+}
+
+// join finds an address that is already used with the Service's key: of those
+// that go with the address of the other family, if that is settled, else of any.
+func (p *Planner) join(s *service, w *wish, got [2]grant, f family, pools []*pool) grant {
+	var partners map[*use]int
+	if g := got[1-f]; g.pool != nil && p.uses[g.addr] != nil {
+		partners = p.uses[g.addr].partners
+	} else if c := w.held[1-f]; g.pool == nil && c != nil {
+		partners = c.use.partners
+	}
+	if u := p.partner(s, w, got, partners, pools); u != nil {
+		return grant{u.addr, u.pool}
+	}
+	u := p.best(s, w, got, int(f), pools, func(*use) bool { return true })
+	if u == nil {
+		return grant{}
+	}
+	return grant{u.addr, u.pool}
+}
+
+// joinPair finds a pair of addresses that one Service with the same key uses both.
+func (p *Planner) joinPair(s *service, w *wish, got [2]grant, pools []*pool) [2]grant {
+	four := p.best(s, w, got, pairs, pools, func(u *use) bool {
+		return p.partner(s, w, [2]grant{v4: {u.addr, u.pool}}, u.partners, pools) != nil
+	})
+	if four == nil {
+		return got
+	}
+	got[v4] = grant{four.addr, four.pool}
+	six := p.partner(s, w, got, four.partners, pools)
+	got[v6] = grant{six.addr, six.pool}
+	return got
+}
+
+// partner returns the best of some addresses that the Service may join.
+func (p *Planner) partner(s *service, w *wish, got [2]grant, of map[*use]int, pools []*pool) (best *use) {
+	for u := range of {
+		if (best == nil || preference(pools).compare(u, best) < 0) && p.joinable(s, w, got, u) {
+			best = u
+		}
+	}
+	return best
+}
+
+// best returns the best address that the Service may join of a shelf of the
+// groups of its key.
+func (p *Planner) best(s *service, w *wish, got [2]grant, which int, pools []*pool, suits func(*use) bool) (best *use) {
 	for _, namespace := range [...]string{s.Key.Namespace, ""} {
-		c := p.circles[circleKey{s.Request.SharingKey, namespace}]
-		if c == nil || c.full(f, s) {
+		g := p.groups[groupKey{s.Request.SharingKey, namespace}]
+		if g == nil || g.shelves[which].full(s) {
 			continue
 		}
-		for _, u := range c.open(f, s) {
-			if best != nil {
-				order := cmp.Or(cmp.Compare(rank(u.pool), rank(best.pool)), cmp.Compare(u.name, best.name), u.compare(best.addr))
-				if order >= 0 {
-					continue
-				}
-			}
-			if s.Request.Pool != "" && u.name != s.Request.Pool || !u.pool.admits(&s.Service) || !p.lendable(u.pool, u.addr) {
+		for _, u := range g.shelves[which].open(s) {
+			if best != nil && preference(pools).compare(u, best) >= 0 || !p.joinable(s, w, got, u) || !suits(u) {
 				continue
 			}
-			if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u }) {
-				continue
-			}
-			if why, _ := u.join(&s.Service); why != NoClash || u.has(s.Key.Namespace) == 0 && p.room(s, w, got, u.pool) < 1 {
-				continue
-			}
-			if best = u; len(c.pools) == 1 {
+			if best = u; len(g.shelves[which].pools) == 1 {
 				break // the others are of the same pool, and higher
 			}
 		}
 	}
-	if best == nil {
-		return grant{}
+	return best
+}
+
+// joinable reports whether the Service may come to share an address.
+func (p *Planner) joinable(s *service, w *wish, got [2]grant, u *use) bool {
+	if u.group == nil || s.Request.Pool != "" && u.name != s.Request.Pool || !u.pool.admits(&s.Service) || !p.lendable(u.pool, u.addr) {
+		return false
 	}
-	return grant{best.addr, best.pool}
+	if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u }) {
+		return false
+	}
+	why, _ := u.refuses(&s.Service)
+	return why == NoClash && (u.has(s.Key.Namespace) > 0 || p.room(s, w, got, u.pool) >= 1)
 }
 
 // returning finds the address that retention keeps for the Service: the one it

@@ -240,7 +240,7 @@ func (p *Planner) layOut() {
 	slices.SortStableFunc(p.restricted, byPriority)
 
 	clear(p.uses)
-	clear(p.circles)
+	clear(p.groups)
 	clear(p.reserved)
 	p.generation++
 	p.loosened = true

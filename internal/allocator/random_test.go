@@ -195,6 +195,34 @@ func (g gen) world() World {
 	return w
 }
 
+// crowd is a world in which all want to share, most of them pairs.
+func (g gen) crowd() World {
+	w := g.world()
+	for i := range w.Pools {
+		w.Pools[i].Drain, w.Pools[i].Deleting = false, false
+	}
+	var homes [][2]netip.Addr
+	for range 3 {
+		homes = append(homes, [2]netip.Addr{g.addr(lb.IPv4), g.addr(lb.IPv6)})
+	}
+	for i := range w.Services {
+		s := &w.Services[i]
+		s.Request = lb.Request{SharingKey: pickOf(g, "k", "k", "k", "l")}
+		s.TrafficPolicy, s.Headless, s.Released, s.Foreign = lb.TrafficCluster, false, false, false
+		s.Families = pickOf(g, []lb.Family{lb.IPv4, lb.IPv6}, []lb.Family{lb.IPv6, lb.IPv4}, []lb.Family{lb.IPv4})
+		s.Ports = []lb.Port{{Protocol: "TCP", Number: pickOf[uint16](g, 53, 80, 443)}}
+		s.Assigned, s.AssignedPools = nil, nil
+		if home := pickOf(g, homes...); g.one(60) {
+			for f, a := range home {
+				if g.one(90) && f < len(s.Families) {
+					s.Assigned = append(s.Assigned, a)
+				}
+			}
+		}
+	}
+	return w
+}
+
 func (g gen) shuffled(w World) World {
 	w.Services, w.Pools, w.Nodes = slices.Clone(w.Services), slices.Clone(w.Pools), slices.Clone(w.Nodes)
 	g.Shuffle(len(w.Services), reflect.Swapper(w.Services))
@@ -231,11 +259,13 @@ func worlds(t *testing.T, n int, f func(g gen, w World)) {
 
 func TestTheSlowAndObviousAllocatorAgrees(t *testing.T) {
 	worlds(t, 10000, func(g gen, w World) {
-		got, want := Plan(w).Services, planSlowly(w)
-		for i := range want {
-			if o := outline(got[i]); !reflect.DeepEqual(o, want[i]) {
-				t.Errorf("%+v\nin %s\ndecides %+v\n   slow %+v", got[i].Sentence(), show(w), o, want[i])
-				return
+		for _, w := range []World{w, g.crowd()} {
+			got, want := Plan(w).Services, planSlowly(w)
+			for i := range want {
+				if o := outline(got[i]); !reflect.DeepEqual(o, want[i]) {
+					t.Errorf("%+v\nin %s\ndecides %+v\n   slow %+v", got[i].Sentence(), show(w), o, want[i])
+					return
+				}
 			}
 		}
 	})

@@ -54,26 +54,38 @@ type use struct {
 	// ports and namespaces count the claims; nil while there is one claim.
 	ports      map[lb.Port]int
 	namespaces map[string]int
-	circle     *circle // nil while it is not open to others
+	group      *group // nil while it is not open to others
+	// partners counts, for each address of the other family, the Services that
+	// claim both.
+	partners map[*use]int
 }
 
-// A circle is the addresses that Services of one key may share.
-type circle struct {
-	circleKey
-	uses [2][]*use // by address
-	// ports counts the addresses that serve a port: where all do, none takes
-	// another Service on it.
-	ports [2]map[lb.Port]int
-	// below all addresses of the circle serve the port, so that nobody has to look
+// A group is the addresses that Services of one key may share: those of each
+// family, and the IPv4 ones of pairs.
+type group struct {
+	groupKey
+	shelves [3]shelf
+}
+
+// pairs is the index of the shelf of IPv4 addresses that have partners.
+const pairs = 2
+
+// A groupKey names a group; the namespace is empty for pools that are shared
+// across namespaces.
+type groupKey struct{ key, namespace string }
+
+// A shelf is some of the addresses of a group.
+type shelf struct {
+	uses []*use // by address
+	// ports counts the claims that serve a port: where there are as many as
+	// addresses, none takes another Service on it.
+	ports map[lb.Port]int
+	// below all addresses of the shelf serve the port, so that nobody has to look
 	// there for one that does not.
-	below [2]map[lb.Port]addr
+	below map[lb.Port]addr
 	// pools counts the addresses by pool, which is the one that owns them.
 	pools map[*pool]int
 }
-
-// A circleKey names a circle; the namespace is empty for pools that are shared
-// across namespaces.
-type circleKey struct{ key, namespace string }
 
 // clash returns why two Services cannot share an address, leaving ports aside.
 func clash(a, b *lb.Service) Clash {
@@ -108,8 +120,9 @@ func (u *use) has(namespace string) int {
 	return 0
 }
 
-// join returns why the Service cannot share the address with those who hold it.
-func (u *use) join(s *lb.Service) (Clash, lb.Port) {
+// refuses returns why the Service cannot share the address with those who hold
+// it.
+func (u *use) refuses(s *lb.Service) (Clash, lb.Port) {
 	if c := clash(s, &u.claims[0].Service); c != NoClash {
 		return c, lb.Port{}
 	}
@@ -160,8 +173,13 @@ func (p *Planner) claim(s *service, a addr, from string, promised, leaving bool)
 	default:
 		p.contest(u)
 	}
-	u.circle.count(u, c, +1)
+	u.countPorts(c, +1)
 	p.recount(u)
+	for _, o := range s.claims {
+		if o.use.family() != u.family() {
+			u.pair(o.use, +1)
+		}
+	}
 	s.claims = append(s.claims, c)
 	return c
 }
@@ -171,9 +189,14 @@ func (p *Planner) claim(s *service, a addr, from string, promised, leaving bool)
 func (p *Planner) unclaim(c *claim, gone bool) {
 	u := c.use
 	c.service.claims = slices.DeleteFunc(c.service.claims, func(o *claim) bool { return o == c })
+	for _, o := range c.service.claims {
+		if o.use.family() != u.family() {
+			u.pair(o.use, -1)
+		}
+	}
 	p.uncount(u)
 	u.claims = slices.DeleteFunc(u.claims, func(o *claim) bool { return o == c })
-	u.circle.count(u, c, -1)
+	u.countPorts(c, -1)
 	p.loosened = true
 	if len(u.claims) == 0 {
 		p.enter(u, nil)
@@ -276,7 +299,7 @@ func (p *Planner) contest(u *use) {
 }
 
 // recount enters a use into the books of the pool that it is held under, and
-// into its circle; uncount takes it out of the former. Between the two it may
+// into its group; uncount takes it out of the former. Between the two it may
 // change.
 func (p *Planner) recount(u *use) {
 	name, orphan := u.name, u.orphan
@@ -295,7 +318,7 @@ func (p *Planner) recount(u *use) {
 	}
 	if u.claims[0].Request.SharingKey != "" {
 		p.loosened = true
-		p.enter(u, p.circleOf(u))
+		p.enter(u, p.groupOf(u))
 	} else {
 		p.enter(u, nil)
 	}
@@ -338,101 +361,154 @@ func (p *Planner) bookNamespace(at *pool, namespace string, n int) {
 	}
 }
 
-// circleOf returns the circle in which others of the same key find the address;
+// groupOf returns the group in which others of the same key find the address;
 // nil while none may join.
-func (p *Planner) circleOf(u *use) *circle {
+func (p *Planner) groupOf(u *use) *group {
 	if !u.settled || u.orphan || u.pool != u.owner || u.pool.drains() {
 		return nil
 	}
-	key := circleKey{key: u.claims[0].Request.SharingKey}
+	key := groupKey{key: u.claims[0].Request.SharingKey}
 	if !u.pool.SharedAcrossNamespaces {
 		key.namespace = u.claims[0].Key.Namespace
 	}
-	c := p.circles[key]
-	if c == nil {
-		c = &circle{circleKey: key, ports: [2]map[lb.Port]int{{}, {}}, below: [2]map[lb.Port]addr{{}, {}}, pools: map[*pool]int{}}
-		p.circles[key] = c
+	g := p.groups[key]
+	if g == nil {
+		g = &group{groupKey: key}
+		for i := range g.shelves {
+			g.shelves[i] = shelf{ports: map[lb.Port]int{}, below: map[lb.Port]addr{}, pools: map[*pool]int{}}
+		}
+		p.groups[key] = g
 	}
-	return c
+	return g
 }
 
-// enter moves an address into another circle, or into none.
-func (p *Planner) enter(u *use, next *circle) {
-	if u.circle == next {
+// enter moves an address into another group, or into none.
+func (p *Planner) enter(u *use, next *group) {
+	if u.group == next {
 		return
 	}
-	byAddress := func(a, b *use) int { return a.compare(b.addr) }
-	f := u.family()
-	if c := u.circle; c != nil {
-		for _, claim := range u.claims {
-			c.count(u, claim, -1)
+	last := u.group
+	if last != nil {
+		for _, h := range last.shelvesOf(u) {
+			h.remove(u)
 		}
-		i, _ := slices.BinarySearchFunc(c.uses[f], u, byAddress)
-		c.uses[f] = slices.Delete(c.uses[f], i, i+1)
-		if c.pools[u.owner]--; c.pools[u.owner] == 0 {
-			delete(c.pools, u.owner)
-		}
-		if len(c.uses[v4])+len(c.uses[v6]) == 0 {
-			delete(p.circles, c.circleKey)
+		if len(last.shelves[v4].uses)+len(last.shelves[v6].uses) == 0 {
+			delete(p.groups, last.groupKey)
 		}
 	}
-	if u.circle = next; next != nil {
-		for _, claim := range u.claims {
-			next.count(u, claim, +1)
-		}
-		i, _ := slices.BinarySearchFunc(next.uses[f], u, byAddress)
-		next.uses[f] = slices.Insert(next.uses[f], i, u)
-		next.pools[u.owner]++
-		for port, end := range next.below[f] {
-			if u.less(end) && !u.serves(port) {
-				next.below[f][port] = u.addr
-			}
+	if u.group = next; next != nil {
+		for _, h := range next.shelvesOf(u) {
+			h.put(u)
 		}
 	}
 }
 
-// count enters the ports of a claim to one of the circle's addresses.
-func (c *circle) count(u *use, of *claim, n int) {
-	if c == nil {
+// shelvesOf returns where an address stands in the group.
+func (g *group) shelvesOf(u *use) []*shelf {
+	shelves := []*shelf{&g.shelves[u.family()]}
+	if u.family() == v4 && len(u.partners) > 0 {
+		shelves = append(shelves, &g.shelves[pairs])
+	}
+	return shelves
+}
+
+// countPorts enters the ports of a claim into the group of its address.
+func (u *use) countPorts(of *claim, n int) {
+	if u.group == nil {
 		return
 	}
-	counts, below := c.ports[u.family()], c.below[u.family()]
+	for _, h := range u.group.shelvesOf(u) {
+		h.count(u, of, n)
+	}
+}
+
+// pair enters that one Service more, or less, claims both addresses.
+func (u *use) pair(o *use, n int) {
+	for _, of := range [2][2]*use{{u, o}, {o, u}} {
+		mine, other := of[0], of[1]
+		before := len(mine.partners)
+		if mine.partners == nil {
+			mine.partners = map[*use]int{}
+		}
+		if mine.partners[other] += n; mine.partners[other] == 0 {
+			delete(mine.partners, other)
+		}
+		if mine.group == nil || mine.family() != v4 {
+			continue
+		}
+		switch h := &mine.group.shelves[pairs]; {
+		case before == 0 && len(mine.partners) > 0:
+			h.put(mine)
+		case before > 0 && len(mine.partners) == 0:
+			h.remove(mine)
+		}
+	}
+}
+
+func byAddress(a, b *use) int { return a.compare(b.addr) }
+
+func (h *shelf) put(u *use) {
+	for _, c := range u.claims {
+		h.count(u, c, +1)
+	}
+	i, _ := slices.BinarySearchFunc(h.uses, u, byAddress)
+	h.uses = slices.Insert(h.uses, i, u)
+	h.pools[u.owner]++
+	for port, end := range h.below {
+		if u.less(end) && !u.serves(port) {
+			h.below[port] = u.addr
+		}
+	}
+}
+
+func (h *shelf) remove(u *use) {
+	for _, c := range u.claims {
+		h.count(u, c, -1)
+	}
+	i, _ := slices.BinarySearchFunc(h.uses, u, byAddress)
+	h.uses = slices.Delete(h.uses, i, i+1)
+	if h.pools[u.owner]--; h.pools[u.owner] == 0 {
+		delete(h.pools, u.owner)
+	}
+}
+
+// count enters the ports of a claim to one of the addresses.
+func (h *shelf) count(u *use, of *claim, n int) {
 	for _, p := range of.Ports {
-		if end, known := below[p]; known && n < 0 && u.less(end) {
-			below[p] = u.addr
+		if end, known := h.below[p]; known && n < 0 && u.less(end) {
+			h.below[p] = u.addr
 		}
-		if counts[p] += n; counts[p] == 0 {
-			delete(counts, p)
-			delete(below, p)
+		if h.ports[p] += n; h.ports[p] == 0 {
+			delete(h.ports, p)
+			delete(h.below, p)
 		}
 	}
 }
 
-// open returns the addresses of a family from the first on that may have a
-// Service's ports to spare.
-func (c *circle) open(f family, s *service) []*use {
-	uses, from := c.uses[f], 0
+// open returns the addresses from the first on that may have a Service's ports
+// to spare.
+func (h *shelf) open(s *service) []*use {
+	from := 0
 	for _, p := range s.Ports {
 		i := 0
-		if end, known := c.below[f][p]; known {
-			i, _ = slices.BinarySearchFunc(uses, end, func(u *use, end addr) int { return u.compare(end) })
+		if end, known := h.below[p]; known {
+			i, _ = slices.BinarySearchFunc(h.uses, end, func(u *use, end addr) int { return u.compare(end) })
 		}
 		first := i
-		for i < len(uses) && uses[i].serves(p) {
+		for i < len(h.uses) && h.uses[i].serves(p) {
 			i++
 		}
 		if i > first {
-			c.below[f][p] = uses[i-1].next()
+			h.below[p] = h.uses[i-1].next()
 		}
 		from = max(from, i)
 	}
-	return uses[from:]
+	return h.uses[from:]
 }
 
-// full reports whether none of the circle's addresses of a family has a
-// Service's ports to spare.
-func (c *circle) full(f family, s *service) bool {
-	return slices.ContainsFunc(s.Ports, func(p lb.Port) bool { return c.ports[f][p] >= len(c.uses[f]) })
+// full reports whether none of the addresses has a Service's ports to spare.
+func (h *shelf) full(s *service) bool {
+	return slices.ContainsFunc(s.Ports, func(p lb.Port) bool { return h.ports[p] >= len(h.uses) })
 }
 
 // alter changes what is known of a claim.

@@ -572,9 +572,28 @@ func (o *slow) search(s *lb.Service, need []lb.Family, first map[lb.Family]*Assi
 		open = slices.DeleteFunc(slices.Clone(open), func(o lb.Family) bool { return o == f })
 	}
 
+	if len(open) == 2 {
+	pair:
+		for _, four := range o.shared(s, lb.IPv4, pools, need, got) {
+			for _, six := range o.shared(s, lb.IPv6, pools, need, map[lb.Family]*Assignment{lb.IPv4: &four}) {
+				if o.together(four.Address, six.Address) {
+					give(lb.IPv4, four.Address, o.pool(four.Pool))
+					give(lb.IPv6, six.Address, o.pool(six.Pool))
+					break pair
+				}
+			}
+		}
+	}
 	for _, f := range open {
-		if a, p := o.company(s, f, pools, need, got); p != nil {
-			give(f, a, p)
+		if all := o.shared(s, f, pools, need, got); len(all) > 0 {
+			other := lb.IPv4 + lb.IPv6 - f
+			with := got[other]
+			if c := o.held(s, other); with == nil && c != nil {
+				with = &Assignment{Address: c.addr}
+			}
+			best := slices.IndexFunc(all, func(a Assignment) bool { return with != nil && o.together(a.Address, with.Address) })
+			best = max(best, 0)
+			give(f, all[best].Address, o.pool(all[best].Pool))
 			continue
 		}
 		var kept []lb.FreedAddress
@@ -631,10 +650,10 @@ func (o *slow) search(s *lb.Service, need []lb.Family, first map[lb.Family]*Assi
 	return got, why
 }
 
-// company is the best address that others of the same key use.
-func (o *slow) company(s *lb.Service, f lb.Family, pools []*lb.Pool, need []lb.Family, got map[lb.Family]*Assignment) (netip.Addr, *lb.Pool) {
+// shared lists the addresses that s may join others of its key on, best first.
+func (o *slow) shared(s *lb.Service, f lb.Family, pools []*lb.Pool, need []lb.Family, got map[lb.Family]*Assignment) (all []Assignment) {
 	if s.Request.SharingKey == "" {
-		return netip.Addr{}, nil
+		return nil
 	}
 	others := slices.SortedFunc(slices.Values(o.Pools), func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
 	order := slices.Clone(pools)
@@ -651,10 +670,17 @@ func (o *slow) company(s *lb.Service, f lb.Family, pools []*lb.Pool, need []lb.F
 			if len(o.on(a)) == 0 || o.nameOf(a) != p.Name || !o.joins(s, a) || !o.namespaceHas(s, a) && o.room(p, s, need, got) < 1 {
 				continue
 			}
-			return a, p
+			all = append(all, Assignment{Address: a, Pool: p.Name})
 		}
 	}
-	return netip.Addr{}, nil
+	return all
+}
+
+// together reports whether one Service claims both addresses.
+func (o *slow) together(a, b netip.Addr) bool {
+	return slices.ContainsFunc(o.on(a), func(c *slowClaim) bool {
+		return slices.ContainsFunc(o.on(b), func(d *slowClaim) bool { return c.s == d.s })
+	})
 }
 
 func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason) slowDecision {
