@@ -53,6 +53,8 @@ func goList(t *testing.T, args ...string) []goPackage {
 // API, so that every decision is a function of its arguments.
 var pure = []string{
 	"internal/lb",
+	"internal/ranges",
+	"internal/origin",
 	"internal/config",
 	"internal/allocator",
 	"internal/election",

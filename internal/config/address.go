@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // special are blocks with no address that a Service can have.
@@ -42,7 +43,7 @@ func ParseAddressRange(text string) (lb.AddressRange, error) {
 		return lb.AddressRange{}, errors.New("the first address of a range must not be above the last")
 	}
 	for _, s := range special {
-		if len(Intersect([]lb.AddressRange{r}, []lb.AddressRange{rangeOf(s.block)})) > 0 {
+		if len(ranges.Intersect([]lb.AddressRange{r}, []lb.AddressRange{ranges.Of(s.block)})) > 0 {
 			return lb.AddressRange{}, fmt.Errorf("contains %s addresses (%s)", s.name, s.block)
 		}
 	}
@@ -72,7 +73,7 @@ func parseAddressRange(text string) (lb.AddressRange, error) {
 	if p != p.Masked() {
 		return lb.AddressRange{}, fmt.Errorf("a CIDR must have no bits set beyond its prefix length: %s, or a range for a part of it", p.Masked())
 	}
-	return rangeOf(p), nil
+	return ranges.Of(p), nil
 }
 
 func parseAddress(text string) (netip.Addr, error) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A Problem is one thing that is wrong with one field of an object.
@@ -136,24 +137,20 @@ type Config struct {
 // Compile compiles objects and compares them with each other. Nothing depends on
 // the order of the objects.
 //
-// Of two pools that have an address in common the older keeps it, or, of pools
-// of one age, the one whose name comes first; the other is served without it.
+// Of two pools that have an address in common one may hand it out (origin.Divide says
+// which); the other is served without it.
 // An advertisement that names a pool that does not exist is accepted, with a
 // reason that says so: pool and advertisement may come in any order.
 func Compile(o Objects) Config {
 	var c Config
 	known := map[string]bool{}
-	var pools []compiledPool
 	for _, p := range o.Pools {
 		pool, problems := Pool(p)
-		pools = append(pools, compiledPool{pool, Verdict{"IPAddressPool", p.Name, p.Generation, problems}})
+		c.Pools = append(c.Pools, pool)
+		c.Verdicts = append(c.Verdicts, Verdict{"IPAddressPool", p.Name, p.Generation, problems})
 		known[p.Name] = true
 	}
-	divide(pools)
-	for _, p := range pools {
-		c.Pools = append(c.Pools, p.pool)
-		c.Verdicts = append(c.Verdicts, p.verdict)
-	}
+	divide(c.Pools, c.Verdicts)
 	for _, a := range o.L2Advertisements {
 		ad, problems := L2Advertisement(a)
 		problems = append(problems, unknownPools(a.Spec.IPAddressPools, known)...)
@@ -171,32 +168,19 @@ func Compile(o Objects) Config {
 	return c
 }
 
-type compiledPool struct {
-	pool    lb.Pool
-	verdict Verdict
-}
-
-// divide leaves each address with the oldest pool that has it, and tells the
-// others.
-func divide(pools []compiledPool) {
-	slices.SortFunc(pools, func(a, b compiledPool) int {
-		return cmp.Or(a.pool.Created.Compare(b.pool.Created), cmp.Compare(a.pool.Name, b.pool.Name))
-	})
-	var taken []lb.AddressRange
-	for i := range pools {
-		young := &pools[i]
-		if common := Intersect(young.pool.Ranges, taken); len(common) > 0 {
-			for _, old := range pools[:i] {
-				if lost := Intersect(common, old.pool.Ranges); len(lost) > 0 {
-					young.verdict.Problems = append(young.verdict.Problems, Problem{
-						"spec.addresses", v1beta1.ReasonOverlaps,
-						fmt.Sprintf("%s belongs to the older pool %s and is not served from this one", list(lost), old.pool.Name),
-					})
-				}
+// divide leaves each address with one of the pools that have it, and tells the others;
+// verdicts are those of the pools, in their order. What becomes of a pool that is being
+// deleted is told in other words.
+func divide(pools []lb.Pool, verdicts []Verdict) {
+	for i, overlaps := range origin.Divide(pools) {
+		for _, o := range overlaps {
+			if !pools[i].Deleting {
+				verdicts[i].Problems = append(verdicts[i].Problems, Problem{
+					"spec.addresses", v1beta1.ReasonOverlaps,
+					fmt.Sprintf("%s belongs to the older pool %s and is not handed out from this one; what is in use stays", list(o.Ranges), o.With),
+				})
 			}
-			young.pool.Ranges = Subtract(young.pool.Ranges, common)
 		}
-		taken = Union(taken, young.pool.Ranges)
 	}
 }
 

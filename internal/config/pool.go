@@ -9,6 +9,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 var orphanPolicies = map[v1beta1.OrphanPolicy]lb.OrphanPolicy{
@@ -39,6 +40,7 @@ func Pool(p *v1beta1.IPAddressPool) (lb.Pool, []Problem) {
 		Drain:                  spec.Drain,
 		Deleting:               p.DeletionTimestamp != nil,
 		Freed:                  freed(p.Status.Freed),
+		Records:                records(p.Status.Orphans),
 	}
 	var problems []Problem
 	add := func(p ...Problem) { problems = append(problems, p...) }
@@ -50,7 +52,7 @@ func Pool(p *v1beta1.IPAddressPool) (lb.Pool, []Problem) {
 	}
 	excluded, wrong := addressSet("spec.excludeAddresses", spec.ExcludeAddresses)
 	add(wrong...)
-	pool.Ranges = Subtract(addresses, excluded)
+	pool.Ranges = ranges.Subtract(addresses, excluded)
 
 	if a := spec.ServiceAllocation; a != nil {
 		pool.Allocation, wrong = serviceAllocation("spec.serviceAllocation", a)
@@ -73,7 +75,7 @@ func Pool(p *v1beta1.IPAddressPool) (lb.Pool, []Problem) {
 
 // addressSet parses a list of address ranges. What cannot be parsed is left out.
 func addressSet(field string, list []v1beta1.AddressRange) ([]lb.AddressRange, []Problem) {
-	var ranges []lb.AddressRange
+	var all []lb.AddressRange
 	var problems []Problem
 	for i, text := range list {
 		r, err := ParseAddressRange(string(text))
@@ -81,9 +83,9 @@ func addressSet(field string, list []v1beta1.AddressRange) ([]lb.AddressRange, [
 			problems = append(problems, invalid(fmt.Sprintf("%s[%d]", field, i), "%q: %v", text, err))
 			continue
 		}
-		ranges = append(ranges, r)
+		all = append(all, r)
 	}
-	return Union(ranges), problems
+	return ranges.Union(all), problems
 }
 
 func serviceAllocation(field string, a *v1beta1.ServiceAllocation) (*lb.ServiceAllocation, []Problem) {
@@ -122,6 +124,18 @@ func ParseDuration(d v1beta1.Duration) (time.Duration, error) {
 	default:
 		return t, nil
 	}
+}
+
+// records reads back which addresses a pool gave and covers no more. Entries that
+// cannot be read are none.
+func records(entries []v1beta1.OrphanedAddress) []netip.Addr {
+	var all []netip.Addr
+	for _, e := range entries {
+		if a, err := netip.ParseAddr(e.Address); err == nil {
+			all = append(all, a.Unmap())
+		}
+	}
+	return all
 }
 
 // freed reads the journal back. Entries that cannot be read are forgotten: the

@@ -197,7 +197,7 @@ func (l *loop) tellVerdict(about corev1.ObjectReference, was []metav1.Condition,
 func (l *loop) poolReport(name string, p *pool) poolReport {
 	r := poolReport{decision: p.decision, verdict: l.verdicts[verdictKey{kindOfPools, name}]}
 	if i, found := slices.BinarySearchFunc(l.setting.Pools, name, func(p lb.Pool, name string) int { return cmp.Compare(p.Name, name) }); found {
-		r.ranges = l.setting.Pools[i].Ranges
+		r.served = l.setting.Pools[i].Ranges
 	}
 	if p.decision.V4.Orphans+p.decision.V6.Orphans > 0 {
 		r.orphans = l.orphans(name)

@@ -13,13 +13,14 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // A poolReport is all that a pool's status is made of.
 type poolReport struct {
 	decision allocator.PoolDecision
-	// ranges are those that the pool serves.
-	ranges  []lb.AddressRange
+	// served are the addresses that the pool may hand out.
+	served  []lb.AddressRange
 	verdict config.Verdict
 	orphans []v1beta1.OrphanedAddress
 }
@@ -32,7 +33,7 @@ func (r poolReport) status(was v1beta1.IPAddressPoolStatus) v1beta1.IPAddressPoo
 		IPv6:       addressCount(r.decision.V6),
 		Orphans:    r.orphans[:min(len(r.orphans), v1beta1.MaxOrphans)],
 	}
-	for _, p := range config.Prefixes(r.ranges, v1beta1.MaxStatusAddresses) {
+	for _, p := range ranges.Prefixes(r.served, v1beta1.MaxStatusAddresses) {
 		out.Addresses = append(out.Addresses, p.String())
 	}
 	for _, f := range r.decision.Freed[max(0, len(r.decision.Freed)-v1beta1.MaxFreed):] {

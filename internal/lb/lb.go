@@ -133,10 +133,15 @@ type Service struct {
 	Request     Request
 	// Assigned is what the Service's status says it holds, primary first.
 	Assigned []netip.Addr
-	// AssignedPools names the pool that each address of Assigned came from, as
-	// the belfry.dev/pool annotation has it; empty where it is not known.
+	// AssignedPools names the pool that each address of Assigned came from, by our
+	// own record in the Service's status; empty where there is none. Package origin
+	// says what follows from it.
 	AssignedPools []string
-	// Reallocated is the last Request.Reallocate that was honoured.
+	// Others is what else the status shows as ingress that is no address, such as a
+	// hostname; cut where it is long.
+	Others []string
+	// Reallocated is the last Request.Reallocate that was honored, by our own
+	// record in the Service's status.
 	Reallocated string
 	// Placed names the node where each address of Assigned is placed for layer 2,
 	// as the belfry.dev/l2-node annotation has it; empty where it is not.
@@ -149,6 +154,17 @@ type Service struct {
 	Foreign bool
 	// Endpoints counts the usable endpoints by family and node.
 	Endpoints Endpoints
+}
+
+// RecordOf returns the pool that an address in status came from, by our own record;
+// empty where there is none.
+func (s *Service) RecordOf(a netip.Addr) string {
+	for i, p := range s.AssignedPools {
+		if i < len(s.Assigned) && s.Assigned[i] == a {
+			return p
+		}
+	}
+	return ""
 }
 
 // PlaceOf returns the node where an address that the Service holds is placed for

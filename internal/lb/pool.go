@@ -52,9 +52,17 @@ type Pool struct {
 	Name    string
 	Created time.Time
 	Labels  map[string]string
-	// Ranges are the addresses of the pool less the excluded ones: sorted,
-	// disjoint, not adjacent. What an older pool has too is not among them.
+	// Ranges are the addresses that the pool may hand out: its own, less the
+	// excluded ones and less those in Lost. They are sorted, disjoint and not
+	// adjacent, and no other pool has them.
 	Ranges []AddressRange
+	// Lost are the addresses that another pool hands out although they are this
+	// pool's too (package origin says which pool does). What this pool gave of them
+	// stays its own.
+	Lost []AddressRange
+	// Records are addresses that the pool gave and that none of its ranges covers
+	// any more, as its status has them.
+	Records []netip.Addr
 	// AvoidBuggyIPs skips IPv4 addresses that end in .0 and .255.
 	AvoidBuggyIPs bool
 	// AutoAssign permits use without being asked for.

@@ -1,4 +1,4 @@
-package config
+package ranges
 
 import (
 	"fmt"
@@ -107,7 +107,7 @@ func TestSetsOfRangesBehaveLikeSetsOfAddresses(t *testing.T) {
 
 func TestFamiliesDoNotMeetInSets(t *testing.T) {
 	v4 := lb.AddressRange{First: netip.MustParseAddr("0.0.0.0"), Last: netip.MustParseAddr("255.255.255.255")}
-	v6 := rangeOf(netip.MustParsePrefix("::/0"))
+	v6 := Of(netip.MustParsePrefix("::/0"))
 	both := Union([]lb.AddressRange{v6}, []lb.AddressRange{v4})
 	if want := []lb.AddressRange{v4, v6}; !slices.Equal(both, want) {
 		t.Errorf("union: %v, want %v", both, want)
@@ -126,14 +126,14 @@ func TestFamiliesDoNotMeetInSets(t *testing.T) {
 // fewest counts the prefixes that cover a set within p, by halving p: none when
 // p and the set are apart, one when the set has all of p.
 func fewest(p netip.Prefix, set []lb.AddressRange) int {
-	switch common := Intersect([]lb.AddressRange{rangeOf(p)}, set); {
+	switch common := Intersect([]lb.AddressRange{Of(p)}, set); {
 	case len(common) == 0:
 		return 0
-	case common[0] == rangeOf(p):
+	case common[0] == Of(p):
 		return 1
 	}
 	lower := netip.PrefixFrom(p.Addr(), p.Bits()+1)
-	upper := netip.PrefixFrom(rangeOf(lower).Last.Next(), p.Bits()+1)
+	upper := netip.PrefixFrom(Of(lower).Last.Next(), p.Bits()+1)
 	return fewest(lower, set) + fewest(upper, set)
 }
 
@@ -150,7 +150,7 @@ func TestPrefixesAreTheFewestThatCoverASet(t *testing.T) {
 					if p != p.Masked() || i > 0 && !prefixes[i-1].Addr().Less(p.Addr()) {
 						t.Fatalf("prefixes of %v: %v are not masked and in order", set, prefixes)
 					}
-					covered = append(covered, rangeOf(p))
+					covered = append(covered, Of(p))
 				}
 				if got := Union(covered); !slices.Equal(got, set) {
 					t.Fatalf("prefixes of %v: %v cover %v", set, prefixes, got)

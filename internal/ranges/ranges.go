@@ -1,4 +1,8 @@
-package config
+// Package ranges is the arithmetic of sets of addresses.
+//
+// A set of addresses is a list of ranges that is sorted (IPv4 first), disjoint
+// and without neighbours, so that equal sets are equal lists.
+package ranges
 
 import (
 	"net/netip"
@@ -6,9 +10,6 @@ import (
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
-
-// A set of addresses is a list of ranges that is sorted (IPv4 first), disjoint
-// and without neighbours, so that equal sets are equal lists.
 
 // Union returns the set of the addresses in any of the lists, which need not be
 // sets.
@@ -84,6 +85,12 @@ func Subtract(a, b []lb.AddressRange) []lb.AddressRange {
 	return set
 }
 
+// Contains reports whether a set has an address.
+func Contains(set []lb.AddressRange, a netip.Addr) bool {
+	i, _ := slices.BinarySearchFunc(set, a, func(r lb.AddressRange, a netip.Addr) int { return r.Last.Compare(a) })
+	return i < len(set) && set[i].Contains(a)
+}
+
 // Prefixes returns the fewest prefixes that cover exactly a set, lowest first,
 // but no more than limit of them.
 func Prefixes(set []lb.AddressRange, limit int) []netip.Prefix {
@@ -95,7 +102,7 @@ func Prefixes(set []lb.AddressRange, limit int) []netip.Prefix {
 			}
 			p := widest(first, r.Last)
 			prefixes = append(prefixes, p)
-			first = rangeOf(p).Last.Next()
+			first = Of(p).Last.Next()
 		}
 	}
 	return prefixes
@@ -107,15 +114,15 @@ func widest(first, last netip.Addr) netip.Prefix {
 	bits := 0
 	for {
 		p := netip.PrefixFrom(first, bits)
-		if p.Masked() == p && rangeOf(p).Last.Compare(last) <= 0 {
+		if p.Masked() == p && Of(p).Last.Compare(last) <= 0 {
 			return p
 		}
 		bits++
 	}
 }
 
-// rangeOf returns the addresses of a masked prefix.
-func rangeOf(p netip.Prefix) lb.AddressRange {
+// Of returns the addresses of a masked prefix.
+func Of(p netip.Prefix) lb.AddressRange {
 	last := p.Addr().AsSlice()
 	for i := p.Bits(); i < len(last)*8; i++ {
 		last[i/8] |= 0x80 >> (i % 8)
