@@ -25,7 +25,7 @@ func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
 	_, verdicts := r.cluster.Setting()
 	switch outcome, err := r.SpeakerStatus.Write(ctx, speakerstatus.Compose(speakerstatus.Knowledge{
 		Node: r.node, Version: daemon.Version(),
-		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Claims: s.Claims,
+		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Claims: s.View.Claims(),
 		Routing: s.Routing, Sessions: s.Sessions, Verdicts: verdicts,
 	}, before)); outcome {
 	case kube.Unchanged, kube.Stale:

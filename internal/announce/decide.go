@@ -6,16 +6,12 @@ import (
 	"slices"
 
 	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
 // An Intent is the complete decision of one speaker: what is absent from it is
 // to be withdrawn.
 type Intent struct {
-	// Claims are the addresses to answer for, ascending: those that this node
-	// owns, and those it holds until the new owner answers.
-	Claims []layer2.Claim
 	// Decisions have every address in use, ascending.
 	Decisions []Decision
 }
@@ -27,8 +23,11 @@ type Decision struct {
 	Services []lb.ServiceKey
 	// Owner is the node that is to announce the address, empty when none can.
 	Owner string
-	// Role is what this node does about it.
-	Role election.Role
+	// Role is what this node does about it, and Interfaces are the indexes of those
+	// on which it answers unless it is a Backup, ascending. Many decisions share
+	// one slice, which must not be changed.
+	Role       election.Role
+	Interfaces []int
 	// Reason says why there is no owner; it is Owner when there is one.
 	Reason Reason
 	// Placed is where the address is recorded to be, empty for nowhere, and Place
@@ -65,10 +64,10 @@ func Decide(ix *Index, members []election.Member, turns *election.Holdoff, self 
 	intent := Intent{Decisions: make([]Decision, len(ix.groups))}
 	for i := range ix.groups {
 		v, views := d.decide(i)
-		intent.Decisions[i] = v
 		if v.Role != election.Backup {
-			intent.Claims = append(intent.Claims, layer2.Claim{Address: v.Address, Interfaces: d.interfaces(views[d.self], v.Address)})
+			v.Interfaces = d.interfaces(views[d.self], v.Address)
 		}
+		intent.Decisions[i] = v
 	}
 	return intent
 }
@@ -91,6 +90,9 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 		if was.Node != is.Node || was.State != is.State || !slices.EqualFunc(was.Interfaces, is.Interfaces, lb.Interface.Equal) ||
 			!slices.Equal(was.Carriers, is.Carriers) {
 			return false
+		}
+		if was.Version == is.Version && is.Version != (election.Version{}) {
+			continue
 		}
 		kept := 0
 		for a, c := range is.Claims {
@@ -158,6 +160,8 @@ type decider struct {
 	onLink  []memo
 	round   int
 	scratch []election.Candidate
+	// indexes is for interfaces, and shared what it returned last.
+	indexes, shared []int
 }
 
 type claimant struct {
@@ -428,13 +432,16 @@ func (d *decider) contains(segment int, a netip.Addr) bool {
 // announce when it is on the subnet of none.
 func (d *decider) interfaces(v view, a netip.Addr) []int {
 	anywhere := !slices.ContainsFunc(v.ports, func(p port) bool { return p.OnLink(a) })
-	indexes := make([]int, 0, len(v.ports))
+	d.indexes = d.indexes[:0]
 	for _, p := range v.ports {
 		if anywhere || p.named || p.OnLink(a) {
-			indexes = append(indexes, p.Index)
+			d.indexes = append(d.indexes, p.Index)
 		}
 	}
-	return indexes
+	if !slices.Equal(d.indexes, d.shared) {
+		d.shared = slices.Clone(d.indexes)
+	}
+	return d.shared
 }
 
 // Decision returns what is decided about an address, and whether it is in use.

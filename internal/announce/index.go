@@ -124,6 +124,13 @@ func (ix *Index) Placed(a netip.Addr) string {
 	return ""
 }
 
+// Announced reports whether a Service says that an address was announced when it
+// was read.
+func (ix *Index) Announced(a netip.Addr) bool {
+	i, ok := ix.byAddr[a]
+	return ok && slices.ContainsFunc(ix.groups[i].services, func(s *lb.Service) bool { return s.Announced })
+}
+
 // Services returns the Services that share an address, by key.
 func (ix *Index) Services(a netip.Addr) []lb.ServiceKey {
 	i, ok := ix.byAddr[a]

@@ -15,7 +15,6 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -332,9 +331,8 @@ func (w *world) decide() string {
 				fmt.Fprintf(&b, " BUT %s: %s", m.Node, got)
 			}
 			if role := intent.Decisions[i].Role; role != election.Backup {
-				at := slices.IndexFunc(intent.Claims, func(c layer2.Claim) bool { return c.Address == v.Address })
 				fmt.Fprintf(&b, ", %s is %v on", m.Node, role)
-				for _, n := range intent.Claims[at].Interfaces {
+				for _, n := range intent.Decisions[i].Interfaces {
 					fmt.Fprintf(&b, " %d", n)
 				}
 			}
@@ -376,10 +374,10 @@ func gossip(ix *Index, members []election.Member, speakers map[string]*speaker) 
 		}
 		var owned, offered []netip.Addr
 		intent := Decide(ix, members, nil, m.Node)
-		for _, c := range intent.Claims {
-			owned = append(owned, c.Address)
-		}
 		for _, v := range intent.Decisions {
+			if v.Role != election.Backup {
+				owned = append(owned, v.Address)
+			}
 			if s.failback.Offers(v.Address, m.Node, v.Role, v.Placed, v.Failback, v.Fit, s.met[v.Placed]) {
 				offered = append(offered, v.Address)
 			}

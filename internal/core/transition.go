@@ -1,9 +1,15 @@
 package core
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -17,6 +23,8 @@ type Transition struct {
 	// From is the node that owned the address before and To the one that does
 	// now, as far as this node knew; empty for none.
 	From, To string
+	// Silence is for how long an owner that was lost had not been well.
+	Silence time.Duration
 	// Station is the hardware address of the station behind a ForeignStation.
 	Station lb.MAC
 }
@@ -76,4 +84,80 @@ func (c Cause) String() string {
 	return [...]string{
 		"Unowned", "OwnerLost", "Handover", "Contest", "NotEligible", "NotInUse", "Leaving", "ForeignStation",
 	}[c]
+}
+
+// transit notes how the addresses that this node answers for differ from those
+// before.
+func (c *Core) transit(now time.Time, before announce.Intent, claims []layer2.Claim) {
+	withheld := c.acd.Withheld()
+	for _, a := range slices.SortedFunc(maps.Keys(withheld), netip.Addr.Compare) {
+		if by := withheld[a]; by != (layer2.Heard{}) && by.MAC != c.view.Withheld[a].MAC {
+			c.out.Transitions = append(c.out.Transitions, Transition{
+				At: now, Address: a, Kind: Withheld, Cause: ForeignStation, From: c.cfg.Node, Station: by.MAC,
+			})
+		}
+	}
+	had := c.view.Answers
+	if slices.EqualFunc(had, claims, func(a Answer, c layer2.Claim) bool { return a.Claim.Equal(c) }) {
+		return
+	}
+	ceased := func(a netip.Addr) {
+		if by := withheld[a]; by == (layer2.Heard{}) {
+			c.out.Transitions = append(c.out.Transitions, c.ceased(now, a))
+		}
+	}
+	answers := make([]Answer, 0, len(claims))
+	for _, claim := range claims {
+		for len(had) > 0 && had[0].Address.Less(claim.Address) {
+			ceased(had[0].Address)
+			had = had[1:]
+		}
+		if len(had) > 0 && had[0].Address == claim.Address {
+			answers = append(answers, Answer{claim, had[0].Since, had[0].Cause, had[0].From})
+			had = had[1:]
+			continue
+		}
+		t := c.acquired(now, before, claim.Address)
+		c.out.Transitions = append(c.out.Transitions, t)
+		answers = append(answers, Answer{claim, now, t.Cause, t.From})
+	}
+	for _, a := range had {
+		ceased(a.Address)
+	}
+	c.view.Answers = answers
+}
+
+// acquired says how this node came to answer for an address.
+func (c *Core) acquired(now time.Time, before announce.Intent, a netip.Addr) Transition {
+	t := Transition{At: now, Address: a, Kind: Acquired, To: c.cfg.Node}
+	was, _ := before.Decision(a)
+	if was.Owner == "" || was.Owner == c.cfg.Node {
+		return t
+	}
+	t.From = was.Owner
+	i, listed := slices.BinarySearchFunc(c.members, t.From, func(m election.Member, node string) int { return strings.Compare(m.Node, node) })
+	if listed && !c.members[i].Claims[a].None() {
+		t.Cause = Handover
+	} else {
+		t.Cause, t.Silence = OwnerLost, c.neighbors.silence(now, t.From)
+	}
+	return t
+}
+
+// ceased says why this node does not answer for an address any more.
+func (c *Core) ceased(now time.Time, a netip.Addr) Transition {
+	t := Transition{At: now, Address: a, Kind: Released, From: c.cfg.Node}
+	d, inUse := c.intent.Decision(a)
+	switch {
+	case !inUse:
+		t.Cause = NotInUse
+	case d.Owner == "" || d.Owner == c.cfg.Node:
+		t.Cause = NotEligible
+	default:
+		t.Kind, t.To, t.Cause = HandedOver, d.Owner, Contest
+		if _, was := c.given[a]; was || d.Barred || c.leaving {
+			t.Cause = Handover
+		}
+	}
+	return t
 }

@@ -36,6 +36,9 @@ var stateNames = [...]string{"joining", "alive", "suspected", "stalled", "leavin
 // String returns the state in one word.
 func (s State) String() string { return stateNames[s] }
 
+// A Version numbers what a node says of itself, in the order of time.
+type Version struct{ Boot, Seq uint64 }
+
 // A Member is a node's speaker as gossip knows it. Whoever holds one must not
 // change what it refers to.
 type Member struct {
@@ -47,8 +50,11 @@ type Member struct {
 	// Interfaces are those it can announce on now, with hardware address and
 	// subnets.
 	Interfaces []lb.Interface
-	// Claims are the addresses it answers for.
-	Claims Claims
+	// Claims are the addresses it answers for, and Version says which of the node's
+	// records they are from: as long as it is the same, so are they. The zero
+	// Version is not known.
+	Claims  Claims
+	Version Version
 	// Carriers are what it can tell routers, for whoever counts: the numbers of
 	// package bgp that stand for established sessions, ascending. Nothing is
 	// decided by them here.

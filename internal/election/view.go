@@ -237,7 +237,7 @@ func (p *peer) member() Member {
 		m.Interfaces, m.Carriers = p.status.Interfaces, p.status.Carriers
 	}
 	if p.claims != nil {
-		m.Claims = p.claims.Claims
+		m.Claims, m.Version = p.claims.Claims, Version{p.claims.Boot, p.claims.Seq}
 	}
 	return m
 }
@@ -714,7 +714,7 @@ func (v *View) publish() {
 			records = append(records, p.status)
 		}
 	}
-	self := Member{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Carriers: v.self.Carriers}
+	self := Member{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Version: Version{v.self.Boot, v.self.Seq}, Carriers: v.self.Carriers}
 	i, _ := slices.BinarySearchFunc(list, v.self.Node, func(m Member, node string) int { return strings.Compare(m.Node, node) })
 	list = slices.Insert(list, i, self)
 	v.out.Members, v.out.Records = list, records

@@ -49,8 +49,12 @@ func (r *Reader) differs(key lb.ServiceKey) bool {
 	switch {
 	case !exists || len(is.Assigned) == 0:
 		return was != nil && len(was.Assigned) > 0
+	case was == nil:
+		return true
 	default:
-		return was == nil || !reflect.DeepEqual(*was, is.Service)
+		now := is.Service
+		now.Announced = was.Announced // which matters at the start only
+		return !reflect.DeepEqual(*was, now)
 	}
 }
 

@@ -140,6 +140,7 @@ func (o Options) service(s *corev1.Service) *Service {
 		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
 		PodSelector:   labels.Set(s.Spec.Selector).String(),
 		Reallocated:   reallocated,
+		Announced:     out.Announced.Status == metav1.ConditionTrue,
 		Released:      !ours && !foreign,
 		Foreign:       foreign,
 	}

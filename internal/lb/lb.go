@@ -146,6 +146,9 @@ type Service struct {
 	// Placed names the node where each address of Assigned is placed for layer 2,
 	// as the belfry.dev/l2-node annotation has it; empty where it is not.
 	Placed []string
+	// Announced is what its condition Announced said when it was read. What other
+	// decisions depend on is not read anew when only this changes.
+	Announced bool
 	// Released is set when the Service is not ours any more (its type, class
 	// or deletion says so) but still holds our address.
 	Released bool

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -214,7 +215,7 @@ func TestASpeakerThatNobodyHearsGoesAtOnce(t *testing.T) {
 		begun := time.Now()
 		n.stop()
 		<-n.done
-		if took := time.Since(begun); took > farewell {
+		if took := time.Since(begun); took > core.Farewell {
 			t.Errorf("it took %v", took)
 		}
 	})

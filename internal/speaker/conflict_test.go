@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -175,7 +176,7 @@ func TestNoFailoverWaitsForTheSegmentToBeAsked(t *testing.T) {
 		w.use(foreign, v4, v6) // were it asked, it would withhold them
 		w.node("a").link.Set(nil)
 		w.hub.become("a", election.Gone)
-		time.Sleep(urgent)
+		time.Sleep(core.Pause)
 		synctest.Wait()
 		if w.who(v4) != "b" || w.who(v6) != "b" || len(w.node("b").link.asked()) > 0 {
 			t.Errorf("%q and %q answer; b asked about %v", w.who(v4), w.who(v6), w.node("b").link.asked())
@@ -187,7 +188,7 @@ func TestWhatWasAnnouncedBeforeTheSpeakerStartedIsInService(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		w.deliberate()
 		w.use(foreign, v4, v6)
-		w.cluster.conditions[webA] = Condition{true, "Announced", "announced by layer 2 from node b"}
+		w.cluster.edit(func(s *lb.Snapshot) { s.Services[0].Announced = true })
 		close(w.cluster.synced)
 		synctest.Wait()
 		w.owned("a")
@@ -268,7 +269,7 @@ func TestAStrangerThatWasSlowToAnswerWasThereFirst(t *testing.T) {
 		w.owned("a")
 		w.use(foreign, v6)
 		w.heard("a", v6, foreign, layer2.HeardAnnouncement)
-		time.Sleep(acquaintance)
+		time.Sleep(core.Acquaintance)
 		w.rest()
 		if w.who(v6) != "" || w.who(v4) != "a" {
 			t.Errorf("%q answers for %v, %q for %v", w.who(v6), v6, w.who(v4), v4)
@@ -294,7 +295,7 @@ func TestASpeakerThatGossipHasNotToldOfIsNoStranger(t *testing.T) {
 		mac := lb.MAC{2, 4: 7, 5: 7}
 		w.heard("a", v4, mac, layer2.HeardAnnouncement)
 		w.node("b").link.set(func(i *lb.Interface) { i.MAC = mac })
-		time.Sleep(acquaintance)
+		time.Sleep(core.Acquaintance)
 		w.rest()
 		w.told()
 		w.owned("a")
@@ -313,7 +314,7 @@ func TestASpeakerThatGossipHasNotToldOfIsNoStranger(t *testing.T) {
 		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 		w.heard("a", v6, mac, layer2.HeardReply)
 		w.heard("a", v6, foreign, layer2.HeardReply)
-		time.Sleep(acquaintance)
+		time.Sleep(core.Acquaintance)
 		w.rest()
 		if w.who(v6) != "" || w.who(v4) != "a" {
 			t.Errorf("%q answers for %v, %q for %v", w.who(v6), v6, w.who(v4), v4)

@@ -1,12 +1,9 @@
 package speaker
 
 import (
-	"net/netip"
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -26,22 +23,25 @@ type metrics struct {
 	passes    prometheus.Histogram
 }
 
-// A change is what happened between two passes to an address that this node
-// owns now or did before.
-type change string
+// change is how owner_changes_total names a transition.
+func change(t core.Transition) string {
+	switch {
+	case t.Kind == core.Acquired && t.Cause == core.OwnerLost:
+		return "took-over"
+	case t.Kind == core.Acquired && t.Cause == core.Handover:
+		return "received"
+	case t.Kind == core.Acquired:
+		return "acquired"
+	case t.Kind == core.HandedOver:
+		return "handed-over"
+	case t.Kind == core.Withheld:
+		return "withheld"
+	default:
+		return "dropped"
+	}
+}
 
-const (
-	// acquired: nobody owned it.
-	acquired change = "acquired"
-	// tookOver: its owner is gone.
-	tookOver change = "took-over"
-	// received: its owner handed it over.
-	received change = "received"
-	// handedOver: another node owns it now.
-	handedOver change = "handed-over"
-	// dropped: nobody does.
-	dropped change = "dropped"
-)
+var changes = [...]string{"acquired", "took-over", "received", "handed-over", "dropped", "withheld"}
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	counter := func(name, help string) prometheus.Counter {
@@ -86,8 +86,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []election.Role{election.Retiring, election.Owner} {
 		m.addresses.WithLabelValues(r.String())
 	}
-	for _, c := range []change{acquired, tookOver, received, handedOver, dropped} {
-		m.changes.WithLabelValues(string(c))
+	for _, c := range changes {
+		m.changes.WithLabelValues(c)
 	}
 	for _, r := range []string{"written", "failed"} {
 		m.reports.WithLabelValues(r)
@@ -118,59 +118,35 @@ func (m *metrics) conflict(mac lb.MAC, frames int) {
 	m.conflicts.WithLabelValues(name).Add(float64(frames))
 }
 
-// count takes the gauges from an intent and the counters from what became of
-// the one before it.
-func (m *metrics) count(before, after announce.Intent, members []election.Member, self string, held map[netip.Addr]layer2.Heard, silence func(node string) time.Duration) {
+// count takes from Effects the gauges and what to add to the counters.
+func (m *metrics) count(e core.Effects) {
+	for _, t := range e.Transitions {
+		m.changes.WithLabelValues(change(t)).Inc()
+		if t.Kind == core.Acquired && t.Cause == core.OwnerLost {
+			m.takeovers.Observe(t.Silence.Seconds())
+		}
+	}
+	for _, f := range e.Frames {
+		m.conflict(f.MAC, f.N)
+	}
+	m.rivals.Add(float64(e.Rivals))
+	m.wins.Add(float64(len(e.Won)))
+	m.defences.Add(float64(len(e.Defend)))
+	if e.View == nil {
+		return
+	}
 	withheld := 0
-	for _, by := range held {
+	for _, by := range e.View.Withheld {
 		if by != (layer2.Heard{}) {
 			withheld++
 		}
 	}
 	m.withheld.Set(float64(withheld))
-	alive := map[string]bool{}
-	for _, member := range members {
-		alive[member.Node] = true
-	}
-	roles := [3]int{}
-	old := before.Decisions
-	for _, v := range after.Decisions {
-		roles[v.Role]++
-		for len(old) > 0 && old[0].Address.Less(v.Address) {
-			m.changed(old[0].Owner, "", alive, self, silence)
-			old = old[1:]
-		}
-		was := ""
-		if len(old) > 0 && old[0].Address == v.Address {
-			was = old[0].Owner
-			old = old[1:]
-		}
-		m.changed(was, v.Owner, alive, self, silence)
-	}
-	for _, v := range old {
-		m.changed(v.Owner, "", alive, self, silence)
+	roles := map[election.Role]int{}
+	for i := range e.View.Intent.Decisions {
+		roles[e.View.Intent.Decisions[i].Role]++
 	}
 	for _, r := range []election.Role{election.Retiring, election.Owner} {
 		m.addresses.WithLabelValues(r.String()).Set(float64(roles[r]))
 	}
-}
-
-func (m *metrics) changed(was, is string, alive map[string]bool, self string, silence func(string) time.Duration) {
-	c := change("")
-	switch {
-	case was == is || was != self && is != self:
-		return
-	case is == self && was == "":
-		c = acquired
-	case is == self && alive[was]:
-		c = received
-	case is == self:
-		c = tookOver
-		m.takeovers.Observe(silence(was).Seconds())
-	case is == "":
-		c = dropped
-	default:
-		c = handedOver
-	}
-	m.changes.WithLabelValues(string(c)).Inc()
 }

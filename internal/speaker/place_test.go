@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -157,10 +158,10 @@ func TestTheOwnerLingersWhenItsOfferIsTaken(t *testing.T) {
 			time.Sleep(time.Millisecond)
 			synctest.Wait()
 		}
-		time.Sleep(linger / 2)
+		time.Sleep(core.Linger / 2)
 		synctest.Wait()
 		w.owned("a b")
-		time.Sleep(linger)
+		time.Sleep(core.Linger)
 		synctest.Wait()
 		w.owned("b")
 	})

@@ -127,7 +127,7 @@ func (r *Registrar) rest() time.Duration {
 	if s == nil {
 		return breath
 	}
-	return min(breath+time.Duration(len(s.Claims))*longer, ample)
+	return min(breath+time.Duration(len(s.Answers))*longer, ample)
 }
 
 // turn returns after how long to write what all nodes may want to write.

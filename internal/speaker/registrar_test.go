@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -47,10 +47,10 @@ func (r *fakeRegister) Write(ctx context.Context, s *State) (bool, error) {
 	switch {
 	case r.away:
 		return false, errors.New("the API server is away")
-	case r.says == len(s.Claims):
+	case r.says == len(s.Answers):
 		return false, nil
 	}
-	r.says = len(s.Claims)
+	r.says = len(s.Answers)
 	r.written = append(r.written, time.Now())
 	return true, nil
 }
@@ -83,7 +83,7 @@ func registering(t *testing.T, members int, test func(r *fakeRegister, show func
 		stop := func() { cancel(); <-done }
 		defer stop()
 		test(r, func(n int) {
-			b.show(State{Claims: make([]layer2.Claim, n), Members: make([]election.Member, members)})
+			b.show(State{View: core.View{Answers: make([]core.Answer, n), Members: make([]election.Member, members)}})
 		}, stop)
 	})
 }
@@ -255,19 +255,19 @@ func TestAStateShowsWhatTheSpeakerDoes(t *testing.T) {
 			t.Error("the state changed, and nobody is told")
 		}
 		s := a.speaker.State()
-		if len(s.Claims) != 2 || s.Claims[0].Address != v4 || len(s.Members) != 2 || len(s.Interfaces) != 3 || !s.Index.AdvertisesOn("a", "eth0") {
+		if len(s.Answers) != 2 || s.Answers[0].Address != v4 || len(s.Members) != 2 || len(s.Interfaces) != 3 || !s.Index.AdvertisesOn("a", "eth0") {
 			t.Errorf("%+v", s)
 		}
 		a.link.set(func(i *lb.Interface) { i.Carrier = false })
 		w.rest()
-		if s := a.speaker.State(); len(s.Claims) != 0 || s.Interfaces[0].Carrier {
+		if s := a.speaker.State(); len(s.Answers) != 0 || s.Interfaces[0].Carrier {
 			t.Errorf("without carrier: %+v", s)
 		}
 		a.link.set(func(i *lb.Interface) { i.Carrier = true })
 		w.rest()
 		a.stop()
 		<-a.done
-		if s := a.speaker.State(); len(s.Claims) != 0 || len(s.Members) != 2 || len(s.Interfaces) != 3 {
+		if s := a.speaker.State(); len(s.Answers) != 0 || len(s.Members) != 2 || len(s.Interfaces) != 3 {
 			t.Errorf("after it left: %+v", s)
 		}
 	})

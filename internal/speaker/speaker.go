@@ -1,17 +1,16 @@
 package speaker
 
 import (
-	"cmp"
 	"context"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -77,31 +76,16 @@ type Config struct {
 }
 
 const (
-	// urgent is the least time between two passes for what moves addresses:
-	// members and interfaces. The first event of a burst waits for none of it.
-	urgent = 5 * time.Millisecond
-	// leisurely is the same for news from the API server.
+	// leisurely is the least time between two looks at what the API server holds.
+	// The first event of a burst waits for none of it.
 	leisurely = 100 * time.Millisecond
-	// idle is how many times longer than a pass for the API server's news took
-	// we wait until the next, but no longer than latest, so that a busy cluster
-	// never busies us.
+	// idle is how many times longer than a look and its decision took we wait until
+	// the next, but no longer than latest, so that a busy cluster never busies us.
 	idle   = 60
 	latest = time.Second
-	// linger bounds how long an address handed over is still answered for
-	// while its successor has not been heard on the wire.
-	linger = 250 * time.Millisecond
-	// farewell bounds how long a speaker that leaves answers for what nobody
-	// takes over.
-	farewell = time.Second
-	// defence is the least time between two announcements of an address in
-	// answer to another speaker's.
-	defence = time.Second
-	// greeting is the least time between two questions to a speaker that was
-	// heard on the wire though it is no member.
-	greeting = 200 * time.Millisecond
 )
 
-// A Speaker decides what its node announces, and has it done.
+// A Speaker decides what its node announces, by its Core, and has it done.
 type Speaker struct {
 	cfg     Config
 	cluster Cluster
@@ -113,51 +97,16 @@ type Speaker struct {
 	log     *slog.Logger
 	metrics *metrics
 
-	errands sync.WaitGroup // questions under way
+	asking     sync.WaitGroup // questions under way
+	detected   chan detected
+	identified chan identified
 
 	// What follows belongs to the goroutine of Run.
+	core     *core.Core
 	dirty    bool      // the cluster has changed since it was read
 	readable time.Time // when it may be read again
-	wanted   bool      // a pass is
-	passed   time.Time // when the last pass ended
-	index    *announce.Index
-	peers    []netip.Addr
-	said     election.Local
-	decided  []election.Member // upon these members:
-	intent   announce.Intent
-	offered  []netip.Addr
-	failback election.Failback
-	met      map[string]bool             // the nodes that were heard
-	holding  map[netip.Addr]layer2.Claim // until another node claims them
-	leftover map[netip.Addr]leftover
-	// answered are the held addresses whose new owner was heard on the wire.
-	answered  map[netip.Addr]bool
-	contested []netip.Addr
-	stations  map[lb.MAC]string   // the nodes' interfaces, also of those gone
-	speakers  map[string]*station // by node, also those gone
-	defended  map[netip.Addr]time.Time
-	holdoff   election.Holdoff
-	acd       layer2.ACD
-	vetted    chan vetted
-	revet     time.Time // when there is something to ask again; never when not
-	served    map[string]election.Claims
-	nodes     []lb.Node
-	strangers strangers
-}
-
-// A leftover is an address that another node owns by now.
-type leftover struct {
-	claim layer2.Claim
-	until time.Time
-}
-
-// A station is another node's speaker.
-type station struct {
-	address netip.Addr
-	member  bool
-	greeted time.Time
-	// lost is since when it was not well; zero while it is.
-	lost time.Time
+	next     time.Time // when to settle again; zero for never
+	left     bool
 }
 
 // New returns a Speaker that does nothing until Run.
@@ -168,21 +117,12 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Re
 	}
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
-		dirty:     true,
-		board:     newBoard(),
-		herald:    newHerald(cfg.Node, reporter, log, m),
-		router:    newRouter(cfg, log, reg),
-		holding:   map[netip.Addr]layer2.Claim{},
-		leftover:  map[netip.Addr]leftover{},
-		answered:  map[netip.Addr]bool{},
-		stations:  map[lb.MAC]string{},
-		speakers:  map[string]*station{},
-		defended:  map[netip.Addr]time.Time{},
-		strangers: newStrangers(),
-		vetted:    make(chan vetted),
-		revet:     never,
-		served:    map[string]election.Claims{},
-		met:       map[string]bool{},
+		core:     core.New(core.Config{Node: cfg.Node, Family: lb.FamilyOf(cfg.Gossip), Announce: cfg.Announce}),
+		dirty:    true,
+		board:    newBoard(),
+		herald:   newHerald(cfg.Node, reporter, log, m),
+		router:   newRouter(cfg, log, reg),
+		detected: make(chan detected), identified: make(chan identified),
 	}
 }
 
@@ -195,21 +135,14 @@ func (s *Speaker) Run(ctx context.Context) {
 	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() { defer close(done); s.herald.run(writing) }()
-	defer func() { stop(); <-done; s.errands.Wait() }()
+	defer func() { stop(); <-done }()
 
 	defer s.retire()
 	routed := make(chan struct{})
 	go func() { defer close(routed); s.router.run(ctx) }()
 	defer func() { <-routed }()
 
-	s.loop(ctx, present)
-	s.log.Info("leaving: handing over", "addresses", len(s.intent.Claims))
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
-	defer cancel()
-	s.loop(last, leaving)
-	s.link.Set(nil)
-	s.publish(election.Local{Leaving: true})
-	s.log.Info("stopped answering")
+	s.loop(ctx)
 }
 
 // await waits until the cluster is known: before that, nothing could be decided
@@ -223,31 +156,27 @@ func (s *Speaker) await(ctx context.Context) bool {
 	}
 }
 
-// A stage is a part of a Speaker's life.
-type stage uint8
-
-const (
-	present stage = iota
-	leaving
-)
-
-// loop does what is due until ctx is done, or, when leaving, until there is
-// nothing left to hand over.
-func (s *Speaker) loop(ctx context.Context, at stage) {
+// loop tells the Core what happens and does what it says, until it has left, which
+// begins when ctx is done.
+func (s *Speaker) loop(ctx context.Context) {
 	defer s.cfg.Pulse.Begin()()
-	s.wanted = true
+	asking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer s.asking.Wait()
+	defer stop()
+	s.core.SetInterfaces(s.link.Interfaces())
+	s.core.SetSessions(*s.router.established.Load())
+	s.core.SetMembers(time.Now(), s.members.Members())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	leave := ctx.Done()
 	for {
-		if now := time.Now(); !now.Before(s.due()) {
-			s.step(now, at)
-			s.inquire(ctx, now, at)
-		}
-		if at == leaving && !s.wanted && len(s.holding) == 0 && len(s.leftover) == 0 {
+		s.step(asking, time.Now())
+		if s.left {
+			s.log.Info("stopped answering")
 			return
 		}
 		timer.Stop()
-		if due := s.due(); due.Before(never) {
+		if due := s.due(); !due.IsZero() {
 			timer.Reset(time.Until(due))
 		}
 		changed := s.cluster.Changed()
@@ -255,385 +184,110 @@ func (s *Speaker) loop(ctx context.Context, at stage) {
 			changed = nil // that is known: be woken when it may be read
 		}
 		select {
-		case <-ctx.Done():
-			return
+		case <-leave:
+			leave = nil
+			s.log.Info("leaving: handing over addresses")
+			s.core.Leave(time.Now())
 		case <-changed:
 			s.dirty = true
 		case <-s.members.Changed():
-			s.wanted = s.wanted || !s.confirmed(at)
+			s.core.SetMembers(time.Now(), s.members.Members())
 		case <-s.link.Changed():
-			s.wanted = true
+			s.core.SetInterfaces(s.link.Interfaces())
 		case <-s.router.moved:
-			s.wanted = true
+			s.core.SetSessions(*s.router.established.Load())
 		case h := <-s.link.Heard():
-			s.hear(ctx, h)
-		case v := <-s.vetted:
-			s.settle(time.Now(), v)
-		case a := <-s.strangers.known:
-			s.introduce(a)
+			s.core.Hear(time.Now(), h)
+		case d := <-s.detected:
+			s.core.Detected(time.Now(), d.Inquiry, d.found, d.failed)
+		case i := <-s.identified:
+			s.core.Identified(time.Now(), i.Station, i.is)
 		case <-s.cfg.Pulse.Asked():
 		case <-timer.C:
 		}
 	}
 }
 
-// never is when nothing will be due.
-var never = time.Unix(1<<40, 0)
-
-// due returns when there is something to do.
+// due returns when there is something to do; zero for never.
 func (s *Speaker) due() time.Time {
-	due := never
-	sooner := func(t time.Time) {
-		if t.Before(due) {
-			due = t
-		}
+	if s.dirty && (s.next.IsZero() || s.readable.Before(s.next)) {
+		return s.readable
 	}
-	if s.wanted {
-		sooner(s.passed.Add(urgent))
-	}
-	if s.dirty {
-		sooner(s.readable)
-	}
-	for _, l := range s.leftover {
-		sooner(l.until)
-	}
-	sooner(s.revet)
-	if at, waits := s.holdoff.Due(); waits {
-		sooner(at)
-	}
-	sooner(s.strangers.due())
-	return due
+	return s.next
 }
 
 // step does what is due.
-func (s *Speaker) step(start time.Time, at stage) {
+func (s *Speaker) step(ctx context.Context, start time.Time) {
 	reads := s.dirty && !start.Before(s.readable)
-	changed := reads && s.read()
-	if reads && !changed {
-		s.herald.wake() // perhaps a condition is what changed
+	if reads {
+		s.read(start)
 	}
-	expired := s.holdoff.Expire(start)
-	for _, l := range s.leftover {
-		expired = expired || !start.Before(l.until)
+	e := s.core.Settle(start)
+	s.perform(ctx, e)
+	s.next, s.left = e.Next, e.Left
+	end := time.Now()
+	if e.View != nil {
+		s.metrics.passes.Observe(end.Sub(start).Seconds())
 	}
-	if changed || expired || s.wanted && !start.Before(s.passed.Add(urgent)) {
-		s.wanted = false
-		s.pass(start, at)
-		s.passed = time.Now()
-		s.metrics.passes.Observe(s.passed.Sub(start).Seconds())
-	}
-	s.judge(start)
-	if end := time.Now(); reads {
+	if reads {
 		s.readable = end.Add(min(max(leisurely, idle*end.Sub(start)), latest))
 	}
 }
 
-// confirmed reports whether the news of members only confirm what was decided.
-func (s *Speaker) confirmed(at stage) bool {
-	members := s.present(s.link.Interfaces(), at)
-	if !s.intent.Confirms(s.decided, members, s.cfg.Node) {
-		return false
-	}
-	s.decided = members
-	s.serve(members)
-	s.reannounce(members)
-	s.herald.tell(s.view())
-	return true
-}
-
-// read takes in what the API server holds, and reports whether it is anything
-// new.
-func (s *Speaker) read() bool {
+// read takes in what the API server holds.
+func (s *Speaker) read(now time.Time) {
 	s.dirty = false
 	snapshot, changed := s.cluster.Snapshot()
 	if !changed {
-		return false
+		s.herald.wake() // perhaps a condition is what changed
+		return
 	}
-	before := s.index
-	s.nodes = snapshot.Nodes
-	snapshot.Nodes = withSelf(snapshot.Nodes, s.cfg.Node)
+	s.core.Configure(now, snapshot)
+	snapshot.Nodes = core.WithNode(snapshot.Nodes, s.cfg.Node)
 	s.router.tell(snapshot)
-	s.index = announce.NewIndex(snapshot, s.cfg.Announce)
-	s.failback.Forget(s.index.Uses)
-	s.adopt(before)
-	var peers []netip.Addr
-	for _, n := range s.nodes {
-		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(s.cfg.Gossip) })
-		if i >= 0 {
-			peers = append(peers, n.Addresses[i])
-		}
-	}
-	if s.peers == nil || !slices.Equal(peers, s.peers) {
-		s.peers = append([]netip.Addr{}, peers...)
-		s.members.SetPeers(peers)
-	}
-	return true
 }
 
-// withSelf returns nodes, by name, with this one in any case. A node whose
-// object is deleted drains: its speaker answers until another does.
-func withSelf(nodes []lb.Node, self string) []lb.Node {
-	i, there := slices.BinarySearchFunc(nodes, self, func(n lb.Node, name string) int { return cmp.Compare(n.Name, name) })
-	if there {
-		return nodes
+// perform does what the Core says: the wire first, then gossip.
+func (s *Speaker) perform(ctx context.Context, e core.Effects) {
+	if e.Claims != nil {
+		s.link.Set(e.Claims)
 	}
-	return slices.Insert(slices.Clone(nodes), i, lb.Node{Name: self, Drain: true})
+	if e.Gossip != nil {
+		s.members.Publish(*e.Gossip)
+	}
+	if e.Peers != nil {
+		s.members.SetPeers(e.Peers)
+	}
+	for _, a := range e.Announce {
+		s.link.Announce(a)
+	}
+	for _, a := range e.Defend {
+		s.link.Defend(a)
+	}
+	s.ask(ctx, e)
+	s.tell(e)
+	s.metrics.count(e)
 }
 
-// pass decides and carries out.
-func (s *Speaker) pass(now time.Time, at stage) {
-	interfaces := s.link.Interfaces()
-	members := s.present(interfaces, at)
-	s.know(now, members)
-	before := s.intent
-	s.serve(members)
-	s.intent = announce.Decide(s.index, members, &s.holdoff, s.cfg.Node)
-	s.decided = members
-	s.vet(now, at)
-	s.expect(now, members)
-	s.offered = s.offers(members)
-	s.track(now, s.offered, before.Claims)
-
-	claims := s.claims()
-	s.link.Set(claims)
-	var owned []netip.Addr
-	for _, c := range s.intent.Claims {
-		if s.acd.Cleared(c.Address) {
-			owned = append(owned, c.Address)
+// tell has others know what became of it.
+func (s *Speaker) tell(e core.Effects) {
+	for _, t := range e.Transitions {
+		s.log.Debug("address "+t.Kind.String(), "address", t.Address, "cause", t.Cause, "from", t.From, "to", t.To)
+	}
+	for _, a := range e.Won {
+		s.log.Info("another speaker let go of our address", "address", a)
+	}
+	for _, c := range e.Conflicts {
+		if c.Withheld {
+			s.log.Warn("address conflict: withholding the address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
+			continue // the condition tells
 		}
+		s.log.Warn("address conflict: another station uses our address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
+		s.herald.quarrel(c.Services, c.Heard)
 	}
-	s.publish(election.Local{Interfaces: s.announcing(interfaces), Leaving: at == leaving, Owned: owned, Offered: s.offered})
-	s.reannounce(members)
-	s.herald.tell(s.view())
-	s.board.show(State{Index: s.index, Interfaces: interfaces, Members: members, Claims: claims})
-	s.metrics.count(before, s.intent, members, s.cfg.Node, s.acd.Withheld(), s.silence)
-}
-
-// view is what the last pass decided, for the herald.
-func (s *Speaker) view() view {
-	return view{index: s.index, intent: s.intent, members: s.decided, offered: s.offered, held: s.acd.Withheld()}
-}
-
-// offers returns the addresses that are to go to the nodes where they are placed.
-func (s *Speaker) offers(members []election.Member) []netip.Addr {
-	for _, m := range members {
-		if m.State == election.Alive && !s.met[m.Node] {
-			s.met[m.Node] = true
-		}
-	}
-	var offered []netip.Addr
-	for _, v := range s.intent.Decisions {
-		met := v.Role == election.Owner && v.Placed != s.cfg.Node && s.met[v.Placed] // else it does not matter
-		if s.acd.Cleared(v.Address) && s.failback.Offers(v.Address, s.cfg.Node, v.Role, v.Placed, v.Failback, v.Fit, met) {
-			offered = append(offered, v.Address)
-		}
-	}
-	return offered
-}
-
-// present returns the members, with what is known about this node itself up to
-// date: gossip learns it from us.
-func (s *Speaker) present(interfaces []lb.Interface, at stage) []election.Member {
-	members := slices.Clone(s.members.Members())
-	for i := range members {
-		if members[i].Node == s.cfg.Node {
-			members[i].Interfaces, members[i].Carriers = interfaces, *s.router.established.Load()
-			if at == leaving {
-				members[i].State = election.Leaving
-			}
-		}
-	}
-	return members
-}
-
-// track notices what was handed over since the last pass, and lets go of what
-// is handed over for good.
-func (s *Speaker) track(now time.Time, offered []netip.Addr, before []layer2.Claim) {
-	next := make(map[netip.Addr]layer2.Claim, len(s.holding))
-	claims := s.intent.Claims
-	for _, v := range s.intent.Decisions {
-		if v.Role == election.Backup {
-			held, was := s.holding[v.Address]
-			if !was && v.Barred {
-				// Another heard before us that we may not have it any more, and claims
-				// it: its socket may be younger than its claim, here too.
-				held, was = claimOf(before, v.Address)
-			}
-			if was && v.Owner != "" && !s.answered[v.Address] {
-				s.leftover[v.Address] = leftover{held, now.Add(linger)}
-			}
-			if l, is := s.leftover[v.Address]; is && (v.Owner == "" || !now.Before(l.until)) {
-				delete(s.leftover, v.Address)
-			}
-			continue
-		}
-		if _, offers := slices.BinarySearchFunc(offered, v.Address, netip.Addr.Compare); offers || v.Role == election.Retiring {
-			next[v.Address] = claims[0]
-		}
-		claims = claims[1:] // one for each verdict that is no Backup's
-		delete(s.leftover, v.Address)
-	}
-	for a := range s.leftover {
-		if _, inUse := s.intent.Decision(a); !inUse {
-			delete(s.leftover, a)
-		}
-	}
-	for a := range s.answered {
-		if _, is := next[a]; !is {
-			delete(s.answered, a)
-		}
-	}
-	s.holding = next
-}
-
-// claimOf finds a claim among those of an intent.
-func claimOf(claims []layer2.Claim, a netip.Addr) (layer2.Claim, bool) {
-	i, found := slices.BinarySearchFunc(claims, a, func(c layer2.Claim, a netip.Addr) int { return c.Address.Compare(a) })
-	if !found {
-		return layer2.Claim{}, false
-	}
-	return claims[i], true
-}
-
-// claims returns all that is answered for: what is decided, and what lingers.
-func (s *Speaker) claims() []layer2.Claim {
-	held := func(c layer2.Claim) bool { return !s.acd.Cleared(c.Address) }
-	if len(s.leftover) == 0 && !slices.ContainsFunc(s.intent.Claims, held) {
-		return s.intent.Claims
-	}
-	claims := slices.DeleteFunc(slices.Clone(s.intent.Claims), held)
-	for _, l := range s.leftover {
-		claims = append(claims, l.claim)
-	}
-	slices.SortFunc(claims, func(a, b layer2.Claim) int { return a.Address.Compare(b.Address) })
-	return claims
-}
-
-// publish tells the other speakers, when there is something to tell.
-func (s *Speaker) publish(local election.Local) {
-	local.Carriers = *s.router.established.Load()
-	same := s.said.Leaving == local.Leaving && slices.Equal(s.said.Carriers, local.Carriers) && slices.Equal(s.said.Owned, local.Owned) && slices.Equal(s.said.Offered, local.Offered) &&
-		slices.EqualFunc(s.said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
-			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
-		})
-	if !same {
-		s.said = local
-		s.members.Publish(local)
-	}
-}
-
-// announcing returns the interfaces on which an advertisement lets some node
-// announce, and that can: what others have to know of.
-func (s *Speaker) announcing(interfaces []lb.Interface) []lb.Interface {
-	var out []lb.Interface
-	for _, i := range interfaces {
-		if i.Fault() == lb.InterfaceOK && s.index.Advertises(i.Name) {
-			out = append(out, i)
-		}
-	}
-	return out
-}
-
-// reannounce announces what another speaker claimed too and has let go of: its
-// last words may be what the neighbours remember.
-func (s *Speaker) reannounce(members []election.Member) {
-	contested := election.Contested(s.cfg.Node, members)
-	for _, a := range s.contested {
-		if _, still := slices.BinarySearchFunc(contested, a, netip.Addr.Compare); still {
-			continue
-		}
-		if v, _ := s.intent.Decision(a); v.Role == election.Owner {
-			s.link.Announce(a)
-			s.metrics.wins.Inc()
-			s.log.Info("another speaker let go of our address", "address", a)
-		}
-	}
-	s.contested = contested
-}
-
-// know remembers who has which interfaces, who is a member, and since when one
-// is not well.
-func (s *Speaker) know(now time.Time, members []election.Member) {
-	for _, other := range s.speakers {
-		other.member = false
-	}
-	for _, m := range members {
-		if s.speakers[m.Node] == nil {
-			s.speakers[m.Node] = &station{}
-		}
-		s.speakers[m.Node].address, s.speakers[m.Node].member = m.Address, true
-		if m.State != election.Suspected && m.State != election.Stalled {
-			s.speakers[m.Node].lost = time.Time{}
-		} else if s.speakers[m.Node].lost.IsZero() {
-			s.speakers[m.Node].lost = now
-		}
-		for _, i := range m.Interfaces {
-			if s.stations[i.MAC] != m.Node {
-				s.stations[i.MAC] = m.Node
-			}
-		}
-	}
-	for _, other := range s.speakers {
-		if !other.member && other.lost.IsZero() {
-			other.lost = now
-		}
-	}
-}
-
-// silence returns how long a node has not been well.
-func (s *Speaker) silence(node string) time.Duration {
-	if other := s.speakers[node]; other != nil && !other.lost.IsZero() {
-		return time.Since(other.lost)
-	}
-	return 0
-}
-
-// greet asks a speaker for its own address that is heard on the wire though
-// gossip has lost it: a partition is healing. What matters is not the answer but
-// that by question and answer both kernels learn, at once, where the other is.
-// They gave up asking each other, and by themselves would do so once a second;
-// gossip knocks all the time, and gets through as soon as they know.
-func (s *Speaker) greet(ctx context.Context, h layer2.Heard, other *station) {
-	if other.member || h.At.Sub(other.greeted) < greeting {
+	if e.View == nil || e.Left {
 		return
 	}
-	other.greeted = h.At
-	address := other.address
-	s.errands.Go(func() {
-		if _, err := s.link.Probe(ctx, h.Interface, address, h.MAC); err != nil && ctx.Err() == nil {
-			s.log.Debug("cannot ask a speaker that returns", "address", address, "err", err)
-		}
-	})
-}
-
-// hear takes note of another station's use of an address that we answer for.
-func (s *Speaker) hear(ctx context.Context, h layer2.Heard) {
-	if !h.Kind.Claims() {
-		return
-	}
-	node, known := s.stations[h.MAC]
-	if !known {
-		s.estrange(ctx, h)
-		return
-	}
-	s.greet(ctx, h, s.speakers[node])
-	if h.Kind == layer2.HeardRequest || node == s.cfg.Node {
-		return // its kernel uses the address; its speaker claims nothing
-	}
-	if _, held := s.holding[h.Address]; held {
-		s.answered[h.Address] = true
-		return
-	}
-	if l, lingers := s.leftover[h.Address]; lingers {
-		l.until = h.At
-		s.leftover[h.Address] = l
-		return
-	}
-	// Another speaker claims what is ours. Gossip settles which of us is right;
-	// what the neighbours heard last must not be the other's word.
-	if v, _ := s.intent.Decision(h.Address); v.Role == election.Owner && h.At.Sub(s.defended[h.Address]) >= defence {
-		s.defended[h.Address] = h.At
-		s.metrics.rivals.Inc()
-		s.link.Announce(h.Address)
-	}
+	s.herald.tell(view{index: e.View.Index, intent: e.View.Intent, members: e.View.Members, offered: e.View.Offered, held: e.View.Withheld})
+	s.board.show(State{View: *e.View})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -121,7 +122,7 @@ func TestAnInterfaceThatFailsStopsAnsweringAtOnce(t *testing.T) {
 		w.node("a").link.set(func(i *lb.Interface) { i.Carrier = false })
 		synctest.Wait()
 		w.owned("")
-		time.Sleep(w.hub.delay + urgent)
+		time.Sleep(w.hub.delay + core.Pause)
 		synctest.Wait()
 		w.owned("b")
 		w.rest()
@@ -197,11 +198,11 @@ func TestADrainedNodeAnswersUntilAnotherDoes(t *testing.T) {
 			w.cluster.edit(only("b"))
 			synctest.Wait()
 			w.owned("a b")
-			time.Sleep(w.hub.delay + urgent + wire)
+			time.Sleep(w.hub.delay + core.Pause + wire)
 			synctest.Wait()
 			if deaf {
 				w.owned("a b") // its successor was not heard: it lingers
-				time.Sleep(linger)
+				time.Sleep(core.Linger)
 				synctest.Wait()
 			}
 			w.owned("b")
@@ -223,7 +224,7 @@ func TestTheSpeakerOfADeletedNodeAnswersUntilAnotherDoes(t *testing.T) {
 		})
 		synctest.Wait()
 		w.owned("a b")
-		time.Sleep(w.hub.delay + urgent + wire)
+		time.Sleep(w.hub.delay + core.Pause + wire)
 		synctest.Wait()
 		w.owned("b")
 		if len(w.lan.gaps) > 0 {
@@ -253,13 +254,13 @@ func TestADrainedNodeThatHearsOfItLastAnswersAMomentLonger(t *testing.T) {
 				w.owned("a")
 				w.cluster.delay("a", true)
 				w.cluster.edit(c.drain)
-				time.Sleep(w.hub.delay + urgent + wire)
+				time.Sleep(w.hub.delay + core.Pause + wire)
 				synctest.Wait()
 				w.cluster.delay("a", false)
-				time.Sleep(calm + urgent)
+				time.Sleep(calm + core.Pause)
 				synctest.Wait()
 				w.owned("a b")
-				time.Sleep(linger + calm)
+				time.Sleep(core.Linger + calm)
 				synctest.Wait()
 				w.owned("b")
 				if len(w.lan.gaps) > 0 {
@@ -284,7 +285,7 @@ func TestANodeCutOffFromTheAPIServerAloneGivesUpWhatAnotherClaims(t *testing.T) 
 		w.owned("a")
 		w.cluster.edit(only("b"))
 		w.rest()
-		time.Sleep(linger + calm)
+		time.Sleep(core.Linger + calm)
 		synctest.Wait()
 		w.owned("b")
 		if len(w.lan.gaps) > 0 {
@@ -346,11 +347,11 @@ func TestASpeakerThatNobodyRelievesLeavesInTheEnd(t *testing.T) {
 		w.hub.delay = time.Hour // nobody hears of it
 		start := time.Now()
 		w.node("a").stop()
-		time.Sleep(farewell - time.Millisecond)
+		time.Sleep(core.Farewell - time.Millisecond)
 		synctest.Wait()
 		w.owned("a")
 		<-w.node("a").done
-		if took := time.Since(start); took != farewell {
+		if took := time.Since(start); took != core.Farewell {
 			t.Errorf("left after %v", took)
 		}
 		if w.node("a").link.answers(v4) {
@@ -387,7 +388,7 @@ func TestARivalIsAnsweredByAnAnnouncementAtMostOnceASecond(t *testing.T) {
 		if got := w.node("a").link.announced; !slices.Equal(got, []netip.Addr{v4, v6}) {
 			t.Errorf("announced %v", got)
 		}
-		time.Sleep(defence)
+		time.Sleep(core.RivalPause)
 		w.heard("a", v6, rival, layer2.HeardReply)
 		if got := w.node("a").link.announced; !slices.Equal(got, []netip.Addr{v4, v6, v6}) {
 			t.Errorf("announced %v", got)
@@ -430,10 +431,10 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 		w.hub.spread()
 		synctest.Wait()
 		w.owned("b")
-		if took := time.Since(start); took > urgent {
+		if took := time.Since(start); took > core.Pause {
 			t.Errorf("healed only after %v", took)
 		}
-		time.Sleep(w.hub.delay + urgent)
+		time.Sleep(w.hub.delay + core.Pause)
 		synctest.Wait()
 		if got := w.node("b").link.announced; !slices.Equal(got, []netip.Addr{v4, v6}) {
 			t.Errorf("the winner announced %v", got)
@@ -465,7 +466,7 @@ func TestASpeakerThatGossipHasLostIsAskedWhenItIsHeard(t *testing.T) {
 			w.heard("a", v6, b, layer2.HeardAnnouncement)
 			time.Sleep(40 * time.Millisecond)
 		}
-		time.Sleep(greeting)
+		time.Sleep(core.KnockPause)
 		w.heard("a", v4, b, layer2.HeardReply)
 		want := "2 192.0.2.12 02:00:00:00:00:0c"
 		if got := w.node("a").link.probed; !slices.Equal(got, []string{want, want}) {
@@ -487,11 +488,11 @@ func TestAStrangerIsReportedOnce(t *testing.T) {
 			w.heard("a", v6, mac, layer2.HeardAnnouncement)
 		}
 		w.told() // it may be a speaker that gossip has not told of yet
-		time.Sleep(acquaintance)
+		time.Sleep(core.Acquaintance)
 		w.rest()
 		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (reply)`,
 			`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 2001:db8::1 too (announcement)`)
-		time.Sleep(quarrel)
+		time.Sleep(core.ConflictPause)
 		w.heard("a", v4, mac, layer2.HeardRequest)
 		w.rest()
 		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (request)`)
@@ -506,7 +507,7 @@ func TestStrangersAreCountedByHardwareAddress(t *testing.T) {
 		for i := range namedMost + 3 {
 			for range 2 {
 				w.heard("a", v6, lb.MAC{0xde, 5: byte(i)}, layer2.HeardReply)
-				time.Sleep(acquaintance)
+				time.Sleep(core.Acquaintance)
 			}
 		}
 		w.rest()
@@ -523,23 +524,6 @@ func TestStrangersAreCountedByHardwareAddress(t *testing.T) {
 		}
 		if len(got) != namedMost+1 || got["de:00:00:00:00:00"] != 2 || got[others] != 6 {
 			t.Errorf("counted %v", got)
-		}
-	})
-}
-
-func TestStrangersDoNotFillTheMemory(t *testing.T) {
-	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
-		w.start()
-		for i := range 2 * quarrels {
-			w.heard("a", v4, lb.MAC{0xde, 3: byte(i >> 16), 4: byte(i >> 8), 5: byte(i)}, layer2.HeardReply)
-		}
-		if n := len(w.node("a").speaker.strangers.by); n > quarrels {
-			t.Errorf("%d remembered", n)
-		}
-		time.Sleep(acquaintance + quarrel)
-		w.heard("a", v4, lb.MAC{0xbe}, layer2.HeardReply)
-		if n := len(w.node("a").speaker.strangers.by); n != 1 {
-			t.Errorf("%d remembered after %v", n, quarrel)
 		}
 	})
 }
@@ -581,7 +565,7 @@ func TestAMemberDoesNotWaitForTheAPIServersNews(t *testing.T) {
 		before := w.cluster.reads
 		w.node("a").link.Set(nil)
 		w.hub.become("a", election.Gone)
-		time.Sleep(urgent)
+		time.Sleep(core.Pause)
 		synctest.Wait()
 		if got := w.who(v6); got != "b" {
 			t.Errorf("%q answers", got)

@@ -3,20 +3,14 @@ package speaker
 import (
 	"sync/atomic"
 
-	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp"
-	"github.com/belfrylb/belfry/internal/election"
-	"github.com/belfrylb/belfry/internal/layer2"
-	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/core"
 )
 
 // A State is what a Speaker knows and does at one moment. It does not change.
 type State struct {
-	Index      *announce.Index
-	Interfaces []lb.Interface
-	Members    []election.Member
-	// Claims are the addresses that the node answers for, ascending.
-	Claims []layer2.Claim
+	// View is what layer 2 does.
+	core.View
 	// Routing is what BGP is to do on the node, Sessions what became of it; both
 	// nothing once the Speaker has left.
 	Routing  bgp.Intent
@@ -42,7 +36,11 @@ func (b *board) show(s State) {
 
 // retire shows that the Speaker does nothing any more.
 func (s *Speaker) retire() {
-	s.board.show(State{Index: s.index, Interfaces: s.link.Interfaces(), Members: s.decided, left: true})
+	last := core.View{Interfaces: s.link.Interfaces()}
+	if shown := s.board.state.Load(); shown != nil {
+		last.Index, last.Members = shown.Index, shown.Members
+	}
+	s.board.show(State{View: last, left: true})
 }
 
 // State returns what the Speaker knows and does, nil before it knows anything.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 )
 
@@ -33,7 +34,7 @@ func TestATakeoverIsMeasuredFromTheFirstDoubt(t *testing.T) {
 		time.Sleep(60 * time.Millisecond)
 		w.node("a").link.Set(nil)
 		w.hub.become("a", election.Gone)
-		time.Sleep(urgent)
+		time.Sleep(core.Pause)
 		synctest.Wait()
 		n, sum := histogram(t, w.node("b").speaker.metrics.takeovers)
 		if each := sum / 2; n != 2 || each < 0.06 || each > 0.07 {

@@ -1,0 +1,140 @@
+package core
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// Effects are what is to be done, in the order of the fields: the wire first, then
+// gossip. What is nil is as it was.
+type Effects struct {
+	// Claims are all that this node answers for, ascending.
+	Claims []layer2.Claim
+	// Gossip is what it says of itself.
+	Gossip *election.Local
+	// Peers are the addresses at which other speakers should be.
+	Peers []netip.Addr
+
+	// Announce are addresses to announce afresh, Defend those to claim with a
+	// single packet.
+	Announce, Defend []netip.Addr
+	// Detect, Identify and Knock are questions to put on segments. The first two
+	// want an answer, by [Core.Detected] and [Core.Identified].
+	Detect   []Detect
+	Identify []Identify
+	Knock    []Knock
+
+	// View is what this node does, and on what grounds.
+	View *View
+	// Transitions are what it has begun to answer for and ceased to.
+	Transitions []Transition
+	// Conflicts are foreign stations that use addresses of ours, to be told of;
+	// Frames are how many frames said so.
+	Conflicts []Conflict
+	Frames    []Frames
+	// Rivals counts the claims of other speakers to what this node owns, and Won
+	// are the addresses that another one claimed, too, and has let go.
+	Rivals int
+	Won    []netip.Addr
+
+	// Next is when to call Settle again, unless something happens before; zero for
+	// never.
+	Next time.Time
+	// Left is set once a node that leaves has handed over what it can. It answers
+	// for nothing any more.
+	Left bool
+}
+
+// A View is what a node does at one moment, and on what grounds. It does not
+// change.
+type View struct {
+	Index      *announce.Index
+	Interfaces []lb.Interface
+	Members    []election.Member
+	Intent     announce.Intent
+	// Answers are the addresses that the node answers for, ascending.
+	Answers []Answer
+	// Offered are those of them that it offers to the node where they are placed.
+	Offered []netip.Addr
+	// Withheld are the addresses that it owns and does not answer for: a foreign
+	// station uses them, or, where there is none yet, their segment is being
+	// asked.
+	Withheld map[netip.Addr]layer2.Heard
+}
+
+// Claims are the claims of its Answers.
+func (v View) Claims() []layer2.Claim {
+	claims := make([]layer2.Claim, len(v.Answers))
+	for i, a := range v.Answers {
+		claims[i] = a.Claim
+	}
+	return claims
+}
+
+// An Answer is an address that a node answers for, and how it came to do so.
+type Answer struct {
+	layer2.Claim
+	// Since is when it began, Cause why, and From the node that owned the address
+	// before; empty for none.
+	Since time.Time
+	Cause Cause
+	From  string
+}
+
+// A Detect asks who uses addresses on the segment of an interface: RFC 5227, RFC
+// 4862.
+type Detect struct {
+	layer2.Inquiry
+	// Stations are those of nodes, by hardware address: what they use is not
+	// foreign. It is not to be changed.
+	Stations map[lb.MAC]string
+}
+
+// OfNode reports whether a hardware address is a node's.
+func (d Detect) OfNode(mac lb.MAC) bool { _, is := d.Stations[mac]; return is }
+
+// An Identify asks to which of some nodes a station on the segment of an interface
+// belongs: its kernel answers for that node's address.
+type Identify struct {
+	Station
+	Candidates []NodeAddress
+}
+
+// A Station is a hardware address on the segment of an interface.
+type Station struct {
+	Interface int
+	MAC       lb.MAC
+}
+
+// A NodeAddress is an address of a node.
+type NodeAddress struct {
+	Node    string
+	Address netip.Addr
+}
+
+// A Knock asks a station for its own address, so that both kernels learn where
+// the other one is. The answer itself does not matter.
+type Knock struct {
+	Station
+	Address netip.Addr
+}
+
+// A Conflict is a foreign station's use of an address of ours.
+type Conflict struct {
+	layer2.Heard
+	Services []lb.ServiceKey
+	// Withheld is set when this node does not answer for the address because of
+	// it.
+	Withheld bool
+}
+
+// Frames counts the frames by which a foreign station claims addresses of ours.
+type Frames struct {
+	MAC lb.MAC
+	N   int
+}
