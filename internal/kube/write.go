@@ -93,9 +93,15 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 	return out, true
 }
 
+// maxMessage is how many bytes of a condition's message are written, as of an
+// Event's note, whose limit is the API's. With it, however JSON spells its
+// characters, no write of a Service exceeds 16 KiB.
+const maxMessage = 1024
+
 // conditionPatch returns the element of a strategic merge patch that changes
 // one condition into another, or nil.
 func conditionPatch(t ConditionType, have, want Condition, now metav1.Time) any {
+	want.Message = cut(want.Message, maxMessage)
 	switch {
 	case want == Condition{}:
 		if have == (Condition{}) {

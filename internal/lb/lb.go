@@ -263,7 +263,7 @@ type Node struct {
 	NotReady bool
 	// NetworkUnavailable is the node's condition of that name.
 	NetworkUnavailable bool
-	// Drain is set when the node carries the annotation belfry.dev/drain or
+	// Drain is set when the annotation belfry.dev/drain is "true" or there is
 	// the taint that the operator named as a drain trigger.
 	Drain bool
 }
