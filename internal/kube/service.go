@@ -55,6 +55,10 @@ type ConditionType string
 const (
 	ConditionAllocated ConditionType = "belfry.dev/Allocated"
 	ConditionAnnounced ConditionType = "belfry.dev/Announced"
+	// ConditionSharing records on which terms a Service shares its addresses, where
+	// those who may edit it cannot: so it is known who was edited when some can no
+	// longer share.
+	ConditionSharing ConditionType = "belfry.dev/Sharing"
 )
 
 // A Condition is a condition of ours on an object: what holds and why. The zero
@@ -86,6 +90,8 @@ type Service struct {
 	by, us string
 	// Seen is when this version was received.
 	Seen time.Time
+	// sharing is the condition that records lb.Service.Terms.
+	sharing Condition
 	// pool and placed are the annotations of these names, verbatim.
 	pool, placed string
 }
@@ -124,6 +130,8 @@ func (o Options) service(s *corev1.Service) *Service {
 			out.Allocated = kept
 		case ConditionAnnounced:
 			out.Announced = kept
+		case ConditionSharing:
+			out.sharing = kept
 		}
 	}
 	out.pool = short(s.Annotations[AnnotationPool], 2*maxName+1)
@@ -159,6 +167,7 @@ func (o Options) service(s *corev1.Service) *Service {
 	if o.Role != Allocating {
 		return out // whoever announces does not depend on what was asked for
 	}
+	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
 	if foreign {
 		return out
 	}
@@ -181,6 +190,17 @@ func (o Options) service(s *corev1.Service) *Service {
 		out.Ports = append(out.Ports, lb.Port{Protocol: protocol(p.Protocol), Number: uint16(p.Port)})
 	}
 	return out
+}
+
+// onTerms is what the message of ConditionSharing says before the terms.
+const onTerms = "shares what it holds on terms "
+
+// sharing is the condition that records terms; none for none.
+func sharing(terms string) Condition {
+	if terms == "" {
+		return Condition{}
+	}
+	return Condition{Status: metav1.ConditionTrue, Reason: "Recorded", Message: onTerms + terms}
 }
 
 // What is kept of one Service is bounded, whatever its author writes. Texts that

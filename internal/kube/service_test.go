@@ -209,6 +209,7 @@ func TestServiceIsReduced(t *testing.T) {
 			Conditions: []metav1.Condition{
 				{Type: "else.example/Ready", Status: "True", Reason: "R"},
 				{Type: "belfry.dev/Allocated", Status: "True", Reason: "Allocated", Message: "m", LastTransitionTime: since},
+				{Type: "belfry.dev/Sharing", Status: "True", Reason: "Recorded", Message: sharing("0123").Message},
 			},
 		},
 	}
@@ -219,13 +220,16 @@ func TestServiceIsReduced(t *testing.T) {
 		Ports: []lb.Port{{Protocol: "TCP", Number: 80}, {Protocol: "UDP", Number: 53}}, PodSelector: "a=1,b=2",
 		Request:       lb.Request{Reallocate: "2", SharingKey: "dns"},
 		Assigned:      []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
-		AssignedPools: []string{"edge", "six"}, Reallocated: "1", Placed: []string{"node1", "node1"},
+		AssignedPools: []string{"edge", "six"}, Reallocated: "1", Terms: "0123", Placed: []string{"node1", "node1"},
 	}
 	if !reflect.DeepEqual(got.Service, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got.Service, want)
 	}
 	if c := (Condition{"True", "Allocated", "m", since}); got.Allocated != c || !got.Exact || !got.Marked || got.Version != "7" {
 		t.Errorf("%+v", got)
+	}
+	if c := got.sharing; c.Message != sharing("0123").Message || (Options{Role: Announcing}).service(s).Terms != "" {
+		t.Errorf("of terms it keeps %+v", c)
 	}
 	for name, edit := range map[string]func(*corev1.LoadBalancerIngress){
 		"proxy mode": func(in *corev1.LoadBalancerIngress) { in.IPMode = &proxy },
@@ -433,10 +437,11 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		{
 			"everything",
 			Service{Service: lb.Service{UID: "u"}, Version: "7", Exact: true},
-			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
+			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Terms: "0123", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
 			`{"metadata":{"annotations":{"belfry.dev/pool":"six,edge","belfry.dev/reallocated":"2"},` + preconditions + `},` +
 				`"status":{"conditions":[` +
 				`{"type":"belfry.dev/Allocated","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Allocated","message":"m"},` +
+				`{"type":"belfry.dev/Sharing","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Recorded","message":"shares what it holds on terms 0123"},` +
 				`{"type":"belfry.dev/Announced","status":"False","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"NoEndpoint","message":"n"}],` +
 				`"loadBalancer":{"ingress":[{"ip":"2001:db8::1","ipMode":"VIP"},{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
 		},
@@ -454,11 +459,11 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		{
 			"release removes every trace", with(func(s *Service) {
 				s.Reallocated, s.placed = "1", "node1"
-				s.Announced = Condition{"True", "Announced", "a", before}
+				s.Announced, s.sharing = Condition{"True", "Announced", "a", before}, sharing("0123")
 			}),
 			ServiceWrite{Announced: &Condition{}},
 			`{"metadata":{"annotations":{"belfry.dev/l2-node":null,"belfry.dev/pool":null,"belfry.dev/reallocated":null},` + preconditions + `},` +
-				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
+				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Sharing"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
 				`"loadBalancer":{"ingress":null}}}`,
 		},
 		{

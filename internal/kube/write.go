@@ -25,6 +25,8 @@ type ServiceWrite struct {
 	Placed []string
 	// Reallocated is the token to record as honoured.
 	Reallocated string
+	// Terms are those to record as what it shares its addresses on.
+	Terms string
 	// Allocated is the condition; the zero Condition removes it.
 	Allocated Condition
 	// Announced likewise; nil leaves it to the speakers.
@@ -72,6 +74,7 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 		}
 	}
 	set(ConditionAllocated, s.Allocated, w.Allocated)
+	set(ConditionSharing, s.sharing, sharing(w.Terms))
 	if w.Announced != nil {
 		set(ConditionAnnounced, s.Announced, *w.Announced)
 	}
