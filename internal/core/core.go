@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/announce"
@@ -33,6 +34,10 @@ const (
 	// Farewell bounds how long a node that leaves answers for what no other takes
 	// over.
 	Farewell = time.Second
+	// YieldPause is for how long a node that gives an address up to a better claim
+	// goes on claiming it, though it does not answer any more. Whoever wins is to hear
+	// that it was contested, so as to announce the address afresh.
+	YieldPause = 200 * time.Millisecond
 	// RivalPause is the least time between two announcements of an address in
 	// answer to another speaker's.
 	RivalPause = time.Second
@@ -77,6 +82,7 @@ type Core struct {
 	conflicts        ConflictTracker
 	inquiries        []inquiry
 	contested        []netip.Addr
+	yielded          map[netip.Addr]time.Time // to a better claim; until when they are claimed
 	announced        map[netip.Addr]time.Time // in answer to another speaker
 	served           map[string]election.Version
 }
@@ -95,7 +101,7 @@ type handover struct {
 func New(cfg Config) *Core {
 	return &Core{
 		cfg: cfg, handovers: map[netip.Addr]handover{}, neighbors: newNeighbors(), conflicts: newConflictTracker(),
-		announced: map[netip.Addr]time.Time{}, served: map[string]election.Version{},
+		announced: map[netip.Addr]time.Time{}, yielded: map[netip.Addr]time.Time{}, served: map[string]election.Version{},
 	}
 }
 
@@ -213,7 +219,7 @@ func (c *Core) Hear(now time.Time, h layer2.Heard) {
 // them.
 func (c *Core) Settle(now time.Time) Effects {
 	if c.index != nil && !c.left {
-		if c.holdoff.Expire(now) || c.lingered(now) {
+		if c.holdoff.Expire(now) || c.expired(now) {
 			c.due, c.urgent = true, true
 		}
 		if c.due && !now.Before(c.notBefore()) {
@@ -239,11 +245,16 @@ func (c *Core) notBefore() time.Time {
 	return c.decided.Add(Pause)
 }
 
-// lingered reports whether an address has been answered for long enough after it
-// was handed over.
-func (c *Core) lingered(now time.Time) bool {
+// expired reports whether an address was answered for long enough after it was
+// handed over, or claimed after it was yielded.
+func (c *Core) expired(now time.Time) bool {
 	for _, h := range c.handovers {
 		if !h.until.IsZero() && !now.Before(h.until) {
+			return true
+		}
+	}
+	for _, until := range c.yielded {
+		if !now.Before(until) {
 			return true
 		}
 	}
@@ -271,6 +282,9 @@ func (c *Core) next() (next time.Time) {
 	}
 	sooner(c.conflicts.due())
 	sooner(c.acdDue)
+	for _, until := range c.yielded {
+		sooner(until)
+	}
 	if c.leaving {
 		sooner(c.farewell)
 	}
@@ -298,19 +312,20 @@ func (c *Core) decide(now time.Time) {
 	members := c.present()
 	c.neighbors.meet(now, members)
 	c.serve(now, members)
-	before := c.intent
+	before, known := c.intent, c.members
 	c.intent = announce.Decide(c.index, members, &c.holdoff, c.cfg.Node)
 	c.members = members
 	c.probe(now)
 	c.await(now)
 
 	offered := c.offers()
-	c.handOver(now, offered)
+	c.handOver(now, offered, known)
 	claims, owned := c.answered()
 	c.transit(now, before, claims)
 	if c.decided.IsZero() || !slices.EqualFunc(c.claims, claims, layer2.Claim.Equal) {
 		c.claims, c.out.Claims = claims, claims
 	}
+	owned = c.withYielded(now, owned)
 	c.publish(election.Local{Interfaces: c.announcing(), Carriers: c.sessions, Leaving: c.leaving, Owned: owned, Offered: offered})
 	c.reannounce(members)
 	c.view = View{
@@ -340,9 +355,9 @@ func (c *Core) offers() []netip.Addr {
 	return offered
 }
 
-// handOver notices what is given to others since the last decision, and lets go of
-// what was given for good.
-func (c *Core) handOver(now time.Time, offered []netip.Addr) {
+// handOver notices what is given to others since the last decision, of which the
+// members were known, and lets go of what was given for good.
+func (c *Core) handOver(now time.Time, offered []netip.Addr, known []election.Member) {
 	next := make(map[netip.Addr]handover, len(c.handovers))
 	for i := range c.intent.Decisions {
 		d := &c.intent.Decisions[i]
@@ -353,7 +368,7 @@ func (c *Core) handOver(now time.Time, offered []netip.Addr) {
 			}
 			continue
 		}
-		if !is && d.Barred {
+		if !is && (d.Barred || c.claimed(d.Owner, d.Address) && fresh(known, d.Owner, d.Address)) {
 			// Another one heard before us that we may not have it any more, and claims
 			// it: its socket may be younger than its claim, here too.
 			was.claim, is = claimOf(c.claims, d.Address)
@@ -368,6 +383,19 @@ func (c *Core) handOver(now time.Time, offered []netip.Addr) {
 		}
 	}
 	c.handovers, c.given = next, c.handovers
+}
+
+// fresh reports whether a node, which claims an address, was well and did not among
+// those members. It claims it on purpose, then, and not because it did not hear
+// of us.
+func fresh(known []election.Member, node string, a netip.Addr) bool {
+	i, listed := find(known, node)
+	return listed && known[i].State == election.Alive && known[i].Claims[a].None()
+}
+
+// find finds a node among members.
+func find(members []election.Member, node string) (int, bool) {
+	return slices.BinarySearchFunc(members, node, func(m election.Member, node string) int { return strings.Compare(m.Node, node) })
 }
 
 // claimOf finds a claim among some, which are ascending.
@@ -397,6 +425,20 @@ func (c *Core) answered() (claims []layer2.Claim, owned []netip.Addr) {
 	return claims, owned
 }
 
+// withYielded adds to what is owned what was yielded just before.
+func (c *Core) withYielded(now time.Time, owned []netip.Addr) []netip.Addr {
+	if len(c.yielded) == 0 {
+		return owned
+	}
+	maps.DeleteFunc(c.yielded, func(a netip.Addr, until time.Time) bool {
+		d, _ := c.intent.Decision(a)
+		return !now.Before(until) || d.Role != election.Backup || d.Owner == ""
+	})
+	owned = slices.AppendSeq(owned, maps.Keys(c.yielded))
+	slices.SortFunc(owned, netip.Addr.Compare)
+	return owned
+}
+
 // publish tells the other speakers, when there is something to tell.
 func (c *Core) publish(local election.Local) {
 	said := &c.gossip
@@ -421,15 +463,18 @@ func (c *Core) announcing() []lb.Interface {
 	return out
 }
 
-// reannounce announces what another speaker claimed too and has let go of: its
-// last words may be what the neighbors remember.
+// reannounce announces what another speaker claims too, and again once that has let
+// go of it: its last words may be what the neighbors remember.
 func (c *Core) reannounce(members []election.Member) {
 	contested := election.Contested(c.cfg.Node, members)
-	for _, a := range c.contested {
-		if _, still := slices.BinarySearchFunc(contested, a, netip.Addr.Compare); still {
-			continue
+	owns := func(a netip.Addr) bool { d, _ := c.intent.Decision(a); return d.Role == election.Owner }
+	for _, a := range contested {
+		if _, before := slices.BinarySearchFunc(c.contested, a, netip.Addr.Compare); !before && owns(a) {
+			c.out.Announce = append(c.out.Announce, a)
 		}
-		if d, _ := c.intent.Decision(a); d.Role == election.Owner {
+	}
+	for _, a := range c.contested {
+		if _, still := slices.BinarySearchFunc(contested, a, netip.Addr.Compare); !still && owns(a) {
 			c.out.Announce = append(c.out.Announce, a)
 			c.out.Won = append(c.out.Won, a)
 		}

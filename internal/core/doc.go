@@ -27,8 +27,15 @@
 // act on: it offers the address to the node where it is placed
 // ([election.Failback]). It then lingers, still answering but claiming nothing, until
 // it hears the other on the wire, or a moment at most: the other's socket may be
-// younger than its claim. Where two speakers claimed an address at once there is
-// no lingering: one has to stop, and the other is answering already.
+// younger than its claim. The same goes for an owner that another one relieves because
+// it has heard earlier that the owner may not have the address any more. Where two
+// speakers claimed an address without hearing of each other there is no lingering: one
+// has to stop, and the other is answering already.
+//
+// Of two that did, the loser goes on claiming for a moment what it does not answer for
+// any more. Gossip does not reach all at once, and the winner must hear that there was
+// a contest: it announces the address afresh, for the neighbors may have heard the
+// loser last.
 //
 // A node that leaves does the same with everything: it says that it is leaving, and
 // has left once all has been taken over, or after a bound.

@@ -4,11 +4,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/announce"
-	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -36,9 +34,9 @@ type Kind uint8
 const (
 	// Acquired: this node answers for the address from now on.
 	Acquired Kind = iota
-	// HandedOver: this node has stopped, and another one owns the address.
+	// HandedOver: this node has stopped, and another one claims the address.
 	HandedOver
-	// Released: this node has stopped, and no node owns the address.
+	// Released: this node has stopped, and no node claims the address.
 	Released
 	// Withheld: this node owns the address and does not answer for it, because a
 	// foreign station uses it.
@@ -69,7 +67,7 @@ const (
 	// [HandedOver].
 	Contest
 	// NotEligible: this node may not announce it any more, or cannot: it has no
-	// usable interface. No other node can either. Of [Released].
+	// usable interface. Of [Released].
 	NotEligible
 	// NotInUse: no Service uses it any more. Of [Released].
 	NotInUse
@@ -135,8 +133,7 @@ func (c *Core) acquired(now time.Time, before announce.Intent, a netip.Addr) Tra
 		return t
 	}
 	t.From = was.Owner
-	i, listed := slices.BinarySearchFunc(c.members, t.From, func(m election.Member, node string) int { return strings.Compare(m.Node, node) })
-	if listed && !c.members[i].Claims[a].None() {
+	if c.claimed(t.From, a) {
 		t.Cause = Handover
 	} else {
 		t.Cause, t.Silence = OwnerLost, c.neighbors.silence(now, t.From)
@@ -153,11 +150,21 @@ func (c *Core) ceased(now time.Time, a netip.Addr) Transition {
 		t.Cause = NotInUse
 	case d.Owner == "" || d.Owner == c.cfg.Node:
 		t.Cause = NotEligible
+	case !c.claimed(d.Owner, a):
+		t.To, t.Cause = d.Owner, NotEligible
 	default:
 		t.Kind, t.To, t.Cause = HandedOver, d.Owner, Contest
-		if _, was := c.given[a]; was || d.Barred || c.leaving {
+		if _, was := c.given[a]; was || c.leaving {
 			t.Cause = Handover
+		} else {
+			c.yielded[a] = now.Add(YieldPause)
 		}
 	}
 	return t
+}
+
+// claimed reports whether a member claims an address.
+func (c *Core) claimed(node string, a netip.Addr) bool {
+	i, listed := find(c.members, node)
+	return listed && !c.members[i].Claims[a].None()
 }

@@ -1,6 +1,11 @@
 package election
 
-import "time"
+import (
+	"net/netip"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
 
 // A Reply is what a segment says about a suspect.
 type Reply uint8
@@ -18,6 +23,38 @@ const (
 
 // String returns the verdict in one word.
 func (v Reply) String() string { return [...]string{"unknown", "silent", "answers"}[v] }
+
+// A SegmentQuestion asks a suspect's kernel, on the segment of one of our
+// interfaces, for an address that it has there.
+type SegmentQuestion struct {
+	Interface int
+	Target    netip.Addr
+	MAC       lb.MAC
+}
+
+// Shared yields what a suspect can be asked on the segments that we share with it:
+// its addresses in subnets of our interfaces. Link-local subnets name no segment:
+// every interface has the same.
+func Shared(ours, theirs []lb.Interface) func(yield func(SegmentQuestion) bool) {
+	return func(yield func(SegmentQuestion) bool) {
+		for _, i := range ours {
+			if i.Fault() != lb.InterfaceOK {
+				continue
+			}
+			for _, o := range theirs {
+				for _, p := range o.Addresses {
+					a := p.Addr()
+					if !a.IsLinkLocalUnicast() && i.OnLink(a) {
+						if !yield(SegmentQuestion{i.Index, a, o.MAC}) {
+							return
+						}
+						break // one address of an interface tells as much as all
+					}
+				}
+			}
+		}
+	}
+}
 
 // A Port is what came of connecting to the suspect's gossip port.
 type Port uint8

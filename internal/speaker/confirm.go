@@ -32,10 +32,10 @@ func (c Confirmer) Confirm(ctx context.Context, suspect election.Member) electio
 	defer cancel()
 	answers := make(chan election.Reply, questions)
 	asked := 0
-	for q := range shared(c.link.Interfaces(), suspect.Interfaces) {
+	for q := range election.Shared(c.link.Interfaces(), suspect.Interfaces) {
 		asked++
 		go func() {
-			switch answered, err := c.link.Probe(ctx, q.ifindex, q.target, q.mac); {
+			switch answered, err := c.link.Probe(ctx, q.Interface, q.Target, q.MAC); {
 			case err != nil:
 				answers <- election.Unknown
 			case answered:
@@ -58,33 +58,4 @@ func (c Confirmer) Confirm(ctx context.Context, suspect election.Member) electio
 		}
 	}
 	return verdict
-}
-
-type question struct {
-	ifindex int
-	target  netip.Addr
-	mac     lb.MAC
-}
-
-// shared yields the suspect's addresses in subnets of our interfaces. Link-local
-// subnets name no segment: every interface has the same.
-func shared(ours, theirs []lb.Interface) func(yield func(question) bool) {
-	return func(yield func(question) bool) {
-		for _, i := range ours {
-			if i.Fault() != lb.InterfaceOK {
-				continue
-			}
-			for _, o := range theirs {
-				for _, p := range o.Addresses {
-					a := p.Addr()
-					if !a.IsLinkLocalUnicast() && i.OnLink(a) {
-						if !yield(question{i.Index, a, o.MAC}) {
-							return
-						}
-						break // one address of an interface tells as much as all
-					}
-				}
-			}
-		}
-	}
 }

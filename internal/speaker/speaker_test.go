@@ -439,6 +439,11 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 		if got := w.node("b").link.announced; !slices.Equal(got, []netip.Addr{v4, v6}) {
 			t.Errorf("the winner announced %v", got)
 		}
+		time.Sleep(core.YieldPause)
+		synctest.Wait()
+		if got := w.node("b").link.announced; !slices.Equal(got, []netip.Addr{v4, v6, v4, v6}) {
+			t.Errorf("once the loser has let go, the winner has announced %v", got)
+		}
 		if got := w.node("a").link.announced; len(got) > 0 {
 			t.Errorf("the loser announced %v", got)
 		}
