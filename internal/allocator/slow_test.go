@@ -22,8 +22,6 @@ type slowClaim struct {
 	addr    netip.Addr
 	from    string
 	leaving bool
-	// promised is set until the status shows it.
-	promised bool
 }
 
 type slowDecision struct {
@@ -32,7 +30,6 @@ type slowDecision struct {
 	Reason      Reason
 	Released    []netip.Addr
 	Reallocated string
-	Terms       string
 }
 
 func planSlowly(w World) []slowDecision {
@@ -164,23 +161,10 @@ func slowlyShares(a, b *lb.Service) bool {
 	return !slices.ContainsFunc(a.Ports, func(p lb.Port) bool { return slices.Contains(b.Ports, p) })
 }
 
-// contestants are who claim an address, those last who were edited since.
-func (o *slow) contestants(a netip.Addr) (all []*slowClaim) {
-	for _, last := range []struct{ leaving, edited bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
-		for _, c := range o.on(a) {
-			edited := !c.promised && !c.s.Foreign && c.s.Terms != "" && c.s.Terms != terms(c.s)
-			if edited == last.edited && c.leaving == last.leaving {
-				all = append(all, c)
-			}
-		}
-	}
-	return all
-}
-
-// keeps reports whether the contest leaves the claim its address.
+// keeps reports whether the oldest-first contest leaves the claim its address.
 func (o *slow) keeps(c *slowClaim) bool {
 	var winners []*slowClaim
-	for _, d := range o.contestants(c.addr) {
+	for _, d := range o.on(c.addr) {
 		won := !slices.ContainsFunc(winners, func(w *slowClaim) bool { return !slowlyShares(w.s, d.s) })
 		if d == c {
 			return won && !c.leaving
@@ -713,7 +697,7 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 	for _, f := range families {
 		c := before[f]
 		if g := got[f]; g != nil {
-			o.claims = append(o.claims, &slowClaim{s: s, addr: g.Address, from: g.Pool, promised: true})
+			o.claims = append(o.claims, &slowClaim{s: s, addr: g.Address, from: g.Pool})
 			d.Assigned = append(d.Assigned, *g)
 			continue
 		}
@@ -740,12 +724,6 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 	unheard := []Reason{BadRequest, WaitingForClusterIP, Headless, NotOurs}
 	if s.Request.Reallocate != "" && len(d.Assigned) > 0 && !slices.Contains(unheard, why) {
 		d.Reallocated = s.Request.Reallocate
-	}
-	switch {
-	case s.Foreign:
-		d.Terms = s.Terms
-	case len(d.Assigned) > 0:
-		d.Terms = terms(s)
 	}
 	return d
 }

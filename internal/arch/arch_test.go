@@ -64,7 +64,6 @@ var pure = []string{
 	"internal/layer2",
 	"internal/bgp",
 	"internal/bgp/wire",
-	"internal/bgp/strict",
 	"internal/speakerstatus",
 }
 
@@ -119,10 +118,6 @@ var rules = []rule{
 	{
 		module + "/internal/sim", nil,
 		"the simulation is for tests",
-	},
-	{
-		module + "/internal/bgp/strict", nil,
-		"the strictest router is for tests",
 	},
 	{
 		module + "/hack/",

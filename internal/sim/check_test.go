@@ -9,13 +9,17 @@ import (
 
 // Bounds of the invariants.
 const (
+	// onceMost is how long an address may have no or two answers where exactly one
+	// is to answer whatever happens: a failover.
+	onceMost = gapMost
 	// calmAfter is how long after the last disturbance everything must be in
 	// order again.
 	calmAfter = 4 * time.Second
 	// gapMost is how long an address may go unanswered while somebody could
 	// answer for it: gossip's verdict, the questions, the decision. gapStalled
-	// is the same where a process was stopped, up to the slow bound.
-	gapMost    = lostLatest + 60*ms + 120*ms
+	// is the same where a process was stopped, or its kernel can be asked on one
+	// network and its port not on another: up to the slow bound.
+	gapMost    = lostLatest + 60*ms + 160*ms
 	gapStalled = slow + lostLatest + 300*ms
 	// bothMost is how long two nodes that hear each other may both answer, on a
 	// network that loses nothing: hand-over and healing; what a short cut
@@ -35,6 +39,11 @@ type checker struct {
 	// process was last stopped or started.
 	disturbed, stalled time.Duration
 	gap, both          map[netip.Addr]time.Duration // Since when.
+	// strict: not exactly one answers; illicit: one answers that may not, though
+	// another could.
+	strict, illicit map[netip.Addr]time.Duration
+	told            map[netip.Addr]bool // of a conflict
+	still           map[netip.Addr]int  // who alone may answer, while nothing fails
 	// calm is who owned what at the last calm moment, touched who was affected
 	// by anything since.
 	calm      map[netip.Addr]int
@@ -52,7 +61,7 @@ type checker struct {
 }
 
 func (c *checker) init(w *world) {
-	*c = checker{w: w, gap: map[netip.Addr]time.Duration{}, both: map[netip.Addr]time.Duration{}, touched: map[int]bool{}, moved: map[netip.Addr]bool{}}
+	*c = checker{w: w, gap: map[netip.Addr]time.Duration{}, both: map[netip.Addr]time.Duration{}, strict: map[netip.Addr]time.Duration{}, illicit: map[netip.Addr]time.Duration{}, told: map[netip.Addr]bool{}, still: map[netip.Addr]int{}, touched: map[int]bool{}, moved: map[netip.Addr]bool{}}
 	c.stalled = calmAfter
 }
 
@@ -61,17 +70,18 @@ func (c *checker) disturb() {
 	c.disturbed = c.w.now
 	clear(c.gap)
 	clear(c.both)
+	clear(c.illicit)
 	c.w.changed = true
 }
 
 // could reports whether the node could answer for the address, as far as it is
 // concerned: it runs, has a cable, may, and has learned who owns what.
 func (c *checker) could(n *node, a netip.Addr) bool {
-	return n.active() && n.carrier && !n.leaving && !n.config.absent[a] && !n.config.barred[a][n.id] && n.own != nil && !n.own.Joining
+	return n.active() && n.carrier[c.w.segmentFor(a)] && !n.leaving && !n.config.absent[a] && !n.config.barred[a][n.id] && n.own != nil && !n.own.Joining
 }
 
 func (c *checker) answers(n *node, a netip.Addr) bool {
-	return n.active() && n.carrier && slices.Contains(n.owned, a)
+	return n.answers(a)
 }
 
 // before is called before time goes on to t; the world was as it is since now.
@@ -86,7 +96,7 @@ func (c *checker) before(t time.Duration) {
 	}
 	for a := range c.gap {
 		limit := gapMost
-		if w.now < c.stalled+gapStalled+time.Second {
+		if w.uneven() || w.now < c.stalled+gapStalled+time.Second {
 			limit = gapStalled
 		}
 		if a == c.created && w.now < c.createdAt+leftMost {
@@ -97,9 +107,19 @@ func (c *checker) before(t time.Duration) {
 			w.fail("%s is not answered for since %.3fs although somebody could\n%s", a, c.gap[a].Seconds(), w)
 		}
 	}
+	for a := range c.strict {
+		if w.once && t-c.strict[a] > onceMost {
+			w.fail("%s has no or several answers since %.3fs\n%s", a, c.strict[a].Seconds(), w)
+		}
+	}
+	for a := range c.illicit {
+		if t-c.illicit[a] > gapMost+time.Second {
+			w.fail("%s is answered for by a node that may not since %.3fs\n%s", a, c.illicit[a].Seconds(), w)
+		}
+	}
 	for a := range c.both {
 		limit := bothMost
-		if w.loss > 0 {
+		if !w.lossless() {
 			limit = bothLossy
 		}
 		c.worstBoth = max(c.worstBoth, t-c.both[a])
@@ -128,6 +148,24 @@ func (c *checker) look() {
 	c.settled, c.whole, c.compared = clean && agreed, len(groups) == 1, false
 	for _, a := range w.addrs {
 		gap, both := false, false
+		voices, illicit := 0, false
+		for _, n := range w.nodes {
+			speaker, kernel := n.voices(a)
+			voices += speaker + kernel
+			if speaker == 0 {
+				continue
+			}
+			if owner, pinned := c.still[a]; pinned && owner != n.id {
+				w.fail("%s is answered for by %s, too, though nothing has failed\n%s", a, n.name, w)
+			}
+			w.truth.announced[a] = true
+			if n.config.absent[a] {
+				w.fail("%s is answered for by %s, where no Service uses it\n%s", a, n.name, w)
+			}
+			illicit = illicit || n.config.barred[a][n.id] && slices.ContainsFunc(w.nodes, func(m *node) bool { return c.could(m, a) && w.hears(n, m) })
+		}
+		c.lasting(c.strict, a, !w.truth.absent[a] && voices != 1)
+		c.lasting(c.illicit, a, illicit && c.settled)
 		for _, g := range groups {
 			owners, able := 0, 0
 			for _, n := range g {
@@ -156,7 +194,7 @@ func (c *checker) look() {
 					w.fail("%s is answered for by %s first, not by %s\n%s", a, n.name, p.name, w)
 				}
 			}
-		case "leave", "place":
+		case "leave", "place", "bar", "allow":
 			if gap && clean {
 				w.fail("%s is not answered for during a planned move\n%s", a, w)
 			}
@@ -187,6 +225,9 @@ func (c *checker) compare() {
 				now[a] = n.id
 			}
 		}
+		if last, heard := c.w.cached[a]; now[a] >= 0 && heard && last != now[a] && c.w.lossless() {
+			c.w.fail("%s is answered for by n%d, and the neighbors heard n%d last\n%s", a, now[a], last, c.w)
+		}
 		was, known := c.calm[a]
 		// To the node that the controller placed it on it may move at any time:
 		// it is the controller that lets placement follow a failover.
@@ -206,8 +247,9 @@ func (c *checker) compare() {
 	clear(c.moved)
 }
 
-// groups returns the nodes that run as groups that hear each other, and whether
-// they are cleanly parted: within a group everybody hears everybody.
+// groups returns the nodes that run as groups that hear each other, by whatever
+// network, and whether they are cleanly parted: within a group everybody hears
+// everybody on all of them.
 func (w *world) groups() (groups [][]*node, clean bool) {
 	clean = true
 	in := make([]int, len(w.nodes))
@@ -222,7 +264,7 @@ func (w *world) groups() (groups [][]*node, clean bool) {
 		in[i] = len(groups)
 		for k := 0; k < len(g); k++ {
 			for j, m := range w.nodes {
-				if m.active() && in[j] < 0 && (!w.cut[g[k].id][j] || !w.cut[j][g[k].id]) && m.carrier && g[k].carrier {
+				if m.active() && in[j] < 0 && w.hears(g[k], m) {
 					in[j] = len(groups)
 					g = append(g, m)
 				}
@@ -232,10 +274,57 @@ func (w *world) groups() (groups [][]*node, clean bool) {
 	}
 	for i, n := range w.nodes {
 		for j, m := range w.nodes {
-			if i != j && in[i] >= 0 && in[i] == in[j] && n.active() && m.active() && !w.linked(i, j) {
+			if i != j && in[i] >= 0 && in[i] == in[j] && n.active() && m.active() && !w.whole(i, j) {
 				clean = false
 			}
 		}
 	}
 	return groups, clean
+}
+
+// lossless reports whether no network loses packets.
+func (w *world) lossless() bool {
+	return !slices.ContainsFunc(w.networks(""), func(n *network) bool { return n.loss > 0 })
+}
+
+// uneven reports whether some network is cut where another one is not.
+func (w *world) uneven() bool {
+	for i := range w.nodes {
+		for j := range w.nodes {
+			for _, s := range w.segments {
+				if s.cut[i][j] != w.gossip.cut[i][j] {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// hears reports whether one of two nodes hears the other on any network.
+func (w *world) hears(n, m *node) bool {
+	i, j := n.id, m.id
+	if n.gossips() && m.gossips() && !(w.gossip.cut[i][j] && w.gossip.cut[j][i]) {
+		return true
+	}
+	for k, s := range w.segments {
+		if n.carrier[k] && m.carrier[k] && !(s.cut[i][j] && s.cut[j][i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// whole reports whether two nodes hear each other on every network that both have a
+// cable to, of which gossip is one.
+func (w *world) whole(i, j int) bool {
+	if !w.linked(i, j) || !w.calls(i, j) || w.gossip.late > 0 {
+		return false
+	}
+	for k := range w.segments {
+		if w.nodes[i].carrier[k] && w.nodes[j].carrier[k] && !w.onSegment(k, i, j) {
+			return false
+		}
+	}
+	return true
 }

@@ -16,21 +16,37 @@ import (
 //	4000 crash 1 500       n1 is killed, and started again after 500 ms
 //	5000 power 2 off       n2 loses power
 //	5000 stop 0 900        n0's process is stopped for 900 ms
-//	5000 cable 0 out       n0's cable is pulled
+//	5000 cable 0 out       n0's cables are pulled
+//	5000 cable 0 out 1     its cable to segment1 is
 //	5000 leave 2 100       n2 leaves, and starts again 100 ms after
-//	5000 cut 0 1           packets from n0 to n1 are lost
-//	5000 part 0,1          n0 and n1 are parted from the rest
-//	5000 heal              nothing is cut or parted any more
+//	5000 cut 0 1           packets from n0 to n1 are lost, on every network
+//	5000 cut 0 1 gossip    ... on that network: gossip, segment0, segment1
+//	5000 part 0,1          n0 and n1 are parted from the rest, likewise
+//	5000 block gossip      nothing passes on that network; tcp: no connection of gossip
+//	5000 heal              nothing is cut, parted, blocked or delayed any more
+//	5000 delay gossip 100  each packet is held for up to 100 ms
+//	5000 lose segment0 5   of a hundred packets so many are lost
 //	5000 bar 1 0 300       n1 may not announce address 0; told within 300 ms
 //	5000 allow 1 0 300     it may again
 //	5000 place 0 2 300     address 0 is placed on n2
 //	5000 create 0 2 300    address 0, unknown so far, is in use, and placed on n2
 //	5000 suspect 0 1       n0's gossip takes n1 for dead, wrongly
+//	5000 renumber 1 52     n1 gets another address; its speaker's socket keeps the old one
+//	5000 kernel 1 0        n1's kernel answers for address 0, too
+//	5000 still             from now on nothing fails, and no address moves
+//	5000 told 0            by now a node has told that another station uses address 0
+//	5000 once              from now on exactly one answers for each address, whatever happens
+//
+// After the loss of packets the first line may say: segments 2 (one is the default);
+// placed (a controller places addresses); twin (each node has another interface on
+// its first segment); bare (interfaces have no addresses).
 type scenario struct {
-	seed         uint64
-	nodes, addrs int
-	loss         float64
-	steps        []step
+	seed               uint64
+	nodes, addrs       int
+	loss               float64
+	segments           int
+	placed, twin, bare bool
+	steps              []step
 	// gentle: there is time to recover between any two disturbances, so each
 	// move must have a cause.
 	gentle bool
@@ -43,9 +59,38 @@ type step struct {
 	args []string
 }
 
+// number returns an argument.
+func (s step) number(i int) int {
+	v, err := strconv.Atoi(s.args[i])
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// optional returns an argument that may be absent.
+func (s step) optional(i int) string {
+	if i < len(s.args) {
+		return s.args[i]
+	}
+	return ""
+}
+
 func (s scenario) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d nodes %d addresses %d loss %g\n", s.seed, s.nodes, s.addrs, s.loss)
+	fmt.Fprintf(&b, "seed %d nodes %d addresses %d loss %g", s.seed, s.nodes, s.addrs, s.loss)
+	if s.segments > 1 {
+		fmt.Fprintf(&b, " segments %d", s.segments)
+	}
+	for _, o := range []struct {
+		name string
+		set  bool
+	}{{"placed", s.placed}, {"twin", s.twin}, {"bare", s.bare}} {
+		if o.set {
+			b.WriteString(" " + o.name)
+		}
+	}
+	b.WriteString("\n")
 	for _, st := range s.steps {
 		fmt.Fprintf(&b, "%d %s\n", st.at/ms, strings.TrimSpace(st.verb+" "+strings.Join(st.args, " ")))
 	}
@@ -62,6 +107,20 @@ func parse(text string) (s scenario, err error) {
 		case f[0] == "seed":
 			if _, err = fmt.Sscanf(line, "seed %d nodes %d addresses %d loss %g", &s.seed, &s.nodes, &s.addrs, &s.loss); err != nil {
 				return s, fmt.Errorf("%q: %w", line, err)
+			}
+			for i, word := range f[8:] {
+				switch word {
+				case "placed":
+					s.placed = true
+				case "twin":
+					s.twin = true
+				case "bare":
+					s.bare = true
+				case "segments":
+					if s.segments, err = strconv.Atoi(f[8+i+1]); err != nil {
+						return s, fmt.Errorf("%q: %w", line, err)
+					}
+				}
 			}
 		default:
 			at, err := strconv.Atoi(f[0])
@@ -81,6 +140,10 @@ func generate(seed uint64) scenario {
 	if r.IntN(3) == 0 {
 		s.loss = 0.05
 	}
+	s.placed = r.IntN(2) == 0
+	if r.IntN(3) == 0 {
+		s.segments = 2
+	}
 	at := 6 * time.Second
 	add := func(verb string, args ...any) {
 		st := step{at: at, verb: verb}
@@ -90,6 +153,13 @@ func generate(seed uint64) scenario {
 		s.steps = append(s.steps, st)
 	}
 	n := func() int { return r.IntN(s.nodes) }
+	// A fault of one network alone may move anything.
+	network := func() []any {
+		if s.gentle || r.IntN(2) == 0 {
+			return nil
+		}
+		return []any{[]string{"gossip", "segment0"}[r.IntN(2)]}
+	}
 	created := map[int]bool{}
 	count := 1 + r.IntN(3)
 	if !s.gentle {
@@ -115,13 +185,17 @@ func generate(seed uint64) scenario {
 			at += time.Duration(d) * ms
 		case 3:
 			i := n()
-			add("cable", i, "out")
+			var which []any
+			if s.segments > 1 && r.IntN(2) == 0 {
+				which = append(which, r.IntN(s.segments))
+			}
+			add("cable", append([]any{i, "out"}, which...)...)
 			at += length
-			add("cable", i, "in")
+			add("cable", append([]any{i, "in"}, which...)...)
 		case 4:
 			add("leave", n(), r.IntN(2000))
 		case 5:
-			add("cut", n(), n())
+			add("cut", append([]any{n(), n()}, network()...)...)
 			at += length
 			add("heal")
 		case 6, 7:
@@ -131,7 +205,7 @@ func generate(seed uint64) scenario {
 					side = append(side, fmt.Sprint(i))
 				}
 			}
-			add("part", strings.Join(side, ","))
+			add("part", append([]any{strings.Join(side, ",")}, network()...)...)
 			if side == nil {
 				s.steps = s.steps[:len(s.steps)-1]
 			}
@@ -179,13 +253,7 @@ func (s scenario) play(verbose bool) *world {
 
 func (s *scenario) do(w *world, st step) {
 	c := &w.check
-	arg := func(i int) int {
-		v, err := strconv.Atoi(st.args[i])
-		if err != nil {
-			panic(err)
-		}
-		return v
-	}
+	arg := st.number
 	length := func(i int) time.Duration { return time.Duration(arg(i)) * ms }
 	// Without time to recover, anything may have been the cause.
 	if !s.gentle {
@@ -233,9 +301,14 @@ func (s *scenario) do(w *world, st step) {
 		restart(length(1))
 	case "cable":
 		n := w.nodes[arg(0)]
-		if in := st.args[1] == "in"; in != n.carrier {
-			c.touched[n.id] = true
-			n.plug(in)
+		for segment := range w.segments {
+			if only := st.optional(2); only != "" && arg(2) != segment {
+				continue
+			}
+			if in := st.args[1] == "in"; in != n.carrier[segment] {
+				c.touched[n.id] = true
+				n.plug(segment, in)
+			}
 		}
 	case "leave":
 		n := w.nodes[arg(0)]
@@ -246,7 +319,9 @@ func (s *scenario) do(w *world, st step) {
 	case "cut":
 		if i, j := arg(0), arg(1); i != j {
 			c.touched[i], c.touched[j] = true, true
-			w.cut[i][j] = true
+			for _, net := range w.networks(st.optional(2)) {
+				net.cut[i][j] = true
+			}
 		}
 		w.watch()
 	case "part":
@@ -260,8 +335,8 @@ func (s *scenario) do(w *world, st step) {
 		}
 		for i := range w.nodes {
 			for j := range w.nodes {
-				if side[i] != side[j] {
-					w.cut[i][j] = true
+				for _, net := range w.networks(st.optional(1)) {
+					net.cut[i][j] = net.cut[i][j] || side[i] != side[j]
 				}
 			}
 			// Only what a minority owns may have to move, and only if there is
@@ -272,10 +347,50 @@ func (s *scenario) do(w *world, st step) {
 		}
 		w.watch()
 	case "heal":
-		for i := range w.cut {
-			clear(w.cut[i])
+		for _, net := range w.networks("") {
+			net.heal()
 		}
 		w.watch()
+	case "block":
+		name := st.args[0]
+		if name == "tcp" {
+			name, w.gossip.tcp = "gossip", true
+		}
+		for _, net := range w.networks(name) {
+			for i := range net.cut {
+				for j := range net.cut[i] {
+					net.cut[i][j] = true
+				}
+			}
+		}
+		w.watch()
+	case "delay":
+		for _, net := range w.networks(st.args[0]) {
+			net.late = length(1)
+		}
+		w.misjudge()
+	case "still":
+		for _, a := range w.addrs {
+			for _, n := range w.nodes {
+				if n.answers(a) {
+					c.still[a] = n.id
+				}
+			}
+		}
+	case "told":
+		if a := w.addrs[arg(0)]; !c.told[a] {
+			w.fail("no node tells that a station that is not its owner's uses %s", a)
+		}
+	case "lose":
+		for _, net := range w.networks(st.args[0]) {
+			net.loss = float64(arg(1)) / 100
+		}
+	case "renumber":
+		w.nodes[arg(0)].renumber(arg(1))
+	case "kernel":
+		w.nodes[arg(0)].kernel[w.addrs[arg(1)]] = true
+	case "once":
+		w.once = true
 	case "bar", "allow":
 		n, a := arg(0), w.addrs[arg(1)]
 		c.moved[a] = true

@@ -111,3 +111,35 @@ func TestTheSameScenarioHasTheSameHistory(t *testing.T) {
 		}
 	}
 }
+
+// Each file is what the product does wrong today, and says why. One that holds is to
+// be moved to testdata, where it has to hold for ever.
+func TestWhatIsKnownToGoWrong(t *testing.T) {
+	files, err := filepath.Glob(filepath.Join("testdata", "known", "*.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s, err := parse(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, why, told := strings.Cut(strings.ReplaceAll(string(text), "\n# ", " "), "Known: ")
+			if !told {
+				t.Fatal("it does not say what is known")
+			}
+			why, _, _ = strings.Cut(why, "\n")
+			w := s.play(false)
+			if w.failure == "" {
+				t.Fatalf("it holds now: move it to testdata")
+			}
+			first, _, _ := strings.Cut(w.failure, "\n")
+			t.Logf("KNOWN TO GO WRONG: %s\n%s", why, first)
+		})
+	}
+}

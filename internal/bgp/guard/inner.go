@@ -166,7 +166,11 @@ func (in *Inner) update(frame []byte) {
 		}
 	}
 	in.mu.Unlock()
-	if link != nil {
+	switch {
+	case link == nil:
+	case end != nil:
+		link.ended(frame)
+	default:
 		link.update(frame)
 	}
 	if end != nil {

@@ -1,0 +1,384 @@
+package sim
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/core"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A network carries packets between nodes.
+type network struct {
+	name string
+	// cut[i][j]: packets from i to j are lost.
+	cut  [][]bool
+	loss float64
+	// late is how long a packet may be held, besides the usual.
+	late time.Duration
+	// tcp: cut concerns TCP alone.
+	tcp bool
+}
+
+func newNetwork(name string, nodes int, loss float64) *network {
+	n := &network{name: name, loss: loss}
+	for range nodes {
+		n.cut = append(n.cut, make([]bool, nodes))
+	}
+	return n
+}
+
+func (n *network) heal() {
+	for i := range n.cut {
+		clear(n.cut[i])
+	}
+	n.tcp, n.late = false, 0
+}
+
+// networks are all of them, or those that a name stands for.
+func (w *world) networks(name string) []*network {
+	all := append([]*network{w.gossip}, w.segments...)
+	if name == "" {
+		return all
+	}
+	i := slices.IndexFunc(all, func(n *network) bool { return n.name == name })
+	if i < 0 {
+		return nil
+	}
+	return all[i : i+1]
+}
+
+// linked reports whether i and j hear each other's gossip directly.
+func (w *world) linked(i, j int) bool {
+	g := w.gossip
+	return (g.tcp || !g.cut[i][j] && !g.cut[j][i]) && w.nodes[i].gossips() && w.nodes[j].gossips()
+}
+
+// calls is the same for TCP.
+func (w *world) calls(i, j int) bool {
+	g := w.gossip
+	return !g.cut[i][j] && !g.cut[j][i] && w.nodes[i].gossips() && w.nodes[j].gossips()
+}
+
+// onSegment reports whether i and j hear each other on a segment.
+func (w *world) onSegment(segment, i, j int) bool {
+	s := w.segments[segment]
+	return !s.cut[i][j] && !s.cut[j][i] && w.nodes[i].carrier[segment] && w.nodes[j].carrier[segment]
+}
+
+// touches reports whether gossip between i and j works, maybe through a third.
+func (w *world) touches(i, j int) bool {
+	if !w.nodes[j].active() {
+		return false
+	}
+	if w.linked(i, j) {
+		return true
+	}
+	for k, n := range w.nodes {
+		if k != i && k != j && n.active() && w.linked(i, k) && w.linked(k, j) {
+			return true
+		}
+	}
+	return false
+}
+
+// flight is how long a packet takes.
+func (w *world) flight(n *network) time.Duration {
+	d := w.between(100*time.Microsecond, 3*ms)
+	if w.rnd.IntN(20) == 0 {
+		d += w.between(0, 30*ms)
+	}
+	return d + w.between(0, n.late)
+}
+
+// packet delivers a packet of gossip, maybe.
+func (w *world) packet(from, to *node, f func(*node)) {
+	if to == nil || !w.gossip.tcp && w.gossip.cut[from.id][to.id] || !from.gossips() || !to.gossips() || !to.running || w.rnd.Float64() < w.gossip.loss {
+		return
+	}
+	boot := to.boot
+	w.after(w.flight(w.gossip), func() {
+		if to.boot == boot {
+			to.turn(func() { f(to) })
+		}
+	})
+}
+
+// segmentOf returns the segment of an interface.
+func (w *world) segmentOf(ifindex int) int {
+	if w.twin && ifindex == twinIndex {
+		return 0
+	}
+	return ifindex - firstIndex
+}
+
+const (
+	// firstIndex is the index of a node's interface on the first segment, and
+	// twinIndex that of its other one there.
+	firstIndex = 2
+	twinIndex  = 9
+)
+
+// frame delivers a frame from an interface to the others on its segment, maybe.
+func (w *world) frame(from *node, ifindex int, f func(to *node, ifindex int)) {
+	segment := w.segmentOf(ifindex)
+	s := w.segments[segment]
+	if !from.carrier[segment] {
+		return
+	}
+	for _, to := range w.nodes {
+		if to == from || s.cut[from.id][to.id] || !to.carrier[segment] || w.rnd.Float64() < s.loss {
+			continue
+		}
+		w.after(w.flight(s), func() {
+			for _, i := range to.ifaces() {
+				if w.segmentOf(i.Index) == segment {
+					f(to, i.Index)
+				}
+			}
+		})
+	}
+}
+
+// asks puts a question on a segment; each answer comes back, maybe.
+func (w *world) asks(from *node, ifindex int, target netip.Addr, answer func(mac lb.MAC)) {
+	me := from.station()
+	q := layer2.Question{Target: target, SenderMAC: me.MAC(ifindex)}
+	w.frame(from, ifindex, func(to *node, at int) {
+		q.Interface = at
+		if !to.powered || !to.replies(q) {
+			return
+		}
+		mac := to.station().MAC(at)
+		s := w.segments[w.segmentOf(at)]
+		if !s.cut[to.id][from.id] && w.rnd.Float64() >= s.loss {
+			w.after(w.flight(s), func() { answer(mac) })
+		}
+	})
+}
+
+// replies reports whether the node, its kernel or its speaker, answers a question.
+func (n *node) replies(q layer2.Question) bool {
+	return n.kernel[q.Target] || n.station().Holds(q.Target, q.Interface) || n.speaks(q)
+}
+
+// speaks reports whether its speaker does.
+func (n *node) speaks(q layer2.Question) bool {
+	return n.active() && n.table.Decide(n.station(), q) == layer2.Answered
+}
+
+// voices counts the hardware addresses by which a client on the address's segment
+// gets an answer from the node: by its speaker, and by its kernel.
+func (n *node) voices(a netip.Addr) (speaker, kernel int) {
+	segment := n.w.segmentFor(a)
+	if !n.powered || !n.carrier[segment] {
+		return 0, 0
+	}
+	for _, i := range n.ifaces() {
+		switch q := (layer2.Question{Interface: i.Index, Target: a, SenderMAC: lb.MAC{2, 0xc1}}); {
+		case n.w.segmentOf(i.Index) != segment:
+		case n.speaks(q):
+			speaker++
+		case n.kernel[a]:
+			kernel++
+		}
+	}
+	return speaker, kernel
+}
+
+// answers reports whether its speaker answers for an address.
+func (n *node) answers(a netip.Addr) bool {
+	speaker, _ := n.voices(a)
+	return speaker > 0
+}
+
+// answering are the addresses that its speaker answers for.
+func (n *node) answering() (all []netip.Addr) {
+	for _, c := range n.claims {
+		all = append(all, c.Address)
+	}
+	return all
+}
+
+// set installs claims. What is new is answered, and announced, once the kernel has
+// let it: mostly at once, sometimes later than the speaker waits for.
+func (n *node) set(claims []layer2.Claim) {
+	had := n.claims
+	n.claims = claims
+	n.w.note("%s answers for %v", n.name, n.answering())
+	n.table = layer2.NewTable(slices.DeleteFunc(slices.Clone(claims), func(c layer2.Claim) bool {
+		return !n.table.ClaimsAnywhere(c.Address) || !slices.ContainsFunc(had, func(h layer2.Claim) bool { return h.Address == c.Address })
+	}))
+	n.w.changed = true
+	n.setting++
+	setting, boot := n.setting, n.boot
+	wait := n.w.between(0, ms)
+	if n.w.rnd.IntN(10) == 0 {
+		wait = n.w.between(0, 40*ms)
+	}
+	n.w.after(wait, func() {
+		if n.setting != setting || n.boot != boot {
+			return
+		}
+		n.table = layer2.NewTable(claims)
+		n.w.changed = true
+		n.schedule.Update(n.time(), claims, n.ifaces())
+		n.send()
+	})
+}
+
+// send sends what the schedule has.
+func (n *node) send() {
+	packets, wake := n.schedule.Next(n.time(), nil)
+	slices.SortFunc(packets, func(a, b layer2.Gratuitous) int {
+		if c := a.Address.Compare(b.Address); c != 0 {
+			return c
+		}
+		return a.Interface - b.Interface
+	})
+	for _, g := range packets {
+		n.gratuitous(g)
+	}
+	n.sending++
+	sending, boot := n.sending, n.boot
+	if wake.IsZero() || wake.Sub(n.time()) > 30*time.Second {
+		return
+	}
+	n.w.after(n.until(wake), func() {
+		if n.sending == sending && n.boot == boot && n.active() {
+			n.send()
+		}
+	})
+}
+
+// gratuitous is heard by whoever answers for the address.
+func (n *node) gratuitous(g layer2.Gratuitous) {
+	mac := n.station().MAC(g.Interface)
+	if n.carrier[n.w.segmentOf(g.Interface)] {
+		n.w.cached[g.Address] = n.id
+		n.w.changed = true
+	}
+	n.w.frame(n, g.Interface, func(to *node, at int) {
+		if to.running && to.table.Claims(g.Address, at) {
+			to.soon(func() {
+				to.core.Hear(to.time(), layer2.Heard{At: to.time(), Address: g.Address, MAC: mac, Interface: at, Kind: layer2.HeardAnnouncement})
+			})
+		}
+	})
+}
+
+// detect asks whether addresses are in use, by the product's Detection.
+func (n *node) detect(q core.Detect) {
+	d := layer2.NewDetection(n.time(), q.Addresses, layer2.ServiceTiming, layer2.Pace{Rate: 500}, n.w.rnd.Float64)
+	boot := n.boot
+	var step func()
+	step = func() {
+		if n.boot != boot || !n.running {
+			return
+		}
+		probe, wake := d.Next(n.time())
+		for _, a := range probe {
+			n.w.asks(n, q.Interface, a, func(mac lb.MAC) {
+				if !q.OfNode(mac) {
+					d.Hear(layer2.Heard{At: n.time(), Address: a, MAC: mac, Interface: q.Interface, Kind: layer2.HeardReply})
+				}
+			})
+		}
+		if wake.IsZero() {
+			n.soon(func() { n.core.Detected(n.time(), q.Inquiry, d.Found(), false) })
+			return
+		}
+		n.w.after(n.until(wake), step)
+	}
+	step()
+}
+
+// probed asks a station for an address three times, and tells whether it answered.
+func (n *node) probed(ifindex int, target netip.Addr, mac lb.MAC, answer func(answered bool)) {
+	boot, done := n.boot, false
+	finish := func(is bool) {
+		if !done && n.boot == boot {
+			done = true
+			answer(is)
+		}
+	}
+	for k := range 6 {
+		n.w.after(time.Duration(k)*10*ms, func() {
+			if !done {
+				n.w.asks(n, ifindex, target, func(from lb.MAC) {
+					if from == mac {
+						finish(true)
+					}
+				})
+			}
+		})
+	}
+	n.w.after(60*ms, func() { finish(false) })
+}
+
+// identify asks whose station it is.
+func (n *node) identify(q core.Identify) {
+	left := len(q.Candidates)
+	var is core.NodeAddress
+	for _, c := range q.Candidates {
+		n.probed(q.Interface, c.Address, q.MAC, func(answered bool) {
+			if answered {
+				is = c
+			}
+			if left--; left == 0 {
+				n.soon(func() { n.core.Identified(n.time(), q.Station, is) })
+			}
+		})
+	}
+}
+
+// ask asks a suspect's kernel on the segments that both are on, and its port.
+func (n *node) ask(q election.Question) {
+	w, other, boot := n.w, n.w.named(q.Suspect.Node), n.boot
+	port := election.PortSilent
+	verdict := election.Unknown
+	left := 0
+	answer := func() {
+		if n.boot == boot {
+			n.turn(func() {
+				n.view.Answered(n.clock(), other.name, election.Answer{Round: q.Round, Segment: verdict, Port: port})
+			})
+		}
+	}
+	reached := other.powered && w.calls(n.id, other.id) && other.addr == q.Suspect.Address
+	wait := w.between(ms, 45*ms)
+	switch {
+	case reached && !other.running:
+		port = election.PortRefused
+		verdict = election.Unknown
+		w.after(w.between(ms, 5*ms), answer)
+		return
+	case reached:
+		port = election.PortOpen
+	default:
+		wait = 150 * ms
+	}
+	for s := range election.Shared(n.ifaces(), q.Suspect.Interfaces) {
+		left++
+		n.probed(s.Interface, s.Target, s.MAC, func(answered bool) {
+			left--
+			switch {
+			case verdict == election.Answers:
+			case answered:
+				verdict = election.Answers
+				w.after(max(0, wait-60*ms), answer)
+			case verdict == election.Unknown:
+				verdict = election.Silent
+			}
+			if left == 0 && verdict == election.Silent {
+				answer()
+			}
+		})
+	}
+	if left == 0 {
+		w.after(wait, answer)
+	}
+}
