@@ -2,12 +2,9 @@ package allocator
 
 import (
 	"cmp"
-	"flag"
 	"fmt"
 	"math"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,9 +12,8 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/transcript"
 )
-
-var rewrite = flag.Bool("rewrite", false, "write the transcripts' output instead of comparing it")
 
 // A story is a cluster told in lines:
 //
@@ -34,6 +30,7 @@ var rewrite = flag.Bool("rewrite", false, "write the transcripts' output instead
 // decided and plans again, until nothing changes; once plans and writes nothing;
 // pools shows the pools.
 type story struct {
+	t        *testing.T
 	planner  *Planner
 	now      time.Time
 	pools    map[string]lb.Pool
@@ -44,69 +41,24 @@ type story struct {
 }
 
 func TestTranscripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := (&story{}).retell(t, string(text))
-			if *rewrite {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if got != string(text) {
-				t.Errorf("%s: plays differently (go test -rewrite writes it):\n%s", file, firstDifference(string(text), got))
-			}
-		})
+	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World { return newStory(t) })
+}
+
+func newStory(t *testing.T) *story {
+	return &story{
+		t: t, planner: New(), now: epoch,
+		pools: map[string]lb.Pool{}, nodes: map[string]lb.Node{}, services: map[lb.ServiceKey]lb.Service{},
+		said: map[string]PoolDecision{}, told: map[lb.ServiceKey]string{},
 	}
 }
 
-func firstDifference(want, got string) string {
-	w, g := strings.Split(want, "\n"), strings.Split(got, "\n")
-	for i := range min(len(w), len(g)) {
-		if w[i] != g[i] {
-			return fmt.Sprintf("line %d:\nwas %s\nis  %s", i+1, w[i], g[i])
-		}
-	}
-	return fmt.Sprintf("%d lines, now %d", len(w), len(g))
-}
-
-// retell plays a transcript: lines, then ---- and what came of them up to a
-// blank line.
-func (s *story) retell(t *testing.T, text string) string {
-	s.planner, s.now = New(), epoch
-	s.pools, s.nodes, s.services = map[string]lb.Pool{}, map[string]lb.Node{}, map[lb.ServiceKey]lb.Service{}
-	s.said, s.told = map[string]PoolDecision{}, map[lb.ServiceKey]string{}
-	var out, result strings.Builder
-	skipping := false
-	for line := range strings.Lines(text) {
-		line = strings.TrimSuffix(line, "\n")
-		switch {
-		case skipping && line != "":
-			continue
-		case skipping:
-			skipping = false
-			fmt.Fprintln(&out)
-			continue
-		case line == "----":
-			fmt.Fprintf(&out, "----\n%s", result.String())
-			result.Reset()
-			skipping = true
-			continue
-		}
-		fmt.Fprintln(&out, line)
-		if command, _, _ := strings.Cut(line, "#"); strings.TrimSpace(command) != "" {
-			if err := s.do(strings.Fields(command), &result); err != nil {
-				t.Fatalf("%q: %v", line, err)
-			}
-		}
+// Line does what a line says.
+func (s *story) Line(line string) string {
+	s.t.Helper()
+	var out strings.Builder
+	command, _, _ := strings.Cut(line, "#")
+	if err := s.do(strings.Fields(command), &out); err != nil {
+		s.t.Fatalf("%q: %v", line, err)
 	}
 	return out.String()
 }

@@ -2,11 +2,8 @@ package announce
 
 import (
 	"cmp"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,13 +13,12 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/transcript"
 )
-
-var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
 
 // TestTranscripts runs the histories in testdata. A file is a series of blocks;
 // a block is lines that change the world, or one command, then "----", then
-// what it prints. Lines that start with # are comments.
+// what it prints.
 //
 //	pool NAME RANGE... [label=K=V,..]                     defines or replaces
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..]
@@ -42,29 +38,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	sites [AD]         what configuration says about placing
 //	gossip             decide, then every member claims what it answers for
 func TestTranscripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := newWorld(t).run(string(text))
-			if got == string(text) {
-				return
-			}
-			if *rewrite {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
-		})
-	}
+	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World { return newWorld(t) })
 }
 
 // A world is a snapshot that transcripts build by name.
@@ -84,30 +58,8 @@ type speaker struct {
 
 func newWorld(t *testing.T) *world { return &world{t: t, speakers: map[string]*speaker{}} }
 
-// run executes a transcript and returns it with the present output.
-func (w *world) run(text string) string {
-	var out []string
-	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
-		input, _, found := strings.Cut(block, "\n----")
-		out = append(out, input)
-		var printed strings.Builder
-		for line := range strings.Lines(input) {
-			line = strings.TrimSpace(line)
-			if line != "" && !strings.HasPrefix(line, "#") {
-				printed.WriteString(w.line(line))
-			}
-		}
-		if found {
-			out[len(out)-1] += "\n----\n" + strings.TrimRight(printed.String(), "\n")
-			out[len(out)-1] = strings.TrimRight(out[len(out)-1], "\n")
-		} else if printed.Len() > 0 {
-			w.t.Fatalf("block without ---- prints:\n%s\n%s", input, printed.String())
-		}
-	}
-	return strings.Join(out, "\n\n") + "\n"
-}
-
-func (w *world) line(line string) string {
+// Line does what a line says.
+func (w *world) Line(line string) string {
 	args := strings.Fields(line)
 	verb, args := args[0], args[1:]
 	switch verb {

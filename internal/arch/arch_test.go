@@ -120,6 +120,10 @@ var rules = []rule{
 		"the simulation is for tests",
 	},
 	{
+		module + "/internal/transcript", nil,
+		"transcripts are for tests",
+	},
+	{
 		module + "/hack/",
 		[]string{"hack/"},
 		"the lab is no part of the product",

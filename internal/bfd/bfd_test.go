@@ -3,18 +3,15 @@ package bfd
 import (
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-)
 
-var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
+	"github.com/belfrylb/belfry/internal/transcript"
+)
 
 // TestTranscripts runs the conversations in testdata. A block is a command,
 // "----", and what it prints; lines that start with # are comments. Jitter is
@@ -26,29 +23,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	reconfigure tx=DUR rx=DUR x=N
 //	close
 func TestTranscripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := (&conversation{t: t}).run(string(text))
-			if got == string(text) {
-				return
-			}
-			if *rewrite {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
-		})
-	}
+	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World { return &conversation{t: t} })
 }
 
 type conversation struct {
@@ -58,19 +33,11 @@ type conversation struct {
 	out strings.Builder
 }
 
-func (c *conversation) run(text string) string {
-	var blocks []string
-	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
-		input, _, _ := strings.Cut(block, "\n----")
-		c.out.Reset()
-		for line := range strings.Lines(input) {
-			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-				c.line(strings.Fields(line))
-			}
-		}
-		blocks = append(blocks, strings.TrimRight(input+"\n----\n"+c.out.String(), "\n"))
-	}
-	return strings.Join(blocks, "\n\n") + "\n"
+// Line does what a line says, and returns what came of it.
+func (c *conversation) Line(line string) string {
+	c.out.Reset()
+	c.line(strings.Fields(line))
+	return c.out.String()
 }
 
 func (c *conversation) line(args []string) {

@@ -2,11 +2,8 @@ package bgp
 
 import (
 	"cmp"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,13 +11,12 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/transcript"
 )
-
-var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
 
 // TestTranscripts runs the histories in testdata. A file is a series of blocks;
 // a block is lines that change the world, or one command, then "----", then
-// what it prints. Lines that start with # are comments.
+// what it prints.
 //
 //	pool NAME FIRST-LAST... [label=K=V,..]
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..] [peers=A,B]
@@ -35,30 +31,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	decide NODE
 //	changes NODE    what is new since the last decide or changes for that node
 func TestTranscripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := &world{t: t, last: map[string]Intent{}}
-			got := w.run(string(text))
-			if got == string(text) {
-				return
-			}
-			if *rewrite {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
-		})
-	}
+	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World { return &world{t: t, last: map[string]Intent{}} })
 }
 
 // A world is a snapshot that transcripts build by name.
@@ -70,28 +43,8 @@ type world struct {
 	born     int64
 }
 
-func (w *world) run(text string) string {
-	var out []string
-	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
-		input, _, command := strings.Cut(block, "\n----")
-		var printed strings.Builder
-		for line := range strings.Lines(input) {
-			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-				printed.WriteString(w.line(line))
-			}
-		}
-		if !command && printed.Len() > 0 {
-			w.t.Fatalf("block without ---- prints:\n%s", block)
-		}
-		if command {
-			input = strings.TrimRight(input+"\n----\n"+printed.String(), "\n")
-		}
-		out = append(out, input)
-	}
-	return strings.Join(out, "\n\n") + "\n"
-}
-
-func (w *world) line(line string) string {
+// Line does what a line says.
+func (w *world) Line(line string) string {
 	args := strings.Fields(line)
 	verb, args := args[0], args[1:]
 	s := &w.snapshot

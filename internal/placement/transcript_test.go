@@ -1,25 +1,21 @@
 package placement
 
 import (
-	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/transcript"
 )
-
-var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
 
 // TestTranscripts runs the histories in testdata. A file is a series of blocks;
 // a block is lines that change the world, or one command, then "----", then
-// what it prints. Lines that start with # are comments.
+// what it prints.
 //
 //	nodes SET NAME[:WEIGHT][!]...       defines or replaces a set of nodes; ! is not ready
 //	address ADDR[*COUNT] SET [on=NODE] [local=NODE,..] [immediate] [unadvertised] [serving]
@@ -30,29 +26,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	plan                 prints what is not kept, and the loads; records it
 //	rebalance TOKEN N    takes one step of at most N moves, and records it
 func TestTranscripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := newWorld(t).run(string(text))
-			if got == string(text) {
-				return
-			}
-			if *rewrite {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
-		})
-	}
+	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World { return newWorld(t) })
 }
 
 // A world is what transcripts plan for.
@@ -74,28 +48,9 @@ func newWorld(t *testing.T) *world {
 	return &world{t: t, sets: map[string][]Node{}, addresses: map[netip.Addr]*entry{}, load: map[string]int{}}
 }
 
-// run executes a transcript and returns it with the present output.
-func (w *world) run(text string) string {
-	var out []string
-	for block := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
-		input, _, found := strings.Cut(block, "\n----")
-		var printed strings.Builder
-		for line := range strings.Lines(input) {
-			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-				printed.WriteString(w.line(strings.Fields(line)))
-			}
-		}
-		if found {
-			input = strings.TrimRight(input+"\n----\n"+printed.String(), "\n")
-		} else if printed.Len() > 0 {
-			w.t.Fatalf("block without ---- prints:\n%s\n%s", input, printed.String())
-		}
-		out = append(out, input)
-	}
-	return strings.Join(out, "\n\n") + "\n"
-}
-
-func (w *world) line(words []string) string {
+// Line does what a line says.
+func (w *world) Line(line string) string {
+	words := strings.Fields(line)
 	verb, args := words[0], words[1:]
 	switch verb {
 	case "nodes":
