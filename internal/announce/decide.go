@@ -148,8 +148,10 @@ type decider struct {
 	ix      *Index
 	self    int                // node index, or -1
 	members []*election.Member // by node index; nil: none
-	claims  [][]claimant       // by group
-	turns   *election.Holdoff
+	claims  []claimants        // by group
+	// thorough has every candidate considered; tests compare.
+	thorough bool
+	turns    *election.Holdoff
 
 	views    map[*class][]view
 	permits  map[permit]bool
@@ -167,6 +169,33 @@ type decider struct {
 type claimant struct {
 	node  int
 	claim election.Claim
+}
+
+// claimants are those of one group. Most have one, which is kept in place.
+type claimants struct {
+	count int
+	first claimant
+	rest  []claimant
+}
+
+func (c *claimants) add(by claimant) {
+	if c.count++; c.count == 1 {
+		c.first = by
+	} else {
+		c.rest = append(c.rest, by)
+	}
+}
+
+// all yields them.
+func (c *claimants) all(yield func(claimant) bool) {
+	if c.count == 0 || !yield(c.first) {
+		return
+	}
+	for _, by := range c.rest {
+		if !yield(by) {
+			return
+		}
+	}
 }
 
 type memo struct {
@@ -201,7 +230,7 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 	d := &decider{
 		ix: ix, self: -1,
 		members:  make([]*election.Member, len(ix.nodes)),
-		claims:   make([][]claimant, len(ix.groups)),
+		claims:   make([]claimants, len(ix.groups)),
 		views:    map[*class][]view{},
 		permits:  map[permit]bool{},
 		segments: map[string]int{},
@@ -217,7 +246,7 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 		d.members[n] = &members[i]
 		for a, c := range members[i].Claims {
 			if g, ok := ix.byAddr[a]; ok {
-				d.claims[g] = append(d.claims[g], claimant{n, c})
+				d.claims[g].add(claimant{n, c})
 			}
 		}
 	}
@@ -267,13 +296,13 @@ func (d *decider) candidates(i int, views []view) []election.Candidate {
 	g := &d.ix.groups[i]
 	list := d.scratch[:0]
 	claimed := 0
-	for n := range g.candidates {
+	add := func(n int) bool {
 		v := &views[n]
 		if v.reason != Eligible && v.reason != Leaving {
-			continue
+			return true
 		}
 		c := election.Candidate{Node: d.ix.nodes[n].Name, State: v.state, OnLink: d.contains(v.segment, g.addr), Weight: v.weight}
-		for _, by := range d.claims[i] {
+		for by := range d.claims[i].all {
 			if by.node == n {
 				c.Claim = by.claim
 			}
@@ -284,9 +313,32 @@ func (d *decider) candidates(i int, views []view) []election.Candidate {
 			list[claimed], list[last] = list[last], list[claimed]
 			claimed++
 		}
+		return true
+	}
+	if owner, is := d.undisputed(i, views); !is {
+		g.candidates(add)
+	} else if add(owner); g.place >= 0 && g.place != owner && g.reason(g.place) == Eligible {
+		add(g.place)
 	}
 	d.scratch = list
 	return list
+}
+
+// undisputed returns the only node that claims group i, if it is as fit as any and
+// claims count: it owns the address then, whoever else could have it, and no other
+// candidate but the one where it is placed has to be looked at. In a cluster at rest
+// that is so of every address.
+func (d *decider) undisputed(i int, views []view) (owner int, is bool) {
+	g, by := &d.ix.groups[i], &d.claims[i]
+	if d.thorough || by.count != 1 || by.first.claim.Quorum <= election.Offered || g.placed == "" && g.class.failback != lb.FailbackNever {
+		return 0, false
+	}
+	v := &views[by.first.node]
+	switch v.state {
+	case election.Alive, election.Suspected, election.Stalled:
+		is = v.reason == Eligible && g.reason(by.first.node) == Eligible && d.contains(v.segment, g.addr)
+	}
+	return by.first.node, is
 }
 
 // holds reports whether self, no candidate for group i by configuration, goes
@@ -297,7 +349,7 @@ func (d *decider) holds(i int, views []view, candidates []election.Candidate) bo
 	}
 	g := &d.ix.groups[i]
 	var holders []election.Candidate
-	for _, by := range d.claims[i] {
+	for by := range d.claims[i].all {
 		if len(views[by.node].ports) > 0 && g.reason(by.node) != Eligible {
 			holders = append(holders, election.Candidate{Node: d.ix.nodes[by.node].Name, State: election.Alive, Claim: by.claim})
 		}

@@ -97,6 +97,39 @@ func shuffled[T any](rng *rand.Rand, in []T) []T {
 	return out
 }
 
+// An address that one fit node alone claims is decided without looking at the others.
+func TestWhatIsUndisputedIsDecidedAsWhatIsNot(t *testing.T) {
+	undisputed := 0
+	for seed := range uint64(6000) {
+		rng := rand.New(rand.NewPCG(seed, 9))
+		s, members := randomWorld(rng)
+		if rng.IntN(2) == 0 { // claims as they are at rest: one for each address
+			claimed := map[netip.Addr]bool{}
+			for _, m := range members {
+				maps.DeleteFunc(m.Claims, func(a netip.Addr, _ election.Claim) bool { was := claimed[a]; claimed[a] = true; return was })
+			}
+		}
+		ix := NewIndex(s, Options{})
+		for _, self := range []string{"n0", "n1", "nobody"} {
+			got, slow := newDecider(ix, members, self), newDecider(ix, members, self)
+			slow.thorough = true
+			for i := range ix.groups {
+				a, views := got.decide(i)
+				b, _ := slow.decide(i)
+				if !reflect.DeepEqual(a, b) {
+					t.Fatalf("seed %d, %s:\n%+v, with all candidates\n%+v", seed, self, a, b)
+				}
+				if _, is := got.undisputed(i, views); is {
+					undisputed++
+				}
+			}
+		}
+	}
+	if undisputed < 1000 {
+		t.Errorf("%d were undisputed", undisputed)
+	}
+}
+
 func TestTheOrderOfTheInputDoesNotMatter(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 1))

@@ -368,10 +368,11 @@ func (c *Core) handOver(now time.Time, offered []netip.Addr, known []election.Me
 			}
 			continue
 		}
-		if !is && (d.Barred || c.claimed(d.Owner, d.Address) && fresh(known, d.Owner, d.Address)) {
-			// Another one heard before us that we may not have it any more, and claims
-			// it: its socket may be younger than its claim, here too.
+		if !is {
+			// Perhaps another one heard before us that we may not have it any more, and
+			// claims it: its socket may be younger than its claim, here too.
 			was.claim, is = claimOf(c.claims, d.Address)
+			is = is && (d.Barred || c.claimed(d.Owner, d.Address) && fresh(known, d.Owner, d.Address))
 		}
 		switch {
 		case !is || d.Owner == "":
