@@ -82,6 +82,10 @@ soak: ## Look for takeovers without a cause: busy processors, 5 % loss, stopped 
 fuzz: ## Fuzz every parser for FUZZTIME each (default 20s)
 	hack/fuzz.sh $(or $(FUZZTIME),20s)
 
+.PHONY: mutants
+mutants: ## Count the small errors in the packages that decide that their short tests do not notice (MUTANTS='--sample 200')
+	go run ./hack/mutants $(MUTANTS)
+
 .PHONY: lint
 lint: ## gofumpt, go vet and staticcheck
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted (make format):"; echo "$$out"; exit 1; fi

@@ -91,6 +91,7 @@ type Planner struct {
 	reserved map[lb.ServiceKey][]freed
 	left     map[addr]leaver // since the last planning
 	asked    map[addr]int    // requested by those who wait
+	disputes []*use          // to be resolved
 
 	touched, dirty []*service
 	waiting        []*service // oldest first
@@ -207,9 +208,10 @@ func (p *Planner) Plan(now time.Time) Result {
 		p.rebuild = false
 	}
 	p.expire()
+	p.resolve()
 
 	changed := p.serve(p.examineAll())
-	for len(p.left) > 0 { // promises dropped for better ones
+	for len(p.left)+len(p.dirty) > 0 { // promises dropped for better ones
 		p.bury()
 		changed = append(changed, p.serve(p.examineAll())...)
 	}

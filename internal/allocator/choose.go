@@ -248,8 +248,8 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 	case at.drains():
 		return grant{}, refusal{Draining, d}
 	case u != nil:
-		if d.Clash, d.Port = u.refuses(&s.Service); d.Clash != NoClash {
-			d.Holder = u.holder(d.Port)
+		if d.Clash, d.Port = u.refuses(s); d.Clash != NoClash {
+			d.Holder = u.holder(s, d.Port)
 			if s.Request.SharingKey == "" {
 				return grant{}, refusal{AddressInUse, d}
 			}
@@ -485,7 +485,7 @@ func (p *Planner) joinable(s *service, w *wish, got [2]grant, u *use) bool {
 	if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u }) {
 		return false
 	}
-	why, _ := u.refuses(&s.Service)
+	why, _ := u.refuses(s)
 	return why == NoClash && (u.has(s.Key.Namespace) > 0 || p.room(s, w, got, u.pool) >= 1)
 }
 
@@ -568,13 +568,22 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 	if token := s.Request.Reallocate; token != "" && heard && len(d.Assignments) > 0 && !why.Reallocate {
 		d.Reallocated = token
 	}
-	s.honoured = d.Reallocated
+	switch {
+	case s.Foreign:
+		d.Terms = s.Terms
+	case len(d.Assignments) > 0:
+		d.Terms = s.terms
+	}
+	s.honoured, s.agreed = d.Reallocated, d.Terms
 
 	for i := len(s.claims) - 1; i >= 0; i-- {
 		c := s.claims[i]
 		switch f := c.use.family(); {
 		case kept[f] == c:
 			c.revocable = false
+			if c.promised {
+				p.reconsider(c.use) // it is promised on other terms, perhaps
+			}
 		case c.promised && c.revocable:
 			p.unclaim(c, false)
 		case c.promised:
@@ -585,6 +594,7 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 			d.Released = append(d.Released, c.release(kept[f] != nil, w.asked[f], d.Reallocated != s.Reallocated))
 		}
 	}
+	p.resolve()
 	slices.SortFunc(d.Released, func(a, b Release) int { return a.Address.Compare(b.Address) })
 	return d
 }
@@ -622,7 +632,11 @@ func (c *claim) release(another, asked, anew bool) Release {
 	case !served(&c.Service):
 		r.Cause = NoLongerServed
 	case c.lost:
-		r.Cause, r.Holder = LostToOlder, c.use.claims[0].Key
+		r.Cause = LostToOlder
+		if c.edited() {
+			r.Cause = SharingEnded
+		}
+		r.Holder, r.Clash, r.Port = c.rival()
 	case c.leaving || !another:
 		r.Cause = FamilyDropped
 	case asked || c.Request.Pool != "" && c.use.name != c.Request.Pool:

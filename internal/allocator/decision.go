@@ -25,6 +25,8 @@ type Decision struct {
 	Released []Release
 	// Reallocated is the token to record as honoured.
 	Reallocated string
+	// Terms are those to record as what the Service shares its addresses on.
+	Terms string
 }
 
 // An Assignment is one address that a Service holds.
@@ -42,8 +44,11 @@ type Release struct {
 	Address netip.Addr
 	Pool    string
 	Cause   Cause
-	// Holder is the older Service that keeps the address (LostToOlder).
+	// Holder is the Service that keeps the address (LostToOlder, SharingEnded).
 	Holder lb.ServiceKey
+	// Clash says why the address cannot be shared with it, and Port on which port.
+	Clash Clash
+	Port  lb.Port
 }
 
 // Allocated reports whether the Service holds what its families require: an
@@ -59,7 +64,7 @@ func (d Decision) Apply(s lb.Service) lb.Service {
 		s.Assigned = append(s.Assigned, a.Address)
 		s.AssignedPools = append(s.AssignedPools, a.Pool)
 	}
-	s.Reallocated = d.Reallocated
+	s.Reallocated, s.Terms = d.Reallocated, d.Terms
 	return s
 }
 
@@ -68,12 +73,12 @@ func (d Decision) Apply(s lb.Service) lb.Service {
 func (d Decision) Changes(s lb.Service) bool {
 	after := d.Apply(s)
 	return !slices.Equal(after.Assigned, s.Assigned) || !slices.Equal(after.AssignedPools, s.AssignedPools) ||
-		after.Reallocated != s.Reallocated
+		after.Reallocated != s.Reallocated || after.Terms != s.Terms
 }
 
 // Equal reports whether two decisions say the same.
 func (d Decision) Equal(o Decision) bool {
-	return d.Service == o.Service && d.Reason == o.Reason && d.Short == o.Short && d.Reallocated == o.Reallocated &&
+	return d.Service == o.Service && d.Reason == o.Reason && d.Short == o.Short && d.Reallocated == o.Reallocated && d.Terms == o.Terms &&
 		slices.Equal(d.Assignments, o.Assignments) && slices.Equal(d.Released, o.Released) &&
 		(d.Detail == o.Detail || d.Detail != nil && o.Detail != nil && d.Detail.equal(o.Detail))
 }
@@ -171,11 +176,14 @@ const (
 	FamilyDropped
 	// LostToOlder: an older Service holds the same address.
 	LostToOlder
+	// SharingEnded: it was edited, and can no longer share the address with those
+	// who were not.
+	SharingEnded
 	// NoLongerServed: the Service became headless or is not ours any more.
 	NoLongerServed
 )
 
-var causes = [...]string{"Requested", "Reallocated", "Reassigned", "FamilyDropped", "LostToOlder", "NoLongerServed"}
+var causes = [...]string{"Requested", "Reallocated", "Reassigned", "FamilyDropped", "LostToOlder", "SharingEnded", "NoLongerServed"}
 
 // String returns the cause's name.
 func (c Cause) String() string { return causes[c] }

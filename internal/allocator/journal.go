@@ -240,6 +240,7 @@ func (p *Planner) layOut() {
 	slices.SortStableFunc(p.restricted, byPriority)
 
 	clear(p.uses)
+	p.disputes = p.disputes[:0]
 	clear(p.groups)
 	clear(p.reserved)
 	p.generation++

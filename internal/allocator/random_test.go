@@ -190,6 +190,7 @@ func (g gen) world() World {
 			}
 		}
 		s.Reallocated = pickOf(g, "", "1")
+		s.Terms = pickOf(g, "", terms(&s), terms(&s), "others")
 		w.Services = append(w.Services, s)
 	}
 	return w
@@ -212,6 +213,7 @@ func (g gen) crowd() World {
 		s.Families = pickOf(g, []lb.Family{lb.IPv4, lb.IPv6}, []lb.Family{lb.IPv6, lb.IPv4}, []lb.Family{lb.IPv4})
 		s.Ports = []lb.Port{{Protocol: "TCP", Number: pickOf[uint16](g, 53, 80, 443)}}
 		s.Assigned, s.AssignedPools = nil, nil
+		s.Terms = pickOf(g, "", terms(s), terms(s), "others")
 		if home := pickOf(g, homes...); g.one(60) {
 			for f, a := range home {
 				if g.one(90) && f < len(s.Families) {
@@ -232,7 +234,7 @@ func (g gen) shuffled(w World) World {
 }
 
 func outline(d Decision) slowDecision {
-	o := slowDecision{Service: d.Service, Assigned: d.Assignments, Reason: d.Reason, Reallocated: d.Reallocated}
+	o := slowDecision{Service: d.Service, Assigned: d.Assignments, Reason: d.Reason, Reallocated: d.Reallocated, Terms: d.Terms}
 	for _, r := range d.Released {
 		o.Released = append(o.Released, r.Address)
 	}

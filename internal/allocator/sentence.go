@@ -104,7 +104,7 @@ func (d Decision) cause() string {
 	case NodeAddress:
 		return fmt.Sprintf("%s is an address of node %s", t.Address, t.Node)
 	case SharingConflict:
-		return fmt.Sprintf("%s cannot be shared with %s: %s", t.Address, t.Holder, t.clash())
+		return fmt.Sprintf("%s cannot be shared with %s: %s", t.Address, t.Holder, t.Clash.sentence(t.Port, t.Owner))
 	case Draining:
 		if len(t.Pools) == 0 {
 			return fmt.Sprintf("pool %s: drains and hands out nothing new", t.Owner)
@@ -172,20 +172,21 @@ func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
 	}
 }
 
-func (d *Detail) clash() string {
-	switch d.Clash {
+// sentence says why an address of a pool cannot be shared with another Service.
+func (c Clash) sentence(port lb.Port, pool string) string {
+	switch c {
 	case ClashKey:
 		return "it has another belfry.dev/allow-shared-ip, or none"
 	case ClashNamespace:
-		return fmt.Sprintf("it is in another namespace, and pool %s is not sharedAcrossNamespaces", d.Owner)
+		return fmt.Sprintf("it is in another namespace, and pool %s is not sharedAcrossNamespaces", pool)
 	case ClashPort:
-		return fmt.Sprintf("%s port %d is taken", d.Port.Protocol, d.Port.Number)
+		return fmt.Sprintf("%s port %d is taken", port.Protocol, port.Number)
 	case ClashTrafficPolicy:
 		return "its externalTrafficPolicy differs"
 	case ClashSelector:
 		return "externalTrafficPolicy Local needs identical selectors"
 	case ClashOrphan:
-		return fmt.Sprintf("pool %s no longer hands it out", d.Owner)
+		return fmt.Sprintf("pool %s no longer hands it out", pool)
 	default:
 		return "another Service is about to leave it"
 	}
@@ -205,6 +206,8 @@ func (r Release) Sentence() string {
 		return what + "the Service has no use for it"
 	case LostToOlder:
 		return what + r.Holder.String() + " is older and holds it too"
+	case SharingEnded:
+		return fmt.Sprintf("%sas it is now it cannot be shared with %s: %s", what, r.Holder, r.Clash.sentence(r.Port, r.Pool))
 	default:
 		return what + "the Service is not served any more"
 	}

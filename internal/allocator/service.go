@@ -2,6 +2,9 @@ package allocator
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -19,8 +22,11 @@ type service struct {
 	dirty    bool // to be looked at again
 	waiting  bool
 	deleted  bool
-	// honoured is the reallocate token that goes with what was promised.
-	honoured string
+	// honoured is the reallocate token that goes with what was promised, and agreed
+	// are its terms.
+	honoured, agreed string
+	// terms are those of the Service as it is.
+	terms string
 }
 
 // adopt makes the claims of a Service those that its status shows and, until
@@ -75,7 +81,10 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 		c.promised, c.revocable = wants[j].promised, true
 		wants = slices.Delete(wants, j, j+1)
 	}
-	s.Service = next
+	s.Service, s.terms = next, terms(&next)
+	for _, c := range s.claims {
+		p.reconsider(c.use) // on which terms it came to hold it may have changed
+	}
 	for _, w := range wants {
 		p.claim(s, w.addr, w.from, w.promised, w.leaving).revocable = true
 	}
@@ -87,6 +96,35 @@ func (s *service) recorded() string {
 		return s.honoured
 	}
 	return s.Reallocated
+}
+
+// terms returns the fingerprint of what decides whom a Service can share with;
+// empty without a key, as it then shares with nobody. Whoever could make up two
+// sets of terms with one fingerprint could take an address from others, so it is
+// a cryptographic one.
+func terms(s *lb.Service) string {
+	if s.Request.SharingKey == "" {
+		return ""
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "%q %v", s.Request.SharingKey, s.TrafficPolicy)
+	if s.TrafficPolicy == lb.TrafficLocal {
+		fmt.Fprintf(h, " %q", s.PodSelector)
+	}
+	for _, p := range slices.SortedFunc(slices.Values(s.Ports), lb.Port.Compare) {
+		fmt.Fprintf(h, " %s/%d", p.Protocol, p.Number)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// edited reports whether the Service shares on other terms than those on which it
+// came to hold the address. Nobody can tell where nothing is recorded.
+func (c *claim) edited() bool {
+	agreed := c.Service.Terms
+	if c.promised {
+		agreed = c.agreed
+	}
+	return agreed != "" && agreed != c.terms && !c.Foreign
 }
 
 // sharesAlike reports whether two states of a Service share with the same

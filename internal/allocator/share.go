@@ -19,8 +19,10 @@ type claim struct {
 	promised, revocable bool
 	// leaving is set when the Service gives the address up in any case.
 	leaving bool
-	// lost is set when an older Service holds the address and does not share.
-	lost bool
+	// lost is set when another that comes before it holds the address and does not
+	// share; keeps while the address is not settled and the claim is one of those
+	// who go before.
+	lost, keeps bool
 }
 
 // holds reports whether the Service may go on with the address.
@@ -49,8 +51,9 @@ type use struct {
 	// was is its entry in the journal when it came into use.
 	was    freed
 	claims []*claim // oldest first
-	// settled is set while all claims agree to share; else the oldest win.
-	settled bool
+	// settled is set while all claims agree to share; else a contest decides, which
+	// is still to come while disputed is set.
+	settled, disputed bool
 	// ports and namespaces count the claims; nil while there is one claim.
 	ports      map[lb.Port]int
 	namespaces map[string]int
@@ -120,10 +123,22 @@ func (u *use) has(namespace string) int {
 	return 0
 }
 
-// refuses returns why the Service cannot share the address with those who hold
-// it.
-func (u *use) refuses(s *lb.Service) (Clash, lb.Port) {
-	if c := clash(s, &u.claims[0].Service); c != NoClash {
+// first returns the oldest claim that is not the Service's own.
+func (u *use) first(s *service) *claim {
+	if u.claims[0].service == s {
+		return u.claims[1]
+	}
+	return u.claims[0]
+}
+
+// refuses returns why the Service cannot share the address with the others who
+// hold it.
+func (u *use) refuses(s *service) (Clash, lb.Port) {
+	own := slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u })
+	if own && len(u.claims) == 1 {
+		return ClashUnsettled, lb.Port{} // it gives the address up itself
+	}
+	if c := clash(&s.Service, &u.first(s).Service); c != NoClash {
 		return c, lb.Port{}
 	}
 	switch {
@@ -133,25 +148,47 @@ func (u *use) refuses(s *lb.Service) (Clash, lb.Port) {
 		return ClashNamespace, lb.Port{}
 	}
 	for _, p := range s.Ports {
-		if u.serves(p) {
+		if own && u.ports[p] > 1 || !own && u.serves(p) {
 			return ClashPort, p
 		}
 	}
-	if !u.settled {
+	if own || !u.settled {
 		return ClashUnsettled, lb.Port{}
 	}
 	return NoClash, lb.Port{}
 }
 
-// holder names who holds the address: the oldest, of those on a port if one is
-// given.
-func (u *use) holder(port lb.Port) lb.ServiceKey {
+// holder names who else than the Service holds the address: the oldest, of those
+// on a port if one is given.
+func (u *use) holder(s *service, port lb.Port) lb.ServiceKey {
 	for _, c := range u.claims {
-		if slices.Contains(c.Ports, port) {
+		if c.service != s && slices.Contains(c.Ports, port) {
 			return c.Key
 		}
 	}
-	return u.claims[0].Key
+	if len(u.claims) == 1 {
+		return u.claims[0].Key
+	}
+	return u.first(s).Key
+}
+
+// rival returns the oldest of those who keep the address of a lost claim and
+// cannot share it with the Service, and why.
+func (c *claim) rival() (lb.ServiceKey, Clash, lb.Port) {
+	for _, o := range c.use.claims {
+		if !o.keeps {
+			continue
+		}
+		if why := clash(&c.Service, &o.Service); why != NoClash {
+			return o.Key, why, lb.Port{}
+		}
+		for _, p := range c.Ports {
+			if slices.Contains(o.Ports, p) {
+				return o.Key, ClashPort, p
+			}
+		}
+	}
+	return c.use.claims[0].Key, ClashUnsettled, lb.Port{}
 }
 
 // claim enters a Service's claim to an address.
@@ -171,7 +208,7 @@ func (p *Planner) claim(s *service, a addr, from string, promised, leaving bool)
 	case u.settled && u.agrees(c):
 		u.tally(c)
 	default:
-		p.contest(u)
+		p.dispute(u)
 	}
 	u.countPorts(c, +1)
 	p.recount(u)
@@ -195,7 +232,8 @@ func (p *Planner) unclaim(c *claim, gone bool) {
 		}
 	}
 	p.uncount(u)
-	u.claims = slices.DeleteFunc(u.claims, func(o *claim) bool { return o == c })
+	i := u.find(c)
+	u.claims = slices.Delete(u.claims, i, i+1)
 	u.countPorts(c, -1)
 	p.loosened = true
 	if len(u.claims) == 0 {
@@ -210,9 +248,50 @@ func (p *Planner) unclaim(c *claim, gone bool) {
 	if u.settled {
 		u.untally(c)
 	} else {
-		p.contest(u)
+		p.dispute(u)
 	}
 	p.recount(u)
+}
+
+// find returns the place of a claim among those to its address. Of one Service
+// there is one claim.
+func (u *use) find(c *claim) int {
+	i, found := slices.BinarySearchFunc(u.claims, c, (*claim).older)
+	if !found || u.claims[i] != c {
+		panic("a claim is not where its age puts it")
+	}
+	return i
+}
+
+// dispute leaves it to resolve who keeps an address. Until then nobody counts for
+// it, and nobody joins.
+func (p *Planner) dispute(u *use) {
+	if !u.disputed {
+		u.disputed, u.settled = true, false
+		p.enter(u, nil)
+		p.disputes = append(p.disputes, u)
+	}
+}
+
+// reconsider disputes an address again whose claims do not all share.
+func (p *Planner) reconsider(u *use) {
+	if !u.settled {
+		p.uncount(u)
+		p.dispute(u)
+	}
+}
+
+// resolve decides the disputes that have come up: each once, however many claims
+// have come and gone.
+func (p *Planner) resolve() {
+	for _, u := range p.disputes {
+		u.disputed = false
+		if len(u.claims) > 0 {
+			p.contest(u)
+			p.recount(u)
+		}
+	}
+	p.disputes = p.disputes[:0]
 }
 
 // agrees reports whether a new claim shares with all others of a settled use.
@@ -273,24 +352,45 @@ func (u *use) count() {
 	}
 }
 
-// contest decides an address that several hold, not all of whom share: each,
-// oldest first, keeps it if it shares with all who keep it already.
+// contestants returns the claims in the order in which they may keep the address:
+// those who leave yield to those who stay, those who were edited since they came
+// to hold it to those who were not, and the younger to the older.
+func (u *use) contestants() []*claim {
+	all := slices.Clone(u.claims)
+	slices.SortStableFunc(all, func(a, b *claim) int {
+		if a.leaving == b.leaving && a.edited() != b.edited() {
+			if a.edited() {
+				return 1
+			}
+			return -1
+		}
+		return a.older(b)
+	})
+	return all
+}
+
+// contest decides an address that several hold, not all of whom share: each, in
+// the order of contestants, keeps it if it shares with all who keep it already. So
+// the one whose edit breaks a shared address loses it, and where nobody can tell
+// the older keeps it.
 func (p *Planner) contest(u *use) {
 	u.settled = true
-	var keep []*claim
+	first := (*claim)(nil)
 	ports := map[lb.Port]bool{}
-	for _, c := range u.claims {
-		agrees := (len(keep) == 0 || clash(&c.Service, &keep[0].Service) == NoClash) &&
+	for _, c := range u.contestants() {
+		c.keeps = (first == nil || clash(&c.Service, &first.Service) == NoClash) &&
 			!slices.ContainsFunc(c.Ports, func(p lb.Port) bool { return ports[p] })
-		u.settled = u.settled && agrees
-		if lost := !agrees && !c.leaving; lost != c.lost {
+		u.settled = u.settled && c.keeps
+		if lost := !c.keeps && !c.leaving; lost != c.lost {
 			c.lost = lost
 			p.mark(c.service)
 		}
-		if !agrees {
+		if !c.keeps {
 			continue
 		}
-		keep = append(keep, c)
+		if first == nil {
+			first = c
+		}
 		for _, port := range c.Ports {
 			ports[port] = true
 		}
@@ -302,6 +402,9 @@ func (p *Planner) contest(u *use) {
 // into its group; uncount takes it out of the former. Between the two it may
 // change.
 func (p *Planner) recount(u *use) {
+	if u.disputed {
+		return
+	}
 	name, orphan := u.name, u.orphan
 	u.name = u.claims[0].from
 	if u.pool = p.byName[u.name]; u.pool == nil && u.owner != nil {
@@ -328,10 +431,7 @@ func (p *Planner) recount(u *use) {
 }
 
 func (p *Planner) uncount(u *use) {
-	if len(u.claims) == 0 {
-		return
-	}
-	if u.pool != nil {
+	if len(u.claims) > 0 && !u.disputed && u.pool != nil {
 		p.book(u, -1)
 	}
 }
@@ -521,7 +621,7 @@ func (p *Planner) alter(c *claim, from string, promised, leaving bool) {
 		slices.SortFunc(u.claims, (*claim).older)
 	}
 	if !u.settled {
-		p.contest(u)
+		p.dispute(u)
 	}
 	p.recount(u)
 	p.loosened = true

@@ -22,6 +22,8 @@ type slowClaim struct {
 	addr    netip.Addr
 	from    string
 	leaving bool
+	// promised is set until the status shows it.
+	promised bool
 }
 
 type slowDecision struct {
@@ -30,6 +32,7 @@ type slowDecision struct {
 	Reason      Reason
 	Released    []netip.Addr
 	Reallocated string
+	Terms       string
 }
 
 func planSlowly(w World) []slowDecision {
@@ -161,10 +164,23 @@ func slowlyShares(a, b *lb.Service) bool {
 	return !slices.ContainsFunc(a.Ports, func(p lb.Port) bool { return slices.Contains(b.Ports, p) })
 }
 
-// keeps reports whether the oldest-first contest leaves the claim its address.
+// contestants are who claim an address, those last who were edited since.
+func (o *slow) contestants(a netip.Addr) (all []*slowClaim) {
+	for _, last := range []struct{ leaving, edited bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+		for _, c := range o.on(a) {
+			edited := !c.promised && !c.s.Foreign && c.s.Terms != "" && c.s.Terms != terms(c.s)
+			if edited == last.edited && c.leaving == last.leaving {
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// keeps reports whether the contest leaves the claim its address.
 func (o *slow) keeps(c *slowClaim) bool {
 	var winners []*slowClaim
-	for _, d := range o.on(c.addr) {
+	for _, d := range o.contestants(c.addr) {
 		won := !slices.ContainsFunc(winners, func(w *slowClaim) bool { return !slowlyShares(w.s, d.s) })
 		if d == c {
 			return won && !c.leaving
@@ -697,7 +713,7 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 	for _, f := range families {
 		c := before[f]
 		if g := got[f]; g != nil {
-			o.claims = append(o.claims, &slowClaim{s: s, addr: g.Address, from: g.Pool})
+			o.claims = append(o.claims, &slowClaim{s: s, addr: g.Address, from: g.Pool, promised: true})
 			d.Assigned = append(d.Assigned, *g)
 			continue
 		}
@@ -724,6 +740,12 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 	unheard := []Reason{BadRequest, WaitingForClusterIP, Headless, NotOurs}
 	if s.Request.Reallocate != "" && len(d.Assigned) > 0 && !slices.Contains(unheard, why) {
 		d.Reallocated = s.Request.Reallocate
+	}
+	switch {
+	case s.Foreign:
+		d.Terms = s.Terms
+	case len(d.Assigned) > 0:
+		d.Terms = terms(s)
 	}
 	return d
 }

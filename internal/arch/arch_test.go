@@ -64,6 +64,7 @@ var pure = []string{
 	"internal/layer2",
 	"internal/bgp",
 	"internal/bgp/wire",
+	"internal/bgp/strict",
 	"internal/speakerstatus",
 }
 
@@ -122,6 +123,10 @@ var rules = []rule{
 	{
 		module + "/internal/transcript", nil,
 		"transcripts are for tests",
+	},
+	{
+		module + "/internal/bgp/strict", nil,
+		"the strictest router is for tests",
 	},
 	{
 		module + "/hack/",

@@ -78,6 +78,14 @@ type Negotiated struct {
 	Capabilities wire.Capabilities
 }
 
+// Terms are what was agreed on, as far as it decides what an UPDATE may say.
+func (n Negotiated) Terms() wire.Terms {
+	return wire.Terms{
+		IPv4: slices.Contains(n.Families, lb.IPv4), IPv6: slices.Contains(n.Families, lb.IPv6),
+		ExtendedNextHop: n.ExtendedNextHop, FourOctetAS: n.FourOctetAS, Internal: n.Internal,
+	}
+}
+
 // Negotiate judges a peer's OPEN against ours. An error is a [*wire.Error],
 // whose NOTIFICATION the peer is to get.
 func Negotiate(p lb.BGPPeer, ours, theirs wire.Open) (Negotiated, error) {

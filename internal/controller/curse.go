@@ -51,11 +51,12 @@ func (c *Controller) survives(trial planner, setting lb.Snapshot, s lb.Service) 
 }
 
 // bare is what the planner is told of a Service over which it has panicked: who
-// it is and what it holds, so that it keeps that.
+// it is and what it holds, so that it keeps that, but for what it shares and others
+// could lose.
 func bare(s lb.Service) lb.Service {
 	return lb.Service{
 		Key: s.Key, UID: s.UID, Created: s.Created, Families: s.Families, FamilyPolicy: s.FamilyPolicy,
-		Assigned: s.Assigned, AssignedPools: s.AssignedPools, Reallocated: s.Reallocated, Placed: s.Placed,
+		Assigned: s.Assigned, AssignedPools: s.AssignedPools, Reallocated: s.Reallocated, Terms: s.Terms, Placed: s.Placed,
 		Request: lb.Request{Problems: []string{"the controller cannot handle this Service, which is an error of the controller; its log has more"}},
 	}
 }

@@ -21,8 +21,8 @@ func (s *service) want() kube.ServiceWrite {
 		return kube.ServiceWrite{Announced: &kube.Condition{}}
 	}
 	w := kube.ServiceWrite{
-		Reallocated: d.Reallocated,
-		Allocated:   kube.Condition{Status: metav1.ConditionFalse, Reason: d.Reason.String(), Message: d.Sentence()},
+		Reallocated: d.Reallocated, Terms: d.Terms,
+		Allocated: kube.Condition{Status: metav1.ConditionFalse, Reason: d.Reason.String(), Message: d.Sentence()},
 	}
 	if d.Allocated() {
 		w.Allocated.Status = metav1.ConditionTrue
@@ -136,7 +136,7 @@ func (l *loop) tell(was kube.Service, d allocator.Decision, is kube.ServiceWrite
 	}
 	for _, r := range d.Released {
 		if slices.Contains(was.Assigned, r.Address) {
-			event(r.Cause == allocator.LostToOlder, eventReleased, "Release", "%s", r.Sentence())
+			event(r.Cause == allocator.LostToOlder || r.Cause == allocator.SharingEnded, eventReleased, "Release", "%s", r.Sentence())
 		}
 	}
 	if is.Allocated.Reason != was.Allocated.Reason {

@@ -93,8 +93,10 @@ func TestNodeIsReduced(t *testing.T) {
 	if !reduceNode(n, "example.com/leave").Drain {
 		t.Error("the named taint does not drain")
 	}
-	n.Annotations = map[string]string{"belfry.dev/drain": "false"}
-	if !reduceNode(n, "").Drain {
-		t.Error("the annotation does not drain, whatever its value")
+	for value, drains := range map[string]bool{"true": true, "false": false, "": false} {
+		n.Annotations = map[string]string{"belfry.dev/drain": value}
+		if got := reduceNode(n, "").Drain; got != drains {
+			t.Errorf("annotation %q drains: %v, want %v", value, got, drains)
+		}
 	}
 }

@@ -67,7 +67,7 @@ type queuedEvent struct {
 
 // Limits of the events API, and of our patience.
 const (
-	maxNote       = 1024
+	maxNote       = maxMessage
 	eventQueue    = 4096
 	eventWriters  = 2
 	eventTimeout  = 10 * time.Second
@@ -127,7 +127,7 @@ func (r *Recorder) write(ctx context.Context, e queuedEvent) error {
 	event := &eventsv1.Event{
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace,
-			Name:      fmt.Sprintf("%.200s.%x.%x", e.About.Name, e.at.UnixNano(), e.number),
+			Name:      eventName(e),
 		},
 		EventTime:           metav1.NewMicroTime(e.at),
 		ReportingController: r.controller,
@@ -158,6 +158,14 @@ func (r *Recorder) write(ctx context.Context, e queuedEvent) error {
 		}
 	}
 	return err
+}
+
+// eventName is the name of an Event: that of its object, as far as there is room,
+// with what makes it unique. A name that is cut in the middle of a label must not
+// end in what no label ends in.
+func eventName(e queuedEvent) string {
+	about := e.About.Name[:min(len(e.About.Name), 200)]
+	return fmt.Sprintf("%s.%x.%x", strings.TrimRight(about, ".-"), e.at.UnixNano(), e.number)
 }
 
 // cut shortens a text to n bytes, between characters.

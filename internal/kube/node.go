@@ -10,7 +10,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// AnnotationDrain on a Node drains it of addresses, whatever its value.
+// AnnotationDrain on a Node drains it of addresses when it says "true".
 const AnnotationDrain = "belfry.dev/drain"
 
 // reduceNode keeps of a Node what announcing depends on. A taint of the key
@@ -36,7 +36,7 @@ func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
 			out.NotReady = c.Status != corev1.ConditionTrue
 		}
 	}
-	_, out.Drain = n.Annotations[AnnotationDrain]
+	out.Drain = n.Annotations[AnnotationDrain] == "true"
 	if drainTaint != "" && slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == drainTaint }) {
 		out.Drain = true
 	}

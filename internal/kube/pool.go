@@ -85,6 +85,7 @@ func SamePoolStatus(a, b v1beta1.IPAddressPoolStatus) bool { return equality.Sem
 // stays while its status does; the given conditions are not changed.
 func SetCondition(conditions []metav1.Condition, want metav1.Condition) []metav1.Condition {
 	out := slices.Clone(conditions)
+	want.Message = cut(want.Message, maxMessage)
 	want.LastTransitionTime = metav1.Now().Rfc3339Copy()
 	i := slices.IndexFunc(out, func(c metav1.Condition) bool { return c.Type == want.Type })
 	if i < 0 {

@@ -1,7 +1,10 @@
 package kube
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -52,6 +55,10 @@ type ConditionType string
 const (
 	ConditionAllocated ConditionType = "belfry.dev/Allocated"
 	ConditionAnnounced ConditionType = "belfry.dev/Announced"
+	// ConditionSharing records on which terms a Service shares its addresses, where
+	// those who may edit it cannot: so it is known who was edited when some can no
+	// longer share.
+	ConditionSharing ConditionType = "belfry.dev/Sharing"
 )
 
 // A Condition is a condition of ours on an object: what holds and why. The zero
@@ -74,13 +81,17 @@ type Service struct {
 	// Exact is set when status holds Assigned and nothing else, the way we write
 	// it.
 	Exact bool
-	// Marked is set when it carries an annotation or a condition of ours.
+	// Marked is set when it carries a condition of ours: proof that we gave it
+	// something, since whoever may edit a Service may not write its status.
+	// Annotations prove nothing.
 	Marked bool
 	// by names the installation that wrote them, us the one that reads them; both
 	// are empty for the one in defaultNamespace.
 	by, us string
 	// Seen is when this version was received.
 	Seen time.Time
+	// sharing is the condition that records lb.Service.Terms.
+	sharing Condition
 	// pool and placed are the annotations of these names, verbatim.
 	pool, placed string
 }
@@ -111,20 +122,21 @@ func (o Options) installation() string {
 // and hold nothing of ours give nil. So do those of another installation, except
 // that whoever allocates must know which addresses it has given away.
 func (o Options) service(s *corev1.Service) *Service {
-	out := &Service{Version: s.ResourceVersion, by: s.Annotations[AnnotationInstallation], us: o.installation()}
+	out := &Service{Version: s.ResourceVersion, by: short(s.Annotations[AnnotationInstallation], maxName), us: o.installation()}
 	for _, have := range s.Status.Conditions {
-		kept := Condition{Status: have.Status, Reason: have.Reason, Message: have.Message, Since: have.LastTransitionTime}
+		kept := Condition{Status: have.Status, Reason: have.Reason, Message: short(have.Message, maxMessage), Since: have.LastTransitionTime}
 		switch ConditionType(have.Type) {
 		case ConditionAllocated:
 			out.Allocated = kept
 		case ConditionAnnounced:
 			out.Announced = kept
+		case ConditionSharing:
+			out.sharing = kept
 		}
 	}
-	out.pool = s.Annotations[AnnotationPool]
-	out.placed = s.Annotations[AnnotationPlaced]
-	reallocated := s.Annotations[AnnotationReallocated]
-	out.Marked = out.pool != "" || out.placed != "" || reallocated != "" || out.Allocated != Condition{} || out.Announced != Condition{}
+	out.pool = short(s.Annotations[AnnotationPool], 2*maxName+1)
+	out.placed = short(s.Annotations[AnnotationPlaced], 2*maxName+1)
+	out.Marked = out.Allocated != Condition{} || out.Announced != Condition{}
 	ours := o.Class.ours(s)
 	foreign := !ours && out.by != out.us
 	if !ours && !out.Marked || foreign && (o.Role != Allocating || s.Spec.Type != corev1.ServiceTypeLoadBalancer) {
@@ -134,12 +146,10 @@ func (o Options) service(s *corev1.Service) *Service {
 		Key:           lb.ServiceKey{Namespace: s.Namespace, Name: s.Name},
 		UID:           string(s.UID),
 		Created:       s.CreationTimestamp.Time,
-		Labels:        s.Labels,
 		FamilyPolicy:  familyPolicy(s.Spec.IPFamilyPolicy),
 		Headless:      s.Spec.ClusterIP == corev1.ClusterIPNone,
 		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
-		PodSelector:   labels.Set(s.Spec.Selector).String(),
-		Reallocated:   reallocated,
+		Reallocated:   short(s.Annotations[AnnotationReallocated], maxToken),
 		Announced:     out.Announced.Status == metav1.ConditionTrue,
 		Released:      !ours && !foreign,
 		Foreign:       foreign,
@@ -149,16 +159,108 @@ func (o Options) service(s *corev1.Service) *Service {
 			out.Families = append(out.Families, lb.FamilyOf(a.Unmap()))
 		}
 	}
-	for _, p := range s.Spec.Ports {
-		out.Ports = append(out.Ports, lb.Port{Protocol: lb.Protocol(p.Protocol), Number: uint16(p.Port)})
-	}
 	out.Assigned, out.Exact = assigned(s.Status.LoadBalancer.Ingress)
 	out.AssignedPools = splitNames(out.pool, len(out.Assigned))
 	out.Placed = splitNames(out.placed, len(out.Assigned))
-	if !foreign {
-		out.Request = request(s)
+	var whole bool
+	out.Labels, whole = readLabels(s.Labels)
+	if o.Role != Allocating {
+		return out // whoever announces does not depend on what was asked for
+	}
+	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
+	if foreign {
+		return out
+	}
+	out.Request = request(s)
+	if !whole {
+		out.Request.Problems = append(out.Request.Problems, fmt.Sprintf("metadata.labels: too many; with 32 bytes added for each, %d bytes are read at most", maxLabels))
+	}
+	if out.Request.SharingKey == "" {
+		return out
+	}
+	if n := len(s.Spec.Ports); n > maxSharedPorts {
+		out.Request.SharingKey = ""
+		out.Request.Problems = append(out.Request.Problems, fmt.Sprintf("spec.ports: %d ports, a Service that shares its address has %d at most", n, maxSharedPorts))
+		return out
+	}
+	if out.TrafficPolicy == lb.TrafficLocal {
+		out.PodSelector = short(labels.Set(s.Spec.Selector).String(), maxName)
+	}
+	for _, p := range s.Spec.Ports {
+		out.Ports = append(out.Ports, lb.Port{Protocol: protocol(p.Protocol), Number: uint16(p.Port)})
 	}
 	return out
+}
+
+// onTerms is what the message of ConditionSharing says before the terms.
+const onTerms = "shares what it holds on terms "
+
+// sharing is the condition that records terms; none for none.
+func sharing(terms string) Condition {
+	if terms == "" {
+		return Condition{}
+	}
+	return Condition{Status: metav1.ConditionTrue, Reason: "Recorded", Message: onTerms + terms}
+}
+
+// What is kept of one Service is bounded, whatever its author writes. Texts that
+// are only compared are replaced by a digest where they are long; the rest has a
+// greatest length, and what exceeds it is a problem of the request.
+const (
+	// maxName is the greatest length of an object's name.
+	maxName = 253
+	// maxList is the greatest length of a list of addresses: one of each family,
+	// with room for blanks.
+	maxList = 256
+	// maxLabels is how many bytes of labels are read: keys, values, and labelCost for
+	// each, which is what a map takes besides.
+	maxLabels = 1536
+	labelCost = 32
+	// maxSharedPorts is how many ports a Service has at most that shares an address.
+	maxSharedPorts = 100
+	// maxProblems is how many problems of a list are told.
+	maxProblems = 3
+)
+
+// short returns a text of at most n bytes, n >= 64, or the digest of a longer one:
+// equal texts give equal ones, and different texts different ones.
+func short(text string, n int) string {
+	if len(text) <= n {
+		return text
+	}
+	digest := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(digest[:])
+}
+
+// readLabels returns the labels by which a Service is selected, and whether these
+// are all: as many as there is room for, in the order of their keys.
+func readLabels(all map[string]string) (read map[string]string, whole bool) {
+	size := 0
+	for k, v := range all {
+		size += len(k) + len(v) + labelCost
+	}
+	if size <= maxLabels {
+		return all, true
+	}
+	read = map[string]string{}
+	room := maxLabels
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		if room -= len(k) + len(all[k]) + labelCost; room < 0 {
+			break
+		}
+		read[k] = all[k]
+	}
+	return read, false
+}
+
+// protocol returns a protocol without holding on to the text it was read from.
+func protocol(p corev1.Protocol) lb.Protocol {
+	for _, known := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
+		if p == known {
+			return lb.Protocol(known)
+		}
+	}
+	return lb.Protocol(p)
 }
 
 // assigned returns the addresses of an ingress list, and whether the list is
@@ -234,25 +336,37 @@ func request(s *corev1.Service) lb.Request {
 		case list == "":
 			r.Addresses = wanted
 		case slices.ContainsFunc(wanted, func(a netip.Addr) bool { return !slices.Contains(addresses, a) }):
-			problem("spec.loadBalancerIP is %s but annotation %s is %s: make them equal or remove one", spec, key, list)
+			problem("spec.loadBalancerIP is %s but annotation %s is %s: make them equal or remove one", spec, key, cut(list, 64))
 		}
 	}
-	r.Pool, _ = ask(s, askPool)
-	r.SharingKey, _ = ask(s, askSharing)
-	r.Reallocate = s.Annotations[AnnotationReallocate]
+	r.Pool, key = ask(s, askPool)
+	if len(r.Pool) > maxName {
+		problem("annotation %s: %d bytes, a pool's name has %d at most", key, len(r.Pool), maxName)
+		r.Pool = ""
+	}
+	sharing, _ := ask(s, askSharing)
+	r.SharingKey = short(sharing, maxName)
+	r.Reallocate = short(s.Annotations[AnnotationReallocate], maxToken)
 	return r
 }
 
-// parseAddresses reads a comma list of addresses, at most one per family.
+// parseAddresses reads a comma list of addresses, at most one per family. It tells
+// the first problems only.
 func parseAddresses(list string) (addresses []netip.Addr, problems []string) {
 	if list == "" {
 		return nil, nil
 	}
+	if len(list) > maxList {
+		return nil, []string{fmt.Sprintf("%d bytes, at most %d: one address of each family", len(list), maxList)}
+	}
 	for part := range strings.SplitSeq(list, ",") {
+		if len(problems) == maxProblems {
+			break
+		}
 		part = strings.TrimSpace(part)
 		a, err := netip.ParseAddr(part)
 		if err != nil || a.Zone() != "" {
-			problems = append(problems, fmt.Sprintf("%q is not an IP address", part))
+			problems = append(problems, fmt.Sprintf("%q is not an IP address", cut(part, 64)))
 			continue
 		}
 		a = a.Unmap()

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -96,7 +98,14 @@ func FuzzParseAddresses(f *testing.F) {
 			}
 			seen[lb.FamilyOf(a)] = true
 		}
-		if parts := strings.Count(list, ",") + 1; list != "" && len(addresses)+len(problems) != parts {
+		parts := strings.Count(list, ",") + 1
+		switch told := len(addresses) + len(problems); {
+		case list == "":
+		case len(list) > maxList || len(problems) == maxProblems:
+			if len(problems) == 0 || told > parts {
+				t.Errorf("%q has %d parts but gives %v and %q", list, parts, addresses, problems)
+			}
+		case told != parts:
 			t.Errorf("%q has %d parts but gives %v and %q", list, parts, addresses, problems)
 		}
 	})
@@ -125,10 +134,19 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 		if (got != nil) != c.ours {
 			t.Errorf("%s: %+v", c.name, got)
 		}
-		// Whatever carries our mark concerns us, to be released.
-		s.Annotations = map[string]string{AnnotationPool: "edge"}
-		if got := (Options{Class: c.class}).service(s); got == nil || got.Released == c.ours || !got.Marked {
-			t.Errorf("%s, marked: %+v", c.name, got)
+		// Annotations anybody can write; they make nothing ours.
+		s.Annotations = map[string]string{
+			AnnotationPool: "edge", AnnotationPlaced: "node1", AnnotationReallocated: "1", AnnotationReallocate: "2", "belfry.dev/address-pool": "edge",
+		}
+		if got := (Options{Class: c.class}).service(s); (got != nil) != c.ours || got != nil && (got.Marked || got.Released) {
+			t.Errorf("%s, annotated: %+v", c.name, got)
+		}
+		// A condition of ours is proof: what carries it concerns us, to be released.
+		for _, condition := range []ConditionType{ConditionAllocated, ConditionAnnounced} {
+			s.Status.Conditions = []metav1.Condition{{Type: string(condition), Status: "True", Reason: "R"}}
+			if got := (Options{Class: c.class}).service(s); got == nil || got.Released == c.ours || !got.Marked {
+				t.Errorf("%s, with %s: %+v", c.name, condition, got)
+			}
 		}
 	}
 }
@@ -138,9 +156,10 @@ func TestWhatAnotherInstallationWroteIsTakenButNotOurs(t *testing.T) {
 	marked := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationPool: "edge", AnnotationInstallation: "second", "belfry.dev/address-pool": "edge"}},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: &class},
-		Status: corev1.ServiceStatus{LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{
-			{IP: "192.0.2.1"}, {IP: "2001:db8::1"},
-		}}},
+		Status: corev1.ServiceStatus{
+			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {IP: "2001:db8::1"}}},
+			Conditions:   []metav1.Condition{{Type: string(ConditionAllocated), Status: "True", Reason: "Allocated"}},
+		},
 	}
 	got := Options{Role: Allocating, Namespace: "belfry-system"}.service(marked)
 	if got == nil || !got.Foreign || got.Released || len(got.Assigned) != 2 || got.Request.Pool != "" {
@@ -177,7 +196,7 @@ func TestServiceIsReduced(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "web", Name: "a", UID: "u", ResourceVersion: "7", CreationTimestamp: created,
 			Labels:      map[string]string{"tier": "front"},
-			Annotations: map[string]string{AnnotationPool: "edge,six", AnnotationReallocated: "1", AnnotationPlaced: "node1", AnnotationReallocate: "2"},
+			Annotations: map[string]string{AnnotationPool: "edge,six", AnnotationReallocated: "1", AnnotationPlaced: "node1", AnnotationReallocate: "2", "belfry.dev/allow-shared-ip": "dns"},
 		},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeLoadBalancer, ClusterIPs: []string{"fd00::1", "10.0.0.1"}, IPFamilyPolicy: &policy,
@@ -190,23 +209,27 @@ func TestServiceIsReduced(t *testing.T) {
 			Conditions: []metav1.Condition{
 				{Type: "else.example/Ready", Status: "True", Reason: "R"},
 				{Type: "belfry.dev/Allocated", Status: "True", Reason: "Allocated", Message: "m", LastTransitionTime: since},
+				{Type: "belfry.dev/Sharing", Status: "True", Reason: "Recorded", Message: sharing("0123").Message},
 			},
 		},
 	}
-	got := Options{}.service(s)
+	got := Options{Role: Allocating}.service(s)
 	want := lb.Service{
 		Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "u", Created: created.Time, Labels: map[string]string{"tier": "front"},
 		Families: []lb.Family{lb.IPv6, lb.IPv4}, FamilyPolicy: lb.PreferDualStack, TrafficPolicy: lb.TrafficLocal,
 		Ports: []lb.Port{{Protocol: "TCP", Number: 80}, {Protocol: "UDP", Number: 53}}, PodSelector: "a=1,b=2",
-		Request:       lb.Request{Reallocate: "2"},
+		Request:       lb.Request{Reallocate: "2", SharingKey: "dns"},
 		Assigned:      []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
-		AssignedPools: []string{"edge", "six"}, Reallocated: "1", Placed: []string{"node1", "node1"},
+		AssignedPools: []string{"edge", "six"}, Reallocated: "1", Terms: "0123", Placed: []string{"node1", "node1"},
 	}
 	if !reflect.DeepEqual(got.Service, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got.Service, want)
 	}
 	if c := (Condition{"True", "Allocated", "m", since}); got.Allocated != c || !got.Exact || !got.Marked || got.Version != "7" {
 		t.Errorf("%+v", got)
+	}
+	if c := got.sharing; c.Message != sharing("0123").Message || (Options{Role: Announcing}).service(s).Terms != "" {
+		t.Errorf("of terms it keeps %+v", c)
 	}
 	for name, edit := range map[string]func(*corev1.LoadBalancerIngress){
 		"proxy mode": func(in *corev1.LoadBalancerIngress) { in.IPMode = &proxy },
@@ -219,6 +242,151 @@ func TestServiceIsReduced(t *testing.T) {
 		edit(&c.Status.LoadBalancer.Ingress[0])
 		if (Options{}).service(c).Exact {
 			t.Errorf("%s passes for what we write", name)
+		}
+	}
+}
+
+// kept is how many bytes a value refers to, itself included.
+func kept(v reflect.Value) int {
+	n := int(v.Type().Size())
+	switch v.Kind() {
+	case reflect.String:
+		n += v.Len()
+	case reflect.Slice:
+		for i := range v.Len() {
+			n += kept(v.Index(i))
+		}
+	case reflect.Map:
+		for _, k := range v.MapKeys() {
+			n += kept(k) + kept(v.MapIndex(k))
+		}
+	case reflect.Struct:
+		if v.Type().PkgPath() == "github.com/belfrylb/belfry/internal/lb" || v.Type() == reflect.TypeFor[Service]() || v.Type() == reflect.TypeFor[Condition]() {
+			n = 0
+			for i := range v.NumField() {
+				n += kept(v.Field(i))
+			}
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			n += kept(v.Elem())
+		}
+	}
+	return n
+}
+
+func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
+	plain := func() *corev1.Service {
+		return &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "a", UID: "u", Labels: map[string]string{}, Annotations: map[string]string{}},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeLoadBalancer, ClusterIPs: []string{"10.0.0.1", "fd00::1"}, Selector: map[string]string{},
+				ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal,
+			},
+		}
+	}
+	commas, long := strings.Repeat(",", 250_000), strings.Repeat("x", 250_000)
+	for _, c := range []struct {
+		name string
+		edit func(*corev1.Service)
+		most int
+	}{
+		{"list of addresses", func(s *corev1.Service) { s.Annotations["belfry.dev/loadBalancerIPs"] = commas }, 1024},
+		{"short list of many", func(s *corev1.Service) { s.Annotations["belfry.dev/loadBalancerIPs"] = commas[:maxList] }, 1024},
+		{"list of IPv6 addresses", func(s *corev1.Service) {
+			s.Annotations["metallb.io/loadBalancerIPs"] = strings.Repeat("2001:db8::1,", 20_000)
+		}, 1024},
+		{"one long address", func(s *corev1.Service) { s.Annotations["belfry.dev/loadBalancerIPs"] = long[:maxList] }, 1024},
+		{"spec", func(s *corev1.Service) { s.Spec.LoadBalancerIP = long }, 1024},
+		{"spec against a list", func(s *corev1.Service) {
+			s.Spec.LoadBalancerIP, s.Annotations["belfry.dev/loadBalancerIPs"] = "2001:db8::1", strings.Repeat(" ", maxList-3)+"::2"
+		}, 1024},
+		{"pool", func(s *corev1.Service) { s.Annotations["belfry.dev/address-pool"] = long }, 1024},
+		{"sharing key", func(s *corev1.Service) { s.Annotations["belfry.dev/allow-shared-ip"] = long }, 1024},
+		{"reallocate", func(s *corev1.Service) { s.Annotations["belfry.dev/reallocate"] = long }, 1024},
+		{"what we wrote", func(s *corev1.Service) {
+			for _, k := range []string{AnnotationPool, AnnotationPlaced, AnnotationReallocated, AnnotationInstallation} {
+				s.Annotations[k] = commas
+			}
+		}, 1024},
+		{"a few large labels", func(s *corev1.Service) {
+			for i := range 5000 {
+				s.Labels[fmt.Sprintf("%s/%d", long[:60], i)] = long[:63]
+			}
+		}, 2048},
+		{"many small labels", func(s *corev1.Service) {
+			for i := range 50_000 {
+				s.Labels[fmt.Sprint(i)] = ""
+			}
+		}, 2048},
+		{"selector", func(s *corev1.Service) {
+			s.Annotations["belfry.dev/allow-shared-ip"] = "k"
+			for i := range 50_000 {
+				s.Spec.Selector[fmt.Sprint(i)] = ""
+			}
+		}, 1024},
+		{"ports", func(s *corev1.Service) {
+			for i := range 60_000 {
+				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint(i), Protocol: "TCP", Port: int32(i)})
+			}
+		}, 0},
+		{"ports of one that shares", func(s *corev1.Service) {
+			s.Annotations["belfry.dev/allow-shared-ip"] = "k"
+			for i := range 60_000 {
+				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Protocol: "TCP", Port: int32(i)})
+			}
+		}, 1024},
+	} {
+		for _, role := range []Role{Announcing, Allocating} {
+			o := Options{Role: role}
+			before := kept(reflect.ValueOf(o.service(plain())))
+			s := plain()
+			c.edit(s)
+			reduced := o.service(s)
+			if more := kept(reflect.ValueOf(reduced)) - before; more > c.most {
+				t.Errorf("%s: %d bytes more are kept in role %d, want at most %d", c.name, more, role, c.most)
+			}
+			if r := reduced.Request; role == Announcing && !reflect.DeepEqual(r, lb.Request{}) {
+				t.Errorf("%s: whoever announces reads the request: %+v", c.name, r)
+			}
+			told, _ := json.Marshal(reduced.Request.Problems)
+			if len(told) > 700 {
+				t.Errorf("%s: %d bytes of problems: %s", c.name, len(told), told)
+			}
+		}
+	}
+}
+
+func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
+	// JSON spells each of these characters in six bytes.
+	long := strings.Repeat("<", 100_000)
+	names := []string{strings.Repeat("a", maxName), strings.Repeat("b", maxName)}
+	s := Service{Service: lb.Service{UID: strings.Repeat("u", 36)}, Version: strings.Repeat("9", 20)}
+	w := ServiceWrite{
+		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666")},
+		Pools:     names, Placed: names, Reallocated: strings.Repeat("<", maxToken),
+		Allocated: Condition{Status: "False", Reason: "InvalidRequest", Message: long},
+		Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: long},
+	}
+	patch, _ := s.patch(w, metav1.Now())
+	body, err := json.Marshal(patch)
+	if err != nil || len(body) > 16<<10 || len(body) < 8<<10 {
+		t.Errorf("%d bytes, want at most 16 KiB and nearly that; %v", len(body), err)
+	}
+	// What was cut is what it should be: nothing is written again.
+	s.Allocated, s.Announced = w.Allocated, *w.Announced
+	s.Allocated.Message, s.Announced.Message = cut(long, maxMessage), cut(long, maxMessage)
+	s.Assigned, s.Exact, s.pool, s.placed, s.Reallocated = w.Addresses, true, joinNames(names), joinNames(names), w.Reallocated
+	if again, changes := s.patch(w, metav1.Now()); changes {
+		t.Errorf("written again: %.300v", again)
+	}
+}
+
+func TestEventNamesAreValidForNamesOfAnyLength(t *testing.T) {
+	for _, about := range []string{"a", strings.Repeat("a", 63), strings.Repeat("a", 199) + "." + strings.Repeat("b", 53), strings.Repeat("a", 198) + "-." + strings.Repeat("b", 53)} {
+		got := eventName(queuedEvent{Event: Event{About: corev1.ObjectReference{Name: about}}, at: time.Unix(1<<33, 999), number: 1 << 62})
+		if problems := validation.IsDNS1123Subdomain(got); len(problems) > 0 {
+			t.Errorf("%s: %v", got, problems)
 		}
 	}
 }
@@ -269,10 +437,11 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		{
 			"everything",
 			Service{Service: lb.Service{UID: "u"}, Version: "7", Exact: true},
-			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
+			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Terms: "0123", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
 			`{"metadata":{"annotations":{"belfry.dev/pool":"six,edge","belfry.dev/reallocated":"2"},` + preconditions + `},` +
 				`"status":{"conditions":[` +
 				`{"type":"belfry.dev/Allocated","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Allocated","message":"m"},` +
+				`{"type":"belfry.dev/Sharing","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Recorded","message":"shares what it holds on terms 0123"},` +
 				`{"type":"belfry.dev/Announced","status":"False","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"NoEndpoint","message":"n"}],` +
 				`"loadBalancer":{"ingress":[{"ip":"2001:db8::1","ipMode":"VIP"},{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
 		},
@@ -290,11 +459,11 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		{
 			"release removes every trace", with(func(s *Service) {
 				s.Reallocated, s.placed = "1", "node1"
-				s.Announced = Condition{"True", "Announced", "a", before}
+				s.Announced, s.sharing = Condition{"True", "Announced", "a", before}, sharing("0123")
 			}),
 			ServiceWrite{Announced: &Condition{}},
 			`{"metadata":{"annotations":{"belfry.dev/l2-node":null,"belfry.dev/pool":null,"belfry.dev/reallocated":null},` + preconditions + `},` +
-				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
+				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Sharing"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
 				`"loadBalancer":{"ingress":null}}}`,
 		},
 		{

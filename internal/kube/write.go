@@ -25,6 +25,8 @@ type ServiceWrite struct {
 	Placed []string
 	// Reallocated is the token to record as honoured.
 	Reallocated string
+	// Terms are those to record as what it shares its addresses on.
+	Terms string
 	// Allocated is the condition; the zero Condition removes it.
 	Allocated Condition
 	// Announced likewise; nil leaves it to the speakers.
@@ -72,6 +74,7 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 		}
 	}
 	set(ConditionAllocated, s.Allocated, w.Allocated)
+	set(ConditionSharing, s.sharing, sharing(w.Terms))
 	if w.Announced != nil {
 		set(ConditionAnnounced, s.Announced, *w.Announced)
 	}
@@ -93,9 +96,15 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 	return out, true
 }
 
+// maxMessage is how many bytes of a condition's message are written, as of an
+// Event's note, whose limit is the API's. With it, however JSON spells its
+// characters, no write of a Service exceeds 16 KiB.
+const maxMessage = 1024
+
 // conditionPatch returns the element of a strategic merge patch that changes
 // one condition into another, or nil.
 func conditionPatch(t ConditionType, have, want Condition, now metav1.Time) any {
+	want.Message = cut(want.Message, maxMessage)
 	switch {
 	case want == Condition{}:
 		if have == (Condition{}) {

@@ -92,6 +92,11 @@ type Port struct {
 	Number   uint16
 }
 
+// Compare orders ports by protocol, then number.
+func (p Port) Compare(o Port) int {
+	return cmp.Or(cmp.Compare(p.Protocol, o.Protocol), cmp.Compare(p.Number, o.Number))
+}
+
 // A Request is what a Service's owner asks of the allocator.
 type Request struct {
 	// Addresses are the requested addresses, at most one per family.
@@ -143,6 +148,10 @@ type Service struct {
 	// Reallocated is the last Request.Reallocate that was honored, by our own
 	// record in the Service's status.
 	Reallocated string
+	// Terms are those on which it holds what it shares, or would: a fingerprint of
+	// its sharing key, ports and traffic policy as they were when we last decided,
+	// by our own record in the Service's status; empty where there is none.
+	Terms string
 	// Placed names the node where each address of Assigned is placed for layer 2,
 	// as the belfry.dev/l2-node annotation has it; empty where it is not.
 	Placed []string
@@ -263,7 +272,7 @@ type Node struct {
 	NotReady bool
 	// NetworkUnavailable is the node's condition of that name.
 	NetworkUnavailable bool
-	// Drain is set when the node carries the annotation belfry.dev/drain or
+	// Drain is set when the annotation belfry.dev/drain is "true" or there is
 	// the taint that the operator named as a drain trigger.
 	Drain bool
 }

@@ -197,7 +197,7 @@ func probeAll(t *testing.T, l *lab.Lab, addresses []netip.Addr) []*lab.Prober {
 
 // drain has a node drained by annotation.
 func drain(ctx context.Context, l *lab.Lab, node string) error {
-	_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=")
+	_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=true")
 	return err
 }
 

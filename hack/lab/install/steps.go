@@ -63,8 +63,8 @@ func (r *run) drainAnnotated(ctx context.Context) error {
 	}
 	r.step("Draining %s of addresses alone, by annotation; planned", owner)
 	return r.during(ctx, planned, func(note func(string, ...any)) error {
-		note("kubectl annotate node %s belfry.dev/drain=maintenance", owner)
-		if err := r.kubectl(ctx, "annotate", "node", owner, "belfry.dev/drain=maintenance"); err != nil {
+		note("kubectl annotate node %s belfry.dev/drain=true", owner)
+		if err := r.kubectl(ctx, "annotate", "node", owner, "belfry.dev/drain=true"); err != nil {
 			return err
 		}
 		if err := r.moved(ctx, owner); err != nil {

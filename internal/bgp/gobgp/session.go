@@ -292,7 +292,7 @@ func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 
 // supply makes the table that the session needs, and lets it out.
 func (s *session) supply(ctx context.Context, link *guard.Link, n bgp.Negotiated, local bgp.Local) error {
-	sh := shapeOf(s.transport, n.PeerAS, n.FourOctetAS)
+	sh := shapeOf(s.transport, n.PeerAS)
 	hops := s.resolve(n, local)
 	s.collect()
 	if s.table != nil && s.table.shape != sh {
@@ -377,7 +377,7 @@ func (s *session) prepare(ctx context.Context, t guard.Transport) {
 	if s.transport.Kind == lb.PeerInternal {
 		as = s.transport.LocalAS()
 	}
-	sh := shapeOf(s.transport, as, true)
+	sh := shapeOf(s.transport, as)
 	v6 := t.Remote.Addr().Is6()
 	hops, _ := resolve(s.wanted.Load().Routes, bgp.Negotiated{Families: s.transport.Families, ExtendedNextHop: v6}, t.Predict())
 	s.early = make(chan *table, 1)

@@ -61,15 +61,14 @@ func (p *pool) put(s *server.BgpServer) {
 type shape struct {
 	localAS, peerAS uint32
 	// behindAS, when not 0, stands behind localAS in the AS path.
-	behindAS    uint32
-	fourOctetAS bool
-	v4, v6      bool
+	behindAS uint32
+	v4, v6   bool
 }
 
-func shapeOf(p lb.BGPPeer, peerAS uint32, fourOctetAS bool) shape {
+func shapeOf(p lb.BGPPeer, peerAS uint32) shape {
 	families := bgp.Families(p)
 	sh := shape{
-		localAS: p.LocalAS(), peerAS: peerAS, fourOctetAS: fourOctetAS,
+		localAS: p.LocalAS(), peerAS: peerAS,
 		v4: slices.Contains(families, lb.IPv4), v6: slices.Contains(families, lb.IPv6),
 	}
 	if p.LocalASN != 0 && p.LocalASN != p.MyASN && sh.localAS != sh.peerAS {
@@ -178,7 +177,7 @@ func (t *table) start(ctx context.Context, routes []hop) error {
 	return t.inner.Greet(wire.Open{
 		AS: t.shape.peerAS, HoldTime: 3600, ID: netip.MustParseAddr(guardID),
 		Capabilities: wire.Capabilities{
-			Families: t.shape.families(), FourOctetAS: t.shape.fourOctetAS, RouteRefresh: true, ExtendedNextHop: t.shape.v4,
+			Families: t.shape.families(), FourOctetAS: true, RouteRefresh: true, ExtendedNextHop: t.shape.v4,
 			GracefulRestart: &wire.GracefulRestart{Time: 1},
 		},
 	})

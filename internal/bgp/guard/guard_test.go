@@ -171,7 +171,10 @@ func established(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
 }
 
 func update(i byte) []byte {
-	body := []byte{0, 0, 0, 0, 32, 198, 51, 100, i}
+	body := []byte{
+		0, 0, 0, 14, 0x40, 1, 1, 0, 0x40, 2, 0, 0x40, 3, 4, 192, 0, 2, 1, // ORIGIN, AS_PATH, NEXT_HOP
+		32, 198, 51, 100, i,
+	}
 	frame := wire.AppendEndOfRIB(nil, wire.IPv4Unicast)[:wire.HeaderLen]
 	frame[17] = byte(wire.HeaderLen + len(body))
 	return append(frame, body...)

@@ -166,11 +166,7 @@ func (in *Inner) update(frame []byte) {
 		}
 	}
 	in.mu.Unlock()
-	switch {
-	case link == nil:
-	case end != nil:
-		link.ended(frame)
-	default:
+	if link != nil {
 		link.update(frame)
 	}
 	if end != nil {

@@ -214,13 +214,6 @@ func lastWords(end Ending, read <-chan Ending) Ending {
 // for the send hold timer to judge.
 func (l *Link) update(frame []byte) { l.out.put(frame) }
 
-// ended queues the End-of-RIB of a table, if the router wants to know.
-func (l *Link) ended(frame []byte) {
-	if l.negotiated.EndOfRIB {
-		l.out.put(frame)
-	}
-}
-
 // A queue holds frames between gobgp and a router.
 type queue struct {
 	mu     sync.Mutex
@@ -361,13 +354,14 @@ func (l *Link) writeAll() (end Ending, whole bool) {
 		timeout = l.negotiated.HoldTime
 	}
 	sent := map[netip.Prefix]struct{}{}
+	terms := l.negotiated.Terms()
 	var buf []byte
 	var frames [][]byte
 	for {
 		if buf, frames = buf[:0], frames[:0]; cap(buf) > wire.MaxLen && l.out.empty() {
 			buf, frames = nil, nil // a table is sent seldom, and sessions are many
 		}
-		messages := uint64(0)
+		var messages, updates uint64
 		select {
 		case <-l.done:
 			return Ending{}, true
@@ -379,7 +373,10 @@ func (l *Link) writeAll() (end Ending, whole bool) {
 				return Ending{Fault: &bgp.Fault{Cause: bgp.SendTimeout, Text: "the router reads too slowly"}}, true
 			}
 			for _, frame := range frames {
-				buf = append(buf, frame...)
+				var n uint64
+				buf, n = l.spell(buf, terms, frame, sent)
+				messages += n
+				updates += n
 			}
 		}
 		_ = l.conn.SetWriteDeadline(time.Now().Add(timeout))
@@ -393,27 +390,42 @@ func (l *Link) writeAll() (end Ending, whole bool) {
 		} else if err != nil {
 			return *lost(err, bgp.ConnectionLost), false
 		}
-		l.counters.MessagesOut.Add(messages + uint64(len(frames)))
-		l.counters.UpdatesOut.Add(uint64(len(frames)))
-		l.tally(sent, frames)
+		l.counters.MessagesOut.Add(messages)
+		l.counters.UpdatesOut.Add(updates)
+		l.sent.Store(int64(len(sent)))
 		if l.out.empty() {
 			l.changed()
 		}
 	}
 }
 
-// tally keeps the set of prefixes that the router was told.
-func (l *Link) tally(sent map[netip.Prefix]struct{}, frames [][]byte) {
-	for _, frame := range frames {
-		_, _ = wire.ParseUpdate(frame[wire.HeaderLen:], func(c wire.Change) {
-			if c.Withdrawn {
-				delete(sent, c.Prefix)
-			} else {
-				sent[c.Prefix] = struct{}{}
-			}
-		})
+// spell appends what the terms let be said of an UPDATE of gobgp's, returns how many
+// messages that is, and keeps the set of prefixes that the router has been told. What
+// it was told of a route that cannot be said any more is withdrawn. An UPDATE that is
+// not well formed is left out: the routes in it then lack in what is sent.
+func (l *Link) spell(buf []byte, terms wire.Terms, frame []byte, sent map[netip.Prefix]struct{}) ([]byte, uint64) {
+	if end, _ := wire.ParseUpdate(frame[wire.HeaderLen:], func(wire.Change) {}); end != nil {
+		if !l.negotiated.EndOfRIB || !terms.Carries(*end) {
+			return buf, 0
+		}
+		return append(buf, frame...), 1
 	}
-	l.sent.Store(int64(len(sent)))
+	from := len(buf)
+	var stale []netip.Prefix
+	buf, _ = terms.AppendUpdate(buf, frame[wire.HeaderLen:], func(p netip.Prefix, told wire.Told) {
+		_, has := sent[p]
+		switch {
+		case told == wire.Announced:
+			sent[p] = struct{}{}
+		case told == wire.Unsayable && has:
+			stale = append(stale, p)
+			fallthrough
+		default:
+			delete(sent, p)
+		}
+	})
+	buf = terms.AppendWithdrawals(buf, stale)
+	return buf, wire.Count(buf[from:])
 }
 
 // exchange writes a message and reads one. What the router said before it reset

@@ -100,6 +100,8 @@ func ParseOpen(body []byte) (Open, error) {
 	}
 	if len(o.Families) == 0 {
 		o.Families = []Family{IPv4Unicast}
+		// It is spelled in MP_REACH_NLRI, which needs the multiprotocol capability.
+		o.ExtendedNextHop = false
 	}
 	switch {
 	case o.AS == 0:

@@ -44,28 +44,19 @@ func ParseUpdate(body []byte, each func(Change)) (endOfRIB *Family, err error) {
 		return nil, updateError(10, "a withdrawn prefix is malformed")
 	}
 	for a := attributes; len(a) > 0; {
-		if len(a) < 3 {
-			return nil, updateError(1, "a path attribute is cut short")
+		_, code, value, rest, err := attribute(a)
+		if err != nil {
+			return nil, err
 		}
-		flags, code, n, head := a[0], a[1], int(a[2]), 3
-		if flags&flagExtended != 0 {
-			if len(a) < 4 {
-				return nil, updateError(1, "a path attribute is cut short")
-			}
-			n, head = int(binary.BigEndian.Uint16(a[2:])), 4
-		}
-		if n > len(a)-head {
-			return nil, updateError(5, "a path attribute is longer than the message")
-		}
-		value := a[head : head+n]
-		a = a[head+n:]
+		whole := len(a) - len(rest)
+		a = rest
 		switch code {
 		case attrMPUnreach:
 			if len(value) < 3 {
 				return nil, updateError(9, "MP_UNREACH_NLRI is cut short")
 			}
 			f := Family{AFI: binary.BigEndian.Uint16(value), SAFI: value[2]}
-			if len(value) == 3 && len(attributes) == head+n && len(withdrawn)+len(reachable) == 0 {
+			if len(value) == 3 && len(attributes) == whole && len(withdrawn)+len(reachable) == 0 {
 				return &f, nil
 			}
 			if f.SAFI == safiUnicast && !prefixes(value[3:], f.AFI, true, each) {

@@ -86,6 +86,14 @@ func appendMessage(b []byte, t Type, body func([]byte) []byte) []byte {
 	return b
 }
 
+// Count returns how many whole messages b is.
+func Count(b []byte) (n uint64) {
+	for ; len(b) >= HeaderLen; n++ {
+		b = b[min(len(b), max(HeaderLen, int(binary.BigEndian.Uint16(b[16:])))):]
+	}
+	return n
+}
+
 // AppendKeepalive appends a KEEPALIVE.
 func AppendKeepalive(b []byte) []byte {
 	return appendMessage(b, TypeKeepalive, func(b []byte) []byte { return b })

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// What a mutant's tests may take. Processor time tells an endless loop from a
+// machine that is busy with other things; the other bounds are for what waits or
+// grows for ever.
+const (
+	leastCPU = 3 * time.Second
+	leastAge = 20 * time.Second
+	memory   = 4 << 20 // KiB of address space
+)
+
+// A fate is what became of a mutant.
+type fate string
+
+// Fates.
+const (
+	killed  fate = "killed"
+	endless fate = "endless"
+	lived   fate = "survived"
+	never   fate = "not reached"
+)
+
+// A trial is a package's test binary with all mutants in it.
+type trial struct {
+	*subject
+	binary, work string
+	// reach are the tests that reach a mutant, the quickest first, and took is how
+	// long each takes by itself.
+	reach map[int][]string
+	took  map[string]time.Duration
+}
+
+// try finds out the fates of some mutants of a package.
+func try(ctx context.Context, s *subject, chosen []int, work string, o options) (score, error) {
+	t := &trial{subject: s, work: work, reach: map[int][]string{}, took: map[string]time.Duration{}}
+	if err := t.build(ctx); err != nil {
+		return score{}, err
+	}
+	known, err := t.recall(o.cache)
+	if err != nil {
+		return score{}, err
+	}
+	defer known.Close()
+	sc := score{subject: s}
+	var todo []int
+	for _, n := range chosen {
+		if o.survivors && !known.survived[s.key(n)] {
+			continue
+		}
+		sc.total++
+		if f, ok := known.fates[s.key(n)]; ok {
+			t.tell(&sc, n, f)
+		} else {
+			todo = append(todo, n)
+		}
+	}
+	if len(todo) == 0 {
+		return sc, nil
+	}
+	if err := t.survey(ctx, o.parallel); err != nil {
+		return sc, err
+	}
+	began, done := time.Now(), 0
+	each := func(n int) (fate, error) { return t.run(ctx, n) }
+	err = inParallel(ctx, todo, o.parallel, each, func(n int, f fate) error {
+		if done++; done%50 == 0 {
+			fmt.Fprintf(os.Stderr, "%s: %d of %d after %v\n", s.name(), done, len(todo), time.Since(began).Round(time.Second))
+		}
+		t.tell(&sc, n, f)
+		return known.note(s.key(n), f)
+	})
+	return sc, err
+}
+
+// tell counts a mutant, and prints it when it is a survivor.
+func (t *trial) tell(sc *score, n int, f fate) {
+	switch f {
+	case killed:
+		sc.killed++
+	case endless:
+		sc.endless++
+	case lived:
+		sc.lived++
+	case never:
+		sc.never++
+	}
+	if f == lived || f == never {
+		fmt.Printf("%s: %s", f, t.mutants[n].describe(t.subject))
+	}
+}
+
+// inParallel does something for each number, and hands over what comes out in
+// the order of the numbers.
+func inParallel[R any](ctx context.Context, numbers []int, workers int, do func(int) (R, error), then func(int, R) error) error {
+	type result struct {
+		value R
+		err   error
+	}
+	results := make([]chan result, len(numbers))
+	for i := range results {
+		results[i] = make(chan result, 1)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	next := make(chan int, len(numbers))
+	for i := range numbers {
+		next <- i
+	}
+	close(next)
+	for range workers {
+		wg.Go(func() {
+			for i := range next {
+				if ctx.Err() != nil {
+					return
+				}
+				v, err := do(numbers[i])
+				results[i] <- result{v, err}
+			}
+		})
+	}
+	for i, n := range numbers {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case r := <-results[i]:
+			if err := cmp.Or(r.err, ctx.Err()); err != nil {
+				return err
+			}
+			if err := then(n, r.value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// build compiles the woven package and its tests.
+func (t *trial) build(ctx context.Context) error {
+	if err := os.MkdirAll(t.work, 0o755); err != nil {
+		return err
+	}
+	replace := map[string]string{}
+	put := func(over string, text []byte) error {
+		name := filepath.Join(t.work, filepath.Base(over))
+		replace[over] = name
+		return os.WriteFile(name, text, 0o644)
+	}
+	for i, f := range t.files {
+		if err := put(f.name, t.weave(i)); err != nil {
+			return err
+		}
+	}
+	if err := put(filepath.Join(t.dir, "mutants_support.go"), t.support()); err != nil {
+		return err
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return err
+	}
+	list := filepath.Join(t.work, "overlay.json")
+	if err := os.WriteFile(list, overlay, 0o644); err != nil {
+		return err
+	}
+	t.binary = filepath.Join(t.work, "woven.test")
+	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-overlay", list, "-o", t.binary, t.path)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
+}
+
+// test runs some tests with a mutant turned on, 0 for none.
+func (t *trial) test(ctx context.Context, mutant int, reached string, tests []string, limit time.Duration) (time.Duration, []byte, error) {
+	age := max(leastAge, 10*limit)
+	ctx, cancel := context.WithTimeout(ctx, age)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", "-c", fmt.Sprintf(`ulimit -v %d -t %d; exec "$0" "$@"`, memory, int(max(leastCPU, 10*limit).Seconds())),
+		t.binary, "-test.short", "-test.failfast", "-test.count=1", "-test.timeout="+age.String(), "-test.run=^("+strings.Join(tests, "|")+")$")
+	cmd.Dir = t.dir
+	cmd.Env = append(os.Environ(), fmt.Sprintf("MUTANT=%d", mutant), "MUTANTS_REACHED="+reached)
+	cmd.WaitDelay = time.Second
+	began := time.Now()
+	out, err := cmd.CombinedOutput()
+	return time.Since(began), out, err
+}
+
+// survey runs each test by itself, and finds out which mutants it reaches.
+func (t *trial) survey(ctx context.Context, parallel int) error {
+	out, err := exec.CommandContext(ctx, t.binary, "-test.list=^(Test|Fuzz|Example)").Output()
+	if err != nil {
+		return fmt.Errorf("list tests: %w", err)
+	}
+	var tests []string
+	for _, name := range strings.Fields(string(out)) {
+		if name != "TestMain" {
+			tests = append(tests, name)
+		}
+	}
+	type surveyed struct {
+		took    time.Duration
+		reached []int
+		why     string
+	}
+	numbers := make([]int, len(tests))
+	for i := range numbers {
+		numbers[i] = i
+	}
+	look := func(i int) (surveyed, error) {
+		trace := filepath.Join(t.work, fmt.Sprintf("reached-%d", i))
+		if err := os.WriteFile(trace, nil, 0o644); err != nil {
+			return surveyed{}, err
+		}
+		took, out, err := t.test(ctx, 0, trace, tests[i:i+1], time.Minute)
+		if err != nil {
+			return surveyed{why: string(out)}, nil
+		}
+		f, err := os.Open(trace)
+		if err != nil {
+			return surveyed{}, err
+		}
+		defer f.Close()
+		s := surveyed{took: took}
+		for lines := bufio.NewScanner(f); lines.Scan(); {
+			var n int
+			if _, err := fmt.Sscan(lines.Text(), &n); err == nil {
+				s.reached = append(s.reached, n-1)
+			}
+		}
+		return s, nil
+	}
+	err = inParallel(ctx, numbers, parallel, look, func(i int, s surveyed) error {
+		if s.why != "" {
+			fmt.Fprintf(os.Stderr, "%s: %s fails without any mutant and judges none:\n%s\n", t.name(), tests[i], s.why)
+			return nil
+		}
+		t.took[tests[i]] = s.took
+		for _, n := range s.reached {
+			t.reach[n] = append(t.reach[n], tests[i])
+		}
+		return nil
+	})
+	for _, tests := range t.reach {
+		slices.SortStableFunc(tests, func(a, b string) int { return cmp.Compare(t.took[a], t.took[b]) })
+	}
+	return err
+}
+
+// run finds out the fate of a mutant: its tests run one after the other, the
+// quickest first, until one fails.
+func (t *trial) run(ctx context.Context, n int) (fate, error) {
+	tests := t.reach[n]
+	if len(tests) == 0 {
+		return never, nil
+	}
+	// Quick tests together, slow ones each by itself: a process costs more than
+	// most tests.
+	for len(tests) > 0 {
+		var batch []string
+		var limit time.Duration
+		for len(tests) > 0 && (len(batch) == 0 || limit+t.took[tests[0]] < time.Second) {
+			limit += t.took[tests[0]]
+			batch, tests = append(batch, tests[0]), tests[1:]
+		}
+		_, out, err := t.test(ctx, n+1, "", batch, limit)
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+			continue
+		case !errors.As(err, &exit):
+			return "", err
+		case exit.ExitCode() < 0 || bytes.Contains(out, []byte("panic: test timed out")):
+			return endless, nil
+		}
+		return killed, nil
+	}
+	return lived, nil
+}
+
+// key names a mutant for as long as its function stays what it is.
+func (s *subject) key(n int) string {
+	m := s.mutants[n]
+	same := 0
+	for _, o := range s.mutants[:n] {
+		if o.file == m.file && o.function == m.function && o.kind == m.kind && o.instead == m.instead {
+			same++
+		}
+	}
+	return fmt.Sprintf("%s %s %s %d %s", filepath.Base(s.files[m.file].name), m.function, m.kind, same, m.instead)
+}
+
+// A recollection is what earlier runs have found out about a package.
+type recollection struct {
+	io.Closer
+	out *json.Encoder
+	// fates are those by this very test binary, survived what survived when it was
+	// last tried, by whichever.
+	fates    map[string]fate
+	survived map[string]bool
+	binary   string
+}
+
+// A line is what the file says of one mutant.
+type line struct {
+	Binary, Mutant string
+	Fate           fate
+}
+
+// recall reads what is known, and keeps the file open for more.
+func (t *trial) recall(dir string) (*recollection, error) {
+	text, err := os.ReadFile(t.binary)
+	if err != nil {
+		return nil, err
+	}
+	r := &recollection{fates: map[string]fate{}, survived: map[string]bool{}, binary: fmt.Sprintf("%x", sha256.Sum256(text))[:16]}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, strings.ReplaceAll(t.name(), "/", "_")+".jsonl"), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for dec := json.NewDecoder(f); ; {
+		var l line
+		if err := dec.Decode(&l); err != nil {
+			break // its end, or a line that was cut off
+		}
+		if l.Binary == r.binary {
+			r.fates[l.Mutant] = l.Fate
+		}
+		r.survived[l.Mutant] = l.Fate == lived || l.Fate == never
+	}
+	r.Closer, r.out = f, json.NewEncoder(f)
+	return r, nil
+}
+
+func (r *recollection) note(key string, f fate) error {
+	return r.out.Encode(line{r.binary, key, f})
+}

@@ -1,0 +1,173 @@
+package gobgp
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/bgp/strict"
+	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A strictCall is a connection with a router that refuses whatever was not agreed on.
+type strictCall struct {
+	*call
+	mu       sync.Mutex
+	receiver *strict.Receiver
+	err      error
+	done     chan struct{}
+}
+
+// strictly accepts a call, says this OPEN, and judges all that comes.
+func (r *router) strictly(open wire.Open) *strictCall {
+	r.t.Helper()
+	c := &strictCall{call: r.accept(), done: make(chan struct{})}
+	own := wire.AppendOpen(nil, open)
+	var err error
+	if c.receiver, err = strict.New(own); err != nil {
+		r.t.Fatalf("%x: %v", own, err)
+	}
+	c.receiver.Loopback = true
+	c.send(wire.AppendKeepalive(own))
+	go func() {
+		defer close(c.done)
+		buf := make([]byte, 1<<16)
+		for {
+			_ = c.SetReadDeadline(time.Time{})
+			n, err := c.Conn.Read(buf)
+			c.mu.Lock()
+			if c.err == nil {
+				c.err = c.receiver.Read(buf[:n])
+			}
+			c.mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return c
+}
+
+// settles waits until the router has just these routes.
+func (c *strictCall) settles(want ...string) {
+	c.t.Helper()
+	slices.Sort(want)
+	eventually(c.t, within, func() (bool, any) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		got := []string{}
+		for p, r := range c.receiver.Routes {
+			got = append(got, fmt.Sprintf("%v by %v", p, r.NextHop))
+		}
+		slices.Sort(got)
+		return c.err != nil || slices.Equal(got, want), fmt.Sprintf("%v, want %v", got, want)
+	})
+	c.accepts()
+}
+
+// accepts fails the test when the router refused something.
+func (c *strictCall) accepts() {
+	c.t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		c.t.Fatalf("the router refuses it: %v", c.err)
+	}
+}
+
+// hangUp ends the connection.
+func (c *strictCall) hangUp() { c.Close(); <-c.done }
+
+// A router that comes back with fewer families, or never had them, hears nothing of
+// the others: not a route, not a withdrawal, not an end of RIB.
+func TestRouterHearsOnlyWhatWasAgreedOn(t *testing.T) {
+	t.Parallel()
+	v4, both := []wire.Family{wire.IPv4Unicast}, []wire.Family{wire.IPv4Unicast, wire.IPv6Unicast}
+	graceful := func(c wire.Capabilities) wire.Capabilities {
+		c.GracefulRestart = &wire.GracefulRestart{Time: 120}
+		for _, f := range c.Families {
+			c.GracefulRestart.Families = append(c.GracefulRestart.Families, wire.RestartFamily{Family: f})
+		}
+		return c
+	}
+	s := speak(t)
+	r := newRouter(t)
+	r.peer.GracefulRestart = &lb.GracefulRestart{}
+	r.peer.MyASN = 4200000000
+	one, two := route("198.51.100.1/32"), route("2001:db8:100::1/128")
+	s.say(r.peer, one, two)
+	for i, c := range []wire.Capabilities{
+		{Families: both, FourOctetAS: true},
+		graceful(wire.Capabilities{Families: v4, FourOctetAS: true}),
+		{Families: both},
+		{},
+		graceful(wire.Capabilities{Families: v4}),
+		{Families: v4, FourOctetAS: true, ExtendedNextHop: true},
+		graceful(wire.Capabilities{Families: both, FourOctetAS: true, RouteRefresh: true}),
+		{Families: append(slices.Clone(v4), wire.Family{AFI: 25, SAFI: 70}), FourOctetAS: true},
+	} {
+		o := polite
+		o.Capabilities = c
+		conn := r.strictly(o)
+		conn.settles("198.51.100.1/32 by 127.0.0.1")
+		// What changes while the session is up, of either family.
+		s.say(r.peer, one, route("198.51.100.2/32", bgp.Attributes{MED: bgp.Some(7)}))
+		conn.settles("198.51.100.1/32 by 127.0.0.1", "198.51.100.2/32 by 127.0.0.1")
+		s.say(r.peer, one, two)
+		conn.settles("198.51.100.1/32 by 127.0.0.1")
+		if c.GracefulRestart != nil {
+			eventually(t, within, func() (bool, any) {
+				conn.mu.Lock()
+				defer conn.mu.Unlock()
+				return slices.Contains(conn.receiver.Ends, strict.IPv4), fmt.Sprintf("case %d: ends of %v", i, conn.receiver.Ends)
+			})
+		}
+		conn.hangUp()
+		conn.accepts()
+	}
+	// One that has nothing in common with us is told so, and hears no more.
+	o := polite
+	o.Capabilities = wire.Capabilities{Families: []wire.Family{{AFI: 25, SAFI: 70}}, FourOctetAS: true}
+	conn := r.strictly(o)
+	<-conn.done
+	conn.accepts()
+	if n := conn.receiver.Notified; hex.EncodeToString(n[:min(2, len(n))]) != "0207" || conn.receiver.Updates != 0 {
+		t.Errorf("NOTIFICATION %x after %d UPDATEs", n, conn.receiver.Updates)
+	}
+}
+
+// IPv4 over an IPv6 session has an IPv6 next hop only for a router that knows RFC 8950;
+// one that does not has the routes for which there is another.
+func TestIPv6NextHopsAreForRoutersThatKnowThem(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Skipf("SKIPPED, this machine has no IPv6: %v", err)
+	}
+	t.Cleanup(func() { l.Close() })
+	s := speak(t)
+	r := newRouter(t)
+	r.l.Close()
+	r.l = l.(*net.TCPListener)
+	r.peer.Address, r.peer.Port = netip.IPv6Loopback(), l.Addr().(*net.TCPAddr).AddrPort().Port()
+	s.say(r.peer, route("198.51.100.1/32"), route("2001:db8:100::1/128"))
+	for _, extended := range []bool{false, true, false, false, true} {
+		o := polite
+		o.ExtendedNextHop = extended
+		conn := r.strictly(o)
+		want := []string{"2001:db8:100::1/128 by ::1"}
+		if extended {
+			want = append(want, "198.51.100.1/32 by ::1")
+		}
+		conn.settles(want...)
+		conn.accepts()
+		conn.hangUp()
+	}
+}
