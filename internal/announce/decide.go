@@ -37,7 +37,7 @@ type Decision struct {
 	Placed, Place string
 	// Failback says whether it is to go back.
 	Failback lb.Failback
-	// Conflict says what to do about a stranger that uses it.
+	// Conflict says what to do about a foreign station that uses it.
 	Conflict lb.ConflictPolicy
 	// Fit is set when it is placed on another node than its owner that could own
 	// it, and Permitted when configuration lets the node have it where it is

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// reprobe is how long after a stranger was found the segment is asked again.
+	// reprobe is how long after a foreign station was found the segment is asked again.
 	reprobe = 30 * time.Second
 	// retry is how long after a question that could not be asked it is tried
 	// again, and retries is how often in a row it may fail: after that, silence
@@ -18,7 +18,7 @@ const (
 	retry   = time.Second
 	retries = 3
 	// probation is how long after its first claim an address is given up to a
-	// stranger that is heard with it: it was there before and was slow to answer.
+	// foreign station that is heard with it: it was there before and was slow to answer.
 	// It is RFC 5227's DEFEND_INTERVAL, within which a second conflict decides.
 	probation = 10 * time.Second
 	// batch bounds the addresses of an inquiry: what the default budget lets out
@@ -27,7 +27,7 @@ const (
 )
 
 // ACD (RFC 5227) keeps addresses from being claimed for the first time until their
-// segments were asked whether a stranger uses them.
+// segments were asked whether a foreign station uses them.
 //
 // An address is asked about only while nobody is known to serve it: one that is
 // or was in service is claimed at once, however its owner came to be. So no
@@ -151,7 +151,7 @@ func (v *ACD) close(now time.Time, c *vet) {
 	}
 }
 
-// Answer ends an inquiry: found are the strangers that use addresses, at most
+// Answer ends an inquiry: found are the foreign stations that use addresses, at most
 // one each; unclear are the addresses about which it brought nothing to rely on.
 // Nobody uses the others.
 func (v *ACD) Answer(now time.Time, q Inquiry, found []Heard, unclear []netip.Addr) {
@@ -187,9 +187,9 @@ func (c *vet) withhold(now time.Time, by Heard) {
 	c.due = now.Add(reprobe)
 }
 
-// Yields is told of a stranger's claim to an address that this node claims on
+// Yields is told of a foreign station's claim to an address that this node claims on
 // these interfaces, and reports whether to give way: its own claim is so young
-// that the stranger was there first.
+// that the foreign station was there first.
 func (v *ACD) Yields(now time.Time, by Heard, on []int) (yield bool) {
 	until, is := v.served[by.Address]
 	if !is || !now.Before(until) {
@@ -215,7 +215,7 @@ func (v *ACD) Served(a netip.Addr) bool {
 }
 
 // Withheld returns the addresses that are not claimed though they are wanted, with
-// the strangers that use them; those that are still being asked about have none.
+// the foreign stations that use them; those that are still being asked about have none.
 func (v *ACD) Withheld() map[netip.Addr]Heard {
 	if len(v.cases) == 0 {
 		return nil

@@ -1,5 +1,5 @@
 // Package layer2 holds what announcing addresses by ARP and Neighbor Discovery
-// has to decide: which questions to answer ([Table]), what a stranger's frame
+// has to decide: which questions to answer ([Table]), what a foreign station's frame
 // says about our addresses ([Heard]), when to announce without being asked
 // ([Schedule]), and whether an address is in use before it is claimed for the
 // first time ([Detection]).

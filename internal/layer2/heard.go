@@ -7,7 +7,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// A HeardKind says by what kind of frame a stranger uses an address.
+// A HeardKind says by what kind of frame a foreign station uses an address.
 type HeardKind uint8
 
 // Kinds of frames that use an address.

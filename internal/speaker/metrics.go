@@ -67,9 +67,9 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		named: map[string]bool{},
 		withheld: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "belfry", Subsystem: "speaker", Name: "addresses_withheld",
-			Help: "Addresses that this node is to announce and does not, because a stranger uses them.",
+			Help: "Addresses that this node is to announce and does not, because a foreign station uses them.",
 		}),
-		defences: counter("defences_total", "Addresses claimed anew because a stranger claimed them."),
+		defences: counter("defences_total", "Addresses claimed anew because a foreign station claimed them."),
 		rivals:   counter("rival_claims_total", "Times that another speaker was heard to claim an address that this node owns."),
 		wins:     counter("contests_won_total", "Addresses that another speaker claimed too and has let go of."),
 		takeovers: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -98,14 +98,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	return m
 }
 
-// others stands for the strangers that came after the first namedMost, which have
+// others stands for the foreign stations that came after the first namedMost, which have
 // a series each: there are as many hardware addresses as anybody cares to forge.
 const (
 	namedMost = 16
 	others    = "others"
 )
 
-// conflict counts frames by which a stranger claims an address.
+// conflict counts frames by which a foreign station claims an address.
 func (m *metrics) conflict(mac lb.MAC, frames int) {
 	name := mac.String()
 	switch {

@@ -40,7 +40,7 @@ type Link interface {
 	Changed() <-chan struct{}
 	// Heard delivers other stations' use of claimed addresses.
 	Heard() <-chan layer2.Heard
-	// Defend claims one of them against a stranger, with a single packet.
+	// Defend claims one of them against a foreign station, with a single packet.
 	Defend(netip.Addr)
 	// Detect asks on an interface's segment which addresses others than ours use.
 	Detect(ctx context.Context, ifindex int, addresses []netip.Addr, ours func(lb.MAC) bool) ([]layer2.Heard, error)

@@ -166,7 +166,7 @@ func (l *Link) Announce(address netip.Addr) {
 	}
 }
 
-// Defend claims an address against a stranger that does: one packet wherever it
+// Defend claims an address against a foreign station that does: one packet wherever it
 // is claimed, within the budget. How often is for the caller to bound.
 func (l *Link) Defend(address netip.Addr) {
 	select {
