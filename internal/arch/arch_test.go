@@ -64,6 +64,7 @@ var pure = []string{
 	"internal/layer2",
 	"internal/bgp",
 	"internal/bgp/wire",
+	"internal/bgp/fsm",
 	"internal/bgp/strict",
 	"internal/speakerstatus",
 }

@@ -244,7 +244,7 @@ func TestTimersSuitBothSides(t *testing.T) {
 		{0, 0, 90, 0, 0},
 		{3 * time.Second, 0, 90, 3 * time.Second, time.Second},
 		{90 * time.Second, 10 * time.Second, 90, 90 * time.Second, 10 * time.Second},
-		{90 * time.Second, 60 * time.Second, 90, 90 * time.Second, 60 * time.Second},
+		{90 * time.Second, 60 * time.Second, 90, 90 * time.Second, 30 * time.Second},
 		{90 * time.Second, 60 * time.Second, 30, 30 * time.Second, 10 * time.Second},
 		{90 * time.Second, 5 * time.Second, 30, 30 * time.Second, 5 * time.Second},
 		{90 * time.Second, 5 * time.Second, 0, 0, 0},

@@ -24,6 +24,9 @@ const (
 	DefaultRestartTime = 120 * time.Second
 )
 
+// minSendHoldTime is the least send hold time (RFC 9687 section 4.4).
+const minSendHoldTime = 8 * time.Minute
+
 // WireFamily returns the family as messages spell it.
 func WireFamily(f lb.Family) wire.Family {
 	if f == lb.IPv4 {
@@ -42,6 +45,9 @@ func LocalOpen(p lb.BGPPeer, id netip.Addr, restarting bool) wire.Open {
 	families := Families(p)
 	for _, f := range families {
 		o.Families = append(o.Families, WireFamily(f))
+	}
+	if !Internal(p) {
+		o.Role = wire.Role(p.Role) // the same roles in the same order
 	}
 	v6 := p.Interface != "" || p.Address.Is6()
 	o.ExtendedNextHop = v6 && slices.Contains(families, lb.IPv4)
@@ -68,10 +74,14 @@ type Negotiated struct {
 	Internal bool
 	// HoldTime is 0 when there are no keepalives; KeepaliveTime then is too.
 	HoldTime, KeepaliveTime time.Duration
+	// SendHoldTime is how long the peer may read nothing (RFC 9687).
+	SendHoldTime time.Duration
 	// Families are those that both sides carry.
 	Families []lb.Family
 	// FourOctetAS and ExtendedNextHop are what the peer understands.
 	FourOctetAS, ExtendedNextHop bool
+	// OnlyToCustomers is the AS that our routes are marked with; 0 for none.
+	OnlyToCustomers uint32
 	// EndOfRIB is set when the peer wants to know the end of our first table.
 	EndOfRIB bool
 	// Capabilities are the peer's.
@@ -83,6 +93,7 @@ func (n Negotiated) Terms() wire.Terms {
 	return wire.Terms{
 		IPv4: slices.Contains(n.Families, lb.IPv4), IPv6: slices.Contains(n.Families, lb.IPv6),
 		ExtendedNextHop: n.ExtendedNextHop, FourOctetAS: n.FourOctetAS, Internal: n.Internal,
+		OnlyToCustomers: n.OnlyToCustomers,
 	}
 }
 
@@ -116,6 +127,18 @@ func Negotiate(p lb.BGPPeer, ours, theirs wire.Open) (Negotiated, error) {
 	if n.Internal && theirs.ID == ours.ID {
 		return n, &wire.Error{Code: wire.CodeOpen, Subcode: wire.OpenIdentifier, Text: fmt.Sprintf("the peer has our own router ID %s", ours.ID)}
 	}
+	// A router that tells no role is taken at our word (RFC 9234 section 4.2).
+	if !n.Internal && ours.Role != wire.NoRole {
+		if theirs.Role != wire.NoRole && !ours.Role.Fits(theirs.Role) {
+			return n, &wire.Error{
+				Code: wire.CodeOpen, Subcode: wire.OpenRole,
+				Text: fmt.Sprintf("role mismatch: role is %v here, the router says that it is %v; a provider faces a customer, an rs an rs-client, a peer a peer", ours.Role, theirs.Role),
+			}
+		}
+		if ours.Role.Marks() {
+			n.OnlyToCustomers = ours.AS
+		}
+	}
 	for _, f := range Families(p) {
 		if slices.Contains(theirs.Families, WireFamily(f)) {
 			n.Families = append(n.Families, f)
@@ -123,16 +146,17 @@ func Negotiate(p lb.BGPPeer, ours, theirs wire.Open) (Negotiated, error) {
 	}
 	if len(n.Families) == 0 {
 		return n, &wire.Error{
-			Code: wire.CodeOpen, Subcode: wire.OpenCapability,
+			Code: wire.CodeOpen, Subcode: wire.OpenCapability, Data: wire.MissingFamilies(ours.Families),
 			Text: fmt.Sprintf("no address family in common: ours %v, the peer's %v", ours.Families, theirs.Families),
 		}
 	}
 	n.HoldTime = time.Duration(min(ours.HoldTime, theirs.HoldTime)) * time.Second
-	// A keepalive every third of the hold time (RFC 4271 section 4.4), or as
-	// configured, as long as that suits the hold time that the peer wants.
+	n.SendHoldTime = max(minSendHoldTime, 2*n.HoldTime)
+	// A keepalive at least every third of the hold time that both agree on (RFC 4271
+	// section 4.4), so that one that is lost costs nothing.
 	n.KeepaliveTime = n.HoldTime / 3
-	if k := p.KeepaliveTime; k > 0 && (k < n.KeepaliveTime || n.HoldTime == p.HoldTime) {
-		n.KeepaliveTime = min(k, n.HoldTime)
+	if k := p.KeepaliveTime; k > 0 {
+		n.KeepaliveTime = min(k, n.KeepaliveTime)
 	}
 	return n, nil
 }

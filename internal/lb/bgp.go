@@ -78,6 +78,25 @@ const (
 // String returns the kind in a word.
 func (k PeerKind) String() string { return [...]string{"fixed", "internal", "external"}[k] }
 
+// A Role is our part in the relation with a peer's autonomous system (RFC 9234
+// section 3.2).
+type Role uint8
+
+// Roles. A customer is one that pays for transit; rs is a route server.
+const (
+	NoRole Role = iota
+	RoleProvider
+	RoleRS
+	RoleRSClient
+	RoleCustomer
+	RolePeer
+)
+
+// String returns the role as BGPPeer spells it.
+func (r Role) String() string {
+	return [...]string{"none", "provider", "rs", "rs-client", "customer", "peer"}[r]
+}
+
 // A BGPPeer is a compiled BGPPeer object: a router to hold a session with.
 type BGPPeer struct {
 	Name    string
@@ -88,6 +107,8 @@ type BGPPeer struct {
 	// PeerASN is the peer's autonomous system; 0 unless Kind is PeerFixed.
 	PeerASN uint32
 	Kind    PeerKind
+	// Role is ours towards the peer; external peers alone have one.
+	Role Role
 	// Address is the router's address. Invalid when Interface is set: the
 	// router is then found by its router advertisements on that interface.
 	Address   netip.Addr

@@ -171,3 +171,40 @@ func TestIPv6NextHopsAreForRoutersThatKnowThem(t *testing.T) {
 		conn.hangUp()
 	}
 }
+
+// The routes of a provider, a route server and a peer are marked for the other end's
+// customers only; those of a customer and of a route server's client are not.
+func TestRolesMarkRoutes(t *testing.T) {
+	t.Parallel()
+	for ours, theirs := range map[lb.Role]wire.Role{
+		lb.RoleProvider: wire.RoleCustomer, lb.RoleCustomer: wire.RoleProvider, lb.RolePeer: wire.RolePeer,
+		lb.RoleRS: wire.RoleRSClient, lb.RoleRSClient: wire.NoRole,
+	} {
+		t.Run(ours.String(), func(t *testing.T) {
+			t.Parallel()
+			s := speak(t)
+			r := newRouter(t)
+			r.peer.Role = ours
+			s.say(r.peer, route("198.51.100.1/32"))
+			o := polite
+			o.Role = theirs
+			conn := r.strictly(o) // knows which are to be marked
+			conn.settles("198.51.100.1/32 by 127.0.0.1")
+			conn.hangUp()
+		})
+	}
+	s := speak(t)
+	r := newRouter(t)
+	r.peer.Role = lb.RoleCustomer
+	s.say(r.peer, route("198.51.100.1/32"))
+	o := polite
+	o.Role = wire.RolePeer
+	conn := r.accept()
+	conn.send(wire.AppendOpen(nil, o))
+	if n := conn.notified(); n.Code != wire.CodeOpen || n.Subcode != wire.OpenRole {
+		t.Errorf("%v", n)
+	}
+	if v := s.faults(r.peer.Name, bgp.OpenRejected); v.Fault.Text != "role mismatch: role is customer here, the router says that it is peer; a provider faces a customer, an rs an rs-client, a peer a peer" {
+		t.Error(show(v))
+	}
+}

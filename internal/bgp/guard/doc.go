@@ -3,7 +3,7 @@
 // gobgp v3 can be crashed by one UPDATE of an established router: its parser
 // panics in a goroutine that nobody can recover. So it never sees one. The guard
 // dials the router itself, speaks BGP's session part itself (OPEN, KEEPALIVE,
-// NOTIFICATION, the timers), and gives gobgp a connection of its own on
+// NOTIFICATION, the timers: [fsm.Session]), and gives gobgp a connection of its own on
 // loopback ([Inner]) with a peer that is always there and always well behaved.
 // What crosses over is this:
 //
@@ -24,8 +24,9 @@
 //
 //	who starts it       what it does                                 what ends it
 //	Inner.Run's caller  reads gobgp, hands UPDATEs to the Link       gobgp or Inner closed
-//	Link.Run            reads the router                             the connection
-//	Link.Run            writes to the router, KEEPALIVEs included    Link.Run returns
+//	Link.Open           reads the router                             the connection
+//	Link.Open           writes to the router                         the end of the session
+//	Link.Run's caller   gives the fsm.Session what happens           the end of the session
 //	Neighbor.Run        (its caller's) sends router advertisements   its context
 //	Neighbor.Run        reads router advertisements                  Neighbor.Run returns
 //

@@ -138,8 +138,8 @@ func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
 	return in, g
 }
 
-// linked returns a Link with a session, and the router's end of it.
-func linked(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
+// dialed returns a Link that says nothing yet, and the router's end of it.
+func dialed(t *testing.T) (*Link, gobgp) {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -155,9 +155,23 @@ func linked(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { router.Close() })
-	link := NewLink(conn.(*net.TCPConn), 0, &Counters{}, func() {})
-	link.negotiated = n
-	return link, gobgp{t, router}
+	return NewLink(conn.(*net.TCPConn), 0, &Counters{}, func() {}), gobgp{t, router}
+}
+
+// linked returns a Link with a session, and the router's end of it.
+func linked(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
+	t.Helper()
+	link, router := dialed(t)
+	router.send(wire.AppendKeepalive(wire.AppendOpen(nil, gobgpOpen)))
+	n.SendHoldTime = max(n.SendHoldTime, time.Second)
+	if _, err := link.Open(t.Context(), gobgpOpen, func(wire.Open) (bgp.Negotiated, error) { return n, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := link.Confirm(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	router.heard(wire.TypeKeepalive)
+	return link, router
 }
 
 // established returns a Link that runs, and the router's end of it.
@@ -290,32 +304,20 @@ func TestNobodyElseSpeaksInOurName(t *testing.T) {
 // A router that says why it goes and closes with something unread resets the
 // connection. The writer may find out before the reader has come to the words.
 func TestWordsBeforeAResetAreHeard(t *testing.T) {
-	link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv6}})
-	ended := make(chan Ending, 1)
-	go func() { ended <- link.Run(nil) }()
-	// The reader has its hands full with a request that nobody takes yet.
-	router.send(wire.AppendRouteRefresh(nil, wire.IPv6Unicast))
+	link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}})
 	router.send(wire.AppendNotification(nil, wire.Cease(wire.CeaseReset, "")))
 	_ = router.Conn.(*net.TCPConn).SetLinger(0)
 	router.Close()
 	waitFor(t, "the reset arrives", func() bool { return tcpState(t, link.conn) == tcpClose })
-	link.update(update(1))
-	waitFor(t, "the writer tries", link.out.empty)
-	var e Ending
-	for e.Fault == nil {
-		select {
-		case <-link.Refreshes():
-		case e = <-ended:
-		}
-	}
-	if e.Fault.Cause != bgp.Notified || e.Fault.Text != "the router says: cease: administrative reset" {
+	link.update(update(1)) // there is something to write as soon as it runs
+	if e := link.Run(nil); e.Fault.Cause != bgp.Notified || e.Fault.Text != "the router says: cease: administrative reset" {
 		t.Errorf("it ended with %v: %s", e.Fault.Cause, e.Fault.Text)
 	}
 }
 
 // So it is before the session is established.
 func TestWordsBeforeAResetAreHeardWhileOpening(t *testing.T) {
-	link, router := linked(t, bgp.Negotiated{})
+	link, router := dialed(t)
 	router.send(wire.AppendNotification(nil, wire.Cease(wire.CeaseRejected, "")))
 	_ = router.Conn.(*net.TCPConn).SetLinger(0)
 	router.Close()
@@ -331,9 +333,6 @@ func TestLeavingWithoutAWordIsNoReset(t *testing.T) {
 	link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv6}})
 	endings, ended := make(chan Ending, 1), make(chan struct{})
 	go func() { defer close(ended); link.Run(endings) }()
-	// The reader has its hands full with a request that nobody takes, so that much
-	// is unread.
-	router.send(wire.AppendRouteRefresh(nil, wire.IPv6Unicast))
 	for range 1000 {
 		router.send(wire.AppendKeepalive(nil))
 	}
@@ -424,8 +423,48 @@ func TestReadingKeepsToItsPace(t *testing.T) {
 }
 
 func TestAPanicEndsOneSession(t *testing.T) {
-	e := contained(func() Ending { panic("boom") })
-	if e.Fault == nil || e.Fault.Cause != bgp.InternalFault || e.Fault.Text != "panic: boom" || e.Notification == nil {
-		t.Errorf("%+v", e)
+	link, router := dialed(t)
+	router.send(wire.AppendOpen(nil, gobgpOpen))
+	_, err := link.Open(t.Context(), gobgpOpen, func(wire.Open) (bgp.Negotiated, error) { panic("boom") })
+	var e *Ending
+	if !errors.As(err, &e) || e.Fault.Cause != bgp.InternalFault || e.Fault.Text != "panic: boom" || e.Notification == nil {
+		t.Errorf("%v", err)
 	}
+	router.heard(wire.TypeNotification)
+}
+
+// A process that was stopped for longer than the hold time finds the timer expired and
+// messages unread. It reads before it judges.
+func TestWhatHasArrivedIsReadBeforeTheRouterIsCalledSilent(t *testing.T) {
+	link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}, HoldTime: time.Hour, KeepaliveTime: time.Hour})
+	link.start = link.start.Add(-2 * time.Hour) // the process was stopped for so long
+	router.send(wire.AppendKeepalive(nil))
+	waitFor(t, "the KEEPALIVE arrives", link.unread)
+	endings, ended := make(chan Ending, 1), make(chan Ending, 1)
+	go func() { ended <- link.Run(endings) }()
+	waitFor(t, "the KEEPALIVE is read", func() bool { return link.counters.MessagesIn.Load() == 3 })
+	endings <- Ending{Fault: &bgp.Fault{Cause: bgp.Leave}}
+	if e := <-ended; e.Fault.Cause != bgp.Leave {
+		t.Errorf("%v: %s", e.Fault.Cause, e.Fault.Text)
+	}
+}
+
+// The send hold time of RFC 9687 is longer than the hold time: a router that reads
+// nothing for a while, but is alive, is waited for.
+func TestRouterThatReadsNothingIsLeft(t *testing.T) {
+	link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}, SendHoldTime: 2 * time.Second})
+	ended := make(chan Ending, 1)
+	go func() { ended <- link.Run(nil) }()
+	for range 4 << 20 / len(update(1)) {
+		link.update(update(1))
+	}
+	start := time.Now()
+	e := <-ended
+	if e.Fault.Cause != bgp.SendTimeout || e.Fault.Text != "send hold timer expired: the router has read nothing for 2s" {
+		t.Errorf("%v: %s", e.Fault.Cause, e.Fault.Text)
+	}
+	if took := time.Since(start); took < 2*time.Second {
+		t.Errorf("left after %v", took)
+	}
+	router.Close()
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -14,6 +15,9 @@ const (
 	CodeHoldTimer = 4
 	CodeFSM       = 5
 	CodeCease     = 6
+	// CodeRouteRefresh is RFC 7313's, CodeSendHold RFC 9687's.
+	CodeRouteRefresh = 7
+	CodeSendHold     = 8
 )
 
 // Subcodes of CodeOpen (RFC 4271 section 4.5, RFC 5492).
@@ -24,6 +28,7 @@ const (
 	OpenParameter  = 4
 	OpenHoldTime   = 6
 	OpenCapability = 7
+	OpenRole       = 11
 )
 
 // Subcodes of CodeCease (RFC 4486, RFC 9003, RFC 9384).
@@ -90,42 +95,43 @@ func Cease(subcode uint8, text string) Notification {
 	return n
 }
 
-var codes = [...]string{CodeHeader: "message header error", CodeOpen: "OPEN error", CodeUpdate: "UPDATE error", CodeHoldTimer: "hold timer expired", CodeFSM: "state machine error", CodeCease: "cease"}
+var codes = [...]string{CodeHeader: "message header error", CodeOpen: "OPEN error", CodeUpdate: "UPDATE error", CodeHoldTimer: "hold timer expired", CodeFSM: "state machine error", CodeCease: "cease", CodeRouteRefresh: "ROUTE-REFRESH error", CodeSendHold: "send hold timer expired"}
 
 var subcodes = map[[2]uint8]string{
-	{CodeHeader, 1}:  "connection not synchronized",
-	{CodeHeader, 2}:  "bad message length",
-	{CodeHeader, 3}:  "bad message type",
-	{CodeOpen, 1}:    "unsupported version number",
-	{CodeOpen, 2}:    "bad peer AS",
-	{CodeOpen, 3}:    "bad BGP identifier",
-	{CodeOpen, 4}:    "unsupported optional parameter",
-	{CodeOpen, 6}:    "unacceptable hold time",
-	{CodeOpen, 7}:    "unsupported capability",
-	{CodeOpen, 11}:   "role mismatch",
-	{CodeUpdate, 1}:  "malformed attribute list",
-	{CodeUpdate, 2}:  "unrecognized well-known attribute",
-	{CodeUpdate, 3}:  "missing well-known attribute",
-	{CodeUpdate, 4}:  "attribute flags error",
-	{CodeUpdate, 5}:  "attribute length error",
-	{CodeUpdate, 6}:  "invalid ORIGIN",
-	{CodeUpdate, 8}:  "invalid NEXT_HOP",
-	{CodeUpdate, 9}:  "optional attribute error",
-	{CodeUpdate, 10}: "invalid network field",
-	{CodeUpdate, 11}: "malformed AS_PATH",
-	{CodeFSM, 1}:     "unexpected message in OpenSent",
-	{CodeFSM, 2}:     "unexpected message in OpenConfirm",
-	{CodeFSM, 3}:     "unexpected message in Established",
-	{CodeCease, 1}:   "maximum number of prefixes reached",
-	{CodeCease, 2}:   "administrative shutdown",
-	{CodeCease, 3}:   "peer de-configured",
-	{CodeCease, 4}:   "administrative reset",
-	{CodeCease, 5}:   "connection rejected",
-	{CodeCease, 6}:   "other configuration change",
-	{CodeCease, 7}:   "connection collision resolution",
-	{CodeCease, 8}:   "out of resources",
-	{CodeCease, 9}:   "hard reset",
-	{CodeCease, 10}:  "BFD down",
+	{CodeHeader, 1}:       "connection not synchronized",
+	{CodeHeader, 2}:       "bad message length",
+	{CodeHeader, 3}:       "bad message type",
+	{CodeOpen, 1}:         "unsupported version number",
+	{CodeOpen, 2}:         "bad peer AS",
+	{CodeOpen, 3}:         "bad BGP identifier",
+	{CodeOpen, 4}:         "unsupported optional parameter",
+	{CodeOpen, 6}:         "unacceptable hold time",
+	{CodeOpen, 7}:         "unsupported capability",
+	{CodeOpen, 11}:        "role mismatch",
+	{CodeUpdate, 1}:       "malformed attribute list",
+	{CodeUpdate, 2}:       "unrecognized well-known attribute",
+	{CodeUpdate, 3}:       "missing well-known attribute",
+	{CodeUpdate, 4}:       "attribute flags error",
+	{CodeUpdate, 5}:       "attribute length error",
+	{CodeUpdate, 6}:       "invalid ORIGIN",
+	{CodeUpdate, 8}:       "invalid NEXT_HOP",
+	{CodeUpdate, 9}:       "optional attribute error",
+	{CodeUpdate, 10}:      "invalid network field",
+	{CodeUpdate, 11}:      "malformed AS_PATH",
+	{CodeRouteRefresh, 1}: "invalid message length",
+	{CodeFSM, 1}:          "unexpected message in OpenSent",
+	{CodeFSM, 2}:          "unexpected message in OpenConfirm",
+	{CodeFSM, 3}:          "unexpected message in Established",
+	{CodeCease, 1}:        "maximum number of prefixes reached",
+	{CodeCease, 2}:        "administrative shutdown",
+	{CodeCease, 3}:        "peer de-configured",
+	{CodeCease, 4}:        "administrative reset",
+	{CodeCease, 5}:        "connection rejected",
+	{CodeCease, 6}:        "other configuration change",
+	{CodeCease, 7}:        "connection collision resolution",
+	{CodeCease, 8}:        "out of resources",
+	{CodeCease, 9}:        "hard reset",
+	{CodeCease, 10}:       "BFD down",
 }
 
 // String returns the notification in words, with the sender's own when it sent
@@ -140,8 +146,38 @@ func (n Notification) String() string {
 	} else if n.Subcode != 0 {
 		s += fmt.Sprintf(": subcode %d", n.Subcode)
 	}
+	if n.Code == CodeOpen && n.Subcode == OpenCapability {
+		if names := capabilityNames(n.Data); len(names) > 0 {
+			s += ": " + strings.Join(names, ", ")
+		}
+	}
 	if n.Code == CodeCease && (n.Subcode == CeaseShutdown || n.Subcode == CeaseReset) && len(n.Data) > 1 && int(n.Data[0]) <= len(n.Data)-1 && n.Data[0] > 0 {
 		s += ": " + printable(n.Data[1:1+int(n.Data[0])])
 	}
 	return s
+}
+
+// MissingFamilies returns the Data of subcode [OpenCapability]: the capabilities that
+// are wanted (RFC 5492 section 5).
+func MissingFamilies(families []Family) []byte {
+	return Open{Capabilities: Capabilities{Families: families}}.appendCapabilities(nil)
+}
+
+// capabilityNames puts capabilities in words, a few at most. What is malformed ends
+// the list.
+func capabilityNames(b []byte) (names []string) {
+	const most = 8
+	for len(b) >= 2 && int(b[1]) <= len(b)-2 && len(names) < most {
+		var c Open
+		code, v := b[0], b[2:2+int(b[1])]
+		b = b[2+len(v):]
+		name := fmt.Sprintf("capability %d", code)
+		if c.parseCapability(code, v) {
+			if known := c.Names(); len(known) > 0 {
+				name = known[0]
+			}
+		}
+		names = append(names, name)
+	}
+	return names
 }

@@ -40,6 +40,8 @@ type Capabilities struct {
 	GracefulRestart *GracefulRestart
 	// LongLived is RFC 9494.
 	LongLived []LongLived
+	// Role is RFC 9234's, of the sender.
+	Role Role
 	// Hostname and Software are what the peer says of itself, made printable.
 	Hostname, Software string
 	// Cut are the codes that are not understood and were left out.
@@ -71,11 +73,43 @@ type LongLived struct {
 	Time uint32
 }
 
+// A Role is a speaker's part in the relation of two autonomous systems (RFC 9234
+// section 4.1).
+type Role uint8
+
+// Roles: the numbers of the RFC plus one. RoleUnknown is one that it does not have, or
+// several at once.
+const (
+	NoRole Role = iota
+	RoleProvider
+	RoleRS
+	RoleRSClient
+	RoleCustomer
+	RolePeer
+	RoleUnknown
+)
+
+// String returns the role in words.
+func (r Role) String() string {
+	return [...]string{"none", "provider", "rs", "rs-client", "customer", "peer", "unknown"}[r]
+}
+
+// Fits reports whether two speakers can have these roles towards each other (RFC 9234
+// section 4.2).
+func (r Role) Fits(o Role) bool {
+	return [...]Role{RoleUnknown, RoleCustomer, RoleRSClient, RoleRS, RoleProvider, RolePeer, NoRole}[r] == o
+}
+
+// Marks reports whether a speaker of this role marks what it announces as for the
+// other's customers only (RFC 9234 section 5).
+func (r Role) Marks() bool { return r == RoleProvider || r == RoleRS || r == RolePeer }
+
 // Capability codes, from IANA's registry.
 const (
 	capMultiprotocol   = 1
 	capRouteRefresh    = 2
 	capExtendedNextHop = 5
+	capRole            = 9
 	capGracefulRestart = 64
 	capFourOctetAS     = 65
 	capLongLived       = 71
@@ -119,7 +153,8 @@ func ParseOpen(body []byte) (Open, error) {
 func (o *Open) parseParameters(b []byte) error {
 	total, head := int(b[0]), 2
 	b = b[1:]
-	if total == 255 && len(b) >= 3 && b[0] == 255 {
+	// What the short form says of its length is of no account, as long as it is not 0.
+	if total != 0 && len(b) >= 3 && b[0] == 255 {
 		total, head = int(binary.BigEndian.Uint16(b[1:])), 3
 		b = b[3:]
 	}
@@ -183,6 +218,15 @@ func (o *Open) parseCapability(code uint8, v []byte) bool {
 			}
 		}
 		return len(v) == 0
+	case capRole:
+		if len(v) != 1 {
+			return false
+		}
+		role := min(Role(v[0]), RoleUnknown-1) + 1
+		if o.Role != NoRole && o.Role != role {
+			role = RoleUnknown // it cannot be several (RFC 9234 section 4.2)
+		}
+		o.Role = role
 	case capGracefulRestart:
 		if len(v) < 2 || len(v)%4 != 2 {
 			return false
@@ -271,6 +315,9 @@ func (o Open) appendCapabilities(b []byte) []byte {
 	if o.ExtendedNextHop {
 		b = u16(u16(u16(append(b, capExtendedNextHop, 6), afiIPv4), safiUnicast), afiIPv6)
 	}
+	if o.Role != NoRole {
+		b = append(b, capRole, 1, byte(o.Role-1))
+	}
 	if g := o.GracefulRestart; g != nil {
 		head := g.Time & 0x0fff
 		if g.Restarting {
@@ -317,6 +364,7 @@ func (c Capabilities) Names() []string {
 		{c.ExtendedNextHop, "extended-next-hop"},
 		{c.GracefulRestart != nil, "graceful-restart"},
 		{len(c.LongLived) > 0, "long-lived-graceful-restart"},
+		{c.Role != NoRole, "role-" + c.Role.String()},
 	} {
 		if n.has {
 			names = append(names, n.name)

@@ -24,6 +24,9 @@ type Terms struct {
 	// Internal is a session within one AS, which alone has LOCAL_PREF (RFC 4271
 	// section 5.1.5).
 	Internal bool
+	// OnlyToCustomers is the AS that our routes are marked with, so that their
+	// receiver leaks them to nobody but its customers; 0 for none (RFC 9234).
+	OnlyToCustomers uint32
 }
 
 // Carries reports whether a family is part of the session.
@@ -142,6 +145,7 @@ const (
 	attrExtendedCommunities = 16
 	attrAS4Path             = 17
 	attrLargeCommunities    = 32
+	attrOnlyToCustomers     = 35
 
 	flagTransitive = 0x40
 )
@@ -158,10 +162,11 @@ var ourAttributes = []struct{ code, flags byte }{
 	{attrExtendedCommunities, flagOptional | flagTransitive},
 	{attrAS4Path, flagOptional | flagTransitive},
 	{attrLargeCommunities, flagOptional | flagTransitive},
+	{attrOnlyToCustomers, flagOptional | flagTransitive},
 }
 
 // attributeSet are the values of attributes, by type.
-type attributeSet [attrLargeCommunities + 1][]byte
+type attributeSet [attrOnlyToCustomers + 1][]byte
 
 // get returns an attribute's value, and whether it is there.
 func (a *attributeSet) get(code byte) ([]byte, bool) { return a[code], a[code] != nil }
@@ -280,6 +285,10 @@ func (t Terms) spell(attrs *attributeSet) error {
 	}
 	if !t.Internal {
 		attrs[attrLocalPref] = nil
+	}
+	attrs[attrOnlyToCustomers] = nil
+	if t.OnlyToCustomers != 0 {
+		attrs[attrOnlyToCustomers] = binary.BigEndian.AppendUint32(nil, t.OnlyToCustomers)
 	}
 	return nil
 }

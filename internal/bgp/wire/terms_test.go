@@ -88,6 +88,7 @@ func TestUpdateSaysWhatTheTermsLetItSay(t *testing.T) {
 		{"a router of two octets and IPv6", Terms{IPv6: true}, body(t, "", reach6+origin+asPath, ""), [][]byte{body(t, "", reach6+origin+asPath2+as4Path, "")}, "+2001:db8:100::1/128"},
 		{"AS numbers that fit two octets", Terms{IPv4: true}, body(t, "", origin+"40 02 06 0201 0000fde8"+hop4, "20 c6336402"), [][]byte{body(t, "", origin+"40 02 04 0201 fde8"+hop4, "20 c6336402")}, "+198.51.100.2/32"},
 		{"AS4_PATH is for routers of two octets", both, body(t, "", origin+asPath+hop4+as4Path, "20 c6336402"), [][]byte{body(t, "", origin+asPath+hop4, "20 c6336402")}, "+198.51.100.2/32"},
+		{"a route for the router's customers only", Terms{IPv4: true, OnlyToCustomers: 4200000001}, body(t, "", origin+asPath+hop4+large, "20 c6336402"), [][]byte{body(t, "", origin+asPath2+hop4+as4Path+large+"c0 23 04 fa56ea01", "20 c6336402")}, "+198.51.100.2/32"},
 		{"what no route of ours has", both, body(t, "", origin+asPath+hop4+"c0 07 08 0000fde8c0000201"+"e0 63 01 00", "20 c6336402"), [][]byte{body(t, "", origin+asPath+hop4, "20 c6336402")}, "+198.51.100.2/32"},
 		{"other families", both, body(t, "", origin+asPath+"80 0e 09 0019 46 00 00 ffffffff", ""), nil, ""},
 		{"the end of a table is for others to tell", both, body(t, "", "80 0f 03 0002 01", ""), nil, ""},

@@ -102,6 +102,14 @@ func TestOpenIsReadTolerantly(t *testing.T) {
 		{"extended length of RFC 9072", head + "ff ff 0009 02 0006 4104 0000fde9", func(o *Open) {
 			o.Families, o.FourOctetAS = []Family{IPv4Unicast}, true
 		}},
+		{"extended length with another short length", head + "0c ff 0009 02 0006 4104 0000fde9", func(o *Open) {
+			o.Families, o.FourOctetAS = []Family{IPv4Unicast}, true
+		}},
+		{"a role", head + "05 02 03 0901 03", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RoleCustomer }},
+		{"the same role twice", head + "08 02 06 0901 04 0901 04", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RolePeer }},
+		{"two roles", head + "08 02 06 0901 04 0901 03", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RoleUnknown }},
+		{"a role of no RFC", head + "05 02 03 0901 ff", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RoleUnknown }},
+		{"an IPv6 next hop without a family to spell it in", head + "0a 02 08 0506 000100010002", func(o *Open) { o.Families = []Family{IPv4Unicast} }},
 		{"next hops of other families do not count", head + "10 02 0e 050c 0001 0080 0002 0002 0001 0001", func(o *Open) {
 			o.Families = []Family{IPv4Unicast}
 		}},
@@ -140,6 +148,8 @@ func TestBadOpenIsAnsweredAsTheRFCsSay(t *testing.T) {
 		{"graceful restart of 1 octet", "04 fde9 00b4 c0000202 05 02 03 4001 00", CodeOpen, 0},
 		{"graceful restart with half a family", "04 fde9 00b4 c0000202 08 02 06 4004 0078 0001", CodeOpen, 0},
 		{"four octet AS of 2", "04 fde9 00b4 c0000202 06 02 04 4102 fde9", CodeOpen, 0},
+		{"a role of 2", "04 fde9 00b4 c0000202 06 02 04 0902 0304", CodeOpen, 0},
+		{"extended length with a short length of 0", "04 fde9 00b4 c0000202 00 ff 0009 02 0006 4104 0000fde9", CodeOpen, 0},
 		{"long-lived of 6", "04 fde9 00b4 c0000202 0a 02 08 4706 000101800000", CodeOpen, 0},
 		{"extended length, cut", "04 fde9 00b4 c0000202 ff ff 0004 02 0006 41", CodeOpen, 0},
 		{"extended length, half a parameter", "04 fde9 00b4 c0000202 ff ff 0002 02 00", CodeOpen, 0},
@@ -257,6 +267,11 @@ func TestNotificationSpeaksInWords(t *testing.T) {
 		{Notification{Code: CodeOpen, Subcode: OpenPeerAS}, "OPEN error: bad peer AS"},
 		{Notification{Code: CodeOpen, Subcode: 99}, "OPEN error: subcode 99"},
 		{Notification{Code: 77, Subcode: 1}, "code 77: subcode 1"},
+		{Notification{Code: CodeRouteRefresh, Subcode: 1}, "ROUTE-REFRESH error: invalid message length"},
+		{Notification{Code: CodeSendHold}, "send hold timer expired"},
+		{Notification{Code: CodeOpen, Subcode: OpenRole}, "OPEN error: role mismatch"},
+		{Notification{CodeOpen, OpenCapability, MissingFamilies([]Family{IPv4Unicast, IPv6Unicast})}, "OPEN error: unsupported capability: ipv4-unicast, ipv6-unicast"},
+		{Notification{CodeOpen, OpenCapability, []byte{65, 4, 0, 0, 0xfd, 0xe9, 254, 0, 9, 1, 3, 5, 9}}, "OPEN error: unsupported capability: 4-octet-as, capability 254, role-customer"},
 		{Notification{}, "code 0"},
 		{Cease(CeaseShutdown, "disk change until 4 pm"), "cease: administrative shutdown: disk change until 4 pm"},
 		{Cease(CeaseShutdown, ""), "cease: administrative shutdown"},
