@@ -43,6 +43,20 @@ type BGPPeerList struct {
 	Items           []BGPPeer `json:"items"`
 }
 
+// A Role is our part in the relation with a router's autonomous system (RFC 9234).
+//
+// +kubebuilder:validation:Enum=provider;rs;rs-client;customer;peer
+type Role string
+
+// Roles.
+const (
+	RoleProvider Role = "provider"
+	RoleRS       Role = "rs"
+	RoleRSClient Role = "rs-client"
+	RoleCustomer Role = "customer"
+	RolePeer     Role = "peer"
+)
+
 // A BGPPeerSpec describes the router and the session.
 //
 // +kubebuilder:validation:XValidation:rule=`has(self.peerASN) != has(self.dynamicASN)`,message=`exactly one of peerASN and dynamicASN must be set`
@@ -51,7 +65,8 @@ type BGPPeerList struct {
 // +kubebuilder:validation:XValidation:rule=`!has(self.interface) || !has(self.ebgpMultiHop) || !self.ebgpMultiHop`,message=`ebgpMultiHop needs peerAddress: a router found on an interface is one hop away`,fieldPath=`.ebgpMultiHop`
 // +kubebuilder:validation:XValidation:rule=`!has(self.sourceAddress) || !has(self.interface)`,message=`sourceAddress needs peerAddress: on an interface the session runs between link-local addresses`,fieldPath=`.sourceAddress`
 // +kubebuilder:validation:XValidation:rule=`!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()`,message=`sourceAddress must be of the same family as peerAddress`,fieldPath=`.sourceAddress`
-// +kubebuilder:validation:XValidation:rule=`!has(self.keepaliveTime) || !has(self.holdTime) || !self.keepaliveTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || !self.holdTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self.keepaliveTime) <= duration(self.holdTime)`,message=`keepaliveTime must not be longer than holdTime`,fieldPath=`.keepaliveTime`
+// +kubebuilder:validation:XValidation:rule=`!has(self.keepaliveTime) || !has(self.holdTime) || !self.keepaliveTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || !self.holdTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self.keepaliveTime) + duration(self.keepaliveTime) + duration(self.keepaliveTime) <= duration(self.holdTime)`,message=`keepaliveTime must be at most a third of holdTime, so that a message that is lost does not end the session`,fieldPath=`.keepaliveTime`
+// +kubebuilder:validation:XValidation:rule=`!has(self.role) || !(has(self.dynamicASN) && self.dynamicASN == 'internal') && !(has(self.peerASN) && self.peerASN == (has(self.localASN) ? self.localASN : self.myASN))`,message=`role needs a router of another autonomous system`,fieldPath=`.role`
 type BGPPeerSpec struct {
 	// Our autonomous system.
 	// +required
@@ -67,6 +82,12 @@ type BGPPeerSpec struct {
 	// follows it in the AS path.
 	// +optional
 	LocalASN ASN `json:"localASN,omitempty"`
+	// What we are to the router's autonomous system: its provider or its customer, its
+	// route server (rs) or a client of it (rs-client), or its peer (RFC 9234). Both ends
+	// must agree; routes to customers, peers and route server clients are marked so that
+	// they go no further than to customers.
+	// +optional
+	Role Role `json:"role,omitempty"`
 	// The router's address.
 	// +optional
 	PeerAddress PeerAddress `json:"peerAddress,omitempty"`
@@ -95,8 +116,8 @@ type BGPPeerSpec struct {
 	// +kubebuilder:validation:XValidation:rule=`!self.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self) == duration('0s') || duration(self) >= duration('3s') && duration(self) <= duration('65535s')`,message=`holdTime must be 0s or from 3s to 65535s`
 	// +kubebuilder:validation:XValidation:rule=`!self.matches('[.]|ms')`,message=`holdTime must be written in whole seconds`
 	HoldTime Duration `json:"holdTime,omitempty"`
-	// How often a message is sent at the latest: whole seconds. Absent: a third
-	// of the hold time that was negotiated.
+	// How often a message is sent at the latest: whole seconds, at most a third of
+	// holdTime. Absent: a third of the hold time that was negotiated.
 	// +optional
 	// +kubebuilder:validation:XValidation:rule=`!self.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self) >= duration('1s') && duration(self) <= duration('21845s')`,message=`keepaliveTime must be from 1s to 21845s`
 	// +kubebuilder:validation:XValidation:rule=`!self.matches('[.]|ms')`,message=`keepaliveTime must be written in whole seconds`

@@ -73,10 +73,17 @@ var refused = map[string][]any{
 	"sourceAddress must be of the same family as peerAddress": {
 		node{"peerAddress": "192.0.2.1", "sourceAddress": "2001:db8::1"}, node{"peerAddress": "2001:db8::1", "sourceAddress": "192.0.2.1"},
 	},
-	"keepaliveTime must not be longer than holdTime":              {node{"holdTime": "9s", "keepaliveTime": "10s"}},
+	"keepaliveTime must be at most a third of holdTime, so that a message that is lost does not end the session": {
+		node{"holdTime": "3s", "keepaliveTime": "3s"}, node{"holdTime": "9s", "keepaliveTime": "4s"}, node{"holdTime": nil, "keepaliveTime": "31s"},
+	},
+	"role needs a router of another autonomous system": {
+		node{"role": "peer", "localASN": nil, "peerASN": 65000, "myASN": 65000},
+		node{"role": "customer", "localASN": 65010, "peerASN": 65010},
+		node{"role": "rs", "peerASN": nil, "dynamicASN": "internal"},
+	},
 	"routerID is written like an IPv4 address and is not 0.0.0.0": {"0.0.0.0", "2001:db8::1", "7", "192.0.2.256"},
 	"holdTime must be 0s or from 3s to 65535s": {
-		beside{"1s", node{"keepaliveTime": nil}}, beside{"2s", node{"keepaliveTime": "1s"}}, "65536s", "19h",
+		beside{"1s", node{"keepaliveTime": nil}}, beside{"2s", node{"keepaliveTime": nil}}, "65536s", "19h",
 	},
 	"holdTime must be written in whole seconds":                                     {"90.5s", "3000ms"},
 	"keepaliveTime must be from 1s to 21845s":                                       {"0s"},

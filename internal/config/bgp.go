@@ -251,9 +251,20 @@ func BGPPeer(p *v1beta1.BGPPeer, passwords map[string]PasswordSecret) (peer lb.B
 	const seconds = time.Second
 	peer.HoldTime = timer("spec.holdTime", spec.HoldTime, 3*seconds, 65535*seconds, 90*seconds)
 	peer.KeepaliveTime = timer("spec.keepaliveTime", spec.KeepaliveTime, seconds, 21845*seconds, 0)
-	if peer.KeepaliveTime > peer.HoldTime {
-		add(invalid("spec.keepaliveTime", "must not be longer than holdTime; a third of the hold time is used"))
+	if 3*peer.KeepaliveTime > peer.HoldTime {
+		add(invalid("spec.keepaliveTime", "must be at most a third of holdTime, so that a message that is lost does not end the session; a third is used"))
 		peer.KeepaliveTime = 0
+	}
+	if spec.Role != "" {
+		role, ok := roles[spec.Role]
+		switch {
+		case !ok:
+			add(invalid("spec.role", "%q is none of provider, rs, rs-client, customer and peer; no role is told", spec.Role))
+		case peer.Kind == lb.PeerInternal || peer.Kind == lb.PeerFixed && peer.PeerASN == peer.LocalAS():
+			add(invalid("spec.role", "needs a router of another autonomous system; no role is told"))
+		default:
+			peer.Role = role
+		}
 	}
 	peer.ConnectTime = timer("spec.connectTime", spec.ConnectTime, seconds, 65535*seconds, 0)
 	if g := spec.GracefulRestart; g != nil && g.Enabled {
@@ -283,6 +294,11 @@ func BGPPeer(p *v1beta1.BGPPeer, passwords map[string]PasswordSecret) (peer lb.B
 		}
 	}
 	return peer, append(problems, unsupportedIn(spec, unsupportedBGPPeer)...), usable
+}
+
+var roles = map[v1beta1.Role]lb.Role{
+	v1beta1.RoleProvider: lb.RoleProvider, v1beta1.RoleRS: lb.RoleRS, v1beta1.RoleRSClient: lb.RoleRSClient,
+	v1beta1.RoleCustomer: lb.RoleCustomer, v1beta1.RolePeer: lb.RolePeer,
 }
 
 var families = map[v1beta1.AddressFamily]lb.Family{v1beta1.IPv4: lb.IPv4, v1beta1.IPv6: lb.IPv6}

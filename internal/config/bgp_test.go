@@ -205,9 +205,9 @@ func TestEveryProblemOfBGPIsToldByItsField(t *testing.T) {
 		}
 	}
 	p = peerObject("tor", 0)
-	p.Spec.HoldTime, p.Spec.KeepaliveTime = "3s", "4s"
+	p.Spec.HoldTime, p.Spec.KeepaliveTime = "90s", "31s"
 	got, problems, usable := BGPPeer(p, nil)
-	checkProblems(t, problems, "spec.keepaliveTime: must not be longer")
+	checkProblems(t, problems, "spec.keepaliveTime: must be at most a third")
 	if !usable || got.KeepaliveTime != 0 {
 		t.Errorf("a keepalive time that is too long: %+v", got)
 	}
