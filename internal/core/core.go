@@ -325,8 +325,10 @@ func (c *Core) decide(now time.Time) {
 	if c.decided.IsZero() || !slices.EqualFunc(c.claims, claims, layer2.Claim.Equal) {
 		c.claims, c.out.Claims = claims, claims
 	}
-	owned = c.withYielded(now, owned)
-	c.publish(election.Local{Interfaces: c.announcing(), Carriers: c.sessions, Leaving: c.leaving, Owned: owned, Offered: offered})
+	yielded := c.stillYielded(now)
+	c.publish(election.Local{
+		Interfaces: c.announcing(), Carriers: c.sessions, Leaving: c.leaving, Owned: union(owned, yielded), Offered: union(offered, yielded),
+	})
 	c.reannounce(members)
 	c.view = View{
 		Index: c.index, Interfaces: c.interfaces, Members: members, Intent: c.intent,
@@ -426,18 +428,24 @@ func (c *Core) answered() (claims []layer2.Claim, owned []netip.Addr) {
 	return claims, owned
 }
 
-// withYielded adds to what is owned what was yielded just before.
-func (c *Core) withYielded(now time.Time, owned []netip.Addr) []netip.Addr {
-	if len(c.yielded) == 0 {
-		return owned
-	}
+// stillYielded returns what was yielded just before. It is claimed as what is offered
+// is, which any other claim beats.
+func (c *Core) stillYielded(now time.Time) []netip.Addr {
 	maps.DeleteFunc(c.yielded, func(a netip.Addr, until time.Time) bool {
 		d, _ := c.intent.Decision(a)
 		return !now.Before(until) || d.Role != election.Backup || d.Owner == ""
 	})
-	owned = slices.AppendSeq(owned, maps.Keys(c.yielded))
-	slices.SortFunc(owned, netip.Addr.Compare)
-	return owned
+	return slices.Collect(maps.Keys(c.yielded))
+}
+
+// union returns addresses, which are ascending, with others among them.
+func union(addresses, others []netip.Addr) []netip.Addr {
+	if len(others) == 0 {
+		return addresses
+	}
+	all := slices.Concat(addresses, others)
+	slices.SortFunc(all, netip.Addr.Compare)
+	return slices.Compact(all)
 }
 
 // publish tells the other speakers, when there is something to tell.

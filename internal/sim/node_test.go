@@ -282,6 +282,8 @@ func (n *node) kill(how string) {
 	n.boot++
 	n.backlog = nil
 	n.quiet()
+	// Neighbors that heard it last get no answer from it, and ask anew.
+	maps.DeleteFunc(n.w.cached, func(_ netip.Addr, last int) bool { return last == n.id })
 	n.w.watch()
 }
 
@@ -415,7 +417,7 @@ func (n *node) gone() {
 			delete(other.since, n.id)
 			boot := other.boot
 			n.w.after(n.w.between(100*time.Microsecond, 5*ms), func() {
-				if other.boot == boot {
+				if other.boot == boot && !other.gossip[n.id] {
 					other.turn(func() { other.view.Lost(other.clock(), n.name) })
 				}
 			})
