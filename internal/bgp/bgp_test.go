@@ -347,3 +347,35 @@ func TestDrainHasAnEnd(t *testing.T) {
 		}
 	}
 }
+
+// A guess never takes the place of what the router said.
+func TestRoutersWordsStay(t *testing.T) {
+	words := &Fault{Cause: Notified, Text: "the router says: cease: administrative shutdown: see you at noon"}
+	guess := &Fault{Cause: ClosedBeforeOpen, Text: "the router closed the connection before OPEN; does it know this node as a neighbor?"}
+	refused := &Fault{Cause: ConnectionRefused, Text: "connection refused by 192.0.2.1:179"}
+	unanswered := &Fault{Cause: Unanswered, Text: "SYN unanswered by [2001:db8::1]:179"}
+	for _, c := range []struct {
+		name   string
+		faults []*Fault
+		cause  Cause
+		want   string
+	}{
+		{"a guess alone", []*Fault{guess}, ClosedBeforeOpen, guess.Text},
+		{"a guess after words", []*Fault{words, guess, guess}, Notified, words.Text},
+		{"lost after words", []*Fault{words, {Cause: ConnectionLost, Text: "the router reset the connection"}}, Notified, words.Text},
+		{"other words", []*Fault{words, {Cause: Notified, Text: "the router says: cease: connection rejected"}}, Notified, "the router says: cease: connection rejected"},
+		{"refused after words", []*Fault{words, guess, refused}, ConnectionRefused, refused.Text + "; before that " + words.Text},
+		{"words are repeated once", []*Fault{words, refused, refused, unanswered}, Unanswered, unanswered.Text + "; before that " + words.Text},
+		{"a guess after that", []*Fault{words, refused, guess}, Notified, words.Text},
+		{"a better reason", []*Fault{words, {Cause: OpenRejected, Text: "bad peer AS 65001, expected 65000"}}, OpenRejected, "bad peer AS 65001, expected 65000"},
+		{"a fact after a guess", []*Fault{guess, refused}, ConnectionRefused, refused.Text},
+	} {
+		var shown *Fault
+		for _, f := range c.faults {
+			shown = f.Succeed(shown)
+		}
+		if shown.Cause != c.cause || shown.Text != c.want {
+			t.Errorf("%s: %v %q, want %v %q", c.name, shown.Cause, shown.Text, c.cause, c.want)
+		}
+	}
+}

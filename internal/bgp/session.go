@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -91,10 +92,43 @@ func (c Cause) Ours() bool { return c == AdminShutdown || c == Reconfigured || c
 type Fault struct {
 	Cause Cause
 	Text  string
+	// words are the router's, which the text repeats.
+	words *Fault
 }
 
 // Error returns the text.
 func (f *Fault) Error() string { return f.Text }
+
+// Succeed returns what to tell after a fault that comes while another is told, without
+// a session in between; before is nil for none. The router's words stay until there is
+// something better: that it closes connections without a word is what it has announced,
+// and what we guess from it would hide the reason. What is new beside the words is told
+// with them.
+func (f *Fault) Succeed(before *Fault) *Fault {
+	if before != nil && before.words != nil {
+		before = before.words
+	}
+	if before == nil || before.Cause != Notified {
+		return f
+	}
+	switch f.Cause {
+	case ClosedBeforeOpen, ConnectionLost:
+		return before
+	case ConnectionRefused, Unanswered, Unreachable:
+		return &Fault{Cause: f.Cause, Text: f.Text + "; before that " + before.Text, words: before}
+	default:
+		return f
+	}
+}
+
+// Silence says what it may mean that a router takes a connection and then sends nothing
+// that arrives. The kernel drops segments with too low a TTL without telling.
+func Silence(p lb.BGPPeer) string {
+	if p.TTLSecurity > 0 {
+		return fmt.Sprintf("nothing of the router's has arrived: with ttlSecurity %d only packets with a TTL of at least %d do; does the router send with 255 (GTSM), and is it no farther away?", p.TTLSecurity, 256-p.TTLSecurity)
+	}
+	return "nothing of the router's has arrived; if it demands GTSM (ttl-security), set ttlSecurity"
+}
 
 // Counters count what went through a session since its peer was configured.
 type Counters struct {

@@ -25,7 +25,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 // what it prints; lines that start with # are comments. Jitter is off: an interval is
 // what it says. What is written is taken at once, unless the router is stalled.
 //
-//	session [hold=DUR] [keepalive=DUR] [families=4,6] [over=IP] [restart] [role=R]   begins anew; we are AS 65000, the router is 65001
+//	session [hold=DUR] [keepalive=DUR] [families=4,6] [over=IP] [restart] [role=R] [ttl=HOPS]   begins anew; we are AS 65000, the router is 65001
 //	recv open [as=N] [hold=N] [families=4,6] [octets=2] [nexthop6] [restart] [role=R] | nothing in it: no capabilities
 //	recv keepalive | refresh FAMILY | update PREFIX... | notification CODE SUBCODE [HEX]
 //	say +PREFIX@NEXTHOP... -PREFIX... | end FAMILY   an UPDATE of gobgp's
@@ -96,6 +96,7 @@ func (c *conversation) line(args []string) {
 		if v := values["hold"]; v != "" {
 			p.HoldTime = c.duration(v)
 		}
+		p.TTLSecurity = c.number(values["ttl"], 0)
 		p.KeepaliveTime = c.duration(values["keepalive"])
 		if v := values["over"]; v != "" {
 			p.Address = netip.MustParseAddr(v)
@@ -119,7 +120,7 @@ func (c *conversation) line(args []string) {
 		ours := bgp.LocalOpen(p, netip.MustParseAddr("192.0.2.10"), false)
 		c.now, c.stalled, c.state = 0, false, bgp.OpenSent
 		s, e := New(Config{
-			Open: ours, MaximumPrefixes: 2, Jitter: func() float64 { return 1 },
+			Open: ours, Silence: bgp.Silence(p), MaximumPrefixes: 2, Jitter: func() float64 { return 1 },
 			Judge: func(theirs wire.Open) (bgp.Negotiated, error) { return bgp.Negotiate(p, ours, theirs) },
 		}, 0)
 		c.s = s

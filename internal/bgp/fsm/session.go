@@ -36,6 +36,8 @@ func (e *Ending) Error() string { return e.Fault.Text }
 type Config struct {
 	// Open is our OPEN.
 	Open wire.Open
+	// Silence is what it may mean that a router sends nothing at all.
+	Silence string
 	// Judge gives the terms on which a router's OPEN is accepted. An error that is a
 	// [*wire.Error] is told to the router.
 	Judge func(theirs wire.Open) (bgp.Negotiated, error)
@@ -327,6 +329,9 @@ func (s *Session) count(body []byte) {
 	}
 }
 
+// Silent reports whether the hold timer has expired.
+func (s *Session) Silent(now time.Duration) bool { return s.hold.expired(now) }
+
 // Tick lets time pass. Unread says that something of the router's has arrived that
 // was not given to Receive yet, so that its silence is not judged: a process that was
 // stopped for a while must not blame its routers for it.
@@ -339,6 +344,9 @@ func (s *Session) Tick(now time.Duration, unread bool) Effects {
 		text := "hold timer expired"
 		if s.state != bgp.Established {
 			text += " before the session was established"
+		}
+		if s.state == bgp.OpenSent && s.config.Silence != "" {
+			text += ": " + s.config.Silence
 		}
 		return s.end(Ending{&bgp.Fault{Cause: bgp.HoldTimerExpired, Text: text}, &wire.Notification{Code: wire.CodeHoldTimer}})
 	case s.sendHold.expired(now):

@@ -323,6 +323,30 @@ func TestWhatEndsASessionIsTold(t *testing.T) {
 	}
 }
 
+// A router that was shut down for a while takes connections and closes them. What it
+// said when it went stays to be read.
+func TestGuessesDoNotHideTheRoutersWords(t *testing.T) {
+	t.Parallel()
+	s := speak(t)
+	r := newRouter(t)
+	s.say(r.peer, route("198.51.100.1/32"))
+	conn := r.establish()
+	s.established(r.peer.Name)
+	conn.send(wire.AppendNotification(nil, wire.Cease(wire.CeaseShutdown, "see you at noon")))
+	conn.Close()
+	for range 3 {
+		r.accept().Close()
+	}
+	// The fourth call comes after the third was found closed.
+	again := r.accept()
+	if v := s.view(r.peer.Name); v.Fault == nil || v.Fault.Text != "the router says: cease: administrative shutdown: see you at noon" {
+		t.Error(show(v))
+	}
+	again.Close()
+	r.establish().drain()
+	s.established(r.peer.Name)
+}
+
 func TestSilentRouterIsToldTheHoldTimerExpired(t *testing.T) {
 	t.Parallel()
 	s := speak(t)

@@ -61,6 +61,8 @@ type session struct {
 	link *guard.Link
 	// told is the last fault that was logged.
 	told string
+	// last is the last fault since the session was established.
+	last *bgp.Fault
 }
 
 // transportOf leaves out of a peer what its session can follow without a reset,
@@ -249,7 +251,7 @@ func (s *session) attempt(ctx context.Context, t guard.Transport) time.Duration 
 	wanted := s.wanted.Load()
 	link := guard.NewLink(conn, wanted.Peer.MaximumPrefixes, &s.counters, s.peering.notify)
 	ours := bgp.LocalOpen(s.transport, wanted.RouterID, s.peering.restarting(wanted.Peer.Name))
-	n, err := link.Open(ctx, ours, func(theirs wire.Open) (bgp.Negotiated, error) {
+	n, err := link.Open(ctx, ours, bgp.Silence(s.transport), func(theirs wire.Open) (bgp.Negotiated, error) {
 		return bgp.Negotiate(s.transport, ours, theirs)
 	})
 	if err == nil {
@@ -434,6 +436,8 @@ func (s *session) enter(state bgp.State) {
 // down shows why there is no session, and logs it when it is news.
 func (s *session) down(f *bgp.Fault) {
 	s.mu.Lock()
+	f = f.Succeed(s.last)
+	s.last = f
 	news := s.told != f.Text && f.Cause != bgp.Leave
 	s.told = f.Text
 	s.mu.Unlock()
@@ -452,7 +456,7 @@ func (s *session) down(f *bgp.Fault) {
 func (s *session) up(link *guard.Link, n bgp.Negotiated) {
 	s.peering.established(s.transport.Name)
 	s.mu.Lock()
-	s.link, s.told = link, ""
+	s.link, s.told, s.last = link, "", nil
 	remote := s.view.Remote
 	s.mu.Unlock()
 	s.log.Info("BGP session established", "address", remote, "as", n.PeerAS, "families", fmt.Sprint(n.Families), "hold", n.HoldTime)

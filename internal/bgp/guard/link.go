@@ -111,13 +111,14 @@ func (l *Link) Received() (int, bool) { return int(l.received.Load()), l.tooMany
 
 // Open exchanges OPENs: it sends ours, and gives the router's to judge, whose
 // error is told to the router when it is a [*wire.Error]. An error of Open is an
-// [*Ending]; the connection is then closed.
-func (l *Link) Open(ctx context.Context, ours wire.Open, judge func(wire.Open) (bgp.Negotiated, error)) (bgp.Negotiated, error) {
+// [*Ending]; the connection is then closed. Silence is what it may mean that nothing
+// arrives.
+func (l *Link) Open(ctx context.Context, ours wire.Open, silence string, judge func(wire.Open) (bgp.Negotiated, error)) (bgp.Negotiated, error) {
 	l.start = time.Now()
 	l.workers.Go(l.read)
 	l.workers.Go(l.write)
 	var first fsm.Effects
-	l.session, first = fsm.New(fsm.Config{Open: ours, Judge: judge, MaximumPrefixes: l.maximum, Jitter: rand.Float64}, 0)
+	l.session, first = fsm.New(fsm.Config{Open: ours, Silence: silence, Judge: judge, MaximumPrefixes: l.maximum, Jitter: rand.Float64}, 0)
 	end := l.apply(first)
 	for end == nil && l.session.State() < bgp.OpenConfirm {
 		end = l.step(ctx, nil)
@@ -239,18 +240,19 @@ func (l *Link) say() fsm.Effects {
 	return e
 }
 
-// tick lets time pass. A hold timer is not judged while something can be read.
+// tick lets time pass. Before the router is called silent, the reader gets the time to
+// hand over what has arrived, and the kernel is asked for what has not been read.
 func (l *Link) tick() fsm.Effects {
-	unread := l.unread()
-	e := l.session.Tick(time.Since(l.start), unread)
-	if at, any := l.session.Next(); unread && e.End == nil && len(e.Write) == 0 && any && at <= time.Since(l.start) {
+	if l.session.Silent(time.Since(l.start)) {
+		timer := time.NewTimer(readingTime)
+		defer timer.Stop()
 		select {
 		case in := <-l.inbound:
 			return l.take(in)
-		case <-time.After(readingTime):
+		case <-timer.C:
 		}
 	}
-	return e
+	return l.session.Tick(time.Since(l.start), l.unread())
 }
 
 // apply carries out what the session asks for, and returns its end.
