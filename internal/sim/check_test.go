@@ -287,9 +287,12 @@ func (w *world) lossless() bool {
 	return !slices.ContainsFunc(w.networks(""), func(n *network) bool { return n.loss > 0 })
 }
 
-// uneven reports whether some network is cut where another one is not.
+// uneven reports whether some network is cut, or a cable out, where another one is not.
 func (w *world) uneven() bool {
-	for i := range w.nodes {
+	for i, n := range w.nodes {
+		if n.powered && slices.Contains(n.carrier, !n.carrier[0]) {
+			return true
+		}
 		for j := range w.nodes {
 			for _, s := range w.segments {
 				if s.cut[i][j] != w.gossip.cut[i][j] {
