@@ -84,7 +84,11 @@ type Planner struct {
 	public     []*pool // unrestricted and automatic, by name
 	restricted []*pool // restricted and automatic, by priority and name
 	nodes      map[addr]string
-	generation int // of the pools
+	// Those that admit a Service but have to be asked for.
+	publicUnasked, restrictedUnasked []*pool
+	scopes                           map[string]*scope
+	generation                       int    // of the pools
+	version                          uint64 // of what is free and who holds how much
 
 	uses     map[addr]*use
 	groups   map[groupKey]*group
@@ -107,6 +111,7 @@ func New() *Planner {
 		byName:   map[string]*pool{},
 		uses:     map[addr]*use{},
 		groups:   map[groupKey]*group{},
+		scopes:   map[string]*scope{},
 		reserved: map[lb.ServiceKey][]freed{},
 		left:     map[addr]leaver{},
 		asked:    map[addr]int{},

@@ -32,56 +32,7 @@ type refusal struct {
 	Detail
 }
 
-// A scope is the pools that serve a Service unasked, in order.
-type scope struct {
-	generation int
-	pools      []*pool
-	// closed do not admit the Service; unasked do, but are not automatic.
-	told            bool
-	closed, unasked [2][]*pool
-}
-
 func byPriority(a, b *pool) int { return cmp.Compare(a.priority(), b.priority()) }
-
-// scopeOf returns the pools for a Service: those whose serviceAllocation
-// selects it by priority and name, then the unrestricted ones by name.
-func (p *Planner) scopeOf(s *service) *scope {
-	if s.scope != nil && s.scope.generation == p.generation {
-		return s.scope
-	}
-	pools := p.public
-	var selecting []*pool
-	for _, at := range p.restricted {
-		if at.admits(&s.Service) {
-			selecting = append(selecting, at)
-		}
-	}
-	if selecting != nil {
-		pools = append(selecting, p.public...)
-	}
-	s.scope = &scope{generation: p.generation, pools: pools}
-	return s.scope
-}
-
-// tell finds out which pools would serve the Service if its owner asked, or if
-// their serviceAllocation were changed.
-func (p *Planner) tell(s *service, sc *scope) {
-	if sc.told {
-		return
-	}
-	sc.told = true
-	for _, at := range p.pools {
-		for f := range at.half {
-			switch {
-			case len(at.half[f].spans) == 0 || at.drains():
-			case !at.admits(&s.Service):
-				sc.closed[f] = append(sc.closed[f], at)
-			case !at.AutoAssign:
-				sc.unasked[f] = append(sc.unasked[f], at)
-			}
-		}
-	}
-}
 
 // examine decides for a Service that needs no address; ok is false for one that
 // does.
@@ -180,8 +131,11 @@ func (p *Planner) find(s *service, w wish) Decision {
 	// Reallocation is all or nothing: half of it would be done over and over.
 	for f, c := range w.held {
 		if w.anew && c != nil && w.need[f] && got[f].pool == nil && !w.asked[f] {
-			w.anew, w.need, w.unmet = false, [2]bool{}, why[f]
-			w.unmet.Reallocate = true
+			w.unmet = why[f]
+			if c = w.held[1-f]; c != nil && w.need[1-f] && !w.asked[1-f] {
+				w.unmet = p.notBoth(s, &w)
+			}
+			w.anew, w.need, w.unmet.Reallocate = false, [2]bool{}, true
 			p.needs(s, &w)
 			return p.find(s, w)
 		}
@@ -189,6 +143,9 @@ func (p *Planner) find(s *service, w wish) Decision {
 
 	for _, want := range w.families {
 		if f := index(want); missing(f) && nothing && (s.FamilyPolicy == lb.RequireDualStack || got[1-f].pool == nil) {
+			if s.FamilyPolicy == lb.RequireDualStack {
+				return p.conclude(s, w, [2]grant{}, p.notBoth(s, &w))
+			}
 			return p.conclude(s, w, [2]grant{}, why[f])
 		}
 	}
@@ -241,35 +198,38 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 	case p.nodes[a] != "":
 		d.Node = p.nodes[a]
 		return grant{}, refusal{NodeAddress, d}
+	case at != nil && !at.admits(&s.Service):
+		d.Owner = "" // is none of the Service's business
+		if d.Pool == "" || d.Pool == at.Name {
+			return grant{}, refusal{NotPermitted, d}
+		}
+		return grant{}, refusal{AddressNotInPool, d}
 	case at == nil, d.Pool != "" && d.Pool != at.Name, !p.lendable(at, a):
 		return grant{}, refusal{AddressNotInPool, d}
-	case !at.admits(&s.Service):
-		return grant{}, refusal{NotPermitted, d}
 	case at.drains():
 		return grant{}, refusal{Draining, d}
-	case u != nil:
-		if d.Clash, d.Port = u.refuses(s); d.Clash != NoClash {
-			d.Holder = u.holder(s, d.Port)
-			if s.Request.SharingKey == "" {
-				return grant{}, refusal{AddressInUse, d}
-			}
-			return grant{}, refusal{SharingConflict, d}
-		}
-		if u.has(s.Key.Namespace) > 0 {
+	case (u == nil || u.has(s.Key.Namespace) == 0) && p.room(s, w, got, at) < 1:
+		d.Pools = []PoolVerdict{{at.Name, LimitReached, at.half[a.family()].total, p.counted(s, w, got, at), at.limit()}}
+		return grant{}, refusal{LimitReached, d}
+	}
+	if u != nil {
+		if why, _ := u.refuses(s); why == NoClash {
 			return grant{a, at}, refusal{}
 		}
+		if d.Holder, d.Clash, d.Port = u.neighbor(s); d.Holder == (lb.ServiceKey{}) || s.Request.SharingKey == "" {
+			return grant{}, refusal{AddressInUse, d}
+		}
+		return grant{}, refusal{SharingConflict, d}
 	}
-	h := &at.half[a.family()]
-	if u == nil && h.reserved > 0 && !h.fresh.contains(a) {
+	if h := &at.half[a.family()]; h.reserved > 0 && !h.fresh.contains(a) {
 		i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
 		if i >= 0 && h.journal[i].reserved && h.journal[i].last != s.Key {
+			if h.journal[i].last.Namespace != s.Key.Namespace {
+				return grant{}, refusal{AddressInUse, d}
+			}
 			d.Holder, d.Until = h.journal[i].last, h.journal[i].at.Add(at.Retention)
 			return grant{}, refusal{AddressReserved, d}
 		}
-	}
-	if p.room(s, w, got, at) < 1 {
-		d.Pools = []PoolVerdict{{at.Name, LimitReached, h.total, p.counted(s, w, got, at), at.limit()}}
-		return grant{}, refusal{LimitReached, d}
 	}
 	return grant{a, at}, refusal{}
 }
@@ -279,32 +239,24 @@ func (p *Planner) search(s *service, w *wish, families [2]bool, got *[2]grant, w
 	if families == [2]bool{} {
 		return
 	}
-	pools := p.scopeOf(s).pools
-	if name := s.Request.Pool; name != "" {
-		at := p.byName[name]
-		switch {
-		case at == nil:
-			p.refuseAll(families, why, refusal{PoolNotFound, Detail{Pool: name}})
-			return
-		case !at.admits(&s.Service):
-			p.refuseAll(families, why, refusal{NotPermitted, Detail{Pool: name}})
-			return
-		}
-		pools = []*pool{at}
+	sc, refused := p.scopeOf(s)
+	if refused.Reason != Allocated {
+		p.refuseAll(families, why, refused)
+		return
 	}
 	open := func(f family) bool { return families[f] && got[f].pool == nil }
 	take := func(f family, at *pool) { got[f] = grant{at.pick(f, s.Key), at} }
 
 	if open(v4) && open(v6) && s.Request.SharingKey != "" {
-		*got = p.joinPair(s, w, *got, pools)
+		*got = p.joinPair(s, w, *got, sc)
 	}
 	for _, want := range w.families {
 		f := index(want)
 		if open(f) && s.Request.SharingKey != "" {
-			got[f] = p.join(s, w, *got, f, pools)
+			got[f] = p.join(s, w, *got, f, sc)
 		}
 		if open(f) {
-			got[f] = p.returning(s, w, *got, f, pools)
+			got[f] = p.returning(s, w, *got, f, sc)
 		}
 	}
 	for _, want := range w.families {
@@ -314,32 +266,27 @@ func (p *Planner) search(s *service, w *wish, families [2]bool, got *[2]grant, w
 			if c := w.held[1-f]; partner == nil && c != nil {
 				partner = c.use.pool
 			}
-			if slices.Contains(pools, partner) && p.verdict(s, w, *got, partner, f, 1) == Allocated {
+			if sc.has(partner) && p.verdict(s, w, *got, partner, f, 1) == Allocated {
 				take(f, partner)
 			}
 		}
 	}
 	if open(v4) && open(v6) {
-		for _, at := range pools {
-			if p.verdict(s, w, *got, at, v4, 2) == Allocated && p.verdict(s, w, *got, at, v6, 2) == Allocated {
-				take(v4, at)
-				take(v6, at)
-				break
-			}
+		if at := p.survey(s, w, *got, sc).both(); at != nil {
+			take(v4, at)
+			take(v6, at)
 		}
 	}
 	for _, want := range w.families {
 		f := index(want)
-		for _, at := range pools {
-			if !open(f) {
-				break
-			}
-			if p.verdict(s, w, *got, at, f, 1) == Allocated {
-				take(f, at)
-			}
+		if !open(f) {
+			continue
 		}
-		if open(f) {
-			why[f] = p.explain(s, w, *got, f, pools)
+		v := p.survey(s, w, *got, sc)
+		if at := v.first(f); at != nil {
+			take(f, at)
+		} else {
+			why[f] = v.refusal(f)
 		}
 	}
 }
@@ -400,33 +347,19 @@ func (p *Planner) counted(s *service, w *wish, got [2]grant, at *pool) int {
 	return at.limit() - p.room(s, w, got, at)
 }
 
-// A preference orders addresses that could be shared: those of the first of the
-// Service's pools, then those of any other that admits it, the lowest.
-type preference []*pool
-
-func (r preference) compare(a, b *use) int {
-	rank := func(at *pool) int {
-		if i := slices.Index(r, at); i >= 0 {
-			return i
-		}
-		return len(r)
-	}
-	return cmp.Or(cmp.Compare(rank(a.pool), rank(b.pool)), cmp.Compare(a.name, b.name), a.compare(b.addr))
-}
-
 // join finds an address that is already used with the Service's key: of those
 // that go with the address of the other family, if that is settled, else of any.
-func (p *Planner) join(s *service, w *wish, got [2]grant, f family, pools []*pool) grant {
+func (p *Planner) join(s *service, w *wish, got [2]grant, f family, sc *scope) grant {
 	var partners map[*use]int
 	if g := got[1-f]; g.pool != nil && p.uses[g.addr] != nil {
 		partners = p.uses[g.addr].partners
 	} else if c := w.held[1-f]; g.pool == nil && c != nil {
 		partners = c.use.partners
 	}
-	if u := p.partner(s, w, got, partners, pools); u != nil {
+	if u := p.partner(s, w, got, partners, sc); u != nil {
 		return grant{u.addr, u.pool}
 	}
-	u := p.best(s, w, got, int(f), pools, func(*use) bool { return true })
+	u := p.best(s, w, got, int(f), sc, func(*use) bool { return true })
 	if u == nil {
 		return grant{}
 	}
@@ -434,23 +367,23 @@ func (p *Planner) join(s *service, w *wish, got [2]grant, f family, pools []*poo
 }
 
 // joinPair finds a pair of addresses that one Service with the same key uses both.
-func (p *Planner) joinPair(s *service, w *wish, got [2]grant, pools []*pool) [2]grant {
-	four := p.best(s, w, got, pairs, pools, func(u *use) bool {
-		return p.partner(s, w, [2]grant{v4: {u.addr, u.pool}}, u.partners, pools) != nil
+func (p *Planner) joinPair(s *service, w *wish, got [2]grant, sc *scope) [2]grant {
+	four := p.best(s, w, got, pairs, sc, func(u *use) bool {
+		return p.partner(s, w, [2]grant{v4: {u.addr, u.pool}}, u.partners, sc) != nil
 	})
 	if four == nil {
 		return got
 	}
 	got[v4] = grant{four.addr, four.pool}
-	six := p.partner(s, w, got, four.partners, pools)
+	six := p.partner(s, w, got, four.partners, sc)
 	got[v6] = grant{six.addr, six.pool}
 	return got
 }
 
 // partner returns the best of some addresses that the Service may join.
-func (p *Planner) partner(s *service, w *wish, got [2]grant, of map[*use]int, pools []*pool) (best *use) {
+func (p *Planner) partner(s *service, w *wish, got [2]grant, of map[*use]int, sc *scope) (best *use) {
 	for u := range of {
-		if (best == nil || preference(pools).compare(u, best) < 0) && p.joinable(s, w, got, u) {
+		if p.joinable(s, w, got, u) && (best == nil || sc.compare(u, best) < 0) {
 			best = u
 		}
 	}
@@ -459,14 +392,14 @@ func (p *Planner) partner(s *service, w *wish, got [2]grant, of map[*use]int, po
 
 // best returns the best address that the Service may join of a shelf of the
 // groups of its key.
-func (p *Planner) best(s *service, w *wish, got [2]grant, which int, pools []*pool, suits func(*use) bool) (best *use) {
+func (p *Planner) best(s *service, w *wish, got [2]grant, which int, sc *scope, suits func(*use) bool) (best *use) {
 	for _, namespace := range [...]string{s.Key.Namespace, ""} {
 		g := p.groups[groupKey{s.Request.SharingKey, namespace}]
 		if g == nil || g.shelves[which].full(s) {
 			continue
 		}
 		for _, u := range g.shelves[which].open(s) {
-			if best != nil && preference(pools).compare(u, best) >= 0 || !p.joinable(s, w, got, u) || !suits(u) {
+			if best != nil && sc.compare(u, best) >= 0 || !p.joinable(s, w, got, u) || !suits(u) {
 				continue
 			}
 			if best = u; len(g.shelves[which].pools) == 1 {
@@ -491,12 +424,12 @@ func (p *Planner) joinable(s *service, w *wish, got [2]grant, u *use) bool {
 
 // returning finds the address that retention keeps for the Service: the one it
 // held last.
-func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, pools []*pool) grant {
+func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, sc *scope) grant {
 	var best freed
 	var from *pool
 	for _, e := range p.reserved[s.Key] {
 		at := p.land.owner(e.addr)
-		if e.family() != f || !slices.Contains(pools, at) || at.drains() || p.room(s, w, got, at) < 1 {
+		if e.family() != f || !sc.has(at) || at.drains() || p.room(s, w, got, at) < 1 {
 			continue
 		}
 		if from == nil || best.compare(e) < 0 {
@@ -504,38 +437,6 @@ func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, pools [
 		}
 	}
 	return grant{best.addr, from}
-}
-
-// explain says why none of the pools has an address of the family.
-func (p *Planner) explain(s *service, w *wish, got [2]grant, f family, pools []*pool) refusal {
-	r := refusal{NoPool, Detail{Family: families[f], Pool: s.Request.Pool, NoPools: len(p.pools) == 0}}
-	for _, at := range pools {
-		v := PoolVerdict{Pool: at.Name, Reason: p.verdict(s, w, got, at, f, 1), Total: at.half[f].total}
-		if v.Reason == LimitReached {
-			v.Limit = at.limit()
-			v.Held = p.counted(s, w, got, at)
-		}
-		if r.Reason == NoPool || v.Reason < r.Reason {
-			r.Reason = v.Reason
-		}
-		r.Pools = append(r.Pools, v)
-	}
-	if s.Request.Pool == "" {
-		sc := p.scopeOf(s)
-		p.tell(s, sc)
-		r.Closed, r.Unasked = withRoom(sc.closed[f], f), withRoom(sc.unasked[f], f)
-	}
-	return r
-}
-
-// withRoom names the pools that have a free address of the family.
-func withRoom(pools []*pool, f family) (names []string) {
-	for _, at := range pools {
-		if !at.dry(f) {
-			names = append(names, at.Name)
-		}
-	}
-	return names
 }
 
 // conclude makes the promises and states the decision.

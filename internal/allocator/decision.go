@@ -200,15 +200,22 @@ type Detail struct {
 	// Pool is the pool in question, or the requested one; Owner the pool that
 	// has the requested address.
 	Pool, Owner string
-	// Pools says of each pool that was tried why it would not do, in order.
-	Pools []PoolVerdict
-	// Of the pools with a free address of the family, Closed do not admit the
-	// Service, and Unasked do but are not automatic.
-	Closed, Unasked []string
+	// Pools says of the first pools that were tried why they would not do, in order;
+	// MorePools counts the others.
+	Pools     []PoolVerdict
+	MorePools int
+	// Unasked are the first pools with addresses of the family that the Service could
+	// ask for, free or not; MoreUnasked counts the others.
+	Unasked     []string
+	MoreUnasked int
+	// Both is set when it takes two addresses or none, and Asked are those of them
+	// that it asks for.
+	Both  bool
+	Asked []netip.Addr
 	// NoPools is set when there is no pool at all.
 	NoPools bool
-	// Holder is the Service that has the requested address, or for which it is
-	// reserved.
+	// Holder is the Service of the same namespace that has the requested address, or
+	// for which it is reserved; zero where it is one of another namespace.
 	Holder lb.ServiceKey
 	// Clash says why the address cannot be shared with it, and Port on which
 	// port.
@@ -227,7 +234,8 @@ type Detail struct {
 func (d *Detail) equal(o *Detail) bool {
 	return d.Reallocate == o.Reallocate && d.Family == o.Family && d.Address == o.Address &&
 		d.Pool == o.Pool && d.Owner == o.Owner && d.Clash == o.Clash && d.Lapse == o.Lapse && d.Port == o.Port && d.Until.Equal(o.Until) && d.Node == o.Node &&
-		slices.Equal(d.Pools, o.Pools) && slices.Equal(d.Closed, o.Closed) && slices.Equal(d.Unasked, o.Unasked) &&
+		slices.Equal(d.Pools, o.Pools) && d.MorePools == o.MorePools && slices.Equal(d.Unasked, o.Unasked) && d.MoreUnasked == o.MoreUnasked &&
+		d.Both == o.Both && slices.Equal(d.Asked, o.Asked) &&
 		d.Holder == o.Holder && d.NoPools == o.NoPools && slices.Equal(d.Problems, o.Problems)
 }
 

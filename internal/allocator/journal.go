@@ -31,6 +31,7 @@ func (p *Planner) take(u *use) {
 	}
 	h := &at.half[u.family()]
 	at.stale = true
+	p.version++
 	h.taken++
 	if !p.lendable(at, u.addr) {
 		h.odd++
@@ -87,6 +88,7 @@ func (p *Planner) bury() {
 			continue
 		}
 		p.loosened = true
+		p.version++
 		e := freed{addr: a, at: p.now.UTC().Truncate(time.Second)} // as precise as the journal is kept
 		switch {
 		case l.gone:
@@ -159,6 +161,7 @@ func (p *Planner) expire() {
 			continue
 		}
 		at.stale, p.loosened = true, true
+		p.version++
 		for f := range at.half {
 			h := &at.half[f]
 			h.journal = slices.DeleteFunc(h.journal, func(e freed) bool {
@@ -221,7 +224,7 @@ func (p *Planner) layOut() {
 	p.nodes = p.givenNodes
 	p.pools, p.land = compile(p.given, p.nodes)
 	p.byName = map[string]*pool{}
-	p.public, p.restricted = nil, nil
+	p.public, p.restricted, p.publicUnasked, p.restrictedUnasked = nil, nil, nil, nil
 	for _, at := range p.pools {
 		if last := known[at.Name]; last != nil {
 			at.said = last.said
@@ -230,7 +233,10 @@ func (p *Planner) layOut() {
 		}
 		p.byName[at.Name] = at
 		switch {
+		case !at.AutoAssign && at.Allocation == nil:
+			p.publicUnasked = append(p.publicUnasked, at)
 		case !at.AutoAssign:
+			p.restrictedUnasked = append(p.restrictedUnasked, at)
 		case at.Allocation == nil:
 			p.public = append(p.public, at)
 		default:
@@ -238,12 +244,17 @@ func (p *Planner) layOut() {
 		}
 	}
 	slices.SortStableFunc(p.restricted, byPriority)
+	for i, at := range slices.Concat(p.restricted, p.public) {
+		at.place = i
+	}
 
 	clear(p.uses)
 	p.disputes = p.disputes[:0]
 	clear(p.groups)
+	clear(p.scopes)
 	clear(p.reserved)
 	p.generation++
+	p.version++
 	p.loosened = true
 	for _, s := range p.services {
 		claims := s.claims

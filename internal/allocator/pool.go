@@ -26,6 +26,9 @@ type pool struct {
 	// held and orphans count the addresses held under the pool.
 	held, orphans [2]uint64
 
+	place int    // among the automatic pools, in the order in which they serve
+	alone *scope // of those who ask for it by name
+
 	said  PoolDecision // last returned
 	stale bool         // may differ from what was said
 }

@@ -2,6 +2,7 @@ package allocator
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -82,13 +83,14 @@ func (d Decision) cause() string {
 	case PoolNotFound:
 		return fmt.Sprintf("pool %s does not exist", t.Pool)
 	case NotPermitted:
-		name := t.Pool
-		if name == "" {
-			name = t.Owner
+		if t.Pool == "" {
+			return fmt.Sprintf("serviceAllocation of the pool that has %s does not admit this Service", t.Address)
 		}
-		return fmt.Sprintf("serviceAllocation of pool %s does not admit this Service", name)
+		return "serviceAllocation of the requested pool does not admit this Service"
 	case AddressNotInPool:
 		switch {
+		case t.Owner == "" && t.Pool != "":
+			return fmt.Sprintf("%s is not in the requested pool %s", t.Address, t.Pool)
 		case t.Owner == "":
 			return fmt.Sprintf("no pool contains %s", t.Address)
 		case t.Pool != "" && t.Pool != t.Owner:
@@ -97,6 +99,10 @@ func (d Decision) cause() string {
 			return fmt.Sprintf("pool %s has avoidBuggyIPs and does not hand out %s", t.Owner, t.Address)
 		}
 	case AddressInUse:
+		if t.Holder == (lb.ServiceKey{}) {
+			return fmt.Sprintf("%s is in use by another namespace, or reserved for one; "+
+				"sharing takes a pool with sharedAcrossNamespaces, one belfry.dev/allow-shared-ip, and other ports", t.Address)
+		}
 		return fmt.Sprintf("%s is in use by %s; to share it, give both Services the same belfry.dev/allow-shared-ip",
 			t.Address, t.Holder)
 	case AddressReserved:
@@ -104,7 +110,7 @@ func (d Decision) cause() string {
 	case NodeAddress:
 		return fmt.Sprintf("%s is an address of node %s", t.Address, t.Node)
 	case SharingConflict:
-		return fmt.Sprintf("%s cannot be shared with %s: %s", t.Address, t.Holder, t.Clash.sentence(t.Port, t.Owner))
+		return fmt.Sprintf("%s cannot be shared with %s: %s", t.Address, t.Holder, t.Clash.sentence(t.Port))
 	case Draining:
 		if len(t.Pools) == 0 {
 			return fmt.Sprintf("pool %s: drains and hands out nothing new", t.Owner)
@@ -124,39 +130,42 @@ func (d Decision) cause() string {
 	return t.pools(d.Service.Namespace)
 }
 
-// pools says of each pool why it would not do, and which others might.
+// pools says of the first pools why they would not do, and which could be asked for.
 func (d *Detail) pools(namespace string) string {
-	var parts []string
-	useful := false
-	for _, v := range d.Pools {
-		useful = useful || v.Reason != FamilyUnavailable
-	}
-	skipped := 0
-	for _, v := range d.Pools {
-		switch {
-		case useful && v.Reason == FamilyUnavailable:
-		case len(parts) == listed:
-			skipped++
-		default:
-			parts = append(parts, v.sentence(d.Family, namespace))
-		}
-	}
-	if skipped > 0 {
-		parts = append(parts, fmt.Sprintf("and %d more pools", skipped))
-	}
-	if d.NoPools {
+	switch {
+	case d.NoPools:
 		return "there is no IPAddressPool; create one"
+	case d.Both && len(d.Asked) > 0:
+		return fmt.Sprintf("it needs an IPv4 and an IPv6 address together, %s among them, and not both are free", addresses(d.Asked))
+	case d.Both:
+		return "it needs an IPv4 and an IPv6 address together, and not both are free"
+	}
+	var parts []string
+	for _, v := range d.Pools {
+		parts = append(parts, v.sentence(d.Family, namespace))
+	}
+	if d.MorePools > 0 {
+		parts = append(parts, fmt.Sprintf("and %d more pools", d.MorePools))
 	}
 	if len(parts) == 0 {
 		parts = append(parts, fmt.Sprintf("no pool serves this Service with %s unasked", d.Family))
 	}
-	if len(d.Closed) > 0 {
-		parts = append(parts, "pools it could use after changing serviceAllocation: "+names(d.Closed))
-	}
 	if len(d.Unasked) > 0 {
-		parts = append(parts, "pools it could ask for by belfry.dev/address-pool: "+names(d.Unasked))
+		names := strings.Join(d.Unasked, ", ")
+		if d.MoreUnasked > 0 {
+			names += fmt.Sprintf(" and %d more", d.MoreUnasked)
+		}
+		parts = append(parts, "pools it could ask for by belfry.dev/address-pool: "+names)
 	}
 	return strings.Join(parts, "; ")
+}
+
+func addresses(all []netip.Addr) string {
+	var texts []string
+	for _, a := range all {
+		texts = append(texts, a.String())
+	}
+	return strings.Join(texts, " and ")
 }
 
 func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
@@ -172,23 +181,17 @@ func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
 	}
 }
 
-// sentence says why an address of a pool cannot be shared with another Service.
-func (c Clash) sentence(port lb.Port, pool string) string {
+// sentence says why an address cannot be shared with another Service.
+func (c Clash) sentence(port lb.Port) string {
 	switch c {
 	case ClashKey:
 		return "it has another belfry.dev/allow-shared-ip, or none"
-	case ClashNamespace:
-		return fmt.Sprintf("it is in another namespace, and pool %s is not sharedAcrossNamespaces", pool)
 	case ClashPort:
 		return fmt.Sprintf("%s port %d is taken", port.Protocol, port.Number)
 	case ClashTrafficPolicy:
 		return "its externalTrafficPolicy differs"
-	case ClashSelector:
-		return "externalTrafficPolicy Local needs identical selectors"
-	case ClashOrphan:
-		return fmt.Sprintf("pool %s no longer hands it out", pool)
 	default:
-		return "another Service is about to leave it"
+		return "externalTrafficPolicy Local needs identical selectors"
 	}
 }
 
@@ -207,15 +210,8 @@ func (r Release) Sentence() string {
 	case LostToOlder:
 		return what + r.Holder.String() + " is older and holds it too"
 	case SharingEnded:
-		return fmt.Sprintf("%sas it is now it cannot be shared with %s: %s", what, r.Holder, r.Clash.sentence(r.Port, r.Pool))
+		return fmt.Sprintf("%sas it is now it cannot be shared with %s: %s", what, r.Holder, r.Clash.sentence(r.Port))
 	default:
 		return what + "the Service is not served any more"
 	}
-}
-
-func names(all []string) string {
-	if len(all) > listed {
-		return fmt.Sprintf("%s and %d more", strings.Join(all[:listed], ", "), len(all)-listed)
-	}
-	return strings.Join(all, ", ")
 }

@@ -16,12 +16,14 @@ type service struct {
 	lb.Service
 	claims   []*claim
 	decision Decision
-	scope    *scope
-	known    bool // decision is set
-	touched  bool // put since the last planning
-	dirty    bool // to be looked at again
-	waiting  bool
-	deleted  bool
+	// scope is that of the pools of a generation.
+	scope      *scope
+	generation int
+	known      bool // decision is set
+	touched    bool // put since the last planning
+	dirty      bool // to be looked at again
+	waiting    bool
+	deleted    bool
 	// honoured is the reallocate token that goes with what was promised, and agreed
 	// are its terms.
 	honoured, agreed string

@@ -158,18 +158,36 @@ func (u *use) refuses(s *service) (Clash, lb.Port) {
 	return NoClash, lb.Port{}
 }
 
-// holder names who else than the Service holds the address: the oldest, of those
-// on a port if one is given.
-func (u *use) holder(s *service, port lb.Port) lb.ServiceKey {
+// neighbor returns the oldest Service of the same namespace that holds the address
+// and cannot share it with this one, and why. None when only others keep it away: what
+// those of other namespaces do is not told, so that it need not be told again whenever
+// they do something else.
+func (u *use) neighbor(s *service) (lb.ServiceKey, Clash, lb.Port) {
+	if u.has(s.Key.Namespace) == 0 {
+		return lb.ServiceKey{}, NoClash, lb.Port{}
+	}
 	for _, c := range u.claims {
-		if c.service != s && slices.Contains(c.Ports, port) {
-			return c.Key
+		if c.service == s || c.Key.Namespace != s.Key.Namespace {
+			continue
+		}
+		if why, port := c.clashes(s); why != NoClash {
+			return c.Key, why, port
 		}
 	}
-	if len(u.claims) == 1 {
-		return u.claims[0].Key
+	return lb.ServiceKey{}, NoClash, lb.Port{}
+}
+
+// clashes returns why the claim and a Service cannot share an address.
+func (c *claim) clashes(s *service) (Clash, lb.Port) {
+	if why := clash(&s.Service, &c.Service); why != NoClash {
+		return why, lb.Port{}
 	}
-	return u.first(s).Key
+	for _, p := range s.Ports {
+		if slices.Contains(c.Ports, p) {
+			return ClashPort, p
+		}
+	}
+	return NoClash, lb.Port{}
 }
 
 // rival returns the oldest of those who keep the address of a lost claim and
@@ -179,16 +197,11 @@ func (c *claim) rival() (lb.ServiceKey, Clash, lb.Port) {
 		if !o.keeps {
 			continue
 		}
-		if why := clash(&c.Service, &o.Service); why != NoClash {
-			return o.Key, why, lb.Port{}
-		}
-		for _, p := range c.Ports {
-			if slices.Contains(o.Ports, p) {
-				return o.Key, ClashPort, p
-			}
+		if why, port := o.clashes(c.service); why != NoClash {
+			return o.Key, why, port
 		}
 	}
-	return c.use.claims[0].Key, ClashUnsettled, lb.Port{}
+	return lb.ServiceKey{}, NoClash, lb.Port{} // it is not lost
 }
 
 // claim enters a Service's claim to an address.
@@ -453,6 +466,7 @@ func (p *Planner) book(u *use, n int) {
 }
 
 func (p *Planner) bookNamespace(at *pool, namespace string, n int) {
+	p.version++
 	if at.namespaces[namespace] += n; at.namespaces[namespace] == 0 {
 		delete(at.namespaces, namespace)
 	}

@@ -315,9 +315,14 @@ func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
 			got, why = o.search(s, families[1:], first)
 		}
 	}
+	both := o.notBoth(s, need)
 	if anew {
 		for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
 			if slices.Contains(need, f) && o.held(s, f) != nil && got[f] == nil && !requested(s, f).IsValid() {
+				unmet := why[f]
+				if other := lb.IPv4 + lb.IPv6 - f; len(need) == 2 && o.held(s, other) != nil && !requested(s, other).IsValid() {
+					unmet = both
+				}
 				rest := o.needs(s, false)
 				var d slowDecision
 				if len(rest) == 0 {
@@ -325,13 +330,16 @@ func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
 				} else {
 					d = o.find(s, rest, false)
 				}
-				d.Reason, d.Reallocated = why[f], s.Reallocated
+				d.Reason, d.Reallocated = unmet, s.Reallocated
 				return d
 			}
 		}
 	}
 	for _, f := range families {
 		if slices.Contains(need, f) && got[f] == nil && nothing && (len(got) == 0 || s.FamilyPolicy == lb.RequireDualStack) {
+			if s.FamilyPolicy == lb.RequireDualStack {
+				return o.conclude(s, nil, both)
+			}
 			return o.conclude(s, nil, why[f])
 		}
 	}
@@ -497,6 +505,58 @@ func (o *slow) verdict(p *lb.Pool, s *lb.Service, f lb.Family, n int, need []lb.
 	return Allocated
 }
 
+// notBoth is why one who takes two addresses or none gets none: what keeps one
+// family away whoever holds something, else that not both are free.
+func (o *slow) notBoth(s *lb.Service, need []lb.Family) Reason {
+	pools := o.scope(s)
+	if name := s.Request.Pool; name != "" {
+		pools = nil
+		if p := o.pool(name); p != nil {
+			pools = []*lb.Pool{p}
+		}
+	}
+	var may []*lb.Pool
+	for _, f := range slowFamilies(s) {
+		if a := requested(s, f); a.IsValid() {
+			inUseElsewhere := o.owner(a) != nil && !o.neighbors(s, a)
+			if r := o.fetch(s, a, need, nil); r != Allocated && (r != AddressInUse || !inUseElsewhere) {
+				return r
+			}
+			may = append(may, o.owner(a))
+			continue
+		}
+		if s.Request.Pool != "" && len(pools) == 0 {
+			return PoolNotFound
+		}
+		if s.Request.Pool != "" && !slowlyAdmits(pools[0], s) {
+			return NotPermitted
+		}
+		why := NoPool
+		for _, p := range pools {
+			v := max(o.verdict(p, s, f, 1, need, nil), Exhausted)
+			why = min(why, v)
+			if v == Exhausted {
+				may = append(may, p)
+			}
+		}
+		if why != Exhausted {
+			return why
+		}
+	}
+	if len(may) == 2 && may[0] == may[1] && o.room(may[0], s, need, nil) < 2 {
+		return LimitReached
+	}
+	return Exhausted
+}
+
+// neighbors reports whether another Service of the namespace holds the address and cannot
+// share it.
+func (o *slow) neighbors(s *lb.Service, a netip.Addr) bool {
+	return slices.ContainsFunc(o.on(a), func(c *slowClaim) bool {
+		return c.s != s && c.s.Key.Namespace == s.Key.Namespace && !slowlyShares(c.s, s)
+	})
+}
+
 func (o *slow) fetch(s *lb.Service, a netip.Addr, need []lb.Family, got map[lb.Family]*Assignment) Reason {
 	p := o.owner(a)
 	switch {
@@ -504,28 +564,31 @@ func (o *slow) fetch(s *lb.Service, a netip.Addr, need []lb.Family, got map[lb.F
 		return PoolNotFound
 	case o.onNode(a):
 		return NodeAddress
-	case p == nil, s.Request.Pool != "" && p.Name != s.Request.Pool, !o.lends(p, a):
+	case p == nil, s.Request.Pool != "" && p.Name != s.Request.Pool:
 		return AddressNotInPool
 	case !slowlyAdmits(p, s):
 		return NotPermitted
+	case !o.lends(p, a):
+		return AddressNotInPool
 	case p.Drain || p.Deleting:
 		return Draining
+	case !o.namespaceHas(s, a) && o.room(p, s, need, got) < 1:
+		return LimitReached
 	}
 	if len(o.on(a)) > 0 {
-		if !o.joins(s, a) {
-			if s.Request.SharingKey == "" {
-				return AddressInUse
-			}
-			return SharingConflict
-		}
-		if o.namespaceHas(s, a) {
+		if o.joins(s, a) {
 			return Allocated
 		}
-	} else if e, known := o.freed(a); known && !o.reservedUntil(e).IsZero() && e.Service != s.Key {
-		return AddressReserved
+		if o.neighbors(s, a) && s.Request.SharingKey != "" {
+			return SharingConflict
+		}
+		return AddressInUse
 	}
-	if o.room(p, s, need, got) < 1 {
-		return LimitReached
+	if e, known := o.freed(a); known && !o.reservedUntil(e).IsZero() && e.Service != s.Key {
+		if e.Service.Namespace != s.Key.Namespace {
+			return AddressInUse
+		}
+		return AddressReserved
 	}
 	return Allocated
 }
