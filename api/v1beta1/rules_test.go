@@ -57,7 +57,7 @@ var refused = map[string][]any{
 
 	// BGPPeer
 	"exactly one of peerASN and dynamicASN must be set": {
-		node{"peerASN": 65001, "dynamicASN": "internal"}, node{"peerASN": nil, "dynamicASN": nil},
+		node{"peerASN": 65001, "dynamicASN": "internal", "role": nil}, node{"peerASN": nil, "dynamicASN": nil},
 	},
 	"exactly one of peerAddress and interface must be set": {
 		node{"sourceAddress": nil, "ebgpMultiHop": nil, "peerAddress": "192.0.2.1", "interface": "eth0"},
@@ -85,7 +85,7 @@ var refused = map[string][]any{
 	"holdTime must be 0s or from 3s to 65535s": {
 		beside{"1s", node{"keepaliveTime": nil}}, beside{"2s", node{"keepaliveTime": nil}}, "65536s", "19h",
 	},
-	"holdTime must be written in whole seconds":                                     {"90.5s", "3000ms"},
+	"holdTime must be written in whole seconds":                                     {"90.5s", beside{"3000ms", node{"keepaliveTime": nil}}},
 	"keepaliveTime must be from 1s to 21845s":                                       {"0s"},
 	"keepaliveTime must be written in whole seconds":                                {"1.5s", "3000ms"},
 	"connectTime must be from 1s to 65535s":                                         {"0s", "999ms", "65536s"},
@@ -197,11 +197,11 @@ var accepted = map[string]map[string][]any{
 		"spec.interfaces[]": {"eth0", "*", "?", "eth[0-35-7]", "[a-z]*", "a-b.c_d@e", "averylongpattern*with*stars"},
 	},
 	"BGPPeer": {
-		"spec.holdTime":                    {"3s", "65535s", "18h12m15s"},
-		"spec.keepaliveTime":               {"1s", "9s"},
+		"spec.holdTime":                    {"9s", "65535s", "18h12m15s"},
+		"spec.keepaliveTime":               {"1s", "3s"},
 		"spec.peerAddress":                 {"2001:db8::7", "2001:DB8::7"},
 		"spec.peerASN":                     {1, 23457, 4294967294},
-		"spec":                             {node{"keepaliveTime": nil, "holdTime": nil}, node{"sourceAddress": nil, "peerAddress": "192.0.2.7"}},
+		"spec":                             {node{"keepaliveTime": nil, "holdTime": nil}, node{"keepaliveTime": nil, "holdTime": "3s"}, node{"keepaliveTime": "1s", "holdTime": "3s"}, node{"sourceAddress": nil, "peerAddress": "192.0.2.7"}},
 		"spec.interface":                   {"eth0", "bond0.100", "a-b_c@d"},
 		"spec.gracefulRestart":             {node{"enabled": false, "longLived": "0s"}},
 		"spec.shutdownMessage":             {"", strings.Repeat("ä", 127)},
