@@ -97,8 +97,7 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 	var now time.Duration
 	writing := false
 	var s *Session
-	var do func(Effects) bool
-	do = func(e Effects) bool {
+	do := func(e Effects) bool {
 		if err := receiver.Read(e.Write); err != nil {
 			fail("%v", err)
 		}
