@@ -226,6 +226,13 @@ func (l *fakeLink) Announce(a netip.Addr) {
 	l.announced = append(l.announced, a)
 }
 
+// announcements are the addresses that were announced afresh, in order.
+func (l *fakeLink) announcements() []netip.Addr {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.announced)
+}
+
 func (l *fakeLink) Interfaces() []lb.Interface {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -385,12 +385,12 @@ func TestARivalIsAnsweredByAnAnnouncementAtMostOnceASecond(t *testing.T) {
 			w.heard("a", v4, rival, kind)
 			w.heard("a", v6, rival, kind)
 		}
-		if got := w.node("a").link.announced; !slices.Equal(got, []netip.Addr{v4, v6}) {
+		if got := w.node("a").link.announcements(); !slices.Equal(got, []netip.Addr{v4, v6}) {
 			t.Errorf("announced %v", got)
 		}
 		time.Sleep(core.RivalPause)
 		w.heard("a", v6, rival, layer2.HeardReply)
-		if got := w.node("a").link.announced; !slices.Equal(got, []netip.Addr{v4, v6, v6}) {
+		if got := w.node("a").link.announcements(); !slices.Equal(got, []netip.Addr{v4, v6, v6}) {
 			t.Errorf("announced %v", got)
 		}
 		w.owned("a")
@@ -436,15 +436,15 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 		}
 		time.Sleep(w.hub.delay + core.Pause)
 		synctest.Wait()
-		if got := w.node("b").link.announced; !slices.Equal(got, []netip.Addr{v4, v6}) {
+		if got := w.node("b").link.announcements(); !slices.Equal(got, []netip.Addr{v4, v6}) {
 			t.Errorf("the winner announced %v", got)
 		}
 		time.Sleep(core.YieldPause)
 		synctest.Wait()
-		if got := w.node("b").link.announced; !slices.Equal(got, []netip.Addr{v4, v6, v4, v6}) {
+		if got := w.node("b").link.announcements(); !slices.Equal(got, []netip.Addr{v4, v6, v4, v6}) {
 			t.Errorf("once the loser has let go, the winner has announced %v", got)
 		}
-		if got := w.node("a").link.announced; len(got) > 0 {
+		if got := w.node("a").link.announcements(); len(got) > 0 {
 			t.Errorf("the loser announced %v", got)
 		}
 		for node, want := range map[string]float64{"a": 0, "b": 2} {
