@@ -9,10 +9,12 @@ import (
 	"net/netip"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	gobgppacket "github.com/osrg/gobgp/v3/pkg/packet/bgp"
+	"golang.org/x/sys/unix"
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
@@ -29,7 +31,19 @@ type router struct {
 // newRouter listens on loopback, and returns the peer for our side.
 func newRouter(t *testing.T) *router {
 	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	// Small from the first SYN on: a window that shrinks on an open connection makes the
+	// kernel drop acknowledgments, too, and what the router says is then late by seconds.
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if gone := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
+		}); gone != nil {
+			return gone
+		}
+		return err
+	}}
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(t.Context(), "tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +69,6 @@ func (r *router) accept() *call {
 	if err != nil {
 		r.t.Fatalf("the speaker does not call: %v", err)
 	}
-	_ = conn.SetReadBuffer(4096)
 	c := &call{t: r.t, Conn: conn, r: bufio.NewReader(conn)}
 	r.t.Cleanup(func() { c.Close() })
 	return c
