@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -14,8 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -128,6 +131,120 @@ func allocateInVain(_ context.Context, b *bench) error {
 		p.Put(last)
 		p.Plan(epoch)
 	}), "")
+	return nil
+}
+
+// wait lets 20,000 Services wait for 200 full pools, and then an address come free
+// and go.
+func wait(_ context.Context, b *bench) error {
+	const waiting, full = 20_000, 200
+	var before, after runtime.MemStats
+	var services []lb.Service
+	for i := range waiting + full + 1 {
+		services = append(services, service(i))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	p := allocator.New()
+	var pools []lb.Pool
+	for i := range full {
+		a := netip.AddrFrom4([4]byte{10, 0, 1, byte(i)}).String()
+		pools = append(pools, pool(fmt.Sprintf("p%03d", i), a, a))
+	}
+	p.SetPools(pools)
+	for _, s := range services {
+		p.Put(s)
+	}
+	// What those who wait are told is written, and so is kept by others.
+	for _, d := range p.Plan(epoch).Services[:full] {
+		p.Put(d.Apply(services[slices.IndexFunc(services, func(s lb.Service) bool { return s.Key == d.Service })]))
+	}
+	p.Plan(epoch)
+	if got := p.Reasons(); got[allocator.Exhausted] != waiting+1 || got[allocator.Allocated] != full {
+		return fmt.Errorf("the reasons are %v", got)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	b.found("allocate/waiting", float64(after.HeapAlloc-before.HeapAlloc), "%d B each", int(after.HeapAlloc-before.HeapAlloc)/waiting)
+	begun := time.Now()
+	p.Delete(service(0).Key)
+	p.Plan(epoch)
+	took := time.Since(begun)
+	b.found("allocate/waiting-look", took.Seconds(), "%s each", duration(took/waiting))
+	runtime.KeepAlive(services)
+	return nil
+}
+
+// compilePools compiles 8,000 pools that have nothing in common.
+func compilePools(_ context.Context, b *bench) error {
+	var o config.Objects
+	for i := range 8000 {
+		p := &v1beta1.IPAddressPool{}
+		p.Name = fmt.Sprintf("p%04d", i)
+		p.CreationTimestamp.Time = epoch.Add(time.Duration(i*7919%8000) * time.Second)
+		p.Spec.Addresses = []v1beta1.AddressRange{v1beta1.AddressRange(fmt.Sprintf("10.%d.%d.0/29", i>>8, i&255))}
+		o.Pools = append(o.Pools, p)
+	}
+	best, memory := time.Duration(math.MaxInt64), uint64(math.MaxUint64)
+	for range 5 {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		begun := time.Now()
+		c := config.Compile(o)
+		p := allocator.New()
+		p.SetPools(c.Pools)
+		r := p.Plan(epoch)
+		best = min(best, time.Since(begun))
+		runtime.ReadMemStats(&after)
+		memory = min(memory, after.TotalAlloc-before.TotalAlloc)
+		if len(r.Pools) != len(o.Pools) || r.Pools[0].V4.Total != 8 {
+			return fmt.Errorf("%d pools, the first is %+v", len(r.Pools), r.Pools[0])
+		}
+	}
+	b.found("allocate/pools", best.Seconds(), "")
+	b.found("allocate/pools-memory", float64(memory), "")
+	return nil
+}
+
+// disentangle plans for Services that all hold one address.
+func disentangle(_ context.Context, b *bench) error {
+	plan := func(n int) (time.Duration, error) {
+		services := make([]lb.Service, n)
+		for i := range services {
+			services[i] = service(i)
+			services[i].Assigned = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+		}
+		runtime.GC()
+		begun := time.Now()
+		p := allocator.New()
+		p.SetPools([]lb.Pool{pool("edge", "10.0.0.0", "10.255.255.255")})
+		for _, s := range services {
+			p.Put(s)
+		}
+		for i, d := range p.Plan(epoch).Services {
+			p.Put(d.Apply(services[i]))
+		}
+		p.Plan(epoch)
+		if got := p.Reasons(); got[allocator.Allocated] != n {
+			return 0, fmt.Errorf("the reasons are %v", got)
+		}
+		return time.Since(begun), nil
+	}
+	each := map[int]time.Duration{}
+	for _, n := range []int{1000, 8000} {
+		best := time.Duration(math.MaxInt64)
+		for range 5 {
+			d, err := plan(n)
+			if err != nil {
+				return err
+			}
+			best = min(best, d)
+		}
+		each[n] = best / time.Duration(n)
+	}
+	b.found("allocate/wrong", (each[8000] * 8000).Seconds(), "%s each", duration(each[8000]))
+	b.found("allocate/wrong-linear", float64(each[8000])/float64(each[1000]), "")
 	return nil
 }
 

@@ -139,6 +139,9 @@ type experiment struct {
 var experiments = []experiment{
 	{"allocation in process", []string{"allocate/1k", "allocate/4k", "allocate/16k", "allocate/64k", "allocate/linear"}, allocateOneByOne},
 	{"failing allocation", []string{"allocate/exhausted"}, allocateInVain},
+	{"waiting Services", []string{"allocate/waiting", "allocate/waiting-look"}, wait},
+	{"many pools", []string{"allocate/pools", "allocate/pools-memory"}, compilePools},
+	{"one address held by many", []string{"allocate/wrong", "allocate/wrong-linear"}, disentangle},
 	{"looking an address up", []string{"lookup/hit", "lookup/miss", "lookup/allocations"}, lookUp},
 	{"deciding who announces", []string{"decide/index", "decide/settled", "decide/node-lost"}, decide},
 	{"gossip on a virtual clock", []string{
