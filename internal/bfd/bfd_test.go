@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -50,7 +49,7 @@ func (c *conversation) line(args []string) {
 		k, v, _ := strings.Cut(a, "=")
 		values[k] = v
 	}
-	config := Config{Transmit: c.duration(values["tx"]), Receive: c.duration(values["rx"]), Multiplier: uint8(c.number(values["x"], 3))}
+	config := Config{Transmit: transcript.Duration(c.t, values["tx"]), Receive: transcript.Duration(c.t, values["rx"]), Multiplier: uint8(transcript.Number(c.t, values["x"], 3))}
 	_, config.Passive = values["passive"]
 	switch args[0] {
 	case "session":
@@ -59,8 +58,8 @@ func (c *conversation) line(args []string) {
 		c.tick()
 	case "recv":
 		p := Packet{
-			State: map[string]State{"admindown": AdminDown, "down": Down, "init": Init, "up": Up}[args[1]], Multiplier: uint8(c.number(values["x"], 3)),
-			Mine: uint32(c.number(values["mine"], 7)), Yours: uint32(c.number(values["yours"], 1)),
+			State: map[string]State{"admindown": AdminDown, "down": Down, "init": Init, "up": Up}[args[1]], Multiplier: uint8(transcript.Number(c.t, values["x"], 3)),
+			Mine: uint32(transcript.Number(c.t, values["mine"], 7)), Yours: uint32(transcript.Number(c.t, values["yours"], 1)),
 			DesiredTx: config.Transmit, RequiredRx: config.Receive,
 		}
 		_, p.Poll = values["poll"]
@@ -75,7 +74,7 @@ func (c *conversation) line(args []string) {
 		c.s.Reconfigure(config, c.now)
 		c.tick()
 	case "sleep":
-		end := c.now + c.duration(args[1])
+		end := c.now + transcript.Duration(c.t, args[1])
 		for {
 			at, ok := c.s.Next()
 			if !ok || at > end {
@@ -110,28 +109,6 @@ func (c *conversation) changed(before State) {
 		}
 		c.out.WriteString("\n")
 	}
-}
-
-func (c *conversation) duration(s string) time.Duration {
-	if s == "" {
-		return 0
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return d
-}
-
-func (c *conversation) number(s string, otherwise int) int {
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return n
 }
 
 // Two sessions talk over a path that loses, delays and reorders packets, and is

@@ -11,8 +11,10 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write what transcripts print into testdata instead of comparing it")
@@ -70,4 +72,30 @@ func play(t *testing.T, text string, w World) string {
 		out = append(out, input)
 	}
 	return strings.Join(out, "\n\n") + "\n"
+}
+
+// Duration reads a duration that a line gives; none given is zero.
+func Duration(t *testing.T, s string) time.Duration {
+	t.Helper()
+	if s == "" {
+		return 0
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// Number reads a number that a line may give.
+func Number(t *testing.T, s string, otherwise int) int {
+	t.Helper()
+	if s == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

@@ -4,12 +4,8 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,9 +13,8 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/transcript"
 )
-
-var rewrite = flag.Bool("rewrite", false, "write what the commands print into testdata")
 
 // TestTranscripts runs the conversations in testdata. A block is a command, "----", and
 // what it prints; lines that start with # are comments. Jitter is off: an interval is
@@ -34,29 +29,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the commands print into te
 //	fails TEXT, lost TEXT                    what writing, or reading, came to
 //	close TEXT                               we want to end
 func TestTranscripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no transcripts: %v", err)
-	}
-	for _, file := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got := (&conversation{t: t}).run(string(text))
-			if got == string(text) {
-				return
-			}
-			if *rewrite {
-				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			t.Errorf("%s differs; run with -rewrite and review. Got:\n%s", file, got)
-		})
-	}
+	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World { return &conversation{t: t} })
 }
 
 type conversation struct {
@@ -68,19 +41,11 @@ type conversation struct {
 	out     strings.Builder
 }
 
-func (c *conversation) run(text string) string {
-	var blocks []string
-	for _, block := range strings.Split(strings.TrimSpace(text), "\n\n") {
-		input, _, _ := strings.Cut(block, "\n----")
-		c.out.Reset()
-		for line := range strings.Lines(input) {
-			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-				c.line(strings.Fields(line))
-			}
-		}
-		blocks = append(blocks, strings.TrimRight(input+"\n----\n"+c.out.String(), "\n"))
-	}
-	return strings.Join(blocks, "\n\n") + "\n"
+// Line does what a line says, and returns what came of it.
+func (c *conversation) Line(line string) string {
+	c.out.Reset()
+	c.line(strings.Fields(line))
+	return c.out.String()
 }
 
 func (c *conversation) line(args []string) {
@@ -94,10 +59,10 @@ func (c *conversation) line(args []string) {
 	case "session":
 		p := lb.BGPPeer{MyASN: 65000, PeerASN: 65001, Address: netip.MustParseAddr("192.0.2.1"), HoldTime: 90 * time.Second}
 		if v := values["hold"]; v != "" {
-			p.HoldTime = c.duration(v)
+			p.HoldTime = transcript.Duration(c.t, v)
 		}
-		p.TTLSecurity = c.number(values["ttl"], 0)
-		p.KeepaliveTime = c.duration(values["keepalive"])
+		p.TTLSecurity = transcript.Number(c.t, values["ttl"], 0)
+		p.KeepaliveTime = transcript.Duration(c.t, values["keepalive"])
 		if v := values["over"]; v != "" {
 			p.Address = netip.MustParseAddr(v)
 		}
@@ -141,7 +106,7 @@ func (c *conversation) line(args []string) {
 		c.happened(c.s.Wrote(c.now))
 	case "sleep":
 		_, unread := values["unread"]
-		end := c.now + c.duration(args[1])
+		end := c.now + transcript.Duration(c.t, args[1])
 		for {
 			at, ok := c.s.Next()
 			if !ok || at > end || at < c.now {
@@ -216,7 +181,7 @@ func (c *conversation) message(args []string, values map[string]string) (wire.Ty
 	var b []byte
 	switch args[0] {
 	case "open":
-		o := wire.Open{AS: uint32(c.number(values["as"], 65001)), HoldTime: uint16(c.number(values["hold"], 90)), ID: netip.MustParseAddr("192.0.2.1")}
+		o := wire.Open{AS: uint32(transcript.Number(c.t, values["as"], 65001)), HoldTime: uint16(transcript.Number(c.t, values["hold"], 90)), ID: netip.MustParseAddr("192.0.2.1")}
 		for f := range strings.SplitSeq(values["families"], ",") {
 			switch f {
 			case "4":
@@ -251,7 +216,7 @@ func (c *conversation) message(args []string, values map[string]string) (wire.Ty
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		b = wire.AppendNotification(nil, wire.Notification{Code: uint8(c.number(args[1], 0)), Subcode: uint8(c.number(args[2], 0)), Data: data})
+		b = wire.AppendNotification(nil, wire.Notification{Code: uint8(transcript.Number(c.t, args[1], 0)), Subcode: uint8(transcript.Number(c.t, args[2], 0)), Data: data})
 	default:
 		c.t.Fatalf("no message %q", args)
 	}
@@ -344,26 +309,4 @@ func gobgpUpdate(path []uint32, changes []change) []byte {
 	b = append(b, routes...)
 	binary.BigEndian.PutUint16(b[16:], uint16(len(b)))
 	return b
-}
-
-func (c *conversation) duration(s string) time.Duration {
-	if s == "" {
-		return 0
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return d
-}
-
-func (c *conversation) number(s string, otherwise int) int {
-	if s == "" {
-		return otherwise
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return n
 }
