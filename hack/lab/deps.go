@@ -26,8 +26,10 @@ var packages = map[string]string{
 	"/usr/sbin/conntrack":                "conntrack",
 	"/usr/bin/ps":                        "procps",
 	"/usr/bin/shellcheck":                "shellcheck",
-	"/usr/lib/frr/bgpd":                  "frr",
+	"/usr/lib/frr/zebra":                 "frr", // its bgpd has a namesake in openbgpd
 	"/usr/sbin/bird":                     "bird2",
+	"/usr/sbin/bgpctl":                   "openbgpd",
+	"/usr/sbin/exabgp":                   "exabgp",
 	"/usr/bin/containerd":                "containerd",
 	"/usr/sbin/runc":                     "runc",
 	"/usr/lib/cni/host-local":            "containernetworking-plugins",
@@ -54,7 +56,7 @@ func MissingPackages() []string {
 
 // InstallPackages installs the Debian packages that are missing, if this
 // process may; the error says which they are if it may not. (gcc is for the
-// race detector, frr and bird2 are the routers of the BGP tests.)
+// race detector; frr, bird2, openbgpd and exabgp are the routers of the BGP tests.)
 func InstallPackages(ctx context.Context, progress io.Writer) error {
 	missing := MissingPackages()
 	if len(missing) == 0 {

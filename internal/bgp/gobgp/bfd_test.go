@@ -49,6 +49,7 @@ func (s *speaker) seesUp(t *testing.T, name string) {
 }
 
 func TestBFDTakesASessionDownWithItsPath(t *testing.T) {
+	ask(t, askedBFD)
 	t.Parallel()
 	// One speaker: a node has BFD's ports once.
 	s := speak(t)

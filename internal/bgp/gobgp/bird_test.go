@@ -156,6 +156,7 @@ var birdTraits = map[trait]string{
 
 const birdTimers = "passive on; hold time 9; error wait time 1, 2;\n"
 
+func (b *bird) name() string         { return "bird" }
 func (b *bird) as() uint32           { return birdAS }
 func (b *bird) space() namespace     { return b.ns }
 func (b *bird) pid(t *testing.T) int { return readPID(t, filepath.Join(b.dir, "pid")) }
@@ -170,24 +171,31 @@ func (b *bird) neighbor(t *testing.T, family string, as uint32, traits ...trait)
 	if as == birdAS && !slices.Contains(traits, farAway) {
 		lines += "direct;" // it takes internal neighbors for far away
 	}
-	families, extended := []string{family}, ""
+	families := []string{family}
 	for _, trait := range traits {
 		lines += birdTraits[trait]
-		switch trait {
-		case bothFamilies:
+		if trait == bothFamilies {
 			families = []string{"ipv4", "ipv6"}
-		case withIPv6NextHop:
-			extended = "extended next hop on; "
 		}
 	}
-	for _, family := range families {
-		lines += "\n" + family + " { import all; export none; " + extended + "};"
-		extended = ""
-	}
+	lines += birdChannels(slices.Contains(traits, withIPv6NextHop), families...)
+	judged(t, b.name(), true)
 	return lb.BGPPeer{
 		Name: b.add(t, birdPart{lines: lines}), MyASN: as, PeerASN: birdAS, Address: netip.MustParseAddr(router), Source: source,
 		HoldTime: 9 * time.Second, ConnectTime: time.Second,
 	}
+}
+
+// birdChannels are the lines of a session's families.
+func birdChannels(extended bool, families ...string) (lines string) {
+	for _, family := range families {
+		lines += "\n" + family + " { import all; export none; "
+		if extended && family == "ipv4" {
+			lines += "extended next hop on; "
+		}
+		lines += "};"
+	}
+	return lines
 }
 
 // unnumbered has to tell BIRD our address, which it does not find by itself.
@@ -207,11 +215,21 @@ func (b *bird) unnumbered(t *testing.T, password string) lb.BGPPeer {
 	}
 	ours, _, _ := strings.Cut(addrs[i].String(), "/")
 	lines := fmt.Sprintf("local as %d; neighbor %s%%'rtr5' as 65000; %s", birdAS, ours, birdTimers)
-	lines += "ipv4 { import all; export none; extended next hop on; };\nipv6 { import all; export none; };"
+	lines += birdChannels(true, "ipv4", "ipv6")
+	judged(t, b.name(), true)
 	return lb.BGPPeer{
 		Name: b.add(t, birdPart{lines, password}), MyASN: 65000, PeerASN: birdAS, Interface: "node5", HoldTime: 9 * time.Second,
 		ConnectTime: time.Second, Password: lb.NewSecret(password),
 	}
+}
+
+func (b *bird) carry(t *testing.T, p lb.BGPPeer, families ...string) {
+	t.Helper()
+	b.change(t, func(parts map[string]birdPart) {
+		part := parts[p.Name]
+		head, _, _ := strings.Cut(part.lines, "\nipv")
+		parts[p.Name] = birdPart{head + birdChannels(false, families...), part.password}
+	})
 }
 
 func (b *bird) sign(t *testing.T, p lb.BGPPeer, password string) {
@@ -295,6 +313,8 @@ func (b *bird) heard(t *testing.T, p lb.BGPPeer, prefix string) (h heard, ok boo
 	}
 	return h, ok
 }
+
+func (b *bird) leads(_ *testing.T, prefix string) []string { return vias(b.ns, prefix) }
 
 func (b *bird) print(t *testing.T, p lb.BGPPeer, prefix string) any {
 	t.Helper()

@@ -148,6 +148,7 @@ var frrTraits = map[trait][]string{
 	oldRouter:       {"dont-capability-negotiate"},
 }
 
+func (f *frr) name() string         { return "frr" }
 func (f *frr) as() uint32           { return frrAS }
 func (f *frr) space() namespace     { return f.ns }
 func (f *frr) pid(t *testing.T) int { return readPID(t, filepath.Join(f.dir, "bgpd.pid")) }
@@ -179,6 +180,7 @@ func (f *frr) neighbor(t *testing.T, family string, as uint32, traits ...trait) 
 	}
 	f.configure(t, conf...)
 	t.Cleanup(func() { f.configure(t, "no "+strings.TrimSpace(n)) })
+	judged(t, f.name(), true)
 	p := lb.BGPPeer{
 		Name: strings.NewReplacer(".", "-", ":", "-").Replace(source.String()), MyASN: as, PeerASN: frrAS,
 		Address: frr4, Source: source, HoldTime: 9 * time.Second, ConnectTime: time.Second,
@@ -201,6 +203,7 @@ func (f *frr) unnumbered(t *testing.T, password string) lb.BGPPeer {
 	}
 	f.configure(t, conf...)
 	t.Cleanup(func() { f.configure(t, "no neighbor rtr4 interface remote-as 65000") })
+	judged(t, f.name(), true)
 	return lb.BGPPeer{
 		Name: "unnumbered", MyASN: 65000, PeerASN: frrAS, Interface: "node4", HoldTime: 9 * time.Second,
 		ConnectTime: time.Second, Password: lb.NewSecret(password),
@@ -219,6 +222,19 @@ func (f *frr) key(p lb.BGPPeer) string {
 // unnumbered peer at a time.
 func is(p lb.BGPPeer, id string) bool {
 	return id == p.Source.String() || p.Interface != "" && strings.HasPrefix(id, "fe80:")
+}
+
+func (f *frr) carry(t *testing.T, p lb.BGPPeer, families ...string) {
+	t.Helper()
+	var conf []string
+	for _, family := range []string{"ipv4", "ipv6"} {
+		no := "no "
+		if slices.Contains(families, family) {
+			no = ""
+		}
+		conf = append(conf, "address-family "+family+" unicast", no+"neighbor "+f.key(p)+" activate", "exit-address-family")
+	}
+	f.configure(t, conf...)
 }
 
 func (f *frr) sign(t *testing.T, p lb.BGPPeer, password string) {
@@ -311,6 +327,8 @@ func (f *frr) heard(t *testing.T, p lb.BGPPeer, prefix string) (heard, bool) {
 	}
 	return heard{}, false
 }
+
+func (f *frr) leads(_ *testing.T, prefix string) []string { return vias(f.ns, prefix) }
 
 func (f *frr) print(t *testing.T, p lb.BGPPeer, prefix string) any {
 	t.Helper()

@@ -18,6 +18,8 @@ import (
 // A judge is a real router, whose word on a session counts. What one of them is
 // asked the other is asked too, in the same test.
 type judge interface {
+	// name is its name in lower case.
+	name() string
 	// as is its autonomous system.
 	as() uint32
 	// space is its network namespace.
@@ -28,6 +30,9 @@ type judge interface {
 	// unnumbered does it for a session over the link-local addresses of a wire.
 	// There is one at a time.
 	unnumbered(t *testing.T, password string) lb.BGPPeer
+	// carry makes these the families of the neighbor's session from now on, of a
+	// neighbor with bothFamilies.
+	carry(t *testing.T, p lb.BGPPeer, families ...string)
 	// sign makes a password the neighbor's from now on.
 	sign(t *testing.T, p lb.BGPPeer, password string)
 
@@ -41,6 +46,9 @@ type judge interface {
 	prefixes(t *testing.T, p lb.BGPPeer, family string) []string
 	// heard is what it was told of one of them; false when it was not.
 	heard(t *testing.T, p lb.BGPPeer, prefix string) (heard, bool)
+	// leads are the next hops to which it sends the traffic of a prefix: those of
+	// its kernel, if it has its routes there.
+	leads(t *testing.T, prefix string) []string
 	// print is all that it prints of it, with our own address left out.
 	print(t *testing.T, p lb.BGPPeer, prefix string) any
 
@@ -83,13 +91,16 @@ func (h heard) String() string {
 	return fmt.Sprintf("next hop %v local-pref %v med %v communities %s", h.nextHop, h.localPref, h.med, h.communities)
 }
 
-// judges are the routers there may be.
-var judges = []struct {
-	name string
-	need func(t *testing.T) judge
-}{
-	{"frr", func(t *testing.T) judge { return needFRR(t) }},
-	{"bird", func(t *testing.T) judge { return needBIRD(t) }},
+// A candidate is a router there may be, and its column in the table of answers.
+type candidate struct {
+	name, title string
+	need        func(t *testing.T) judge
+}
+
+var judges = []candidate{
+	{"frr", "FRR 8.4", func(t *testing.T) judge { return needFRR(t) }},
+	{"bird", "BIRD 2.0", func(t *testing.T) judge { return needBIRD(t) }},
+	{"openbgpd", "OpenBGPD 7.7", func(t *testing.T) judge { return needOpenBGPD(t) }},
 }
 
 // byJudges runs a test against each router, at once.
@@ -98,7 +109,9 @@ func byJudges(t *testing.T, test func(t *testing.T, j judge)) {
 	for _, j := range judges {
 		t.Run(j.name, func(t *testing.T) {
 			t.Parallel()
-			test(t, j.need(t))
+			router := j.need(t)
+			judged(t, j.name, false)
+			test(t, router)
 		})
 	}
 }

@@ -95,10 +95,11 @@ func run(args ...string) error {
 
 // labs are the routers that tests have asked for.
 type labs struct {
-	mu      sync.Mutex
-	closers []func()
-	frr     *frr
-	bird    *bird
+	mu       sync.Mutex
+	closers  []func()
+	frr      *frr
+	bird     *bird
+	openbgpd *openbgpd
 }
 
 var lab labs

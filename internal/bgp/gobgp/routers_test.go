@@ -43,6 +43,7 @@ func golden(t *testing.T, name string, v any) {
 }
 
 func TestRoutersHoldOurRoutesAndLetGoOfThem(t *testing.T) {
+	ask(t, askedRoutes)
 	t.Parallel()
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		one, two := "198.51.100.1/32", "198.51.100.0/24"
@@ -70,6 +71,7 @@ func TestRoutersHoldOurRoutesAndLetGoOfThem(t *testing.T) {
 }
 
 func TestRoutersSeeOurAttributes(t *testing.T) {
+	ask(t, askedAttributes)
 	t.Parallel()
 	full := bgp.Attributes{
 		LocalPref: bgp.Some(200), MED: bgp.Some(50), Prepend: 2, Endpoints: 3,
@@ -111,13 +113,11 @@ func TestRoutersSeeOurAttributes(t *testing.T) {
 				s.say(p, route(c.prefix, a))
 				s.established(p.Name)
 				holds(t, j, p, familyName(c.prefix), c.prefix)
-				golden(t, nameOf(j)+"-"+c.name+".json", j.print(t, p, c.prefix))
+				golden(t, j.name()+"-"+c.name+".json", j.print(t, p, c.prefix))
 			})
 		})
 	}
 }
-
-func nameOf(j judge) string { return map[uint32]string{frrAS: "frr", birdAS: "bird"}[j.as()] }
 
 // ours reports whether an address is one of the node's.
 func ours(t *testing.T, address netip.Addr) bool {
@@ -130,6 +130,7 @@ func ours(t *testing.T, address netip.Addr) bool {
 }
 
 func TestBothFamiliesRunOverOneSession(t *testing.T) {
+	ask(t, askedFamilies)
 	t.Parallel()
 	byJudges(t, func(t *testing.T, j judge) {
 		for _, c := range []struct {
@@ -169,7 +170,63 @@ func TestBothFamiliesRunOverOneSession(t *testing.T) {
 	})
 }
 
+// What a session does not carry is not said in it. Routers reset sessions for that, some
+// at each change of the table.
+func TestOnlyAgreedFamiliesAreSaid(t *testing.T) {
+	ask(t, askedFewer)
+	t.Parallel()
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		own, other := "198.51.115.%d/32", "2001:db8:115::%d/128"
+		without := lb.IPv6
+		if family == "ipv6" {
+			own, other, without = other, own, lb.IPv4
+		}
+		one := func(n int) bgp.Route { return route(fmt.Sprintf(own, n)) }
+		two := func(n int) bgp.Route { return route(fmt.Sprintf(other, n)) }
+		p := j.neighbor(t, family, 65000, bothFamilies)
+		p.Families = []lb.Family{lb.IPv4, lb.IPv6}
+		s := speak(t)
+		agree := func(families int) (sessions uint64) {
+			t.Helper()
+			eventually(t, within, func() (bool, any) {
+				v := s.view(p.Name)
+				sessions = v.Counters.Established
+				return v.State == bgp.Established && len(v.Negotiated.Families) == families && v.Sent == families, show(v)
+			})
+			return sessions
+		}
+		s.say(p, one(1), two(1))
+		agree(2)
+		for _, f := range []string{own, other} {
+			holds(t, j, p, familyName(f), fmt.Sprintf(f, 1))
+		}
+		j.carry(t, p, family)
+		sessions := agree(1)
+		if v := s.view(p.Name); v.Unsendable[without] != 1 {
+			t.Errorf("%s, unsendable %v", show(v), v.Unsendable)
+		}
+		// The other family's routes come, change and go.
+		s.say(p, one(2), two(1), two(2))
+		holds(t, j, p, family, fmt.Sprintf(own, 2))
+		s.say(p, one(3), route(fmt.Sprintf(other, 2), bgp.Attributes{MED: bgp.Some(7)}))
+		holds(t, j, p, family, fmt.Sprintf(own, 3))
+		s.say(p, one(4))
+		holds(t, j, p, family, fmt.Sprintf(own, 4))
+		s.say(p, one(5), two(5))
+		holds(t, j, p, family, fmt.Sprintf(own, 5))
+		if again := agree(1); again != sessions {
+			t.Errorf("%d sessions, want the same %d: %s", again, sessions, j.lastWord(t, p))
+		}
+		j.carry(t, p, "ipv4", "ipv6")
+		agree(2)
+		for _, f := range []string{own, other} {
+			holds(t, j, p, familyName(f), fmt.Sprintf(f, 5))
+		}
+	})
+}
+
 func TestRouterIsFoundOnItsInterface(t *testing.T) {
+	ask(t, askedUnnumbered)
 	t.Parallel()
 	byJudges(t, func(t *testing.T, j judge) {
 		for _, password := range []string{"", "on-the-wire"} {
@@ -201,12 +258,13 @@ func leads(t *testing.T, j judge, prefix string, to ...netip.Addr) {
 	}
 	slices.Sort(want)
 	eventually(t, within, func() (bool, any) {
-		got := vias(j.space(), prefix)
+		got := j.leads(t, prefix)
 		return slices.Equal(got, want), fmt.Sprintf("%s goes to %v, not %v", prefix, got, want)
 	})
 }
 
 func TestPasswordsAreWrongRightRotatedAndLost(t *testing.T) {
+	ask(t, askedPasswords)
 	t.Parallel()
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		prefix := map[string]string{"ipv4": "198.51.100.33/32", "ipv6": "2001:db8:100::33/128"}[family]
@@ -256,6 +314,7 @@ func TestPasswordsAreWrongRightRotatedAndLost(t *testing.T) {
 }
 
 func TestTroubleHasWords(t *testing.T) {
+	ask(t, askedTrouble)
 	t.Parallel()
 	for _, c := range []struct {
 		name  string
@@ -264,7 +323,7 @@ func TestTroubleHasWords(t *testing.T) {
 		text  string
 	}{
 		{"nobody listens", func(p *lb.BGPPeer) { p.Port = 1790 }, bgp.ConnectionRefused, "connection refused by ROUTER:1790"},
-		{"another AS than expected", func(p *lb.BGPPeer) { p.PeerASN = 65003 }, bgp.OpenRejected, "bad peer AS ASN, expected 65003"},
+		{"another AS than expected", func(p *lb.BGPPeer) { p.PeerASN = 65099 }, bgp.OpenRejected, "bad peer AS ASN, expected 65099"},
 		{"not internal", func(p *lb.BGPPeer) { p.Kind, p.PeerASN = lb.PeerInternal, 0 }, bgp.OpenRejected, "bad peer AS ASN, expected our own 65000"},
 		{"we are not who is expected", func(p *lb.BGPPeer) { p.MyASN = 64999 }, bgp.Notified, "the router says: OPEN error: bad peer AS"},
 		{"no way there", func(p *lb.BGPPeer) { p.Address, p.Source = netip.MustParseAddr("203.0.113.1"), netip.Addr{} }, bgp.Unreachable, "no way to 203.0.113.1:179: network is unreachable"},
@@ -294,6 +353,7 @@ func TestTroubleHasWords(t *testing.T) {
 }
 
 func TestPeersAreFoundByRelation(t *testing.T) {
+	ask(t, askedRelation)
 	t.Parallel()
 	byJudges(t, func(t *testing.T, j judge) {
 		for kind, as := range map[lb.PeerKind]uint32{lb.PeerExternal: 65000, lb.PeerInternal: j.as()} {
@@ -313,6 +373,7 @@ func TestPeersAreFoundByRelation(t *testing.T) {
 }
 
 func TestDistanceIsGuarded(t *testing.T) {
+	ask(t, askedDistance)
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		prefix := map[string]string{"ipv4": "198.51.100.81/32", "ipv6": "2001:db8:100::81/128"}[family]
 		for _, c := range []struct {
@@ -373,6 +434,7 @@ func minTTLDrops(t *testing.T) int {
 }
 
 func TestTheNodeWithTheHigherLocalPreferenceGetsTheTraffic(t *testing.T) {
+	ask(t, askedPreference)
 	t.Parallel()
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		prefix := map[string]string{"ipv4": "198.51.111.1/32", "ipv6": "2001:db8:111::1/128"}[family]
@@ -400,6 +462,7 @@ func TestTheNodeWithTheHigherLocalPreferenceGetsTheTraffic(t *testing.T) {
 }
 
 func TestAnAggregateStaysAsLongAsAnythingUnderIt(t *testing.T) {
+	ask(t, askedAggregates)
 	t.Parallel()
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		p := j.neighbor(t, family, 65000)
@@ -460,6 +523,7 @@ func each(addresses []string) (all []string) {
 }
 
 func TestResetByTheRouterIsMended(t *testing.T) {
+	ask(t, askedResets)
 	t.Parallel()
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		host, net := "198.51.113.%d/32", "198.51.114.0/24"
@@ -498,6 +562,7 @@ func TestResetByTheRouterIsMended(t *testing.T) {
 }
 
 func TestRouterThatFallsSilentIsGivenUp(t *testing.T) {
+	ask(t, askedSilence)
 	byJudges(t, func(t *testing.T, j judge) {
 		p := j.neighbor(t, "ipv4", 65000)
 		p.HoldTime = 3 * time.Second
@@ -511,6 +576,7 @@ func TestRouterThatFallsSilentIsGivenUp(t *testing.T) {
 }
 
 func TestTenThousandPrefixesArriveComplete(t *testing.T) {
+	ask(t, askedTables)
 	var routes []bgp.Route
 	var prefixes []string
 	for i := range 10000 {

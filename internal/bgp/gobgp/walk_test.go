@@ -163,6 +163,7 @@ func (f *frr) says(t *testing.T, source netip.Addr, r bgp.Route) {
 }
 
 func TestFlapsDoNotConfuseTheTable(t *testing.T) {
+	ask(t, askedFlaps)
 	t.Parallel()
 	byJudges(t, func(t *testing.T, j judge) {
 		p := j.neighbor(t, "ipv4", 65000)
