@@ -42,7 +42,7 @@ func program(t *testing.T, paths ...string) string {
 	return ""
 }
 
-// What the pages tell people to configure on FRR and BIRD, FRR and BIRD accept.
+// What the pages tell people to configure on FRR, BIRD and OpenBGPD, those accept.
 func TestRoutersAcceptWhatIsWrittenForThem(t *testing.T) {
 	for _, router := range []struct {
 		language string
@@ -59,12 +59,17 @@ func TestRoutersAcceptWhatIsWrittenForThem(t *testing.T) {
 			bird := program(t, "bird", "/usr/sbin/bird")
 			return func(file string) *exec.Cmd { return exec.Command(bird, "-p", "-c", file) }
 		}, "protocol bgp k8s { neighbour; }\n"},
+		{"openbgpd", func(t *testing.T) func(string) *exec.Cmd {
+			// FRR's program of the same name is not where bgpctl is.
+			bgpd := filepath.Join(filepath.Dir(program(t, "bgpctl", "/usr/sbin/bgpctl")), "bgpd")
+			return func(file string) *exec.Cmd { return exec.Command(bgpd, "-n", "-f", file) }
+		}, "neighbor 192.0.2.11 { neighbour }\n"},
 	} {
 		t.Run(router.language, func(t *testing.T) {
 			command := router.check(t)
 			check := func(text string) error {
 				file := filepath.Join(t.TempDir(), "conf")
-				if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 					t.Fatal(err)
 				}
 				out, err := command(file).CombinedOutput()

@@ -148,10 +148,15 @@ func (b *bird) add(t *testing.T, part birdPart) (name string) {
 
 // birdTraits is how BIRD is told them. It helps whoever wants graceful restart.
 var birdTraits = map[trait]string{
-	onlyNear:  "ttl security on;",
-	farAway:   "multihop 5;",
-	watched:   "bfd on;",
-	oldRouter: "capabilities off;",
+	onlyNear:      "ttl security on;",
+	farAway:       "multihop 5;",
+	watched:       "bfd on;",
+	oldRouter:     "capabilities off;",
+	provider:      "local role provider;",
+	customer:      "local role customer;",
+	peer:          "local role peer;",
+	routeServer:   "local role rs_server;",
+	rolesRequired: "local role provider; require roles on;",
 }
 
 const birdTimers = "passive on; hold time 9; error wait time 1, 2;\n"

@@ -146,6 +146,11 @@ var frrTraits = map[trait][]string{
 	watched:         {"bfd 3 100 100"},
 	withIPv6NextHop: {"capability extended-nexthop"},
 	oldRouter:       {"dont-capability-negotiate"},
+	provider:        {"local-role provider"},
+	customer:        {"local-role customer"},
+	peer:            {"local-role peer"},
+	routeServer:     {"local-role rs-server"},
+	rolesRequired:   {"local-role provider strict-mode"},
 }
 
 func (f *frr) name() string         { return "frr" }

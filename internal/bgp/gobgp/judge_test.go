@@ -78,6 +78,13 @@ const (
 	withIPv6NextHop
 	// oldRouter knows of no capabilities (RFC 5492).
 	oldRouter
+	// provider, customer, peer and routeServer are the router's role towards us
+	// (RFC 9234); rolesRequired is a provider that refuses neighbors that tell none.
+	provider
+	customer
+	peer
+	routeServer
+	rolesRequired
 )
 
 // What a router heard is what it makes of one route of ours.

@@ -137,9 +137,14 @@ func (o *openbgpd) change(t *testing.T, how func(map[string]openbgpdNeighbor)) {
 
 // openbgpdTraits is how OpenBGPD is told them.
 var openbgpdTraits = map[trait]string{
-	onlyNear:  "ttl-security yes\n",
-	farAway:   "multihop 5\n",
-	oldRouter: "announce capabilities no\n",
+	onlyNear:      "ttl-security yes\n",
+	farAway:       "multihop 5\n",
+	oldRouter:     "announce capabilities no\n",
+	provider:      "announce policy provider\n",
+	customer:      "announce policy customer\n",
+	peer:          "announce policy peer\n",
+	routeServer:   "announce policy rs\n",
+	rolesRequired: "announce policy provider enforce\n",
 }
 
 // openbgpdLacks is what it does not have.

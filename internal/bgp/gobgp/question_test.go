@@ -24,6 +24,7 @@ const (
 	askedPasswords  question = "passwords (TCP MD5): wrong, right, rotated, lost"
 	askedTrouble    question = "a session that does not come up is explained in words"
 	askedRelation   question = "AS numbers by relation: internal, external"
+	askedRoles      question = "roles that fit, that do not, that one side does not tell; OTC (RFC 9234)"
 	askedDistance   question = "TTL security on both sides and on one; several hops"
 	askedPreference question = "local preference decides between two nodes"
 	askedAggregates question = "an aggregate stays as long as anything under it"
@@ -39,7 +40,7 @@ const (
 )
 
 var questions = []question{
-	askedRoutes, askedAttributes, askedFamilies, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedRelation, askedDistance,
+	askedRoutes, askedAttributes, askedFamilies, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedRelation, askedRoles, askedDistance,
 	askedPreference, askedAggregates, askedResets, askedSilence, askedTables, askedFlaps, askedBFD, askedCrash, askedUpgrade,
 	askedLeave, askedShutdown,
 }

@@ -372,6 +372,62 @@ func TestPeersAreFoundByRelation(t *testing.T) {
 	})
 }
 
+func TestRolesFitOrAreRefused(t *testing.T) {
+	ask(t, askedRoles)
+	t.Parallel()
+	const refused = "the router says: OPEN error: role mismatch"
+	for _, c := range []struct {
+		name    string
+		ours    lb.Role
+		theirs  []trait
+		session string
+		prefix  string
+		// marked is whether the route is for the router's customers only.
+		marked bool
+		// trouble is why there is no session, in the router's words and in ours: who
+		// speaks first is not decided.
+		trouble []string
+	}{
+		{"customer-of-provider", lb.RoleCustomer, []trait{provider}, "ipv4", "198.51.116.1/32", false, nil},
+		{"provider-of-customer", lb.RoleProvider, []trait{customer}, "ipv4", "198.51.116.2/32", true, nil},
+		{"peer-of-peer", lb.RolePeer, []trait{peer}, "ipv6", "2001:db8:116::3/128", true, nil},
+		{"client-of-route-server", lb.RoleRSClient, []trait{routeServer}, "ipv6", "2001:db8:116::4/128", false, nil},
+		{"provider-of-unknown", lb.RoleProvider, nil, "ipv6", "2001:db8:116::5/128", true, nil},
+		{"unknown-of-provider", lb.NoRole, []trait{provider}, "ipv4", "198.51.116.6/32", false, nil},
+		{"customer-of-strict-provider", lb.RoleCustomer, []trait{rolesRequired}, "ipv4", "198.51.116.7/32", false, nil},
+		{"unknown-of-strict-provider", lb.NoRole, []trait{rolesRequired}, "ipv4", "198.51.116.8/32", false, []string{refused}},
+		{"customer-of-peer", lb.RoleCustomer, []trait{peer}, "ipv6", "2001:db8:116::9/128", false, []string{
+			refused, "role mismatch: role is customer here, the router says that it is peer; a provider faces a customer, an rs an rs-client, a peer a peer",
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			byJudges(t, func(t *testing.T, j judge) {
+				p := j.neighbor(t, c.session, 65000, c.theirs...)
+				p.Role = c.ours
+				s := speak(t)
+				s.say(p, route(c.prefix))
+				if len(c.trouble) > 0 {
+					eventually(t, within, func() (bool, any) {
+						v := s.view(p.Name)
+						return v.Fault != nil && slices.Contains(c.trouble, v.Fault.Text), show(v)
+					})
+					if v := s.view(p.Name); v.Counters.Established > 0 {
+						t.Errorf("%s %+v", show(v), v.Counters)
+					}
+					return
+				}
+				s.established(p.Name)
+				holds(t, j, p, familyName(c.prefix), c.prefix)
+				seen := strings.ToLower(fmt.Sprint(j.print(t, p, c.prefix)))
+				if strings.Contains(seen, "otc") != c.marked {
+					t.Errorf("%s, want it marked: %v", seen, c.marked)
+				}
+			})
+		})
+	}
+}
+
 func TestDistanceIsGuarded(t *testing.T) {
 	ask(t, askedDistance)
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
