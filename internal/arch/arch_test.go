@@ -126,6 +126,10 @@ var rules = []rule{
 		"transcripts are for tests",
 	},
 	{
+		module + "/internal/kube/apitest", nil,
+		"the API server in memory is for tests",
+	},
+	{
 		module + "/internal/bgp/strict", nil,
 		"the strictest router is for tests",
 	},
