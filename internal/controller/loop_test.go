@@ -1,0 +1,437 @@
+package controller_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/kube/apitest"
+)
+
+const waits = "Allocated=Allocated Announced=NoAdvertisement"
+
+func TestNothingIsWrittenByWhoMayNotBeTheLeader(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.held.Store(false)
+		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+		b.expose("web")
+		b.lead()
+		b.passes(10 * time.Minute)
+		b.wrote()
+		b.shows("web", "")
+		if b.metric("belfry_controller_writes_total", "kind=service", "outcome=fenced") < 3 {
+			t.Error("no write was held back")
+		}
+		b.held.Store(true)
+		b.passes(30 * time.Second)
+		b.shows("web", "192.0.2.0 2001:db8:: "+waits)
+	})
+}
+
+func TestAServiceIsOneWriteAndAConvergedClusterNone(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+		stop := b.lead()
+		b.api.Writes()
+		b.expose("web")
+		b.passes(time.Minute)
+		b.shows("web", "192.0.2.0 2001:db8:: "+waits)
+		b.wrote("patch services default/web", "patch ipaddresspools edge", "patch ipaddresspools edge") // its finalizer, its status
+		b.tells("Normal IPAllocated Service web: assigned 192.0.2.0 from pool edge and 2001:db8:: from pool edge",
+			"Warning NotAnnounced Service web: ")
+		b.passes(48 * time.Hour)
+		b.wrote()
+		// The next leader finds everything as it should be.
+		stop()
+		b.lead()
+		b.passes(48 * time.Hour)
+		b.wrote()
+		b.tells()
+	})
+}
+
+func TestTheFirstChangeIsActedUponAtOnceAndThoseThatFollowTogether(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
+		b.lead()
+		b.passes(time.Minute)
+		before := b.metric("belfry_controller_pass_seconds")
+		for i := range 5 {
+			b.expose(fmt.Sprintf("web-%d", i))
+			b.passes(0)
+			if first := b.carries(fmt.Sprintf("web-%d", i)) != ""; first != (i == 0) {
+				t.Errorf("change %d was acted upon at once: %v", i, first)
+			}
+			b.passes(time.Millisecond)
+		}
+		b.passes(15 * time.Millisecond) // 20 after the first
+		for i := range 5 {
+			if b.carries(fmt.Sprintf("web-%d", i)) == "" {
+				t.Errorf("web-%d waits for longer than the cool-down", i)
+			}
+		}
+		b.quiet()
+		// One pass for the first, one for the others, and one for what each of those
+		// two has written.
+		if n := b.metric("belfry_controller_pass_seconds") - before; n < 3 || n > 4 {
+			t.Errorf("%v passes", n)
+		}
+	})
+}
+
+// Trials are the times at which writes were tried, from the moment of refuse on.
+type trials struct {
+	mu sync.Mutex
+	at []time.Duration
+}
+
+func (t *trials) times() []time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.at)
+}
+
+// refuse has each write of a resource refused, and notes when it was tried.
+func (b *bubble) refuse(resource string, status *metav1.Status) *trials {
+	out := &trials{}
+	start := time.Now()
+	b.api.Before(func(w apitest.Write) *metav1.Status {
+		if w.Resource != resource {
+			return nil
+		}
+		out.mu.Lock()
+		defer out.mu.Unlock()
+		out.at = append(out.at, time.Since(start).Round(time.Millisecond))
+		return status
+	})
+	return out
+}
+
+func TestAFailedWriteIsTriedAgainByWhatBecameOfIt(t *testing.T) {
+	s := time.Second
+	for name, c := range map[string]struct {
+		code  int
+		first []time.Duration // the pauses
+		most  time.Duration
+	}{
+		"refused":   {http.StatusForbidden, []time.Duration{5 * s, 10 * s, 20 * s, 40 * s, 80 * s, 160 * s, 300 * s}, 300 * s},
+		"invalid":   {http.StatusUnprocessableEntity, []time.Duration{5 * s, 10 * s}, 300 * s},
+		"busy":      {http.StatusServiceUnavailable, []time.Duration{s, 2 * s, 4 * s, 8 * s, 16 * s, 30 * s}, 30 * s},
+		"no answer": {http.StatusInternalServerError, []time.Duration{s / 4, s / 2, s, 2 * s, 4 * s, 8 * s, 16 * s, 30 * s}, 30 * s},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bubble) {
+				b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+				b.lead()
+				b.passes(time.Minute)
+				tried := b.refuse("services", apitest.Refusal(c.code, "InternalError"))
+				b.expose("web")
+				b.passes(4 * time.Hour)
+				at := tried.times()
+				pauses := make([]time.Duration, 0, len(at))
+				for i := 1; i < len(at); i++ {
+					pauses = append(pauses, at[i]-at[i-1])
+				}
+				if len(pauses) < len(c.first) || !slices.Equal(pauses[:len(c.first)], c.first) || pauses[len(pauses)-1] != c.most {
+					t.Fatalf("the pauses are %v", pauses)
+				}
+				if !strings.Contains(b.log.String(), "write failed") {
+					t.Error("the log says nothing")
+				}
+				// A change of the object is a reason to try at once, and as if for the first
+				// time.
+				b.edit("web", annotated("note", "changed"))
+				b.quiet()
+				if len(tried.times()) < len(at)+1 {
+					t.Error("the change waits")
+				}
+				b.passes(c.first[0])
+				if n := len(tried.times()); n < len(at)+2 {
+					t.Errorf("%d attempts in %v after the change", n-len(at), c.first[0])
+				}
+				b.api.Before(nil)
+				b.passes(c.most)
+				b.shows("web", "192.0.2.0 2001:db8:: "+waits)
+			})
+		})
+	}
+}
+
+func TestAWriteThatCameTooLateIsDecidedAnew(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+		b.lead()
+		b.passes(time.Minute)
+		// A user changes the Service between its reading and its writing.
+		changed := false
+		b.api.Before(func(w apitest.Write) *metav1.Status {
+			if w.Resource == "services" && !changed {
+				changed = true
+				b.edit("web", annotated("belfry.dev/loadBalancerIPs", "192.0.2.3,2001:db8::3"))
+			}
+			return nil
+		})
+		b.expose("web")
+		b.quiet()
+		b.shows("web", "192.0.2.3 2001:db8::3 "+waits)
+		if b.metric("belfry_controller_writes_total", "kind=service", "outcome=stale") != 1 {
+			t.Error("no write came too late")
+		}
+	})
+}
+
+func TestOneWriteAtATimeForEachObjectAndSixteenInAll(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
+		b.lead()
+		b.passes(time.Minute)
+		var now, most atomic.Int32
+		under := map[string]*atomic.Int32{}
+		for i := range 40 {
+			under[fmt.Sprintf("web-%d", i)] = &atomic.Int32{}
+		}
+		b.api.Before(func(w apitest.Write) *metav1.Status {
+			if w.Resource != "services" {
+				return nil
+			}
+			if under[w.Name].Add(1) > 1 {
+				t.Errorf("two writes of %s", w.Name)
+			}
+			if n := now.Add(1); n > most.Load() {
+				most.Store(n)
+			}
+			time.Sleep(time.Second) // virtual
+			now.Add(-1)
+			under[w.Name].Add(-1)
+			return nil
+		})
+		for i := range 40 {
+			b.expose(fmt.Sprintf("web-%d", i))
+		}
+		b.passes(500 * time.Millisecond)
+		b.edit("web-0", annotated("belfry.dev/address-pool", "none")) // while a write of it is under way
+		b.passes(3500 * time.Millisecond)
+		if most.Load() != 16 {
+			t.Errorf("%d writes at the same time, want 16", most.Load())
+		}
+		for i := 1; i < 40; i++ {
+			if !strings.Contains(b.carries(fmt.Sprintf("web-%d", i)), "Allocated=Allocated") {
+				t.Errorf("web-%d shows %q", i, b.carries(fmt.Sprintf("web-%d", i)))
+			}
+		}
+		if got := b.carries("web-0"); !strings.Contains(got, "NoSuchPool") && !strings.Contains(got, "Allocated=") {
+			t.Errorf("web-0 shows %q", got)
+		}
+	})
+}
+
+func TestAWriteWithoutAnAnswerIsGivenUp(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+		b.lead()
+		b.passes(time.Minute)
+		tries := 0
+		b.api.Before(func(w apitest.Write) *metav1.Status {
+			if w.Resource == "services" {
+				if tries++; tries == 1 {
+					time.Sleep(6 * time.Second) // virtual; a second longer than writes may take
+				}
+			}
+			return nil
+		})
+		b.expose("web")
+		b.passes(5500 * time.Millisecond)
+		b.shows("web", "")
+		b.passes(2 * time.Second)
+		b.shows("web", "192.0.2.0 2001:db8:: "+waits)
+		if b.metric("belfry_controller_writes_total", "kind=service", "outcome=unknown") != 1 {
+			t.Error("the first write was not given up")
+		}
+	})
+}
+
+func TestWhoStopsLeadingWaitsForWhatIsUnderWay(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+		stop := b.lead()
+		b.passes(time.Minute)
+		if b.metric("belfry_controller_leader") != 1 {
+			t.Error("the leader does not say so")
+		}
+		b.api.Before(func(w apitest.Write) *metav1.Status {
+			if w.Resource == "services" {
+				time.Sleep(2 * time.Second) // virtual
+			}
+			return nil
+		})
+		b.expose("web")
+		b.passes(time.Second)
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took != time.Second {
+			t.Errorf("it stopped after %v, want the second that the write takes", took)
+		}
+		b.shows("web", "192.0.2.0 2001:db8:: "+waits)
+		if b.metric("belfry_controller_leader") != 0 {
+			t.Error("it says that it leads")
+		}
+	})
+}
+
+func TestAServiceThatStopsBeingALoadBalancerIsCleaned(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+		stop := b.lead()
+		b.expose("watched")
+		b.expose("unwatched")
+		b.expose("fought")
+		b.passes(time.Minute)
+		leave := func(s *corev1.Service) {
+			s.Spec.Type = corev1.ServiceTypeClusterIP
+			s.Status.LoadBalancer = corev1.LoadBalancerStatus{} // the API server does that
+		}
+		b.edit("watched", leave)
+		b.quiet()
+		b.shows("watched", "")
+		// While nobody leads nobody watches.
+		stop()
+		b.edit("unwatched", leave)
+		tries := 0
+		b.api.Before(func(w apitest.Write) *metav1.Status {
+			if w.Name != "fought" {
+				return nil
+			}
+			if tries++; tries == 1 {
+				b.edit("fought", annotated("note", "changed")) // between reading and writing
+			}
+			return nil
+		})
+		b.lead()
+		b.shows("unwatched", "")
+		b.edit("fought", leave)
+		b.passes(time.Minute)
+		b.shows("fought", "")
+		for _, name := range []string{"watched", "unwatched", "fought"} {
+			for key := range b.service(name).Annotations {
+				if strings.HasPrefix(key, "belfry.dev/") {
+					t.Errorf("service %s keeps annotation %s", name, key)
+				}
+			}
+		}
+		if s := b.poolStatus("edge"); s.IPv4 == nil || s.IPv4.Assigned != 0 || s.IPv6.Assigned != 0 {
+			t.Errorf("pool: %+v %+v", s.IPv4, s.IPv6)
+		}
+		if b.metric("belfry_services", "reason=Allocated", "waiting=false") != 0 {
+			t.Error("they are still counted")
+		}
+	})
+}
+
+func TestAPoolIsKeptWhileItIsInUseAndCountedOnceASecond(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
+		b.lead()
+		b.passes(time.Minute)
+		b.api.Writes()
+		for i := range 10 {
+			b.expose(fmt.Sprintf("web-%d", i))
+			b.passes(150 * time.Millisecond)
+		}
+		b.passes(2 * time.Second)
+		n := 0
+		for _, w := range b.api.Writes() {
+			if w.Resource == "ipaddresspools" {
+				n++
+			}
+		}
+		if n < 3 || n > 4 { // the finalizer, and 1.5 seconds of counts
+			t.Errorf("the pool was written %d times", n)
+		}
+		s := b.poolStatus("edge")
+		if s.IPv4.Assigned != 10 || s.IPv4.Available != 246 || s.IPv6.Assigned != 10 || judged(s.Conditions) != "Accepted" {
+			t.Errorf("pool: %+v %+v %v", s.IPv4, s.IPv6, s.Conditions)
+		}
+		for state, want := range map[string]float64{"total": 256, "assigned": 10, "available": 246, "reserved": 0, "orphaned": 0} {
+			for _, family := range []string{"IPv4", "IPv6"} {
+				if got := b.metric("belfry_pool_addresses", "pool=edge", "family="+family, "state="+state); got != want {
+					t.Errorf("%s %s: %v, want %v", family, state, got, want)
+				}
+			}
+		}
+		pool := &v1beta1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "edge"}}
+		b.api.Delete(pool)
+		b.passes(time.Minute)
+		if _, exists := apitest.Get(b.api, pool); !exists {
+			t.Fatal("the pool is gone while it is in use")
+		}
+		for i := range 10 {
+			b.remove(fmt.Sprintf("web-%d", i))
+		}
+		b.passes(time.Minute)
+		if _, exists := apitest.Get(b.api, pool); exists {
+			t.Error("the pool stays though nobody uses it")
+		}
+		if got := b.metric("belfry_pool_addresses", "pool=edge", "family=IPv4", "state=total"); got != -1 {
+			t.Errorf("a pool that is gone counts %v addresses", got)
+		}
+	})
+}
+
+func TestAReservationThatEndsWakesWhoWaits(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", func(p *v1beta1.IPAddressPoolSpec) { p.Retention = "1h" }, "192.0.2.1", "2001:db8::1")
+		b.lead()
+		b.expose("old")
+		b.passes(time.Minute)
+		b.remove("old")
+		b.passes(time.Minute)
+		b.expose("new")
+		b.passes(58 * time.Minute)
+		if got := b.carries("new"); strings.Contains(got, "192.0.2.1") {
+			t.Errorf("it has the reserved address: %s", got)
+		}
+		b.passes(2 * time.Minute)
+		b.shows("new", "192.0.2.1 2001:db8::1 "+waits)
+	})
+}
+
+func TestServicesAreCountedByReasonAndTimed(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/31", "2001:db8::/127")
+		b.lead()
+		for i := range 3 {
+			b.expose(fmt.Sprintf("web-%d", i))
+			b.quiet()
+		}
+		count := func(reason, waiting string, want float64) {
+			t.Helper()
+			if got := b.metric("belfry_services", "reason="+reason, "waiting="+waiting); got != want {
+				t.Errorf("%v services are %s, want %v", got, reason, want)
+			}
+		}
+		count("Allocated", "false", 2)
+		count("Exhausted", "true", 1)
+		if n := b.metric("belfry_allocation_seconds"); n != 2 {
+			t.Errorf("%v allocations were timed, want 2", n)
+		}
+		b.told()
+		b.remove("web-0")
+		b.passes(time.Minute)
+		count("Allocated", "false", 2)
+		count("Exhausted", "true", 0)
+		if n := b.metric("belfry_allocation_seconds"); n != 2 {
+			t.Errorf("%v allocations were timed: one of a Service that had been told to wait", n)
+		}
+		b.tells("Normal IPAllocated Service web-2: assigned 192.0.2.0 from pool edge and 2001:db8:: from pool edge",
+			"Warning NotAnnounced Service web-2: ")
+	})
+}
