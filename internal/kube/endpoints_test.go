@@ -93,6 +93,13 @@ func TestNodeIsReduced(t *testing.T) {
 	if !reduceNode(n, "example.com/leave").Drain {
 		t.Error("the named taint does not drain")
 	}
+	// A node whose kubelet is not heard of any more is Unknown, which is not ready.
+	for status, notReady := range map[corev1.ConditionStatus]bool{corev1.ConditionTrue: false, corev1.ConditionFalse: true, corev1.ConditionUnknown: true} {
+		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}, {Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionUnknown}}
+		if got := reduceNode(n, ""); got.NotReady != notReady || got.NetworkUnavailable {
+			t.Errorf("Ready and NetworkUnavailable %s: %+v", status, got)
+		}
+	}
 	for value, drains := range map[string]bool{"true": true, "false": false, "": false} {
 		n.Annotations = map[string]string{"belfry.dev/drain": value}
 		if got := reduceNode(n, "").Drain; got != drains {
