@@ -148,6 +148,43 @@ func TestDecideDoesNotDependOnOrder(t *testing.T) {
 	}
 }
 
+// A message has room for so many communities, and gobgp none for more. The advertisement
+// that would be too much does not apply to the prefix; the address stays advertised.
+func TestCommunitiesOfARouteFitAMessage(t *testing.T) {
+	s := lb.Snapshot{
+		Nodes:    []lb.Node{{Name: "a"}},
+		BGPPeers: []lb.BGPPeer{{Name: "tor", MyASN: 65000, PeerASN: 65001, Address: addr("192.0.2.1"), Families: []lb.Family{lb.IPv4, lb.IPv6}}},
+		Services: []lb.Service{{
+			Key: lb.ServiceKey{Namespace: "web", Name: "x"}, Assigned: []netip.Addr{addr("198.51.100.1"), addr("2001:db8:e::1")},
+			Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"a": {Ready: 1}}, IPv6: lb.NodeEndpoints{"a": {Ready: 1}}},
+		}},
+	}
+	for n := range 10 {
+		ad := lb.BGPAdvertisement{Name: string(rune('a' + n)), Created: time.Unix(int64(n), 0)}
+		for i := range 32 {
+			ad.Communities = append(ad.Communities, lb.Community{Large: true, A: 65000, B: uint32(n % 9), C: uint32(i)})
+		}
+		s.BGPAdvertisements = append(s.BGPAdvertisements, ad)
+	}
+	intent := Decide(s, "a", Options{})
+	if len(intent.Sessions) != 1 || len(intent.Sessions[0].Routes) != 2 {
+		t.Fatalf("%+v", intent)
+	}
+	for _, r := range intent.Sessions[0].Routes {
+		if len(r.Attributes.Communities) != MaxCommunities {
+			t.Errorf("%v has %d communities", r.Prefix, len(r.Attributes.Communities))
+		}
+	}
+	// The ninth has those of its own, the tenth those of the first.
+	const want = "198.51.100.1/32 to tor would have more than 256 communities with those of the older BGPAdvertisement h"
+	if len(intent.Conflicts) != 1 || intent.Conflicts[0].Advertisement != "i" || intent.Conflicts[0].String() != want {
+		t.Errorf("%v", intent.Conflicts)
+	}
+	if !Contestable(s.BGPAdvertisements) || Contestable(s.BGPAdvertisements[:8]) {
+		t.Error("the ninth is what can be too much")
+	}
+}
+
 func TestReasonsHaveSentences(t *testing.T) {
 	for what, n := range map[string]int{"names": len(reasons), "sentences": len(sentences)} {
 		if n != int(Advertised)+1 {

@@ -154,8 +154,16 @@ type Conflict struct {
 
 // String returns the conflict in words.
 func (c Conflict) String() string {
+	if c.Attribute == communities {
+		return fmt.Sprintf("%s to %s would have more than %d communities with those of the older BGPAdvertisement %s", c.Prefix, c.Peer, MaxCommunities, c.Older)
+	}
 	return fmt.Sprintf("%s of %s to %s contradicts the older BGPAdvertisement %s", c.Attribute, c.Prefix, c.Peer, c.Older)
 }
+
+// MaxCommunities is how many communities a route of advertisements may have. Large
+// ones take 12 octets each, which leaves room for all other attributes in the 4,096 of
+// a message; gobgp cannot be given more than fits.
+const MaxCommunities = 256
 
 // An Intent is everything a node wants of BGP. It is complete.
 type Intent struct {
@@ -482,9 +490,14 @@ func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conf
 	// What was said, and by which advertisement.
 	var said [len(disputable)]Metric
 	var by [len(disputable)]int
-	weigh := false
+	weigh, last := false, 0
 	for _, i := range st.ads {
 		ad := &d.ads[i]
+		union := unite(a.Communities, ad.Communities)
+		if len(union) > MaxCommunities {
+			note(conflicts, Conflict{ad.Name, d.ads[last].Name, communities, prefix, d.peers[peer].Name})
+			continue
+		}
 		claims := [len(disputable)]Metric{optional(ad.LocalPref, internal), optional(ad.MED, true), prepend(ad.ASPathPrepend, !internal)}
 		contradicted := -1
 		for c, claim := range claims {
@@ -502,7 +515,7 @@ func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conf
 				said[c], by[c] = claim, i
 			}
 		}
-		a.Communities = append(a.Communities, ad.Communities...)
+		a.Communities, last = union, i
 		weigh = weigh || ad.WeightByEndpoints
 	}
 	a.LocalPref, a.MED, a.Prepend = said[0], said[1], int(said[2].Value)
@@ -515,19 +528,29 @@ func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conf
 		a.Endpoints = max(a.Endpoints, 1)
 	}
 	if d.options.phase(d.peers[peer]) == Leaving || !st.staying {
-		a.Communities = append(a.Communities, lb.GracefulShutdown)
+		a.Communities = unite(a.Communities, []lb.Community{lb.GracefulShutdown})
 		if internal {
 			a.LocalPref = Some(0)
 		}
 	}
-	slices.SortFunc(a.Communities, lb.Community.Compare)
-	a.Communities = slices.Compact(a.Communities)
 	return a
 }
 
+// unite returns the communities of both, sorted.
+func unite(a, b []lb.Community) []lb.Community {
+	if len(b) == 0 {
+		return a
+	}
+	all := slices.Concat(a, b)
+	slices.SortFunc(all, lb.Community.Compare)
+	return slices.Compact(all)
+}
+
 // disputable are the attributes on which advertisements can contradict each
-// other, in the API's spelling.
+// other, in the API's spelling. Of communities there can only be too many.
 var disputable = [...]string{"localPref", "med", "asPathPrepend"}
+
+const communities = "communities"
 
 // note keeps one conflict for each pair of advertisements: that of the first
 // peer and its first prefix.

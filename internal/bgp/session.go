@@ -159,7 +159,8 @@ type SessionView struct {
 	// Routes is how many the router should have; Sent how many it was told,
 	// counted on the wire. They differ while it is being told.
 	Routes, Sent int
-	// Unsendable are the routes for which there is no next hop.
+	// Unsendable are the routes for which there is no next hop, or that the session
+	// has no words for.
 	Unsendable map[lb.Family]int
 	// Received is how many prefixes the router announces to us, for nothing;
 	// TooMany is set when it is more than are counted.
@@ -169,6 +170,19 @@ type SessionView struct {
 	// BFD is the state of BFD, "Up" or "Down", empty when it is off; BFDFault is
 	// why it is not running, or why it went down last.
 	BFD, BFDFault string
+}
+
+// Lack moves n routes of a family from those that the router should have to those that
+// it cannot be told.
+func (v *SessionView) Lack(f lb.Family, n int) {
+	if n == 0 {
+		return
+	}
+	unsendable := map[lb.Family]int{f: n}
+	for f, n := range v.Unsendable {
+		unsendable[f] += n
+	}
+	v.Routes, v.Unsendable = v.Routes-n, unsendable
 }
 
 // Carrier returns the number that stands for "a session with this peer carries

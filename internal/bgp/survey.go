@@ -181,9 +181,16 @@ func (v *Survey) Contradictions() (conflicts []Conflict, rivals []Rival) {
 	return conflicts, rivals
 }
 
-// Contestable reports whether any two advertisements disagree on an attribute,
-// whether or not they ever meet.
+// Contestable reports whether any two advertisements disagree on an attribute, or all
+// have too many communities together, whether or not they ever meet.
 func Contestable(ads []lb.BGPAdvertisement) bool {
+	var all []lb.Community
+	for i := range ads {
+		all = unite(all, ads[i].Communities)
+	}
+	if len(all) > MaxCommunities {
+		return true
+	}
 	differ := func(a, b *uint32) bool { return a != nil && b != nil && *a != *b }
 	for i := range ads {
 		for j := range i {

@@ -123,6 +123,14 @@ func TestCarriersAreOfEstablishedSessionsThatCanSend(t *testing.T) {
 	if got := Carried(v); !slices.Equal(got, []uint32{Carrier("tor", lb.IPv4)}) {
 		t.Errorf("%v", got)
 	}
+	shared := v.Unsendable
+	v.Routes = 9
+	v.Lack(lb.IPv4, 0)
+	v.Lack(lb.IPv4, 2)
+	v.Lack(lb.IPv6, 1)
+	if got := Carried(v); got != nil || v.Routes != 6 || v.Unsendable[lb.IPv4] != 2 || v.Unsendable[lb.IPv6] != 4 || shared[lb.IPv6] != 3 {
+		t.Errorf("%v %+v", got, v)
+	}
 	v.Unsendable = nil
 	if got := Carried(v); len(got) != 2 || !slices.IsSorted(got) {
 		t.Errorf("%v", got)

@@ -37,8 +37,7 @@ func (l *loop) dispute() {
 		l.disputes[key] = append(l.disputes[key], config.Problem{Field: field, Reason: v1beta1.ReasonConflict, Why: why})
 	}
 	for _, c := range conflicts {
-		object(kube.KindBGPAdvertisement, c.Advertisement, "spec."+c.Attribute,
-			fmt.Sprintf("%v to peer %s has another one by the older BGPAdvertisement %s; this one does not apply there", c.Prefix, c.Peer, c.Older))
+		object(kube.KindBGPAdvertisement, c.Advertisement, "spec."+c.Attribute, c.String()+"; this one does not apply there")
 	}
 	for _, r := range rivals {
 		object(kube.KindBGPPeer, r.Peer, "spec.peerAddress",

@@ -62,7 +62,7 @@ func TestContradictionsAreToldOnTheYounger(t *testing.T) {
 	if ads.Items[1].CreationTimestamp.Before(&ads.Items[0].CreationTimestamp) {
 		younger, older = older, younger // a second passed between them
 	}
-	w.accepted(younger, "Conflict", metav1.ConditionFalse, "spec.med: 192.0.2.0/32 to peer tor has another one by the older BGPAdvertisement "+older)
+	w.accepted(younger, "Conflict", metav1.ConditionFalse, "spec.med: med of 192.0.2.0/32 to tor contradicts the older BGPAdvertisement "+older)
 	w.accepted(older, "Accepted", metav1.ConditionTrue, "")
 	w.must(own.BGPAdvertisements().Delete(ctx, older, metav1.DeleteOptions{}))
 	w.accepted(younger, "Accepted", metav1.ConditionTrue, "")

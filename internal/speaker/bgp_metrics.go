@@ -38,7 +38,7 @@ func newRouterMetrics(r *router, reg prometheus.Registerer) *routerMetrics {
 		messages:    desc("messages_total", "Messages of the session, by direction.", "direction"),
 		updates:     desc("updates_total", "UPDATEs among them.", "direction"),
 		malformed:   desc("malformed_updates_total", "UPDATEs from the router that are not well formed."),
-		prefixes:    desc("prefixes", "Prefixes: wanted are those that the router should have, sent those that it was told, unsendable those without a next hop, received those that it announces, which are counted only.", "kind"),
+		prefixes:    desc("prefixes", "Prefixes: wanted are those that the router should have, sent those that it was told, unsendable those without a next hop and those that the session has no words for, received those that it announces, which are counted only.", "kind"),
 		established: desc("sessions_established_total", "Times that the session was established."),
 		flaps:       desc("session_flaps_total", "Times that the session was lost unasked."),
 		lastError:   desc("session_last_error", "1 for the cause of why the session is down, or fell last.", "cause"),

@@ -149,7 +149,7 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 	for range r.IntN(3) {
 		path = append(path, []uint32{64999, 4200000009}[r.IntN(2)])
 	}
-	want := map[netip.Prefix]netip.Addr{}
+	want, unsaid := map[netip.Prefix]netip.Addr{}, map[netip.Prefix]bool{}
 	ends := 0
 	for range 30 {
 		now += time.Duration(r.IntN(2000)) * time.Millisecond
@@ -193,8 +193,12 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 			a := ch.prefix.Addr()
 			if carries(a) && ch.hop.IsValid() && (ch.hop.Is4() || a.Is6() || nextHop6) {
 				want[ch.prefix] = ch.hop
+				delete(unsaid, ch.prefix)
 			} else {
 				delete(want, ch.prefix)
+				if delete(unsaid, ch.prefix); carries(a) && ch.hop.IsValid() {
+					unsaid[ch.prefix] = true
+				}
 			}
 		}
 		do(s.Say([][]byte{gobgpUpdate(path, slices.Collect(maps.Values(changes)))}, now))
@@ -211,6 +215,9 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 	}
 	if !maps.Equal(got, want) || s.Sent() != len(want) {
 		fail("the router has %v, not %v; sent %d", got, want, s.Sent())
+	}
+	if n := s.Unsaid(lb.IPv4) + s.Unsaid(lb.IPv6); n != len(unsaid) {
+		fail("%d unsaid, not %v", n, unsaid)
 	}
 	if len(receiver.Ends) != ends {
 		fail("%d ends of RIB, not %d", len(receiver.Ends), ends)

@@ -1,11 +1,13 @@
 package fsm
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +25,7 @@ import (
 //	session [hold=DUR] [keepalive=DUR] [families=4,6] [over=IP] [restart] [role=R] [ttl=HOPS]   begins anew; we are AS 65000, the router is 65001
 //	recv open [as=N] [hold=N] [families=4,6] [octets=2] [nexthop6] [restart] [role=R] | nothing in it: no capabilities
 //	recv keepalive | refresh FAMILY | update PREFIX... | notification CODE SUBCODE [HEX]
-//	say +PREFIX@NEXTHOP... -PREFIX... | end FAMILY   an UPDATE of gobgp's
+//	say [broken] +PREFIX@NEXTHOP... -PREFIX... | end FAMILY   an UPDATE of gobgp's
 //	stall, resume                            the router reads nothing, or again
 //	sleep DUR [unread]                       lets time pass
 //	fails TEXT, lost TEXT                    what writing, or reading, came to
@@ -98,7 +100,15 @@ func (c *conversation) line(args []string) {
 			fmt.Fprintf(&c.out, "%v not ready\n", c.now)
 			return
 		}
-		c.happened(c.s.Say([][]byte{c.update(args[1:])}, c.now))
+		frame := c.update(slices.DeleteFunc(args[1:], func(a string) bool { return a == "broken" }))
+		if _, broken := values["broken"]; broken {
+			i := bytes.Index(frame, []byte{0x50, 1, 0, 1, 0}) // ORIGIN
+			frame[i+1] = 99
+		}
+		c.happened(c.s.Say([][]byte{frame}, c.now))
+		if v4, v6 := c.s.Unsaid(lb.IPv4), c.s.Unsaid(lb.IPv6); v4+v6 > 0 {
+			fmt.Fprintf(&c.out, "%v unsaid: %d of IPv4, %d of IPv6\n", c.now, v4, v6)
+		}
 	case "stall":
 		c.stalled = true
 	case "resume":

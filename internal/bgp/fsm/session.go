@@ -8,6 +8,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 const (
@@ -87,10 +88,11 @@ type Session struct {
 	words  timer
 
 	counts Counts
-	// sent are the prefixes that the router has been told, received those that it
-	// announces, up to the maximum; tooMany is set when there are more.
-	sent, received map[netip.Prefix]struct{}
-	tooMany        bool
+	// sent are the prefixes that the router has been told, unsaid those that it should
+	// have been told, or told anew, and could not be. received are those that it announces, up to the
+	// maximum; tooMany is set when there are more.
+	sent, unsaid, received map[netip.Prefix]struct{}
+	tooMany                bool
 }
 
 // A timer is a moment, when it is set.
@@ -105,7 +107,10 @@ func (t timer) expired(now time.Duration) bool { return t.set && now >= t.at }
 
 // New returns the session of a connection that has just been made, and its OPEN.
 func New(c Config, now time.Duration) (*Session, Effects) {
-	s := &Session{config: c, state: bgp.OpenSent, sent: map[netip.Prefix]struct{}{}, received: map[netip.Prefix]struct{}{}}
+	s := &Session{
+		config: c, state: bgp.OpenSent,
+		sent: map[netip.Prefix]struct{}{}, unsaid: map[netip.Prefix]struct{}{}, received: map[netip.Prefix]struct{}{},
+	}
 	s.hold.start(now + openTimeout)
 	return s, Effects{Write: s.write(wire.AppendOpen(nil, c.Open), now)}
 }
@@ -122,6 +127,17 @@ func (s *Session) Counts() Counts { return s.counts }
 // Sent returns how many prefixes the router has been told and not been told to
 // forget.
 func (s *Session) Sent() int { return len(s.sent) }
+
+// Unsaid returns how many routes of a family the router has not been told as they are,
+// because the session has no words for them.
+func (s *Session) Unsaid(f lb.Family) (n int) {
+	for p := range s.unsaid {
+		if lb.FamilyOf(p.Addr()) == f {
+			n++
+		}
+	}
+	return n
+}
 
 // Received returns how many prefixes the router announces, and whether there are
 // more than are counted.
@@ -181,8 +197,9 @@ func (s *Session) alive(now time.Duration) Effects {
 }
 
 // Say says what gobgp said, as far as was agreed on. What the router was told of a
-// route that cannot be said any more is withdrawn. An UPDATE that is not well formed
-// is left out; its routes then lack in what is sent. It must be called when Ready.
+// route that cannot be said any more is withdrawn. Of an UPDATE that is not well formed
+// what it withdraws is withdrawn. [Session.Unsaid] counts what was not said. It must be
+// called when Ready.
 func (s *Session) Say(frames [][]byte, now time.Duration) Effects {
 	var b []byte
 	for _, frame := range frames {
@@ -205,17 +222,38 @@ func (s *Session) spell(b, frame []byte) []byte {
 		return b
 	}
 	var stale []netip.Prefix
-	b, _ = s.terms.AppendUpdate(b, body, func(p netip.Prefix, told wire.Told) {
+	note := func(p netip.Prefix, told wire.Told) {
 		_, has := s.sent[p]
-		switch {
-		case told == wire.Announced:
-			s.sent[p] = struct{}{}
-			return
-		case told == wire.Unsayable && has:
-			stale = append(stale, p)
-		}
 		delete(s.sent, p)
-	})
+		delete(s.unsaid, p)
+		switch told {
+		case wire.Announced:
+			s.sent[p] = struct{}{}
+		case wire.Unsayable:
+			s.unsaid[p] = struct{}{}
+			if has {
+				stale = append(stale, p)
+			}
+		}
+	}
+	b, err := s.terms.AppendUpdate(b, body, note)
+	if err != nil {
+		// A withdrawal must not be lost. A route that the router has stays there as it
+		// was: it is still wanted.
+		_, _ = wire.ParseUpdate(body, func(c wire.Change) {
+			switch _, has := s.sent[c.Prefix]; {
+			case !s.terms.Carries(bgp.WireFamily(lb.FamilyOf(c.Prefix.Addr()))):
+			case !c.Withdrawn:
+				s.unsaid[c.Prefix] = struct{}{}
+			case has:
+				stale = append(stale, c.Prefix)
+				fallthrough
+			default:
+				delete(s.sent, c.Prefix)
+				delete(s.unsaid, c.Prefix)
+			}
+		})
+	}
 	return s.terms.AppendWithdrawals(b, stale)
 }
 

@@ -143,20 +143,64 @@ func TestRouterHearsOnlyWhatWasAgreedOn(t *testing.T) {
 	}
 }
 
-// IPv4 over an IPv6 session has an IPv6 next hop only for a router that knows RFC 8950;
-// one that does not has the routes for which there is another.
-func TestIPv6NextHopsAreForRoutersThatKnowThem(t *testing.T) {
-	t.Parallel()
+// newRouter6 is newRouter with a session over IPv6.
+func newRouter6(t *testing.T) *router {
+	t.Helper()
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {
 		t.Skipf("SKIPPED, this machine has no IPv6: %v", err)
 	}
 	t.Cleanup(func() { l.Close() })
-	s := speak(t)
 	r := newRouter(t)
 	r.l.Close()
 	r.l = l.(*net.TCPListener)
 	r.peer.Address, r.peer.Port = netip.IPv6Loopback(), l.Addr().(*net.TCPAddr).AddrPort().Port()
+	return r
+}
+
+// The longest attributes that a route can have fit a message, of either family.
+func TestLongestRouteIsSaid(t *testing.T) {
+	t.Parallel()
+	longest := bgp.Attributes{MED: bgp.Some(1), Prepend: 10, Endpoints: 5, Communities: []lb.Community{lb.GracefulShutdown}}
+	for i := range bgp.MaxCommunities {
+		longest.Communities = append(longest.Communities, lb.Community{Large: true, A: 4200000000, B: 1, C: uint32(i)})
+	}
+	for name, listen := range map[string]func(*testing.T) *router{"127.0.0.1": newRouter, "::1": newRouter6} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := speak(t)
+			r := listen(t)
+			r.peer.MyASN, r.peer.LocalASN = 4200000000, 4200000001
+			prefixes := []string{"198.51.100.1/32", "198.51.100.2/32"}
+			if r.peer.Address.Is6() {
+				prefixes = append(prefixes, "2001:db8:100::1/128", "2001:db8:100::2/128")
+			}
+			var routes []bgp.Route
+			var want []string
+			for _, p := range prefixes {
+				routes, want = append(routes, route(p, longest)), append(want, p+" by "+name)
+			}
+			s.say(r.peer, routes...)
+			for _, four := range []bool{true, false} {
+				o := polite
+				o.FourOctetAS, o.ExtendedNextHop = four, true
+				conn := r.strictly(o)
+				conn.settles(want...)
+				if v := s.established(r.peer.Name); v.Sent != len(want) || len(v.Unsendable) != 0 {
+					t.Errorf("%s, unsendable %v", show(v), v.Unsendable)
+				}
+				conn.hangUp()
+			}
+		})
+	}
+}
+
+// IPv4 over an IPv6 session has an IPv6 next hop only for a router that knows RFC 8950;
+// one that does not has the routes for which there is another.
+func TestIPv6NextHopsAreForRoutersThatKnowThem(t *testing.T) {
+	t.Parallel()
+	s := speak(t)
+	r := newRouter6(t)
 	s.say(r.peer, route("198.51.100.1/32"), route("2001:db8:100::1/128"))
 	for _, extended := range []bool{false, true, false, false, true} {
 		o := polite

@@ -485,6 +485,9 @@ func (s *session) shown() bgp.SessionView {
 	if s.link != nil {
 		v.Sent = s.link.Sent()
 		v.Received, v.TooMany = s.link.Received()
+		for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+			v.Lack(f, s.link.Unsaid(f))
+		}
 	}
 	c := &s.counters
 	v.Counters.MessagesIn, v.Counters.UpdatesIn, v.Counters.MalformedIn = c.MessagesIn.Load(), c.UpdatesIn.Load(), c.MalformedIn.Load()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -230,6 +231,26 @@ func TestEndOfATableFromBeforeIsNotPassedOn(t *testing.T) {
 	if got := strings.Join(heard, ", "); got != "198.51.100.2/32, end of ipv4-unicast" {
 		t.Errorf("the router heard %s", got)
 	}
+}
+
+// What gobgp says badly goes nowhere, and is counted; the session goes on.
+func TestWhatIsSaidBadlyIsCounted(t *testing.T) {
+	link, router := established(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}, FourOctetAS: true})
+	bad := update(1)
+	bad[wire.HeaderLen+5] = 99 // in place of ORIGIN
+	link.update(bad)
+	waitFor(t, "a route that is not said", func() bool { return link.Unsaid(lb.IPv4) == 1 && link.Unsaid(lb.IPv6) == 0 })
+	link.update(update(2))
+	var heard []string
+	if _, err := wire.ParseUpdate(router.heard(wire.TypeUpdate), func(c wire.Change) { heard = append(heard, c.Prefix.String()) }); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(heard, []string{"198.51.100.2/32"}) {
+		t.Errorf("the router heard %v", heard)
+	}
+	link.update(update(1))
+	router.heard(wire.TypeUpdate)
+	waitFor(t, "the route is said", func() bool { return link.Unsaid(lb.IPv4) == 0 && link.Sent() == 2 })
 }
 
 func TestEndOfRIBIsForRoutersThatWantToKnow(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/bgp/fsm"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 const (
@@ -77,8 +78,9 @@ type Link struct {
 	done    chan struct{}
 	workers sync.WaitGroup
 
-	sent, received atomic.Int64
-	tooMany        atomic.Bool
+	sent, received   atomic.Int64
+	unsaid4, unsaid6 atomic.Int64
+	tooMany          atomic.Bool
 }
 
 // An inbound is a message, or why there are no more.
@@ -104,6 +106,15 @@ func NewLink(conn *net.TCPConn, maximumPrefixes int, counters *Counters, changed
 // Sent returns how many prefixes the router has been told and not been told to
 // forget.
 func (l *Link) Sent() int { return int(l.sent.Load()) }
+
+// Unsaid returns how many routes the router should have been told and could not be
+// (see [fsm.Session.Unsaid]).
+func (l *Link) Unsaid(f lb.Family) int {
+	if f == lb.IPv4 {
+		return int(l.unsaid4.Load())
+	}
+	return int(l.unsaid6.Load())
+}
 
 // Received returns how many prefixes the router announces, and whether there
 // are more than are counted.
@@ -273,6 +284,10 @@ func (l *Link) apply(e fsm.Effects) *Ending {
 	l.counters.UpdatesOut.Add(now.UpdatesOut - was.UpdatesOut)
 	if !l.writing {
 		l.sent.Store(int64(l.session.Sent()))
+		v4, v6 := int64(l.session.Unsaid(lb.IPv4)), int64(l.session.Unsaid(lb.IPv6))
+		if was4, was6 := l.unsaid4.Swap(v4), l.unsaid6.Swap(v6); was4 != v4 || was6 != v6 {
+			defer l.changed()
+		}
 	}
 	n, more := l.session.Received()
 	l.received.Store(int64(n))
