@@ -33,6 +33,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A World is everything that a planning depends on.
@@ -80,7 +81,7 @@ type Planner struct {
 
 	pools      []*pool // by name
 	byName     map[string]*pool
-	land       territory
+	origins    *origin.Index
 	public     []*pool // unrestricted and automatic, by name
 	restricted []*pool // restricted and automatic, by priority and name
 	nodes      map[addr]string
@@ -115,10 +116,12 @@ func New() *Planner {
 		reserved: map[lb.ServiceKey][]freed{},
 		left:     map[addr]leaver{},
 		asked:    map[addr]int{},
+		origins:  origin.New(nil, nil),
 	}
 }
 
-// SetPools replaces all pools.
+// SetPools replaces all pools. They are divided (origin.Divide): no two have an address
+// in their Ranges.
 func (p *Planner) SetPools(pools []lb.Pool) {
 	sorted := slices.SortedFunc(slices.Values(pools), func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
 	p.rebuild = p.rebuild || !slices.EqualFunc(p.given, sorted, func(a, b lb.Pool) bool {

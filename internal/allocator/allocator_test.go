@@ -47,7 +47,7 @@ func TestAllocatedIsWhatTheFamiliesRequire(t *testing.T) {
 		s := simpleService(0)
 		s.Families, s.FamilyPolicy = c.families, c.policy
 		for _, a := range c.holds {
-			s.Assigned = append(s.Assigned, netip.MustParseAddr(a))
+			s.Assigned, s.AssignedPools = append(s.Assigned, netip.MustParseAddr(a)), append(s.AssignedPools, "edge")
 		}
 		d := Plan(World{Pools: []lb.Pool{c.pool}, Services: []lb.Service{s}, Now: epoch}).Services[0]
 		if d.Allocated() != c.want {
@@ -69,8 +69,8 @@ func TestASentenceNamesOnlySome(t *testing.T) {
 		lab.AutoAssign = false
 		w.Pools = append(w.Pools, full, lab)
 	}
-	want := "pool full0: 0 of 0 IPv4 addresses free; pool full1: 0 of 0 IPv4 addresses free; pool full2: 0 of 0 IPv4 addresses free; " +
-		"pool full3: 0 of 0 IPv4 addresses free; pool full4: 0 of 0 IPv4 addresses free; and 2 more pools; " +
+	want := "pool full0: all of its IPv4 addresses are Nodes' own; pool full1: all of its IPv4 addresses are Nodes' own; pool full2: all of its IPv4 addresses are Nodes' own; " +
+		"pool full3: all of its IPv4 addresses are Nodes' own; pool full4: all of its IPv4 addresses are Nodes' own; and 2 more pools; " +
 		"pools it could ask for by belfry.dev/address-pool: lab0, lab1, lab2, lab3, lab4 and 2 more"
 	if got := sentence(); got != want {
 		t.Errorf("says %q, want %q", got, want)

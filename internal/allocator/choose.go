@@ -84,9 +84,17 @@ func (p *Planner) wish(s *service) (w wish, why refusal) {
 		return w, why
 	}
 	token := s.Request.Reallocate
-	w.anew = token != "" && token != s.recorded() && w.held != [2]*claim{}
+	w.anew = token != "" && token != s.recorded() && s.given(&w)
 	p.needs(s, &w)
 	return w, why
+}
+
+// given reports whether it was we who gave the Service one of its addresses. A token
+// that comes with addresses which others gave asks for nothing yet.
+func (s *service) given(w *wish) bool {
+	return slices.ContainsFunc(w.held[:], func(c *claim) bool {
+		return c != nil && (c.promised || s.RecordOf(c.use.netip()) != "")
+	})
 }
 
 // needs says of each family whether an address must be found.
@@ -186,7 +194,7 @@ func (p *Planner) look(s *service, w *wish, which [2]bool, got [2]grant) ([2]gra
 
 // fetch looks at the address that a Service asks for.
 func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refusal) {
-	at := p.land.owner(a)
+	at := p.owner(a)
 	d := Detail{Family: families[a.family()], Address: a.netip(), Pool: s.Request.Pool}
 	if at != nil {
 		d.Owner = at.Name
@@ -209,7 +217,7 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 	case at.drains():
 		return grant{}, refusal{Draining, d}
 	case (u == nil || u.has(s.Key.Namespace) == 0) && p.room(s, w, got, at) < 1:
-		d.Pools = []PoolVerdict{{at.Name, LimitReached, at.half[a.family()].total, p.counted(s, w, got, at), at.limit()}}
+		d.Pools = []PoolVerdict{{Pool: at.Name, Reason: LimitReached, Held: p.counted(s, w, got, at), Limit: at.limit()}}
 		return grant{}, refusal{LimitReached, d}
 	}
 	if u != nil {
@@ -428,7 +436,7 @@ func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, sc *sco
 	var best freed
 	var from *pool
 	for _, e := range p.reserved[s.Key] {
-		at := p.land.owner(e.addr)
+		at := p.owner(e.addr)
 		if e.family() != f || !sc.has(at) || at.drains() || p.room(s, w, got, at) < 1 {
 			continue
 		}
@@ -460,6 +468,12 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 			}
 		}
 	}
+	if len(d.Assignments) == 0 {
+		d.Left = s.foreign
+		if s.shows() && d.Reason.Waiting() && d.Reason != WaitingForClusterIP {
+			detail.Shown, detail.Cause, d.Reason = p.shown(s), d.Reason, ForeignAddress
+		}
+	}
 	if d.Reason != Allocated {
 		facts := detail // the common case has none, and costs no allocation
 		d.Detail = &facts
@@ -475,7 +489,7 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 	case len(d.Assignments) > 0:
 		d.Terms = s.terms
 	}
-	s.honoured, s.agreed = d.Reallocated, d.Terms
+	s.honored, s.agreed = d.Reallocated, d.Terms
 
 	for i := len(s.claims) - 1; i >= 0; i-- {
 		c := s.claims[i]
@@ -500,6 +514,17 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 	return d
 }
 
+// shown lists what a Service's status shows that is not ours.
+func (p *Planner) shown(s *service) (all []Shown) {
+	for _, a := range s.foreign {
+		all = append(all, Shown{a.String(), p.nodes[number(a)]})
+	}
+	for _, text := range s.Others {
+		all = append(all, Shown{Text: text})
+	}
+	return all
+}
+
 // lapse says whether a pool would hand out again what it once did.
 func (p *Planner) lapse(s *service, u *use) (Reason, Detail) {
 	d := Detail{Address: u.netip(), Pool: u.name}
@@ -510,6 +535,9 @@ func (p *Planner) lapse(s *service, u *use) (Reason, Detail) {
 		d.Lapse = LapseDeleting
 	case u.orphan:
 		d.Lapse = LapseShrunk
+	case u.pool != u.owner:
+		d.Lapse = LapseLost
+		return Kept, d
 	case u.pool.Drain:
 		d.Lapse = LapseDrains
 		return Kept, d

@@ -23,7 +23,11 @@ type Decision struct {
 	// Released are the addresses that the Service's status still shows and that
 	// it gives up. They stay taken until the status shows them no more.
 	Released []Release
-	// Reallocated is the token to record as honoured.
+	// Left are the addresses of the Service's status that are not ours. They stay there
+	// until there is one of ours to put in their place, so there are none beside
+	// Assignments.
+	Left []netip.Addr
+	// Reallocated is the token to record as honored.
 	Reallocated string
 	// Terms are those to record as what the Service shares its addresses on.
 	Terms string
@@ -59,7 +63,7 @@ func (d Decision) Allocated() bool {
 
 // Apply returns the Service as it is once the decision is written to it.
 func (d Decision) Apply(s lb.Service) lb.Service {
-	s.Assigned, s.AssignedPools = nil, nil
+	s.Assigned, s.AssignedPools = d.Left, nil
 	for _, a := range d.Assignments {
 		s.Assigned = append(s.Assigned, a.Address)
 		s.AssignedPools = append(s.AssignedPools, a.Pool)
@@ -72,14 +76,14 @@ func (d Decision) Apply(s lb.Service) lb.Service {
 // status holds. (A decision that changes nothing may still have news to tell.)
 func (d Decision) Changes(s lb.Service) bool {
 	after := d.Apply(s)
-	return !slices.Equal(after.Assigned, s.Assigned) || !slices.Equal(after.AssignedPools, s.AssignedPools) ||
-		after.Reallocated != s.Reallocated || after.Terms != s.Terms
+	return !slices.Equal(after.Assigned, s.Assigned) || after.Reallocated != s.Reallocated || after.Terms != s.Terms ||
+		slices.ContainsFunc(s.Assigned, func(a netip.Addr) bool { return after.RecordOf(a) != s.RecordOf(a) })
 }
 
 // Equal reports whether two decisions say the same.
 func (d Decision) Equal(o Decision) bool {
 	return d.Service == o.Service && d.Reason == o.Reason && d.Short == o.Short && d.Reallocated == o.Reallocated && d.Terms == o.Terms &&
-		slices.Equal(d.Assignments, o.Assignments) && slices.Equal(d.Released, o.Released) &&
+		slices.Equal(d.Assignments, o.Assignments) && slices.Equal(d.Released, o.Released) && slices.Equal(d.Left, o.Left) &&
 		(d.Detail == o.Detail || d.Detail != nil && o.Detail != nil && d.Detail.equal(o.Detail))
 }
 
@@ -93,7 +97,8 @@ const (
 	// Allocated: it holds all it wants.
 	Allocated Reason = iota
 	// Kept: it holds all it wants, but its pool would not hand the address out
-	// today: it drains, no longer admits the Service, or a Node has the address.
+	// today: another pool does now, it drains, no longer admits the Service, or a Node
+	// has the address.
 	Kept
 	// Orphaned: it holds all it wants, but a pool no longer covers an address.
 	Orphaned
@@ -127,6 +132,9 @@ const (
 	SharingConflict
 	// BadRequest: the request contradicts itself or cannot be understood.
 	BadRequest
+	// ForeignAddress: the status shows what is not ours, and no address of ours can be
+	// had to put in its place.
+	ForeignAddress
 	// WaitingForClusterIP: the cluster IPs, and so the families, are not known.
 	WaitingForClusterIP
 	// Headless: clusterIP is None.
@@ -138,7 +146,7 @@ const (
 var reasons = [...]string{
 	"Allocated", "Kept", "Orphaned", "PartialDualStack", "Exhausted", "LimitReached", "Draining", "FamilyUnavailable", "NoPool",
 	"PoolNotFound", "NotPermitted", "AddressNotInPool", "AddressInUse", "AddressReserved", "NodeAddress", "SharingConflict",
-	"BadRequest", "WaitingForClusterIP", "Headless", "NotOurs",
+	"BadRequest", "ForeignAddress", "WaitingForClusterIP", "Headless", "NotOurs",
 }
 
 // Reasons returns every reason, in order.
@@ -229,6 +237,17 @@ type Detail struct {
 	Node string
 	// Problems are those of the request, in words.
 	Problems []string
+	// Shown is what the status shows that is not ours, and Cause why nothing can be
+	// had in its place (ForeignAddress).
+	Shown []Shown
+	Cause Reason
+}
+
+// A Shown is something in a Service's status that is not ours: an address or a name.
+type Shown struct {
+	Text string
+	// Node has the address; empty when no Node does.
+	Node string
 }
 
 func (d *Detail) equal(o *Detail) bool {
@@ -236,7 +255,8 @@ func (d *Detail) equal(o *Detail) bool {
 		d.Pool == o.Pool && d.Owner == o.Owner && d.Clash == o.Clash && d.Lapse == o.Lapse && d.Port == o.Port && d.Until.Equal(o.Until) && d.Node == o.Node &&
 		slices.Equal(d.Pools, o.Pools) && d.MorePools == o.MorePools && slices.Equal(d.Unasked, o.Unasked) && d.MoreUnasked == o.MoreUnasked &&
 		d.Both == o.Both && slices.Equal(d.Asked, o.Asked) &&
-		d.Holder == o.Holder && d.NoPools == o.NoPools && slices.Equal(d.Problems, o.Problems)
+		d.Holder == o.Holder && d.NoPools == o.NoPools && slices.Equal(d.Problems, o.Problems) &&
+		d.Cause == o.Cause && slices.Equal(d.Shown, o.Shown)
 }
 
 // A PoolVerdict says why one pool would not do.
@@ -244,8 +264,10 @@ type PoolVerdict struct {
 	Pool string
 	// Reason is Exhausted, LimitReached, Draining or FamilyUnavailable.
 	Reason Reason
-	// Total is how many addresses of the family it has.
+	// Total is how many addresses of the family it has, less those of Nodes.
 	Total uint64
+	// Nodes is how many of its addresses are Nodes' own.
+	Nodes int
 	// Held is how many the namespace holds, without those that the Service gives
 	// up, and Limit its perNamespaceLimit (LimitReached).
 	Held, Limit int
@@ -269,7 +291,7 @@ const (
 	ClashSelector
 	// ClashUnsettled: the address is held wrongly by two and is about to move.
 	ClashUnsettled
-	// ClashOrphan: its pool no longer covers the address.
+	// ClashOrphan: its pool no longer hands the address out.
 	ClashOrphan
 )
 
@@ -285,6 +307,8 @@ const (
 	LapseDeleting
 	// LapseShrunk: none of its ranges has the address any more.
 	LapseShrunk
+	// LapseLost: another pool hands out that part of its ranges now.
+	LapseLost
 	// LapseDrains: it hands out nothing new.
 	LapseDrains
 	// LapseRestricted: it no longer admits the Service.
@@ -293,16 +317,14 @@ const (
 	LapseNode
 )
 
-// A PoolDecision is what a pool's status says: counts, the journal of freed
-// addresses, and what is wrong with its ranges.
+// A PoolDecision is what a pool's status says: counts, and the journal of freed
+// addresses.
 type PoolDecision struct {
 	Pool   string
 	V4, V6 Count
 	// InUse is set while a Service holds an address under this pool; the pool's
 	// finalizer stays as long.
 	InUse bool
-	// Overlaps are the ranges that an older pool keeps.
-	Overlaps []Overlap
 	// Freed is the journal to record, oldest first.
 	Freed []lb.FreedAddress
 }
@@ -316,15 +338,9 @@ type Count struct {
 	Orphans uint64
 }
 
-// An Overlap is a range that two pools name; With is the older and keeps it.
-type Overlap struct {
-	Range lb.AddressRange
-	With  string
-}
-
 // Equal reports whether two decisions say the same.
 func (d PoolDecision) Equal(o PoolDecision) bool {
-	return d.Pool == o.Pool && d.V4 == o.V4 && d.V6 == o.V6 && d.InUse == o.InUse && slices.Equal(d.Overlaps, o.Overlaps) &&
+	return d.Pool == o.Pool && d.V4 == o.V4 && d.V6 == o.V6 && d.InUse == o.InUse &&
 		slices.EqualFunc(d.Freed, o.Freed, func(a, b lb.FreedAddress) bool {
 			return a.Address == b.Address && a.Service == b.Service && a.At.Equal(b.At)
 		})

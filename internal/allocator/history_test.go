@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // A history is a cluster in small: objects that users edit, a planner that sees
@@ -67,7 +68,7 @@ func (h *history) logf(format string, args ...any) {
 }
 
 func (h *history) tellPools() {
-	pools := slices.Clone(h.pools)
+	pools := divided(h.pools)
 	h.news = append(h.news, func() { h.planner.SetPools(pools) })
 }
 
@@ -101,6 +102,9 @@ func (h *history) happen() {
 	case n < 20: // a Service comes, or goes and comes as another
 		s := h.service(h.key())
 		h.services[s.Key] = s
+		if h.one(20) { // another controller was here before
+			s.Assigned, s.Others = []netip.Addr{h.addr(h.family())}, pickOf(h.gen, nil, nil, []string{"lb.example.com"})
+		}
 		delete(h.told, s.Key)
 		h.logf("create %+v", s)
 		h.tell(s.Key)
@@ -126,6 +130,14 @@ func (h *history) happen() {
 		h.news = append(h.news, func() { h.planner.SetNodes(nodes) })
 	case n < 45:
 		h.elect()
+	case n < 46:
+		// Another controller replaces the status, and what we recorded there.
+		if s, ok := h.services[h.some()]; ok && !h.keepOnly {
+			s.AssignedPools = nil
+			h.services[s.Key] = s
+			h.logf("strip %v", s.Key)
+			h.tell(s.Key)
+		}
 	case n < 50:
 		h.now = h.now.Add(time.Duration(h.IntN(8000)) * time.Millisecond)
 		h.logf("now %v", h.now.Format("15:04:05"))
@@ -149,7 +161,7 @@ func (h *history) editPools() {
 		h.pools = slices.Delete(h.pools, i, i+1)
 	default:
 		next := h.pool(name)
-		next.Created, next.Freed = h.pools[i].Created, h.pools[i].Freed
+		next.Created, next.Freed, next.Records = h.pools[i].Created, h.pools[i].Freed, h.pools[i].Records
 		h.pools[i] = next
 	}
 	if h.keepOnly {
@@ -171,7 +183,7 @@ func (h *history) elect() {
 	clear(h.writes)
 	clear(h.said)
 	h.logf("a new leader")
-	h.planner.SetPools(h.pools)
+	h.planner.SetPools(divided(h.pools))
 	h.planner.SetNodes(h.nodes)
 	for _, s := range h.services {
 		h.planner.Put(s)
@@ -216,6 +228,18 @@ func (h *history) writePools() {
 	changed := false
 	h.pools = slices.Clone(h.pools)
 	for i, p := range h.pools {
+		var orphans []netip.Addr
+		for _, s := range h.planner.services {
+			for _, a := range s.decision.Assignments {
+				if a.Orphan && a.Pool == p.Name && !slices.Contains(orphans, a.Address) {
+					orphans = append(orphans, a.Address)
+				}
+			}
+		}
+		slices.SortFunc(orphans, netip.Addr.Compare)
+		if !slices.Equal(p.Records, orphans) {
+			h.pools[i].Records, changed = orphans, true
+		}
 		d, ok := h.said[p.Name]
 		if ok && !slices.Equal(p.Freed, d.Freed) {
 			h.pools[i].Freed, changed = d.Freed, true
@@ -239,7 +263,7 @@ func (h *history) write(key lb.ServiceKey) {
 			continue
 		}
 		for other, o := range h.services {
-			if other != key && slices.Contains(o.Assigned, a.Address) {
+			if other != key && o.RecordOf(a.Address) != "" {
 				// What was shared when it was decided may come apart meanwhile.
 				shared := func(g ground) bool {
 					x, y := g.seen[key], g.seen[other]
@@ -272,7 +296,7 @@ func (h *history) settle() {
 }
 
 func (h *history) world() World {
-	return World{Pools: h.pools, Nodes: h.nodes, Services: slices.Collect(maps.Values(h.services)), Now: h.now}
+	return World{Pools: divided(h.pools), Nodes: h.nodes, Services: slices.Collect(maps.Values(h.services)), Now: h.now}
 }
 
 // check compares the planner with one that starts from the objects as they are,
@@ -295,10 +319,13 @@ func (h *history) check() {
 	}
 	holders := map[netip.Addr][]lb.Service{}
 	for _, s := range h.services {
-		if len(s.Assigned) > 2 {
+		if len(s.Assigned) > 2 || len(s.Assigned) > 1 && s.RecordOf(s.Assigned[0]) == "" {
 			h.t.Errorf("%v holds %v", s.Key, s.Assigned)
 		}
 		for _, a := range s.Assigned {
+			if s.RecordOf(a) == "" {
+				continue // not ours
+			}
 			for _, o := range holders[a] {
 				if !slowlyShares(&s, &o) {
 					h.t.Errorf("%v and %v hold %v and may not share", s.Key, o.Key, a)
@@ -364,6 +391,46 @@ func TestAnEditOfPoolsOrNodesMovesNothingInUse(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Whatever a pool grows over, and whatever the pools' orphanPolicy.
+func TestAPoolThatGrowsMovesNothingInUse(t *testing.T) {
+	grown := 0
+	histories(t, 400, func(h *history) {
+		for range 80 {
+			h.happen()
+		}
+		h.settle()
+		before := map[lb.ServiceKey][]netip.Addr{}
+		for key, s := range h.services {
+			if d := h.planner.services[key].decision; d.Reason.Satisfied() {
+				before[key] = s.Assigned
+			}
+		}
+		for _, restarts := range []bool{false, true} {
+			i, j := h.IntN(len(h.pools)), h.IntN(len(h.pools))
+			h.pools = slices.Clone(h.pools)
+			h.pools[i].Ranges = ranges.Union(h.pools[i].Ranges, h.pools[j].Ranges)
+			h.logf("%s grows over %s", h.pools[i].Name, h.pools[j].Name)
+			h.tellPools()
+			if restarts {
+				h.elect()
+			}
+			h.settle()
+		}
+		for key, addresses := range before {
+			got := h.planner.services[key].decision
+			if !slices.Equal(h.services[key].Assigned, addresses) {
+				h.t.Errorf("%v held %v and by growth holds %v", key, addresses, h.services[key].Assigned)
+			}
+			if got.Reason == Kept && got.Detail.Lapse == LapseLost {
+				grown++
+			}
+		}
+	})
+	if grown == 0 {
+		t.Error("nothing in use was grown over: the test has lost its point")
+	}
 }
 
 // audit checks the planner's books: every address that may be handed out is in

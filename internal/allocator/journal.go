@@ -2,10 +2,12 @@ package allocator
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A leaver is the Service that gave an address up.
@@ -16,6 +18,14 @@ type leaver struct {
 	// back to where it was in the journal.
 	unused bool
 	was    freed
+}
+
+// owner returns the pool that may hand an address out, or nil.
+func (p *Planner) owner(a addr) *pool {
+	if at := p.origins.Owner(a.netip()); at != nil {
+		return p.byName[at.Name]
+	}
+	return nil
 }
 
 // lendable reports whether an address of the pool's spans may be handed out.
@@ -83,7 +93,7 @@ func (p *Planner) leave(c *claim, gone bool) {
 // bury enters the addresses that nobody holds any more into the journals.
 func (p *Planner) bury() {
 	for a, l := range p.left {
-		at := p.land.owner(a)
+		at := p.owner(a)
 		if at == nil || p.uses[a] != nil || !p.lendable(at, a) {
 			continue
 		}
@@ -206,7 +216,7 @@ func (p *Planner) recall(journals []lb.FreedAddress) {
 	journals = slices.CompactFunc(journals, func(a, b lb.FreedAddress) bool { return a.Address == b.Address })
 	for _, e := range journals {
 		a := number(e.Address)
-		if at := p.land.owner(a); at != nil && p.lendable(at, a) && at.half[a.family()].fresh.remove(a) {
+		if at := p.owner(a); at != nil && p.lendable(at, a) && at.half[a.family()].fresh.remove(a) {
 			p.remember(at, freed{addr: a, last: e.Service, at: e.At})
 		}
 	}
@@ -222,8 +232,12 @@ func (p *Planner) layOut() {
 		journals = append(journals, at.decision().Freed...)
 	}
 	p.nodes = p.givenNodes
-	p.pools, p.land = compile(p.given, p.nodes)
-	p.byName = map[string]*pool{}
+	nodes := make([]lb.Node, 0, len(p.nodes))
+	for a, name := range p.nodes {
+		nodes = append(nodes, lb.Node{Name: name, Addresses: []netip.Addr{a.netip()}})
+	}
+	p.origins = origin.New(p.given, nodes)
+	p.pools, p.byName = compile(p.given, p.origins, p.nodes)
 	p.public, p.restricted, p.publicUnasked, p.restrictedUnasked = nil, nil, nil, nil
 	for _, at := range p.pools {
 		if last := known[at.Name]; last != nil {
@@ -231,7 +245,6 @@ func (p *Planner) layOut() {
 		} else {
 			journals = append(journals, at.Freed...)
 		}
-		p.byName[at.Name] = at
 		switch {
 		case !at.AutoAssign && at.Allocation == nil:
 			p.publicUnasked = append(p.publicUnasked, at)
@@ -257,10 +270,17 @@ func (p *Planner) layOut() {
 	p.version++
 	p.loosened = true
 	for _, s := range p.services {
-		claims := s.claims
+		var promised []tenure
+		for _, c := range s.claims {
+			if c.promised {
+				promised = append(promised, tenure{c.use.addr, c.from, true, c.leaving, c.revocable})
+			}
+		}
 		s.claims = nil
-		for _, c := range claims {
-			p.claim(s, c.use.addr, c.from, c.promised, c.leaving).revocable = c.revocable
+		var all []tenure
+		all, s.foreign = p.tenures(&s.Service, promised)
+		for _, t := range all {
+			p.claim(s, t.addr, t.from, t.promised, t.leaving).revocable = t.revocable
 		}
 		p.mark(s)
 	}

@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"sort"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // journalLimit bounds the journal of freed addresses, which is part of a pool's
@@ -19,8 +19,7 @@ const journalLimit = 512
 // A pool is a compiled lb.Pool with what is taken from it.
 type pool struct {
 	lb.Pool
-	half     [2]half
-	overlaps []Overlap
+	half [2]half
 	// namespaces counts the addresses held under the pool by namespace.
 	namespaces map[string]int
 	// held and orphans count the addresses held under the pool.
@@ -36,10 +35,12 @@ type pool struct {
 // A half is a pool's addresses of one family. Every address of its spans that
 // may be handed out is in exactly one place: in use, in the journal, or fresh.
 type half struct {
-	// raw are the pool's own ranges; spans what overlaps with older pools leave.
-	raw, spans []span
+	// spans are the ranges that it may hand out.
+	spans []span
 	// total counts the addresses that may be handed out, used or not.
 	total uint64
+	// nodes counts those that Nodes have, which may not.
+	nodes int
 	// taken counts the addresses of the spans in use; odd those of them that
 	// would not be handed out today.
 	taken, odd uint64
@@ -59,99 +60,47 @@ type freed struct {
 
 func (f freed) compare(o freed) int { return cmp.Or(f.at.Compare(o.at), f.addr.compare(o.addr)) }
 
-// A territory says which pool each range belongs to.
-type territory []segment
-
-type segment struct {
-	span
-	pool *pool
-}
-
-func (t territory) owner(a addr) *pool {
-	i := sort.Search(len(t), func(i int) bool { return a.less(t[i].lo) }) - 1
-	if i < 0 || !t[i].contains(a) {
-		return nil
-	}
-	return t[i].pool
-}
-
-// settle gives p what is still nobody's of s.
-func (t *territory) settle(p *pool, s span) (left []span) {
-	rest, done := s, false
-	for i := sort.Search(len(*t), func(i int) bool { return !(*t)[i].hi.less(s.lo) }); !done && i < len(*t) && !s.hi.less((*t)[i].lo); i++ {
-		older, common := (*t)[i], s
-		if common.lo.less(older.lo) {
-			common.lo = older.lo
-		}
-		if older.hi.less(common.hi) {
-			common.hi = older.hi
-		}
-		if older.pool != p {
-			p.overlaps = append(p.overlaps, Overlap{common.lb(), older.pool.Name})
-		}
-		if rest.lo.less(common.lo) {
-			left = append(left, span{rest.lo, common.lo.prev()})
-		}
-		rest.lo, done = common.hi.next(), common.hi == s.hi
-	}
-	if !done {
-		left = append(left, rest)
-	}
-	for _, l := range left {
-		i := sort.Search(len(*t), func(i int) bool { return l.hi.less((*t)[i].lo) })
-		*t = slices.Insert(*t, i, segment{l, p})
-	}
-	return left
-}
-
-// compile lays the pools out: the older, then the one with the lesser name,
-// keeps what two of them name. The result is sorted by name.
-func compile(pools []lb.Pool, nodes map[addr]string) ([]*pool, territory) {
+// compile arranges divided pools. The result is sorted by name.
+func compile(pools []lb.Pool, origins *origin.Index, nodes map[addr]string) ([]*pool, map[string]*pool) {
 	var all []*pool
+	byName := make(map[string]*pool, len(pools))
 	for _, p := range pools {
-		all = append(all, &pool{Pool: p, namespaces: map[string]int{}, stale: true})
-	}
-	slices.SortFunc(all, func(a, b *pool) int { return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name)) })
-	var land territory
-	for _, p := range all {
+		at := &pool{Pool: p, namespaces: map[string]int{}, stale: true}
+		all, byName[p.Name] = append(all, at), at
 		for _, r := range p.Ranges {
 			s := span{number(r.First), number(r.Last)}
 			parts, f := []span{s}, s.lo.family()
 			if f == v6 {
 				parts = s.without(mapped)
 			}
+			h := &at.half[f]
 			for _, part := range parts {
-				h := &p.half[f]
-				h.raw = append(h.raw, part)
-				for _, left := range land.settle(p, part) {
-					h.spans = append(h.spans, left)
-					size := left.size()
-					if f == v4 && p.AvoidBuggyIPs {
-						size -= left.buggies()
-					}
-					h.total = saturate(h.total, size)
+				h.spans = append(h.spans, part)
+				size := part.size()
+				if f == v4 && p.AvoidBuggyIPs {
+					size -= part.buggies()
 				}
+				h.total = saturate(h.total, size)
 			}
 		}
-		for f := range p.half {
-			h := &p.half[f]
-			byStart := func(a, b span) int { return a.lo.compare(b.lo) }
-			slices.SortFunc(h.raw, byStart)
-			slices.SortFunc(h.spans, byStart)
+		for f := range at.half {
+			h := &at.half[f]
+			slices.SortFunc(h.spans, func(a, b span) int { return a.lo.compare(b.lo) })
 			h.fresh = newSpanSet(h.spans)
 		}
 	}
 	for a := range nodes {
-		if p := land.owner(a); p != nil && !(p.AvoidBuggyIPs && a.buggy()) {
-			h := &p.half[a.family()]
+		if p := origins.Owner(a.netip()); p != nil && !(p.AvoidBuggyIPs && a.buggy()) {
+			h := &byName[p.Name].half[a.family()]
 			h.fresh.remove(a)
+			h.nodes++
 			if h.total < math.MaxUint64 {
 				h.total--
 			}
 		}
 	}
 	slices.SortFunc(all, func(a, b *pool) int { return cmp.Compare(a.Name, b.Name) })
-	return all, land
+	return all, byName
 }
 
 func saturate(a, b uint64) uint64 {
@@ -163,12 +112,6 @@ func saturate(a, b uint64) uint64 {
 
 // drains reports whether the pool hands out nothing new.
 func (p *pool) drains() bool { return p.Drain || p.Deleting }
-
-// covers reports whether an address held under the pool is no orphan.
-func (p *pool) covers(a addr) bool {
-	_, in := within(p.half[a.family()].raw, a)
-	return in && !p.Deleting
-}
 
 // admits reports whether serviceAllocation lets the Service use the pool.
 func (p *pool) admits(s *lb.Service) bool {
@@ -285,7 +228,7 @@ func (p *pool) count(f family) Count {
 
 // decision returns what the pool's status is to say.
 func (p *pool) decision() PoolDecision {
-	d := PoolDecision{Pool: p.Name, V4: p.count(v4), V6: p.count(v6), InUse: p.held[v4]+p.held[v6] > 0, Overlaps: p.overlaps}
+	d := PoolDecision{Pool: p.Name, V4: p.count(v4), V6: p.count(v6), InUse: p.held[v4]+p.held[v6] > 0}
 	journal := slices.Concat(p.half[v4].journal, p.half[v6].journal)
 	slices.SortFunc(journal, freed.compare)
 	for _, e := range journal {

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // A gen makes small worlds in which everything collides: sixteen addresses of
@@ -66,6 +68,17 @@ func (g gen) ranges() []lb.AddressRange {
 		rs = append(rs, lb.AddressRange{First: a, Last: a})
 	}
 	return rs
+}
+
+// divided returns pools as they are handed to a planner, whatever was changed since they
+// were divided last.
+func divided(pools []lb.Pool) []lb.Pool {
+	out := slices.Clone(pools)
+	for i := range out {
+		out[i].Ranges, out[i].Lost = ranges.Union(out[i].Ranges, out[i].Lost), nil
+	}
+	origin.Divide(out)
+	return out
 }
 
 func (g gen) labels() map[string]string { return map[string]string{"tier": pickOf(g, "a", "b")} }
@@ -172,6 +185,9 @@ func (g gen) world() World {
 			}
 			p.Freed = append(p.Freed, e)
 		}
+		for range g.IntN(3) {
+			p.Records = append(p.Records, g.addr(g.family()))
+		}
 		slices.SortStableFunc(p.Freed, func(a, b lb.FreedAddress) int { return a.At.Compare(b.At) })
 		w.Pools = append(w.Pools, p)
 	}
@@ -185,14 +201,16 @@ func (g gen) world() World {
 		s := g.service(key)
 		for range pickOf(g, 0, 0, 1, 1, 2, 3) {
 			s.Assigned = append(s.Assigned, g.addr(g.family()))
-			if g.one(90) {
-				s.AssignedPools = append(s.AssignedPools, g.poolName())
-			}
+			s.AssignedPools = append(s.AssignedPools, pickOf(g, "", g.poolName(), g.poolName()))
+		}
+		if g.one(10) {
+			s.Others = []string{"lb.example.com"}
 		}
 		s.Reallocated = pickOf(g, "", "1")
 		s.Terms = pickOf(g, "", terms(&s), terms(&s), "others")
 		w.Services = append(w.Services, s)
 	}
+	w.Pools = divided(w.Pools)
 	return w
 }
 
@@ -202,6 +220,7 @@ func (g gen) crowd() World {
 	for i := range w.Pools {
 		w.Pools[i].Drain, w.Pools[i].Deleting = false, false
 	}
+	w.Pools = divided(w.Pools)
 	var homes [][2]netip.Addr
 	for range 3 {
 		homes = append(homes, [2]netip.Addr{g.addr(lb.IPv4), g.addr(lb.IPv6)})
@@ -234,7 +253,7 @@ func (g gen) shuffled(w World) World {
 }
 
 func outline(d Decision) slowDecision {
-	o := slowDecision{Service: d.Service, Assigned: d.Assignments, Reason: d.Reason, Reallocated: d.Reallocated, Terms: d.Terms}
+	o := slowDecision{Service: d.Service, Assigned: d.Assignments, Reason: d.Reason, Reallocated: d.Reallocated, Left: d.Left, Terms: d.Terms}
 	for _, r := range d.Released {
 		o.Released = append(o.Released, r.Address)
 	}

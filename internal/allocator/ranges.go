@@ -115,14 +115,6 @@ func (s span) buggies() uint64 {
 	return upTo(last) - upTo(first-1)
 }
 
-func (s span) lb() lb.AddressRange { return lb.AddressRange{First: s.lo.netip(), Last: s.hi.netip()} }
-
-// within returns the span among sorted disjoint ones that contains a.
-func within(spans []span, a addr) (int, bool) {
-	i := sort.Search(len(spans), func(i int) bool { return a.less(spans[i].lo) }) - 1
-	return i, i >= 0 && spans[i].contains(a)
-}
-
 // without returns what is left of s when cut is taken out.
 func (s span) without(cut span) []span {
 	if cut.hi.less(s.lo) || s.hi.less(cut.lo) {

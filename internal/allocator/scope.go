@@ -184,7 +184,7 @@ func (v *survey) refusal(f family) refusal {
 		r.Reason = min(r.Reason, max(reason, Exhausted))
 	}
 	for _, at := range v.scope.pools {
-		verdict := PoolVerdict{Pool: at.Name, Reason: max(v.verdict(at, f, 1), Exhausted), Total: at.half[f].total}
+		verdict := PoolVerdict{Pool: at.Name, Reason: max(v.verdict(at, f, 1), Exhausted), Total: at.half[f].total, Nodes: at.half[f].nodes}
 		switch {
 		case r.Reason != FamilyUnavailable && verdict.Reason == FamilyUnavailable:
 			continue // there are some that are nearer to it
@@ -219,7 +219,7 @@ func (p *Planner) notBoth(s *service, w *wish) refusal {
 	for _, want := range w.families {
 		f := index(want)
 		if w.asked[f] {
-			at := p.land.owner(w.address[f])
+			at := p.owner(w.address[f])
 			if _, why := p.fetch(s, w, [2]grant{}, w.address[f]); why.Reason != Allocated && (why.Reason != AddressInUse || why.Holder != (lb.ServiceKey{})) {
 				return why
 			}
@@ -243,7 +243,7 @@ func (p *Planner) notBoth(s *service, w *wish) refusal {
 	}
 	if at := may[v4]; at == may[v6] && !several && p.room(s, w, [2]grant{}, at) < 2 {
 		d := Detail{Family: w.families[0]}
-		d.Pools = []PoolVerdict{{at.Name, LimitReached, at.half[index(w.families[0])].total, p.counted(s, w, [2]grant{}, at), at.limit()}}
+		d.Pools = []PoolVerdict{{Pool: at.Name, Reason: LimitReached, Held: p.counted(s, w, [2]grant{}, at), Limit: at.limit()}}
 		return refusal{LimitReached, d}
 	}
 	return refusal{Exhausted, Detail{Both: true, Asked: s.Request.Addresses}}

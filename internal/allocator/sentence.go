@@ -21,6 +21,8 @@ func (d Decision) Sentence() string {
 		return held
 	case d.Reason == Kept || d.Reason == Orphaned:
 		return held + "; " + d.Detail.lapse()
+	case d.Reason == ForeignAddress:
+		return d.Detail.shown() + "; " + Decision{Service: d.Service, Reason: d.Detail.Cause, Detail: d.Detail}.cause()
 	case d.Reason == PartialDualStack:
 		return fmt.Sprintf("%s; no %s address yet: %s", held, d.Detail.Family, d.cause())
 	case held == "":
@@ -65,15 +67,29 @@ func (d *Detail) lapse() string {
 		return fmt.Sprintf("pool %s is being deleted and waits for this Service", d.Pool) + move
 	case LapseShrunk:
 		return fmt.Sprintf("pool %s no longer covers %s", d.Pool, d.Address) + move
+	case LapseLost:
+		return fmt.Sprintf("pool %s hands out %s no more and keeps it for this Service", d.Pool, d.Address) + move
 	case LapseDrains:
 		return fmt.Sprintf("pool %s drains", d.Pool) + move
 	case LapseRestricted:
 		return fmt.Sprintf("pool %s no longer admits this Service", d.Pool) + move
 	case LapseNode:
-		return fmt.Sprintf("node %s has the address %s too", d.Node, d.Address) + move
+		return fmt.Sprintf("node %s has the address %s too, so it is not announced", d.Node, d.Address) + move
 	default:
 		return "" // NoLapse has nothing to say
 	}
+}
+
+// shown says what of the status is not ours.
+func (d *Detail) shown() string {
+	var all []string
+	for _, s := range d.Shown {
+		if s.Node != "" {
+			s.Text += " of node " + s.Node
+		}
+		all = append(all, s.Text)
+	}
+	return fmt.Sprintf("status shows %s, not given and so not announced by Belfry, until a pool can give an address instead", strings.Join(all, " and "))
 }
 
 // cause says why something is wanting.
@@ -176,6 +192,10 @@ func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
 		return fmt.Sprintf("pool %s: drains and hands out nothing new", v.Pool)
 	case FamilyUnavailable:
 		return fmt.Sprintf("pool %s: has no %s addresses", v.Pool, f)
+	}
+	switch {
+	case v.Total == 0 && v.Nodes > 0:
+		return fmt.Sprintf("pool %s: all of its %s addresses are Nodes' own", v.Pool, f)
 	default:
 		return fmt.Sprintf("pool %s: 0 of %d %s addresses free", v.Pool, v.Total, f)
 	}

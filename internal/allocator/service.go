@@ -9,12 +9,14 @@ import (
 	"slices"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A service is what the planner knows of one Service.
 type service struct {
 	lb.Service
 	claims   []*claim
+	foreign  []netip.Addr // those in its status that are not ours
 	decision Decision
 	// scope is that of the pools of a generation.
 	scope      *scope
@@ -24,11 +26,54 @@ type service struct {
 	dirty      bool // to be looked at again
 	waiting    bool
 	deleted    bool
-	// honoured is the reallocate token that goes with what was promised, and agreed
+	// honored is the reallocate token that goes with what was promised, and agreed
 	// are its terms.
-	honoured, agreed string
+	honored, agreed string
 	// terms are those of the Service as it is.
 	terms string
+}
+
+// A tenure is a claim to be made.
+type tenure struct {
+	addr
+	from                         string
+	promised, leaving, revocable bool
+}
+
+// tenures returns the claims of a Service: those that its status makes, and those it
+// was promised. Foreign are the addresses in its status that are not ours.
+func (p *Planner) tenures(s *lb.Service, promised []tenure) (all []tenure, foreign []netip.Addr) {
+	isPromised := func(a addr) bool {
+		return slices.ContainsFunc(promised, func(t tenure) bool { return t.addr == a })
+	}
+	ours := func(a netip.Addr) bool { return p.origins.Of(s, a).Standing != origin.Foreign }
+	var seen [2]bool
+	for i, a := range s.Assigned {
+		t := tenure{addr: number(a), revocable: true}
+		if i < len(s.AssignedPools) {
+			t.from = s.AssignedPools[i]
+		}
+		switch {
+		case isPromised(t.addr):
+			continue
+		case !ours(a):
+			foreign = append(foreign, a)
+			continue
+		case t.from == "" && p.origins.Covers(s.Request.Pool, a):
+			t.from = s.Request.Pool // of several that cover it, the one that keeps it in place
+		}
+		// Of two of one family it keeps the one it asks for, else the first.
+		f := t.family()
+		better := slices.ContainsFunc(s.Request.Addresses, func(r netip.Addr) bool {
+			return r != a && index(lb.FamilyOf(r)) == f && slices.Contains(s.Assigned, r) && ours(r)
+		})
+		t.leaving = seen[f] || better || !wantsFamily(s, f)
+		seen[f] = seen[f] || !t.leaving
+		if !slices.ContainsFunc(all, func(o tenure) bool { return o.addr == t.addr }) {
+			all = append(all, t)
+		}
+	}
+	return append(all, promised...), foreign
 }
 
 // adopt makes the claims of a Service those that its status shows and, until
@@ -38,36 +83,16 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 	p.unwait(s)
 	s.scope = nil
 
-	type tenure struct {
-		addr
-		from              string
-		promised, leaving bool
-	}
-	var wants []tenure
+	var promised []tenure
 	if slices.Equal(last.Assigned, next.Assigned) {
 		for _, c := range s.claims {
 			if c.promised && !c.leaving && wantsFamily(&next, c.use.family()) {
-				wants = append(wants, tenure{c.use.addr, c.from, true, false})
+				promised = append(promised, tenure{c.use.addr, c.from, true, false, true})
 			}
 		}
 	}
-	var seen [2]bool
-	for i, a := range next.Assigned {
-		w := tenure{addr: number(a)}
-		if i < len(next.AssignedPools) {
-			w.from = next.AssignedPools[i]
-		}
-		// Of two of one family it keeps the one it asks for, else the first.
-		f := w.family()
-		better := slices.ContainsFunc(next.Request.Addresses, func(r netip.Addr) bool {
-			return r != a && index(lb.FamilyOf(r)) == f && slices.Contains(next.Assigned, r)
-		})
-		w.leaving = seen[f] || better || !wantsFamily(&next, f)
-		seen[f] = seen[f] || !w.leaving
-		if !slices.ContainsFunc(wants, func(o tenure) bool { return o.addr == w.addr }) {
-			wants = append(wants, w)
-		}
-	}
+	wants, foreign := p.tenures(&next, promised)
+	s.foreign = foreign
 
 	regroup := !sharesAlike(&last, &next)
 	for i := len(s.claims) - 1; i >= 0; i-- {
@@ -92,10 +117,13 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 	}
 }
 
-// recorded returns the last reallocate token that was honoured.
+// shows reports whether the Service's status shows what is not ours.
+func (s *service) shows() bool { return len(s.foreign)+len(s.Others) > 0 }
+
+// recorded returns the last reallocate token that was honored.
 func (s *service) recorded() string {
 	if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.promised }) {
-		return s.honoured
+		return s.honored
 	}
 	return s.Reallocated
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A claim is one Service's hold on one address: its status shows the address,
@@ -11,7 +12,7 @@ import (
 type claim struct {
 	*service
 	use *use
-	// from is the pool it is said to come from; empty when nobody said.
+	// from is the pool that it comes from by our record; empty without one.
 	from string
 	// promised is set until the status shows the address; revocable from when a
 	// newer version of the Service is put, as then no write can fulfil the
@@ -42,11 +43,11 @@ func (c *claim) older(o *claim) int {
 // A use is one address in use.
 type use struct {
 	addr
-	owner *pool // whose ranges have it; nil when none do
+	owner *pool // which may hand it out; nil when none may
 	// pool is the one it is held under, nil when that is gone; name names it.
 	pool *pool
 	name string
-	// orphan is set when that pool no longer covers it.
+	// orphan is set when that pool no longer covers it, or is being deleted.
 	orphan bool
 	// was is its entry in the journal when it came into use.
 	was    freed
@@ -208,7 +209,7 @@ func (c *claim) rival() (lb.ServiceKey, Clash, lb.Port) {
 func (p *Planner) claim(s *service, a addr, from string, promised, leaving bool) *claim {
 	u := p.uses[a]
 	if u == nil {
-		u = &use{addr: a, owner: p.land.owner(a), settled: true}
+		u = &use{addr: a, owner: p.owner(a), settled: true}
 		p.uses[a] = u
 		p.take(u)
 	}
@@ -419,11 +420,9 @@ func (p *Planner) recount(u *use) {
 		return
 	}
 	name, orphan := u.name, u.orphan
-	u.name = u.claims[0].from
-	if u.pool = p.byName[u.name]; u.pool == nil && u.owner != nil {
-		u.pool, u.name = u.owner, u.owner.Name
-	}
-	u.orphan = u.pool == nil || !u.pool.covers(u.addr)
+	o := p.origins.Find(u.netip(), u.claims[0].from)
+	u.name, u.pool = o.Pool, p.byName[o.Pool]
+	u.orphan = o.Standing != origin.Covered || u.pool.Deleting
 	if len(u.claims) > 1 && (u.name != name || u.orphan != orphan) {
 		for _, c := range u.claims {
 			p.mark(c.service)

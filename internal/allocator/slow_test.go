@@ -31,6 +31,7 @@ type slowDecision struct {
 	Assigned    []Assignment
 	Reason      Reason
 	Released    []netip.Addr
+	Left        []netip.Addr
 	Reallocated string
 	Terms       string
 }
@@ -46,10 +47,16 @@ func planSlowly(w World) []slowDecision {
 			if j < len(s.AssignedPools) {
 				c.from = s.AssignedPools[j]
 			}
+			if !o.ours(s, a) {
+				continue
+			}
+			if c.from == "" && covers(o.pool(s.Request.Pool), a) {
+				c.from = s.Request.Pool
+			}
 			families := slowFamilies(s)
 			known := len(families) > 0
 			want := requested(s, lb.FamilyOf(a))
-			c.leaving = s.Released || s.Headless || want.IsValid() && want != a && slices.Contains(s.Assigned, want) || slices.Contains(seen, lb.FamilyOf(a)) || known && !slices.Contains(families, lb.FamilyOf(a))
+			c.leaving = s.Released || s.Headless || want.IsValid() && want != a && slices.Contains(s.Assigned, want) && o.ours(s, want) || slices.Contains(seen, lb.FamilyOf(a)) || known && !slices.Contains(families, lb.FamilyOf(a))
 			if !c.leaving {
 				seen = append(seen, lb.FamilyOf(a))
 			}
@@ -99,20 +106,50 @@ func (o *slow) pool(name string) *lb.Pool {
 	return nil
 }
 
-func contains(p *lb.Pool, a netip.Addr) bool {
-	return slices.ContainsFunc(p.Ranges, func(r lb.AddressRange) bool { return r.Contains(a) })
+// covers reports whether the address is one of the pool's, whoever hands it out.
+func covers(p *lb.Pool, a netip.Addr) bool {
+	in := func(r lb.AddressRange) bool { return r.Contains(a) }
+	return p != nil && (slices.ContainsFunc(p.Ranges, in) || slices.ContainsFunc(p.Lost, in))
 }
 
-// owner is the oldest pool that names the address.
-func (o *slow) owner(a netip.Addr) *lb.Pool {
+// first is the first pool by right of those that one asks for.
+func (o *slow) first(of func(*lb.Pool) bool) *lb.Pool {
 	var best *lb.Pool
+	late := func(p *lb.Pool) int {
+		if p.Deleting {
+			return 1
+		}
+		return 0
+	}
 	for i := range o.Pools {
 		p := &o.Pools[i]
-		if contains(p, a) && (best == nil || cmp.Or(p.Created.Compare(best.Created), cmp.Compare(p.Name, best.Name)) < 0) {
+		if of(p) && (best == nil || cmp.Or(cmp.Compare(late(p), late(best)), p.Created.Compare(best.Created), cmp.Compare(p.Name, best.Name)) < 0) {
 			best = p
 		}
 	}
 	return best
+}
+
+// owner is the one that hands the address out.
+func (o *slow) owner(a netip.Addr) *lb.Pool {
+	return o.first(func(p *lb.Pool) bool { return covers(p, a) })
+}
+
+// recorded names the pool that a Service's status says an address is from, or else the
+// status of a pool.
+func (o *slow) recorded(s *lb.Service, a netip.Addr) string {
+	if i := slices.Index(s.Assigned, a); i >= 0 && i < len(s.AssignedPools) && s.AssignedPools[i] != "" {
+		return s.AssignedPools[i]
+	}
+	if p := o.first(func(p *lb.Pool) bool { return slices.Contains(p.Records, a) }); p != nil {
+		return p.Name
+	}
+	return ""
+}
+
+// ours reports whether an address in a Service's status is.
+func (o *slow) ours(s *lb.Service, a netip.Addr) bool {
+	return o.owner(a) != nil && !o.onNode(a) || o.recorded(s, a) != ""
 }
 
 func (o *slow) onNode(a netip.Addr) bool {
@@ -129,7 +166,7 @@ func (o *slow) lends(p *lb.Pool, a netip.Addr) bool {
 
 // addresses lists what the pool may ever lend of a family, lowest first.
 func (o *slow) addresses(p *lb.Pool, f lb.Family) (all []netip.Addr) {
-	for _, r := range p.Ranges {
+	for _, r := range slices.Concat(p.Ranges, p.Lost) {
 		for a := r.First; r.Contains(a); a = a.Next() {
 			if lb.FamilyOf(a) == f && o.lends(p, a) {
 				all = append(all, a)
@@ -193,16 +230,20 @@ func (o *slow) keeps(c *slowClaim) bool {
 }
 
 func (o *slow) nameOf(a netip.Addr) string {
-	first := o.on(a)[0].from
-	if o.pool(first) == nil && o.owner(a) != nil {
-		return o.owner(a).Name
+	c := o.on(a)[0]
+	from := c.from
+	if from == "" {
+		from = o.recorded(c.s, a)
 	}
-	return first
+	if p := o.owner(a); p != nil && !covers(o.pool(from), a) {
+		return p.Name
+	}
+	return from
 }
 
 func (o *slow) orphan(a netip.Addr) bool {
 	p := o.pool(o.nameOf(a))
-	return p == nil || p.Deleting || !contains(p, a)
+	return !covers(p, a) || p.Deleting
 }
 
 func (o *slow) held(s *lb.Service, f lb.Family) *slowClaim {
@@ -286,8 +327,8 @@ func (o *slow) refused(s *lb.Service) Reason {
 }
 
 func (o *slow) anew(s *lb.Service) bool {
-	return s.Request.Reallocate != "" && s.Request.Reallocate != s.Reallocated &&
-		(o.held(s, lb.IPv4) != nil || o.held(s, lb.IPv6) != nil)
+	given := func(f lb.Family) bool { c := o.held(s, f); return c != nil && s.RecordOf(c.addr) != "" }
+	return s.Request.Reallocate != "" && s.Request.Reallocate != s.Reallocated && (given(lb.IPv4) || given(lb.IPv6))
 }
 
 // look decides for a Service that needs nothing.
@@ -493,7 +534,7 @@ func (o *slow) ownsAny(p *lb.Pool, r lb.AddressRange, f lb.Family) bool {
 // verdict is Allocated when p can give s n addresses, of family f among them.
 func (o *slow) verdict(p *lb.Pool, s *lb.Service, f lb.Family, n int, need []lb.Family, got map[lb.Family]*Assignment) Reason {
 	switch {
-	case !slices.ContainsFunc(p.Ranges, func(r lb.AddressRange) bool { return o.ownsAny(p, r, f) }):
+	case !slices.ContainsFunc(slices.Concat(p.Ranges, p.Lost), func(r lb.AddressRange) bool { return o.ownsAny(p, r, f) }):
 		return FamilyUnavailable
 	case p.Drain || p.Deleting:
 		return Draining
@@ -790,7 +831,7 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 		case d.Reason != Allocated:
 		case a.Orphan:
 			d.Reason = Orphaned
-		case p.Drain, !slowlyAdmits(p, s), o.onNode(c.addr):
+		case p != o.owner(c.addr), p.Drain, !slowlyAdmits(p, s), o.onNode(c.addr):
 			d.Reason = Kept
 		}
 	}
@@ -800,6 +841,16 @@ func (o *slow) conclude(s *lb.Service, got map[lb.Family]*Assignment, why Reason
 		}
 	}
 	slices.SortFunc(d.Released, netip.Addr.Compare)
+	if len(d.Assigned) == 0 {
+		for _, a := range s.Assigned {
+			if !o.ours(s, a) {
+				d.Left = append(d.Left, a)
+			}
+		}
+		if why := d.Reason; len(d.Left)+len(s.Others) > 0 && why >= PartialDualStack && why < WaitingForClusterIP {
+			d.Reason = ForeignAddress
+		}
+	}
 	unheard := []Reason{BadRequest, WaitingForClusterIP, Headless, NotOurs}
 	if s.Request.Reallocate != "" && len(d.Assigned) > 0 && !slices.Contains(unheard, why) {
 		d.Reallocated = s.Request.Reallocate

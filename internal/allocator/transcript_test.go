@@ -18,17 +18,17 @@ import (
 // A story is a cluster told in lines:
 //
 //	pool NAME RANGE... [auto=off] [buggy=avoid] [drain] [deleting] [shared] [orphans=reassign]
-//	     [strategy=first|hash] [retain=1h] [priority=1] [namespaces=a,b] [tier=gold] [limit=2] [older]
+//	     [strategy=first|hash] [retain=1h] [priority=1] [namespaces=a,b] [tier=gold] [limit=2] [older] [records=A,A]
 //	pool NAME gone
 //	node NAME ADDRESS...
 //	service NAMESPACE/NAME [families=4|6|46|64|none] [prefer|require] [address=A,A] [pool=P] [key=K] [ports=TCP/80,...]
-//	     [local] [selects=x] [tier=gold] [token=T] [headless] [class=other] [problem=TEXT] [holds=A@POOL,A@POOL] [older]
+//	     [local] [selects=x] [tier=gold] [token=T] [headless] [class=other] [problem=TEXT] [holds=A@POOL,A@] [shows=HOSTNAME] [older]
 //	service NAMESPACE/NAME gone
 //	now +1h
 //
 // A service keeps what is not said anew. Then plan plans, writes what was
 // decided and plans again, until nothing changes; once plans and writes nothing;
-// pools shows the pools.
+// pools shows the pools; leader puts a new planner in place.
 type story struct {
 	t        *testing.T
 	planner  *Planner
@@ -73,11 +73,7 @@ func (s *story) do(words []string, out *strings.Builder) error {
 			n.Addresses = append(n.Addresses, netip.MustParseAddr(a))
 		}
 		s.nodes[n.Name] = n
-		var nodes []lb.Node
-		for _, n := range s.nodes {
-			nodes = append(nodes, n)
-		}
-		s.planner.SetNodes(nodes)
+		s.tellNodes()
 	case "service":
 		return s.service(words[1], words[2:])
 	case "now":
@@ -91,6 +87,13 @@ func (s *story) do(words []string, out *strings.Builder) error {
 			}
 		}
 		return fmt.Errorf("it never ends")
+	case "leader": // one that knows nothing but the objects
+		s.planner = New()
+		s.tellPools()
+		s.tellNodes()
+		for _, v := range s.services {
+			s.planner.Put(v)
+		}
 	case "once":
 		s.plan(out, false)
 	case "pools":
@@ -108,7 +111,7 @@ func (s *story) pool(name string, words []string) error {
 		p.Created = epoch.Add(time.Duration(len(s.pools)) * time.Hour)
 	}
 	kept := p
-	p = lb.Pool{Name: name, Created: kept.Created, AutoAssign: true, Freed: kept.Freed}
+	p = lb.Pool{Name: name, Created: kept.Created, AutoAssign: true, Freed: kept.Freed, Records: kept.Records}
 	restrict := func() *lb.ServiceAllocation {
 		if p.Allocation == nil {
 			p.Allocation = &lb.ServiceAllocation{}
@@ -147,6 +150,11 @@ func (s *story) pool(name string, words []string) error {
 			restrict().ServiceSelectors = []lb.Selector{{{Key: "tier", Operator: lb.In, Values: []string{value}}}}
 		case "limit":
 			restrict().PerNamespaceLimit, err = strconv.Atoi(value)
+		case "records":
+			p.Records = nil
+			for a := range strings.SplitSeq(value, ",") {
+				p.Records = append(p.Records, netip.MustParseAddr(a))
+			}
 		case "older":
 			p.Created = epoch.Add(-time.Hour)
 		default:
@@ -175,7 +183,15 @@ func (s *story) tellPools() {
 	for _, p := range s.pools {
 		pools = append(pools, p)
 	}
-	s.planner.SetPools(pools)
+	s.planner.SetPools(divided(pools))
+}
+
+func (s *story) tellNodes() {
+	var nodes []lb.Node
+	for _, n := range s.nodes {
+		nodes = append(nodes, n)
+	}
+	s.planner.SetNodes(nodes)
 }
 
 func (s *story) service(name string, words []string) error {
@@ -245,6 +261,8 @@ func (s *story) service(name string, words []string) error {
 			v.Released, v.Foreign = value != "ours" && value != "foreign", value == "foreign"
 		case "older":
 			v.Created = epoch.Add(-time.Hour)
+		case "shows":
+			v.Others = append(v.Others, value)
 		case "holds":
 			for h := range strings.SplitSeq(value, ",") {
 				a, pool, _ := strings.Cut(h, "@")
@@ -317,9 +335,6 @@ func (s *story) show(out *strings.Builder) {
 			}
 		}
 		fmt.Fprintln(out)
-		for _, o := range d.Overlaps {
-			fmt.Fprintf(out, "  %v belongs to %s\n", o.Range, o.With)
-		}
 		for _, e := range d.Freed {
 			fmt.Fprintf(out, "  freed %v %s %v\n", e.Address, e.At.Format("15:04:05"), e.Service)
 		}

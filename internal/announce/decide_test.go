@@ -12,6 +12,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 // randomWorld returns some cluster, with members that claim at random what they
@@ -361,6 +362,7 @@ func members0(m []election.Member) string {
 
 func TestExclusionIsIgnoredOnRequest(t *testing.T) {
 	s := lb.Snapshot{
+		Pools:            []lb.Pool{lbtest.Everything()},
 		L2Advertisements: []lb.L2Advertisement{{Name: "all"}},
 		Nodes:            []lb.Node{{Name: "a", Labels: map[string]string{lb.LabelExcludeLB: ""}}},
 		Services: []lb.Service{{
@@ -450,6 +452,7 @@ func TestWhereAdvertisementsContradictEachOtherTheOldestIsHeard(t *testing.T) {
 		{Name: "c-old", Created: time.Unix(1, 0), Failback: lb.FailbackImmediate, ConflictPolicy: lb.ConflictWithhold},
 	}
 	s := lb.Snapshot{
+		Pools: []lb.Pool{lbtest.Everything()},
 		Nodes: []lb.Node{{Name: "n"}},
 		Services: []lb.Service{{
 			Assigned:  []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},

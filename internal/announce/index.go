@@ -11,6 +11,7 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 	"github.com/belfrylb/belfry/internal/placement"
 )
 
@@ -39,6 +40,7 @@ type group struct {
 	addr     netip.Addr
 	services []*lb.Service   // by key
 	keys     []lb.ServiceKey // of services
+	node     string          // that has the address for itself; empty for none
 	placed   string          // the node where the controller placed it
 	place    int             // the index of that node, or -1
 	class    *class
@@ -93,8 +95,9 @@ func NewIndex(s lb.Snapshot, o Options) *Index {
 	for i := range ads {
 		ix.ads = append(ix.ads, advertisement{&ads[i], ix.selected(ads[i].NodeSelectors), ix.weights(ads[i].PreferredNodes)})
 	}
-	ix.group(s.Services)
-	ix.classify(newPoolIndex(s.Pools, ads))
+	origins := origin.New(s.Pools, s.Nodes)
+	ix.group(s.Services, origins)
+	ix.classify(newPoolIndex(s.Pools, ads, origins))
 	if len(s.BGPAdvertisements) > 0 {
 		ix.survey = bgp.NewSurvey(s, bgp.Options{IgnoreExcludeLB: o.IgnoreExcludeLB})
 	}
@@ -230,6 +233,7 @@ func (ix *Index) Refusal(a netip.Addr) Refusal {
 		return Refusal{}
 	}
 	r := refuse(ix.Candidates(a))
+	r.Node = ix.groups[i].node
 	switch {
 	case !asked:
 		return r
@@ -279,6 +283,7 @@ func Carriers(members []election.Member) map[string][]uint32 {
 
 // routing are BGP's reasons in the words of this package.
 var routing = map[bgp.Reason]Reason{
+	bgp.NodeAddress:        NodeAddress,
 	bgp.NoAdvertisement:    NoAdvertisement,
 	bgp.NodeNotSelected:    NodeNotSelected,
 	bgp.NoPeer:             NoPeer,
@@ -299,6 +304,8 @@ type Refusal struct {
 	// Routing is the same for BGP, when both protocols were asked for; the rest is
 	// then about layer 2.
 	Routing *Refusal
+	// Node has the address for itself (NodeAddress).
+	Node string
 }
 
 // refuse sums up. There is a refusal only while no node is Eligible or Owner.
@@ -318,6 +325,8 @@ func (r Refusal) Sentence() string {
 		return "a node may announce the address"
 	case NoNode:
 		return "the cluster has no node"
+	case NodeAddress:
+		return "the address is node " + r.Node + "'s own"
 	case NoAdvertisement:
 		return "no L2Advertisement or BGPAdvertisement selects the pool and every Service that uses the address"
 	case NoEndpoint:
@@ -344,6 +353,8 @@ func (r Refusal) counted() string {
 // reason returns what configuration says of node n.
 func (g *group) reason(n int) Reason {
 	switch {
+	case g.node != "":
+		return NodeAddress
 	case len(g.class.ads) == 0:
 		return NoAdvertisement
 	case !g.usable:
@@ -383,7 +394,8 @@ func (g *group) hasCandidate() bool {
 }
 
 // group collects the Services by address, and the nodes that have endpoints.
-func (ix *Index) group(services []lb.Service) {
+// Those in a Service's status that are not ours are none.
+func (ix *Index) group(services []lb.Service, origins *origin.Index) {
 	ix.groups = make([]group, 0, len(services))
 	for i := range services {
 		s := &services[i]
@@ -391,11 +403,15 @@ func (ix *Index) group(services []lb.Service) {
 			continue
 		}
 		for _, a := range s.Assigned {
+			from := origins.Of(s, a)
+			if from.Standing == origin.Foreign {
+				continue
+			}
 			g, ok := ix.byAddr[a]
 			if !ok {
 				g = len(ix.groups)
 				ix.byAddr[a] = g
-				ix.groups = append(ix.groups, group{addr: a, local: true})
+				ix.groups = append(ix.groups, group{addr: a, node: from.Node, local: true})
 			}
 			ix.groups[g].services = append(ix.groups[g].services, s)
 		}
@@ -456,14 +472,14 @@ func (ix *Index) classify(pools *poolIndex) {
 	var key []byte
 	for i := range ix.groups {
 		g := &ix.groups[i]
-		origin := make([]string, len(g.services))
+		from := make([]string, len(g.services))
 		for i, s := range g.services {
-			origin[i] = pools.origin(s, g.addr)
+			from[i] = pools.origins.Of(s, g.addr).Pool
 		}
 		key = key[:0]
 		var selecting []int
 		for ad := range ix.ads {
-			if pools.selects(ad, &ix.ads[ad], g, origin) {
+			if g.node == "" && pools.selects(ad, &ix.ads[ad], g, from) {
 				selecting = append(selecting, ad)
 				key = binary.AppendUvarint(key, uint64(ad))
 			}
@@ -530,15 +546,13 @@ func (ix *Index) weights(preferences []lb.NodePreference) []int {
 
 // A poolIndex answers which advertisements select which pool.
 type poolIndex struct {
-	pools []lb.Pool // oldest first
+	origins *origin.Index
 	// byName has, for every advertisement, the names of the pools it selects.
 	byName []map[string]bool
 }
 
-func newPoolIndex(pools []lb.Pool, ads []lb.L2Advertisement) *poolIndex {
-	p := &poolIndex{pools: sorted(pools, func(a, b lb.Pool) int {
-		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
-	})}
+func newPoolIndex(pools []lb.Pool, ads []lb.L2Advertisement, origins *origin.Index) *poolIndex {
+	p := &poolIndex{origins: origins}
 	for _, ad := range ads {
 		names := make(map[string]bool, len(ad.Pools))
 		for _, name := range ad.Pools {
@@ -556,10 +570,10 @@ func newPoolIndex(pools []lb.Pool, ads []lb.L2Advertisement) *poolIndex {
 
 // selects reports whether advertisement i selects every Service of a group and
 // the pools that their address came from.
-func (p *poolIndex) selects(i int, ad *advertisement, g *group, origin []string) bool {
+func (p *poolIndex) selects(i int, ad *advertisement, g *group, from []string) bool {
 	everyPool := len(ad.Pools) == 0 && len(ad.PoolSelectors) == 0
 	for j, s := range g.services {
-		if !everyPool && !p.byName[i][origin[j]] {
+		if !everyPool && !p.byName[i][from[j]] {
 			return false
 		}
 		if len(ad.ServiceSelectors) > 0 && !lb.MatchesAny(ad.ServiceSelectors, s.Labels) {
@@ -567,26 +581,6 @@ func (p *poolIndex) selects(i int, ad *advertisement, g *group, origin []string)
 		}
 	}
 	return true
-}
-
-// origin returns the name of the pool an address came from: as the Service
-// records it, else the oldest that covers it, else "".
-func (p *poolIndex) origin(s *lb.Service, a netip.Addr) string {
-	if i := slices.Index(s.Assigned, a); i >= 0 && i < len(s.AssignedPools) && s.AssignedPools[i] != "" {
-		return s.AssignedPools[i]
-	}
-	for i := range p.pools {
-		if covers(p.pools[i].Ranges, a) {
-			return p.pools[i].Name
-		}
-	}
-	return ""
-}
-
-// covers reports whether sorted, disjoint ranges contain an address.
-func covers(ranges []lb.AddressRange, a netip.Addr) bool {
-	i, _ := slices.BinarySearchFunc(ranges, a, func(r lb.AddressRange, a netip.Addr) int { return r.Last.Compare(a) })
-	return i < len(ranges) && ranges[i].Contains(a)
 }
 
 func sorted[T any](in []T, compare func(a, b T) int) []T {

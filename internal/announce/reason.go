@@ -13,6 +13,8 @@ const (
 
 	// NoNode: the cluster has no node at all.
 	NoNode
+	// NodeAddress: a Node has the address for itself.
+	NodeAddress
 	// NoAdvertisement: no advertisement selects the address's pool and every
 	// Service that shares the address.
 	NoAdvertisement
@@ -61,7 +63,7 @@ const (
 
 var reasons = [...]string{
 	"Eligible",
-	"NoNode", "NoAdvertisement", "NoEndpoint", "NoLocalEndpoint",
+	"NoNode", "NodeAddress", "NoAdvertisement", "NoEndpoint", "NoLocalEndpoint",
 	"NodeNotSelected", "NoPeer", "FamilyNotOffered", "NodeExcluded", "NetworkUnavailable", "Draining",
 	"NotAMember", "Joining", "NoUsableInterface", "Leaving", "AddressConflict", "NoSession",
 	"Lost", "Owner",
@@ -73,7 +75,7 @@ func (r Reason) String() string { return reasons[r] }
 // sentences say it of several nodes, after their number.
 var sentences = [...]string{
 	"eligible",
-	"absent", "not advertised", "without endpoints of the family",
+	"absent", "kept from a Node's own address", "not advertised", "without endpoints of the family",
 	"without an endpoint of the address's family, which externalTrafficPolicy Local requires",
 	"not selected by an advertisement",
 	"without a BGPPeer to advertise it to", "without a BGPPeer that carries its family",

@@ -13,6 +13,8 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
+	"github.com/belfrylb/belfry/internal/origin"
 	"github.com/belfrylb/belfry/internal/transcript"
 )
 
@@ -20,10 +22,11 @@ import (
 // a block is lines that change the world, or one command, then "----", then
 // what it prints.
 //
-//	pool NAME RANGE... [label=K=V,..]                     defines or replaces
+//	pool NAME RANGE... [label=K=V,..]                     defines or replaces; the pool
+//	        "everything" is there from the start, and has what no other has
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..]
 //	        [if=GLOB,..] [notif=GLOB,..] [prefer=WEIGHT:SEL,..] [!failback]
-//	node NAME [K=V ..] [!exclude] [!unavailable] [!drain] [!unready]
+//	node NAME [ip=ADDR,..] [K=V ..] [!exclude] [!unavailable] [!drain] [!unready]
 //	service NS/NAME ADDR[@POOL]... [Local] [!released] [on=NODE,..] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
 //	  (ep4=, ep6= for those of one family)
 //	delete KIND NAME
@@ -56,7 +59,17 @@ type speaker struct {
 	met      map[string]bool
 }
 
-func newWorld(t *testing.T) *world { return &world{t: t, speakers: map[string]*speaker{}} }
+func newWorld(t *testing.T) *world {
+	return &world{t: t, snapshot: lb.Snapshot{Pools: []lb.Pool{lbtest.Everything()}}, speakers: map[string]*speaker{}}
+}
+
+// divided returns the snapshot with its pools divided, as config hands them over.
+func (w *world) divided() lb.Snapshot {
+	s := w.snapshot
+	s.Pools = slices.Clone(s.Pools)
+	origin.Divide(s.Pools)
+	return s
+}
 
 // Line does what a line says.
 func (w *world) Line(line string) string {
@@ -87,7 +100,7 @@ func (w *world) Line(line string) string {
 		return w.candidates(netip.MustParseAddr(args[0]))
 	case "explain":
 		var b strings.Builder
-		for _, n := range Explain(NewIndex(w.snapshot, Options{}), w.members, netip.MustParseAddr(args[0])) {
+		for _, n := range Explain(NewIndex(w.divided(), Options{}), w.members, netip.MustParseAddr(args[0])) {
 			fmt.Fprintf(&b, "%-4s %v\n", n.Node, n.Reason)
 		}
 		return b.String()
@@ -127,7 +140,7 @@ func (w *world) remove(kind, name string) {
 }
 
 func (w *world) candidates(a netip.Addr) string {
-	ix := NewIndex(w.snapshot, Options{})
+	ix := NewIndex(w.divided(), Options{})
 	var b strings.Builder
 	for _, n := range ix.Candidates(a) {
 		fmt.Fprintf(&b, "%-4s %v\n", n.Node, n.Reason)
@@ -144,7 +157,7 @@ func (w *world) candidates(a netip.Addr) string {
 // routing prints who advertises an address by BGP, or why nobody can, and what is
 // said of it when neither protocol can.
 func (w *world) routing(a netip.Addr) string {
-	ix := NewIndex(w.snapshot, Options{})
+	ix := NewIndex(w.divided(), Options{})
 	var b strings.Builder
 	switch r, asked := ix.Routing(a); {
 	case !asked:
@@ -207,7 +220,7 @@ func (w *world) bgppeer(args []string) lb.BGPPeer {
 func (w *world) record() string {
 	var b strings.Builder
 	learn(w.members, w.speakers)
-	for _, v := range Decide(NewIndex(w.snapshot, Options{}), w.members, nil, "").Decisions {
+	for _, v := range Decide(NewIndex(w.divided(), Options{}), w.members, nil, "").Decisions {
 		if v.Place == v.Placed {
 			continue
 		}
@@ -230,7 +243,7 @@ func (w *world) record() string {
 // sites prints what placement is told about every address.
 func (w *world) sites(of []string) string {
 	var b strings.Builder
-	ix := NewIndex(w.snapshot, Options{})
+	ix := NewIndex(w.divided(), Options{})
 	sites := ix.Sites()
 	if len(of) > 0 {
 		sites = ix.SitesOf(of[0])
@@ -267,7 +280,7 @@ func (w *world) sites(of []string) string {
 
 // decide prints the owner of every address, and what every member does.
 func (w *world) decide() string {
-	ix := NewIndex(w.snapshot, Options{})
+	ix := NewIndex(w.divided(), Options{})
 	learn(w.members, w.speakers)
 	var b strings.Builder
 	for i, v := range Decide(ix, w.members, nil, "").Decisions {
@@ -296,7 +309,7 @@ func (w *world) decide() string {
 
 // gossip lets every member claim what it answers for, and all hear of it.
 func (w *world) gossip() {
-	gossip(NewIndex(w.snapshot, Options{}), w.members, w.speakers)
+	gossip(NewIndex(w.divided(), Options{}), w.members, w.speakers)
 }
 
 // learn tells every member of the others.
@@ -413,10 +426,21 @@ func (w *world) node(args []string) lb.Node {
 			n.NotReady = true
 		default:
 			key, value, _ := strings.Cut(arg, "=")
+			if key == "ip" {
+				n.Addresses = addresses(value)
+				continue
+			}
 			n.Labels[key] = value
 		}
 	}
 	return n
+}
+
+func addresses(list string) (all []netip.Addr) {
+	for text := range strings.SplitSeq(list, ",") {
+		all = append(all, netip.MustParseAddr(text))
+	}
+	return all
 }
 
 func (w *world) member(args []string) election.Member {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp/wire"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -76,7 +77,7 @@ func TestDiffLeadsFromOneTableToTheOther(t *testing.T) {
 
 // randomWorld returns a snapshot with a bit of everything.
 func randomWorld(r *rand.Rand) lb.Snapshot {
-	var s lb.Snapshot
+	s := lb.Snapshot{Pools: []lb.Pool{lbtest.Everything()}}
 	for i := range 3 {
 		s.Nodes = append(s.Nodes, lb.Node{Name: string(rune('a' + i)), Labels: map[string]string{"rack": fmt.Sprint(i % 2)}})
 		s.BGPPeers = append(s.BGPPeers, lb.BGPPeer{
@@ -122,7 +123,7 @@ func TestDecideDoesNotDependOnOrder(t *testing.T) {
 	for range 300 {
 		s := randomWorld(r)
 		again := lb.Snapshot{
-			Nodes: shuffled(r, s.Nodes), Services: shuffled(r, s.Services),
+			Pools: s.Pools, Nodes: shuffled(r, s.Nodes), Services: shuffled(r, s.Services),
 			BGPPeers: shuffled(r, s.BGPPeers), BGPAdvertisements: shuffled(r, s.BGPAdvertisements),
 		}
 		for _, node := range []string{"a", "b", "c"} {
@@ -152,6 +153,7 @@ func TestDecideDoesNotDependOnOrder(t *testing.T) {
 // that would be too much does not apply to the prefix; the address stays advertised.
 func TestCommunitiesOfARouteFitAMessage(t *testing.T) {
 	s := lb.Snapshot{
+		Pools:    []lb.Pool{lbtest.Everything()},
 		Nodes:    []lb.Node{{Name: "a"}},
 		BGPPeers: []lb.BGPPeer{{Name: "tor", MyASN: 65000, PeerASN: 65001, Address: addr("192.0.2.1"), Families: []lb.Family{lb.IPv4, lb.IPv6}}},
 		Services: []lb.Service{{

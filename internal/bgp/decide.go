@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A Phase says how far a node has got with taking its leave.
@@ -78,8 +79,10 @@ type Reason uint8
 
 // Reasons.
 const (
+	// NodeAddress: a Node has the address for itself.
+	NodeAddress Reason = iota
 	// NoAdvertisement: no BGPAdvertisement selects the pool and every Service.
-	NoAdvertisement Reason = iota
+	NoAdvertisement
 	// NodeNotSelected: one does, but not this node.
 	NodeNotSelected
 	// NoPeer: this node has no BGPPeer that the advertisement is for.
@@ -101,7 +104,7 @@ const (
 )
 
 var reasons = [...]string{
-	"NoAdvertisement", "NodeNotSelected", "NoPeer", "FamilyNotOffered", "NodeExcluded", "NetworkUnavailable",
+	"NodeAddress", "NoAdvertisement", "NodeNotSelected", "NoPeer", "FamilyNotOffered", "NodeExcluded", "NetworkUnavailable",
 	"Drained", "NoEndpoint", "NoLocalEndpoint", "Advertised",
 }
 
@@ -109,6 +112,7 @@ var reasons = [...]string{
 func (r Reason) String() string { return reasons[r] }
 
 var sentences = [...]string{
+	"the address is a node's own",
 	"no BGPAdvertisement selects the pool and every Service that uses the address",
 	"no BGPAdvertisement that selects the address selects this node",
 	"this node has no BGPPeer to advertise the address to",
@@ -215,14 +219,14 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 		return Intent{}
 	}
 	var intent Intent
-	d := decision{options: o, node: s.Nodes[i], ads: oldestFirst(s.BGPAdvertisements), pools: poolsByAge(s.Pools)}
+	d := decision{options: o, node: s.Nodes[i], ads: oldestFirst(s.BGPAdvertisements), origins: origin.New(s.Pools, s.Nodes)}
 	d.peers, intent.Rivals = peersOf(s.BGPPeers, d.node)
 	d.routes = make([]map[netip.Prefix]*statement, len(d.peers))
 	for i := range d.routes {
 		d.routes[i] = map[netip.Prefix]*statement{}
 	}
 
-	for _, g := range groups(s.Services) {
+	for _, g := range groups(s.Services, d.origins) {
 		intent.Verdicts = append(intent.Verdicts, d.judge(g))
 	}
 	conflicts := map[[2]string]Conflict{}
@@ -260,15 +264,11 @@ func oldestFirst(ads []lb.BGPAdvertisement) []lb.BGPAdvertisement {
 	return byAge(ads, func(a lb.BGPAdvertisement) (time.Time, string) { return a.Created, a.Name })
 }
 
-func poolsByAge(pools []lb.Pool) []lb.Pool {
-	return byAge(pools, func(p lb.Pool) (time.Time, string) { return p.Created, p.Name })
-}
-
 // A decision is the state of one call of Decide.
 type decision struct {
 	options Options
 	node    lb.Node
-	pools   []lb.Pool             // oldest first
+	origins *origin.Index
 	ads     []lb.BGPAdvertisement // oldest first
 	peers   []lb.BGPPeer          // by name
 	// routes has, for each peer, what is said of each prefix.
@@ -290,21 +290,25 @@ type statement struct {
 type group struct {
 	address  netip.Addr
 	services []*lb.Service
+	node     string // that has the address for itself; empty for none
 }
 
-// groups collects the Services by address, ascending.
-func groups(services []lb.Service) []group {
+// groups collects the Services by address, ascending. Addresses in a Service's status
+// that are not ours are none.
+func groups(services []lb.Service, origins *origin.Index) []group {
 	byAddress := map[netip.Addr][]*lb.Service{}
 	for i := range services {
 		if s := &services[i]; !s.Released && !s.Foreign {
 			for _, a := range s.Assigned {
-				byAddress[a] = append(byAddress[a], s)
+				if origins.Of(s, a).Standing != origin.Foreign {
+					byAddress[a] = append(byAddress[a], s)
+				}
 			}
 		}
 	}
 	out := make([]group, 0, len(byAddress))
 	for a, s := range byAddress {
-		out = append(out, group{a, s})
+		out = append(out, group{a, s, origins.Node(a)})
 	}
 	slices.SortFunc(out, func(a, b group) int { return a.address.Compare(b.address) })
 	return out
@@ -313,7 +317,7 @@ func groups(services []lb.Service) []group {
 // judge decides over one address and enters its prefixes into the tables.
 func (d *decision) judge(g group) Verdict {
 	v := Verdict{Address: g.address}
-	nearest := NoAdvertisement
+	nearest := NodeAddress // the least
 	unfit, ending := d.unfit(), d.ending(g)
 	if unfit == Advertised {
 		unfit = g.idle(d.node.Name)
@@ -341,6 +345,9 @@ func (d *decision) judge(g group) Verdict {
 // out on the node, and returns how near to that it came when there are none, at
 // most FamilyNotOffered; otherwise the greatest reason is up to each.
 func (d *decision) offers(g group, each func(peer, ad int)) Reason {
+	if g.node != "" {
+		return NodeAddress
+	}
 	reason, family := NoAdvertisement, lb.FamilyOf(g.address)
 	for i := range d.ads {
 		ad := &d.ads[i]
@@ -424,30 +431,16 @@ func (d *decision) selectsServices(ad *lb.BGPAdvertisement, g group) bool {
 		if len(ad.Pools) == 0 && len(ad.PoolSelectors) == 0 {
 			continue
 		}
-		name := d.origin(s, g.address)
+		name := d.origins.Of(s, g.address).Pool
 		if slices.Contains(ad.Pools, name) {
 			continue
 		}
-		i := slices.IndexFunc(d.pools, func(p lb.Pool) bool { return p.Name == name })
-		if i < 0 || !lb.MatchesAny(ad.PoolSelectors, d.pools[i].Labels) {
+		pool := d.origins.Pool(name)
+		if pool == nil || !lb.MatchesAny(ad.PoolSelectors, pool.Labels) {
 			return false
 		}
 	}
 	return true
-}
-
-// origin returns the name of the pool that an address came from: as the Service
-// records it, else the oldest that covers it, else "".
-func (d *decision) origin(s *lb.Service, a netip.Addr) string {
-	if i := slices.Index(s.Assigned, a); i >= 0 && i < len(s.AssignedPools) && s.AssignedPools[i] != "" {
-		return s.AssignedPools[i]
-	}
-	for _, p := range d.pools {
-		if slices.ContainsFunc(p.Ranges, func(r lb.AddressRange) bool { return r.Contains(a) }) {
-			return p.Name
-		}
-	}
-	return ""
 }
 
 // state enters that an advertisement gives a prefix to a peer.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A Survey is what configuration and endpoints let each node of a cluster
@@ -32,13 +33,14 @@ type surveyClass struct {
 // NewSurvey surveys a snapshot. The order of its slices does not matter.
 func NewSurvey(s lb.Snapshot, o Options) *Survey {
 	v := &Survey{nodes: len(s.Nodes), groups: map[netip.Addr]group{}}
-	for _, g := range groups(s.Services) {
+	origins := origin.New(s.Pools, s.Nodes)
+	for _, g := range groups(s.Services, origins) {
 		v.groups[g.address] = g
 	}
-	ads, pools := oldestFirst(s.BGPAdvertisements), poolsByAge(s.Pools)
+	ads := oldestFirst(s.BGPAdvertisements)
 	byKey := map[string]int{}
 	for _, n := range s.Nodes {
-		d := decision{options: o, node: n, ads: ads, pools: pools}
+		d := decision{options: o, node: n, ads: ads, origins: origins}
 		var rivals []Rival
 		d.peers, rivals = peersOf(s.BGPPeers, n)
 		unfit := d.unfit()

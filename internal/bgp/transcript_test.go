@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
+	"github.com/belfrylb/belfry/internal/origin"
 	"github.com/belfrylb/belfry/internal/transcript"
 )
 
@@ -18,11 +20,12 @@ import (
 // a block is lines that change the world, or one command, then "----", then
 // what it prints.
 //
-//	pool NAME FIRST-LAST... [label=K=V,..]
+//	pool NAME FIRST-LAST... [label=K=V,..]    the pool "everything" is there from the
+//	        start, and has what no other has
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..] [peers=A,B]
 //	        [agg=N] [agg6=N] [pref=N] [med=N] [prepend=N] [comm=C,..] [weigh]
 //	peer NAME ADDR|INTERFACE our=ASN [port=N] [as=ASN|internal|external] [local=ASN] [families=4,6] [nodes=SEL|..]
-//	node NAME [K=V ..] [!exclude] [!unavailable]
+//	node NAME [ip=ADDR,..] [K=V ..] [!exclude] [!unavailable]
 //	service NS/NAME ADDR[@POOL]... [Local] [!released] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
 //	  (ep4=, ep6= for those of one family)
 //	delete KIND NAME
@@ -31,7 +34,9 @@ import (
 //	decide NODE
 //	changes NODE    what is new since the last decide or changes for that node
 func TestTranscripts(t *testing.T) {
-	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World { return &world{t: t, last: map[string]Intent{}} })
+	transcript.Run(t, "testdata/*.txt", func(t *testing.T) transcript.World {
+		return &world{t: t, snapshot: lb.Snapshot{Pools: []lb.Pool{lbtest.Everything()}}, last: map[string]Intent{}}
+	})
 }
 
 // A world is a snapshot that transcripts build by name.
@@ -41,6 +46,14 @@ type world struct {
 	options  Options
 	last     map[string]Intent
 	born     int64
+}
+
+// divided returns the snapshot with its pools divided, as config hands them over.
+func (w *world) divided() lb.Snapshot {
+	s := w.snapshot
+	s.Pools = slices.Clone(s.Pools)
+	origin.Divide(s.Pools)
+	return s
 }
 
 // Line does what a line says.
@@ -87,10 +100,10 @@ func (w *world) Line(line string) string {
 			}
 		}
 	case "decide":
-		w.last[args[0]] = Decide(w.snapshot, args[0], w.options)
+		w.last[args[0]] = Decide(w.divided(), args[0], w.options)
 		return show(w.last[args[0]])
 	case "changes":
-		before, after := w.last[args[0]], Decide(w.snapshot, args[0], w.options)
+		before, after := w.last[args[0]], Decide(w.divided(), args[0], w.options)
 		w.last[args[0]] = after
 		return showChanges(before, after)
 	default:
@@ -259,7 +272,13 @@ func (w *world) node(args []string) lb.Node {
 			n.NetworkUnavailable = true
 		default:
 			key, value, _ := strings.Cut(arg, "=")
-			n.Labels[key] = value
+			if key != "ip" {
+				n.Labels[key] = value
+				continue
+			}
+			for text := range strings.SplitSeq(value, ",") {
+				n.Addresses = append(n.Addresses, addr(text))
+			}
 		}
 	}
 	return n

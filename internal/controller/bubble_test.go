@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -160,7 +161,11 @@ func (b *bubble) edit(name string, edits ...func(*corev1.Service)) {
 // remove deletes a Service.
 func (b *bubble) remove(name string) { b.Helper(); b.api.Delete(b.service(name)) }
 
-// carries says what a Service shows of ours, in short.
+// pools are those that a record names.
+var pools = regexp.MustCompile(` from [^,;]+`)
+
+// carries says what a Service shows of ours, in short: the record only where it has
+// other addresses than those that are shown.
 func (b *bubble) carries(name string) string {
 	b.Helper()
 	s := b.service(name)
@@ -168,8 +173,16 @@ func (b *bubble) carries(name string) string {
 	for _, in := range s.Status.LoadBalancer.Ingress {
 		out = append(out, in.IP)
 	}
+	addresses := strings.Join(out, ", ")
 	for _, c := range s.Status.Conditions {
-		out = append(out, strings.TrimPrefix(c.Type, "belfry.dev/")+"="+c.Reason)
+		switch kube.ConditionType(c.Type) {
+		case kube.ConditionRecorded:
+			if recorded := pools.ReplaceAllString(c.Message, ""); recorded != addresses {
+				out = append(out, "Recorded="+recorded)
+			}
+		default:
+			out = append(out, strings.TrimPrefix(c.Type, "belfry.dev/")+"="+c.Reason)
+		}
 	}
 	slices.SortStableFunc(out, func(x, y string) int {
 		return strings.Compare(fmt.Sprint(strings.Contains(x, "=")), fmt.Sprint(strings.Contains(y, "=")))

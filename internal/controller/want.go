@@ -18,9 +18,10 @@ import (
 func (s *service) want() kube.ServiceWrite {
 	d := s.decision
 	if d.Reason == allocator.NotOurs {
-		return kube.ServiceWrite{Announced: &kube.Condition{}}
+		return kube.ServiceWrite{Left: d.Left, Announced: &kube.Condition{}}
 	}
 	w := kube.ServiceWrite{
+		Left:        d.Left,
 		Reallocated: d.Reallocated, Terms: d.Terms,
 		Allocated: kube.Condition{Status: metav1.ConditionFalse, Reason: d.Reason.String(), Message: d.Sentence()},
 	}

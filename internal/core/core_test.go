@@ -11,6 +11,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 	"github.com/belfrylb/belfry/internal/transcript"
 )
 
@@ -168,7 +169,7 @@ func (c *conversation) configure(words []string, by map[string]string) {
 	case "ignore":
 		ad.ConflictPolicy = lb.ConflictIgnore
 	}
-	s := lb.Snapshot{L2Advertisements: []lb.L2Advertisement{ad}}
+	s := lb.Snapshot{Pools: []lb.Pool{lbtest.Everything()}, L2Advertisements: []lb.L2Advertisement{ad}}
 	names := nodes
 	if by["nodes"] != "" {
 		names = strings.Split(by["nodes"], ",")

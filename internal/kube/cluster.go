@@ -379,6 +379,12 @@ func specChanged[T metav1.Object](c *Cluster) func(was, is *row[T]) {
 
 func (c *Cluster) poolChanged(was, is *row[*v1beta1.IPAddressPool]) {
 	specChanged[*v1beta1.IPAddressPool](c)(was, is)
+	recorded := was == nil || is == nil || !slices.EqualFunc(was.value.Status.Orphans, is.value.Status.Orphans,
+		func(a, b v1beta1.OrphanedAddress) bool { return a.Address == b.Address })
+	if recorded { // whose an address is depends on it
+		c.changes.config, c.staleConfig = true, true
+		c.notify()
+	}
 	if c.options.Role == Allocating {
 		c.changes.pools, c.staleConfig = true, true
 		c.notify()

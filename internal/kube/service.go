@@ -32,17 +32,12 @@ var prefixes = [...]string{"belfry.dev/", "metallb.io/", "metallb.universe.tf/"}
 const (
 	// AnnotationReallocate asks for a fresh address by any new value.
 	AnnotationReallocate = "belfry.dev/reallocate"
-	// AnnotationReallocated records the last value that was honoured.
-	AnnotationReallocated = "belfry.dev/reallocated"
 	// AnnotationPool names the pool of each address in status, in their order,
 	// separated by commas; one name when all are equal.
 	AnnotationPool = "belfry.dev/pool"
 	// AnnotationPlaced names the node where layer 2 places each address in status,
 	// likewise.
 	AnnotationPlaced = "belfry.dev/l2-node"
-	// AnnotationInstallation names the namespace of the installation that wrote the
-	// rest; absent for belfry-system. Another installation leaves all of it alone.
-	AnnotationInstallation = "belfry.dev/installation"
 )
 
 // defaultNamespace is where we are installed unless somebody says otherwise.
@@ -59,6 +54,11 @@ const (
 	// those who may edit it cannot: so it is known who was edited when some can no
 	// longer share.
 	ConditionSharing ConditionType = "belfry.dev/Sharing"
+	// ConditionRecorded is our record of what we gave, and of which installation of
+	// ours it was (gift). Whoever may edit a Service cannot write it.
+	ConditionRecorded ConditionType = "belfry.dev/Recorded"
+	// ConditionReallocated has the last value of AnnotationReallocate that was honored.
+	ConditionReallocated ConditionType = "belfry.dev/Reallocated"
 )
 
 // A Condition is a condition of ours on an object: what holds and why. The zero
@@ -78,6 +78,10 @@ type Service struct {
 	Version string
 	// Allocated and Announced are the conditions it shows.
 	Allocated, Announced Condition
+	// recorded and reallocated are those that it shows of the other two.
+	recorded, reallocated Condition
+	// ingress is that of its status where it is not Exact.
+	ingress []corev1.LoadBalancerIngress
 	// Exact is set when status holds Assigned and nothing else, the way we write
 	// it.
 	Exact bool
@@ -110,7 +114,7 @@ func (c Class) ours(s *corev1.Service) bool {
 	return c != "" && *s.Spec.LoadBalancerClass == string(c)
 }
 
-// installation is what AnnotationInstallation says of what we write.
+// installation is how a record names the installation.
 func (o Options) installation() string {
 	if o.Namespace == defaultNamespace {
 		return ""
@@ -122,7 +126,7 @@ func (o Options) installation() string {
 // and hold nothing of ours give nil. So do those of another installation, except
 // that whoever allocates must know which addresses it has given away.
 func (o Options) service(s *corev1.Service) *Service {
-	out := &Service{Version: s.ResourceVersion, by: short(s.Annotations[AnnotationInstallation], maxName), us: o.installation()}
+	out := &Service{Version: s.ResourceVersion, us: o.installation()}
 	for _, have := range s.Status.Conditions {
 		kept := Condition{Status: have.Status, Reason: have.Reason, Message: short(have.Message, maxMessage), Since: have.LastTransitionTime}
 		switch ConditionType(have.Type) {
@@ -132,11 +136,19 @@ func (o Options) service(s *corev1.Service) *Service {
 			out.Announced = kept
 		case ConditionSharing:
 			out.sharing = kept
+		case ConditionRecorded:
+			out.recorded = kept
+		case ConditionReallocated:
+			out.reallocated = kept
 		}
 	}
+	gave := parseRecord(out.recorded.Message)
+	out.by = gave.by
 	out.pool = short(s.Annotations[AnnotationPool], 2*maxName+1)
 	out.placed = short(s.Annotations[AnnotationPlaced], 2*maxName+1)
-	out.Marked = out.Allocated != Condition{} || out.Announced != Condition{}
+	for _, c := range [...]Condition{out.Allocated, out.Announced, out.recorded, out.reallocated, out.sharing} {
+		out.Marked = out.Marked || c != Condition{}
+	}
 	ours := o.Class.ours(s)
 	foreign := !ours && out.by != out.us
 	if !ours && !out.Marked || foreign && (o.Role != Allocating || s.Spec.Type != corev1.ServiceTypeLoadBalancer) {
@@ -149,7 +161,7 @@ func (o Options) service(s *corev1.Service) *Service {
 		FamilyPolicy:  familyPolicy(s.Spec.IPFamilyPolicy),
 		Headless:      s.Spec.ClusterIP == corev1.ClusterIPNone,
 		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
-		Reallocated:   short(s.Annotations[AnnotationReallocated], maxToken),
+		Reallocated:   out.reallocated.Message,
 		Announced:     out.Announced.Status == metav1.ConditionTrue,
 		Released:      !ours && !foreign,
 		Foreign:       foreign,
@@ -160,7 +172,11 @@ func (o Options) service(s *corev1.Service) *Service {
 		}
 	}
 	out.Assigned, out.Exact = assigned(s.Status.LoadBalancer.Ingress)
-	out.AssignedPools = splitNames(out.pool, len(out.Assigned))
+	out.AssignedPools = gave.poolsOf(out.Assigned)
+	if !out.Exact {
+		out.ingress = s.Status.LoadBalancer.Ingress
+		out.Others = others(out.ingress)
+	}
 	out.Placed = splitNames(out.placed, len(out.Assigned))
 	var whole bool
 	out.Labels, whole = readLabels(s.Labels)

@@ -136,13 +136,13 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 		}
 		// Annotations anybody can write; they make nothing ours.
 		s.Annotations = map[string]string{
-			AnnotationPool: "edge", AnnotationPlaced: "node1", AnnotationReallocated: "1", AnnotationReallocate: "2", "belfry.dev/address-pool": "edge",
+			AnnotationPool: "edge", AnnotationPlaced: "node1", AnnotationReallocate: "2", "belfry.dev/address-pool": "edge",
 		}
 		if got := (Options{Class: c.class}).service(s); (got != nil) != c.ours || got != nil && (got.Marked || got.Released) {
 			t.Errorf("%s, annotated: %+v", c.name, got)
 		}
 		// A condition of ours is proof: what carries it concerns us, to be released.
-		for _, condition := range []ConditionType{ConditionAllocated, ConditionAnnounced} {
+		for _, condition := range []ConditionType{ConditionAllocated, ConditionAnnounced, ConditionRecorded, ConditionReallocated} {
 			s.Status.Conditions = []metav1.Condition{{Type: string(condition), Status: "True", Reason: "R"}}
 			if got := (Options{Class: c.class}).service(s); got == nil || got.Released == c.ours || !got.Marked {
 				t.Errorf("%s, with %s: %+v", c.name, condition, got)
@@ -154,11 +154,14 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 func TestWhatAnotherInstallationWroteIsTakenButNotOurs(t *testing.T) {
 	class := "belfry.dev/lb"
 	marked := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationPool: "edge", AnnotationInstallation: "second", "belfry.dev/address-pool": "edge"}},
+		ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{AnnotationPool: "edge", "belfry.dev/address-pool": "edge"}},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, LoadBalancerClass: &class},
 		Status: corev1.ServiceStatus{
 			LoadBalancer: corev1.LoadBalancerStatus{Ingress: []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {IP: "2001:db8::1"}}},
-			Conditions:   []metav1.Condition{{Type: string(ConditionAllocated), Status: "True", Reason: "Allocated"}},
+			Conditions: []metav1.Condition{
+				{Type: string(ConditionAllocated), Status: "True", Reason: "Allocated"},
+				{Type: string(ConditionRecorded), Status: "True", Reason: "Recorded", Message: "192.0.2.1 from edge, 2001:db8::1 from edge; by second"},
+			},
 		},
 	}
 	got := Options{Role: Allocating, Namespace: "belfry-system"}.service(marked)
@@ -196,7 +199,7 @@ func TestServiceIsReduced(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "web", Name: "a", UID: "u", ResourceVersion: "7", CreationTimestamp: created,
 			Labels:      map[string]string{"tier": "front"},
-			Annotations: map[string]string{AnnotationPool: "edge,six", AnnotationReallocated: "1", AnnotationPlaced: "node1", AnnotationReallocate: "2", "belfry.dev/allow-shared-ip": "dns"},
+			Annotations: map[string]string{AnnotationPool: "forged", AnnotationPlaced: "node1", AnnotationReallocate: "2", "belfry.dev/allow-shared-ip": "dns"},
 		},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeLoadBalancer, ClusterIPs: []string{"fd00::1", "10.0.0.1"}, IPFamilyPolicy: &policy,
@@ -209,6 +212,8 @@ func TestServiceIsReduced(t *testing.T) {
 			Conditions: []metav1.Condition{
 				{Type: "else.example/Ready", Status: "True", Reason: "R"},
 				{Type: "belfry.dev/Allocated", Status: "True", Reason: "Allocated", Message: "m", LastTransitionTime: since},
+				{Type: "belfry.dev/Recorded", Status: "True", Reason: "Recorded", Message: "192.0.2.1 from edge, 2001:db8::1 from six"},
+				{Type: "belfry.dev/Reallocated", Status: "True", Reason: "Honored", Message: "1"},
 				{Type: "belfry.dev/Sharing", Status: "True", Reason: "Recorded", Message: sharing("0123").Message},
 			},
 		},
@@ -220,7 +225,7 @@ func TestServiceIsReduced(t *testing.T) {
 		Ports: []lb.Port{{Protocol: "TCP", Number: 80}, {Protocol: "UDP", Number: 53}}, PodSelector: "a=1,b=2",
 		Request:       lb.Request{Reallocate: "2", SharingKey: "dns"},
 		Assigned:      []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
-		AssignedPools: []string{"edge", "six"}, Reallocated: "1", Terms: "0123", Placed: []string{"node1", "node1"},
+		AssignedPools: []string{"six", "edge"}, Reallocated: "1", Terms: "0123", Placed: []string{"node1", "node1"},
 	}
 	if !reflect.DeepEqual(got.Service, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got.Service, want)
@@ -305,7 +310,7 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 		{"sharing key", func(s *corev1.Service) { s.Annotations["belfry.dev/allow-shared-ip"] = long }, 1024},
 		{"reallocate", func(s *corev1.Service) { s.Annotations["belfry.dev/reallocate"] = long }, 1024},
 		{"what we wrote", func(s *corev1.Service) {
-			for _, k := range []string{AnnotationPool, AnnotationPlaced, AnnotationReallocated, AnnotationInstallation} {
+			for _, k := range []string{AnnotationPool, AnnotationPlaced} {
 				s.Annotations[k] = commas
 			}
 		}, 1024},
@@ -376,7 +381,8 @@ func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 	// What was cut is what it should be: nothing is written again.
 	s.Allocated, s.Announced = w.Allocated, *w.Announced
 	s.Allocated.Message, s.Announced.Message = cut(long, maxMessage), cut(long, maxMessage)
-	s.Assigned, s.Exact, s.pool, s.placed, s.Reallocated = w.Addresses, true, joinNames(names), joinNames(names), w.Reallocated
+	s.recorded, s.reallocated = w.record(""), fact("Honored", w.Reallocated)
+	s.Assigned, s.Exact, s.pool, s.placed = w.Addresses, true, joinNames(names), joinNames(names)
 	if again, changes := s.patch(w, metav1.Now()); changes {
 		t.Errorf("written again: %.300v", again)
 	}
@@ -413,6 +419,39 @@ func TestPoolAnnotationRoundTrips(t *testing.T) {
 	}
 }
 
+func TestTheRecordRoundTripsAndNamesEachAddress(t *testing.T) {
+	four, six, strange := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("198.51.100.1")
+	for _, c := range []struct {
+		gift gift
+		text string
+	}{
+		{gift{}, ""},
+		{gift{[]netip.Addr{four}, []string{"edge"}, ""}, "192.0.2.1 from edge"},
+		{gift{[]netip.Addr{six, four}, []string{"six", "edge.from.by"}, "second"}, "2001:db8::1 from six, 192.0.2.1 from edge.from.by; by second"},
+		{gift{nil, nil, "second"}, "by second"},
+	} {
+		if got := c.gift.String(); got != c.text {
+			t.Errorf("%q, want %q", got, c.text)
+		}
+		if got := parseRecord(c.text); !reflect.DeepEqual(got, c.gift) {
+			t.Errorf("%q is read as %+v", c.text, got)
+		}
+	}
+	// Whatever else the status shows, and in which order, has no record.
+	r := parseRecord("192.0.2.1 from edge, 2001:db8::1 from six")
+	if got := r.poolsOf([]netip.Addr{strange, six, four}); !slices.Equal(got, []string{"", "six", "edge"}) {
+		t.Errorf("%q", got)
+	}
+	if got := r.poolsOf([]netip.Addr{strange}); got != nil {
+		t.Errorf("%q", got)
+	}
+	for _, text := range []string{"from", "192.0.2.1", "192.0.2.1 from", " from edge", "a from b, c from d; ; by"} {
+		if got := parseRecord(text); len(got.addresses) > 0 {
+			t.Errorf("%q is read as %+v", text, got)
+		}
+	}
+}
+
 func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 	now := metav1.NewTime(time.Unix(1700000000, 0).UTC())
 	before := metav1.NewTime(time.Unix(1600000000, 0).UTC())
@@ -421,6 +460,7 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 	with := func(edit func(*Service)) Service {
 		s := Service{Service: lb.Service{UID: "u", Assigned: []netip.Addr{four}}, Version: "7", Exact: true, pool: "edge"}
 		s.Allocated = Condition{"True", "Allocated", "m", before}
+		s.recorded = Condition{"True", "Recorded", "192.0.2.1 from edge", before}
 		if edit != nil {
 			edit(&s)
 		}
@@ -438,9 +478,11 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 			"everything",
 			Service{Service: lb.Service{UID: "u"}, Version: "7", Exact: true},
 			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Terms: "0123", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
-			`{"metadata":{"annotations":{"belfry.dev/pool":"six,edge","belfry.dev/reallocated":"2"},` + preconditions + `},` +
+			`{"metadata":{"annotations":{"belfry.dev/pool":"six,edge"},` + preconditions + `},` +
 				`"status":{"conditions":[` +
 				`{"type":"belfry.dev/Allocated","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Allocated","message":"m"},` +
+				`{"type":"belfry.dev/Recorded","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Recorded","message":"2001:db8::1 from six, 192.0.2.1 from edge"},` +
+				`{"type":"belfry.dev/Reallocated","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Honored","message":"2"},` +
 				`{"type":"belfry.dev/Sharing","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Recorded","message":"shares what it holds on terms 0123"},` +
 				`{"type":"belfry.dev/Announced","status":"False","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"NoEndpoint","message":"n"}],` +
 				`"loadBalancer":{"ingress":[{"ip":"2001:db8::1","ipMode":"VIP"},{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
@@ -458,13 +500,40 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		},
 		{
 			"release removes every trace", with(func(s *Service) {
-				s.Reallocated, s.placed = "1", "node1"
+				s.reallocated, s.placed = Condition{"True", "Honored", "1", before}, "node1"
 				s.Announced, s.sharing = Condition{"True", "Announced", "a", before}, sharing("0123")
 			}),
 			ServiceWrite{Announced: &Condition{}},
-			`{"metadata":{"annotations":{"belfry.dev/l2-node":null,"belfry.dev/pool":null,"belfry.dev/reallocated":null},` + preconditions + `},` +
-				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Sharing"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
+			`{"metadata":{"annotations":{"belfry.dev/l2-node":null,"belfry.dev/pool":null},` + preconditions + `},` +
+				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Recorded"},{"$patch":"delete","type":"belfry.dev/Reallocated"},{"$patch":"delete","type":"belfry.dev/Sharing"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
 				`"loadBalancer":{"ingress":null}}}`,
+		},
+		{
+			"what others left stays while we have nothing better",
+			Service{Service: lb.Service{UID: "u", Assigned: []netip.Addr{six}}, Version: "7", Exact: true, Allocated: allocated},
+			ServiceWrite{Left: []netip.Addr{six}, Allocated: allocated},
+			"",
+		},
+		{
+			"so does a name",
+			Service{Service: lb.Service{UID: "u"}, Version: "7", Allocated: allocated, ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}},
+			ServiceWrite{Allocated: allocated},
+			"",
+		},
+		{
+			"and goes for an address of ours",
+			Service{Service: lb.Service{UID: "u"}, Version: "7", pool: "edge", Allocated: allocated, recorded: Condition{"True", "Recorded", "192.0.2.1 from edge", before}, ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}},
+			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated},
+			`{"metadata":{` + preconditions + `},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
+		},
+		{
+			"ours alone is taken back", with(func(s *Service) {
+				s.Exact, s.Assigned, s.pool = false, []netip.Addr{four, six}, ""
+				s.ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {IP: "2001:0db8::1"}, {Hostname: "lb.example.com"}}
+			}),
+			ServiceWrite{Left: []netip.Addr{six}, Announced: &Condition{}},
+			`{"metadata":{` + preconditions + `},"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Recorded"}],` +
+				`"loadBalancer":{"ingress":[{"ip":"2001:0db8::1"},{"hostname":"lb.example.com"}]}}}`,
 		},
 		{
 			"what the speakers say is left alone", with(func(s *Service) { s.Announced = Condition{"True", "Announced", "a", before} }),

@@ -18,12 +18,16 @@ import (
 // A ServiceWrite is what a Service is to carry of ours. The zero value, with
 // Announced set, removes every trace.
 type ServiceWrite struct {
-	// Addresses go to status, and Pools, one for each, to the annotation.
+	// Addresses go to status, and Pools, one for each, to our record and, for people,
+	// to the annotation.
 	Addresses []netip.Addr
 	Pools     []string
+	// Left are the addresses in status that are not ours. They stay while there are no
+	// Addresses, and so does what is no address.
+	Left []netip.Addr
 	// Placed names the node where layer 2 places each address.
 	Placed []string
-	// Reallocated is the token to record as honoured.
+	// Reallocated is the token to record as honored.
 	Reallocated string
 	// Terms are those to record as what it shares its addresses on.
 	Terms string
@@ -50,21 +54,14 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 		}
 	}
 	annotate(AnnotationPool, s.pool, joinNames(w.Pools))
-	annotate(AnnotationReallocated, s.Reallocated, w.Reallocated)
 	annotate(AnnotationPlaced, s.placed, joinNames(w.Placed))
-	if w.Allocated == (Condition{}) {
-		annotate(AnnotationInstallation, s.by, "") // every trace is removed
-	} else {
-		annotate(AnnotationInstallation, s.by, s.us)
-	}
 
 	status := object{}
-	if !s.Exact || !slices.Equal(s.Assigned, w.Addresses) {
-		var ingress []corev1.LoadBalancerIngress
-		vip := corev1.LoadBalancerIPModeVIP
-		for _, a := range w.Addresses {
-			ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &vip})
-		}
+	ingress, differs := ours(w.Addresses), !s.Exact || !slices.Equal(s.Assigned, w.Addresses)
+	if len(w.Addresses) == 0 {
+		ingress, differs = s.stays(w.Left)
+	}
+	if differs {
 		status["loadBalancer"] = object{"ingress": ingress}
 	}
 	var conditions []any
@@ -74,6 +71,8 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 		}
 	}
 	set(ConditionAllocated, s.Allocated, w.Allocated)
+	set(ConditionRecorded, s.recorded, w.record(s.us))
+	set(ConditionReallocated, s.reallocated, fact("Honored", w.Reallocated))
 	set(ConditionSharing, s.sharing, sharing(w.Terms))
 	if w.Announced != nil {
 		set(ConditionAnnounced, s.Announced, *w.Announced)
@@ -100,6 +99,23 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 // Event's note, whose limit is the API's. With it, however JSON spells its
 // characters, no write of a Service exceeds 16 KiB.
 const maxMessage = 1024
+
+// record is the condition that records what a Service is given, and by which
+// installation. What is released has none.
+func (w ServiceWrite) record(us string) Condition {
+	if w.Allocated == (Condition{}) {
+		return Condition{}
+	}
+	return fact("Recorded", gift{w.Addresses, w.Pools, us}.String())
+}
+
+// fact is a condition that stands for its message alone; none where that is empty.
+func fact(reason, message string) Condition {
+	if message == "" {
+		return Condition{}
+	}
+	return Condition{Status: metav1.ConditionTrue, Reason: reason, Message: message}
+}
 
 // conditionPatch returns the element of a strategic merge patch that changes
 // one condition into another, or nil.
@@ -196,7 +212,13 @@ func (c *Cluster) CleanService(ctx context.Context, key lb.ServiceKey, uid strin
 	if s == nil || found.Spec.Type == corev1.ServiceTypeLoadBalancer {
 		return Unchanged, nil
 	}
-	return c.WriteService(ctx, *s, ServiceWrite{Announced: &Condition{}})
+	w := ServiceWrite{Announced: &Condition{}}
+	for _, a := range s.Assigned {
+		if s.RecordOf(a) == "" {
+			w.Left = append(w.Left, a)
+		}
+	}
+	return c.WriteService(ctx, *s, w)
 }
 
 // page is how many objects are listed at a time.

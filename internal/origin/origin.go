@@ -110,16 +110,16 @@ func (ix *Index) Of(s *lb.Service, a netip.Addr) Origin { return ix.Find(a, s.Re
 // its Service's status names; empty for none.
 func (ix *Index) Find(a netip.Addr, recorded string) Origin {
 	o := Origin{Node: ix.nodes[a]}
-	if p := ix.pools[recorded]; p != nil && covers(p, a) {
+	if recorded == "" {
+		recorded = ix.records[a]
+	}
+	if ix.Covers(recorded, a) {
 		o.Standing, o.Pool = Covered, recorded
 		return o
 	}
 	if p := ix.Owner(a); p != nil && (o.Node == "" || recorded != "") {
 		o.Standing, o.Pool = Covered, p.Name
 		return o
-	}
-	if recorded == "" {
-		recorded = ix.records[a]
 	}
 	if recorded != "" {
 		o.Standing, o.Pool = Orphan, recorded
@@ -135,6 +135,15 @@ func (ix *Index) Owner(a netip.Addr) *lb.Pool {
 	}
 	return ix.segments[i].pool
 }
+
+// Covers reports whether the pool of a name covers an address, whoever may hand it out.
+func (ix *Index) Covers(name string, a netip.Addr) bool {
+	p := ix.pools[name]
+	return p != nil && covers(p, a)
+}
+
+// Pool returns the pool of a name, or nil.
+func (ix *Index) Pool(name string) *lb.Pool { return ix.pools[name] }
 
 // Node returns the Node that has an address, or empty.
 func (ix *Index) Node(a netip.Addr) string { return ix.nodes[a] }

@@ -14,6 +14,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 	"github.com/belfrylb/belfry/internal/placement"
 )
 
@@ -48,7 +49,7 @@ func (c config) permits(d config) bool {
 // snapshot is what a watcher reads. Who may announce an address is said by where
 // its endpoints are.
 func (c config) snapshot(addrs []netip.Addr) lb.Snapshot {
-	s := lb.Snapshot{Nodes: c.nodes, L2Advertisements: []lb.L2Advertisement{{Name: "all"}}}
+	s := lb.Snapshot{Nodes: c.nodes, Pools: []lb.Pool{lbtest.Everything()}, L2Advertisements: []lb.L2Advertisement{{Name: "all"}}}
 	for i, a := range addrs {
 		if c.absent[a] {
 			continue

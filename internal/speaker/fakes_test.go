@@ -16,6 +16,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 var (
@@ -53,6 +54,7 @@ type fakeCluster struct {
 func newCluster(nodes ...string) *fakeCluster {
 	c := &fakeCluster{synced: make(chan struct{}), conditions: map[lb.ServiceKey]Condition{}}
 	c.snapshot = lb.Snapshot{
+		Pools:            []lb.Pool{lbtest.Everything()},
 		L2Advertisements: []lb.L2Advertisement{{Name: "all", ExcludeInterfaces: []string{"veth*"}}},
 		Services: []lb.Service{{
 			Key: webA, Assigned: []netip.Addr{v4, v6}, Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"": {Ready: 1}}, IPv6: lb.NodeEndpoints{"": {Ready: 1}}},

@@ -1,0 +1,118 @@
+package kube
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// A gift is what our record of a Service says: which addresses we gave it, from which
+// pools, and which installation of ours did. The record is the message of the condition
+// Recorded, such as
+//
+//	192.0.2.1 from edge, 2001:db8::1 from six; by belfry-second
+//
+// where the installation in defaultNamespace is not named. Each pool stands beside its
+// address, so what others put into the status beside that has no record.
+type gift struct {
+	addresses []netip.Addr
+	pools     []string
+	// by is the namespace of the installation; empty for defaultNamespace.
+	by string
+}
+
+const (
+	recordFrom = " from "
+	recordBy   = "by "
+)
+
+// String writes the record. It is empty where there is nothing to say.
+func (g gift) String() string {
+	var gave, parts []string
+	for i, a := range g.addresses {
+		gave = append(gave, a.String()+recordFrom+g.pools[i])
+	}
+	if len(gave) > 0 {
+		parts = append(parts, strings.Join(gave, ", "))
+	}
+	if g.by != "" {
+		parts = append(parts, recordBy+g.by)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// parseRecord reads a record; what it does not understand it leaves out.
+func parseRecord(text string) (g gift) {
+	for part := range strings.SplitSeq(text, "; ") {
+		if by, ok := strings.CutPrefix(part, recordBy); ok {
+			g.by = strings.Clone(by)
+			continue
+		}
+		for gave := range strings.SplitSeq(part, ", ") {
+			address, pool, ok := strings.Cut(gave, recordFrom)
+			if a, err := netip.ParseAddr(address); ok && err == nil {
+				g.addresses = append(g.addresses, a)
+				g.pools = append(g.pools, pool)
+			}
+		}
+	}
+	return g
+}
+
+// poolsOf returns the pool of each address, empty for those that are not recorded; nil
+// when none is.
+func (g gift) poolsOf(addresses []netip.Addr) []string {
+	var pools []string
+	for i, a := range addresses {
+		if j := slices.Index(g.addresses, a); j >= 0 {
+			if pools == nil {
+				pools = make([]string, len(addresses))
+			}
+			pools[i] = g.pools[j]
+		}
+	}
+	return pools
+}
+
+// maxOthers is how many of the names in an ingress list are told.
+const maxOthers = 3
+
+// others lists what an ingress list shows that is no address.
+func others(ingress []corev1.LoadBalancerIngress) (names []string) {
+	for _, in := range ingress {
+		if _, err := netip.ParseAddr(in.IP); err == nil {
+			continue
+		}
+		if name := in.IP + in.Hostname; name != "" && len(names) < maxOthers {
+			names = append(names, short(name, maxName))
+		}
+	}
+	return names
+}
+
+// stays returns what remains of a Service's ingress list when we have no address for it:
+// that which is not ours. Left are the addresses of others.
+func (s *Service) stays(left []netip.Addr) (ingress []corev1.LoadBalancerIngress, changes bool) {
+	if s.Exact {
+		kept := slices.DeleteFunc(slices.Clone(s.Assigned), func(a netip.Addr) bool { return !slices.Contains(left, a) })
+		return ours(kept), len(kept) < len(s.Assigned)
+	}
+	for _, in := range s.ingress {
+		a, err := netip.ParseAddr(in.IP)
+		if err != nil || slices.Contains(left, a.Unmap()) {
+			ingress = append(ingress, in)
+		}
+	}
+	return ingress, len(ingress) < len(s.ingress)
+}
+
+// ours is the ingress list of addresses as we write it.
+func ours(addresses []netip.Addr) (ingress []corev1.LoadBalancerIngress) {
+	vip := corev1.LoadBalancerIPModeVIP
+	for _, a := range addresses {
+		ingress = append(ingress, corev1.LoadBalancerIngress{IP: a.String(), IPMode: &vip})
+	}
+	return ingress
+}
