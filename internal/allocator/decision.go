@@ -48,7 +48,8 @@ type Release struct {
 	Address netip.Addr
 	Pool    string
 	Cause   Cause
-	// Holder is the Service that keeps the address (LostToOlder, SharingEnded).
+	// Holder is the Service of the same namespace that keeps the address (LostToOlder,
+	// SharingEnded); zero where it is one of another.
 	Holder lb.ServiceKey
 	// Clash says why the address cannot be shared with it, and Port on which port.
 	Clash Clash

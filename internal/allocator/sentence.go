@@ -228,10 +228,17 @@ func (r Release) Sentence() string {
 	case FamilyDropped:
 		return what + "the Service has no use for it"
 	case LostToOlder:
-		return what + r.Holder.String() + " is older and holds it too"
+		return what + r.holder() + " is older and holds it too"
 	case SharingEnded:
-		return fmt.Sprintf("%sas it is now it cannot be shared with %s: %s", what, r.Holder, r.Clash.sentence(r.Port))
+		return fmt.Sprintf("%sas it is now it cannot be shared with %s: %s", what, r.holder(), r.Clash.sentence(r.Port))
 	default:
 		return what + "the Service is not served any more"
 	}
+}
+
+func (r Release) holder() string {
+	if r.Holder == (lb.ServiceKey{}) {
+		return "a Service of another namespace"
+	}
+	return r.Holder.String()
 }

@@ -191,18 +191,24 @@ func (c *claim) clashes(s *service) (Clash, lb.Port) {
 	return NoClash, lb.Port{}
 }
 
-// rival returns the oldest of those who keep the address of a lost claim and
-// cannot share it with the Service, and why.
-func (c *claim) rival() (lb.ServiceKey, Clash, lb.Port) {
+// rival returns the oldest of those who keep the address of a lost claim and cannot
+// share it with the Service, and why: one of its own namespace, if there is one. Others
+// are not named to it.
+func (c *claim) rival() (key lb.ServiceKey, why Clash, port lb.Port) {
 	for _, o := range c.use.claims {
 		if !o.keeps {
 			continue
 		}
-		if why, port := o.clashes(c.service); why != NoClash {
-			return o.Key, why, port
+		clash, on := o.clashes(c.service)
+		switch {
+		case clash == NoClash:
+		case o.Key.Namespace == c.Key.Namespace:
+			return o.Key, clash, on
+		case why == NoClash:
+			why, port = clash, on
 		}
 	}
-	return lb.ServiceKey{}, NoClash, lb.Port{} // it is not lost
+	return lb.ServiceKey{}, why, port
 }
 
 // claim enters a Service's claim to an address.

@@ -161,8 +161,11 @@ func (b *bubble) edit(name string, edits ...func(*corev1.Service)) {
 // remove deletes a Service.
 func (b *bubble) remove(name string) { b.Helper(); b.api.Delete(b.service(name)) }
 
-// pools are those that a record names.
-var pools = regexp.MustCompile(` from [^,;]+`)
+// origins are the pools that a record names, and the installation.
+var origins = regexp.MustCompile(` from [^,;]+|(^|; )by .*$`)
+
+// recorded returns the addresses that a record has.
+func recorded(message string) string { return origins.ReplaceAllString(message, "") }
 
 // carries says what a Service shows of ours, in short: the record only where it has
 // other addresses than those that are shown.
@@ -177,8 +180,8 @@ func (b *bubble) carries(name string) string {
 	for _, c := range s.Status.Conditions {
 		switch kube.ConditionType(c.Type) {
 		case kube.ConditionRecorded:
-			if recorded := pools.ReplaceAllString(c.Message, ""); recorded != addresses {
-				out = append(out, "Recorded="+recorded)
+			if has := recorded(c.Message); has != addresses {
+				out = append(out, "Recorded="+has)
 			}
 		default:
 			out = append(out, strings.TrimPrefix(c.Type, "belfry.dev/")+"="+c.Reason)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
+	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/client/versioned"
 )
 
@@ -262,16 +263,21 @@ func (w *world) patch(name, body string) {
 	w.must(err)
 }
 
-// told describes what a Service has been told, in one line.
+// told describes what a Service has been told, in one line: of our record only that it
+// has other addresses.
 func told(s *corev1.Service) string {
 	var out []string
 	for _, in := range s.Status.LoadBalancer.Ingress {
 		out = append(out, in.IP)
 	}
+	addresses := strings.Join(out, ", ")
 	if pool, ok := s.Annotations["belfry.dev/pool"]; ok {
 		out = append(out, "pool="+pool)
 	}
 	for _, c := range s.Status.Conditions {
+		if kube.ConditionType(c.Type) == kube.ConditionRecorded && recorded(c.Message) == addresses {
+			continue
+		}
 		out = append(out, fmt.Sprintf("%s=%s/%s", strings.TrimPrefix(c.Type, "belfry.dev/"), c.Status, c.Reason))
 	}
 	return strings.Join(out, " ")
