@@ -123,7 +123,8 @@ func New() *Planner {
 // SetPools replaces all pools. They are divided (origin.Divide): no two have an address
 // in their Ranges.
 func (p *Planner) SetPools(pools []lb.Pool) {
-	sorted := slices.SortedFunc(slices.Values(pools), func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
+	sorted := slices.Clone(pools)
+	slices.SortFunc(sorted, func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
 	p.rebuild = p.rebuild || !slices.EqualFunc(p.given, sorted, func(a, b lb.Pool) bool {
 		a.Freed, a.Labels, b.Freed, b.Labels = nil, nil, nil, nil
 		return reflect.DeepEqual(a, b)
@@ -328,6 +329,13 @@ func (p *Planner) result(changed []*service) Result {
 	for _, s := range changed {
 		r.Services = append(r.Services, s.decision)
 	}
+	stale := 0
+	for _, at := range p.pools {
+		if at.stale {
+			stale++
+		}
+	}
+	r.Pools = make([]PoolDecision, 0, stale)
 	for _, at := range p.pools {
 		if at.stale {
 			at.stale = false

@@ -3,10 +3,12 @@ package allocator
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 var epoch = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
@@ -190,4 +192,51 @@ func BenchmarkManyPools(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/service")
+}
+
+// disjointPools are pools of four addresses each, of alternating families.
+func disjointPools(n int) []lb.Pool {
+	var pools []lb.Pool
+	for i := range n {
+		prefix := fmt.Sprintf("10.%d.%d.%d/30", i>>14, i>>6&0xff, i<<2&0xff)
+		if i%2 == 1 {
+			prefix = fmt.Sprintf("2001:db8:%x::/126", i)
+		}
+		pools = append(pools, simplePool(fmt.Sprintf("p%05d", i), prefix))
+	}
+	return pools
+}
+
+func layOut(pools []lb.Pool) Result {
+	origin.Divide(pools)
+	p := New()
+	p.SetPools(pools)
+	return p.Plan(epoch)
+}
+
+func BenchmarkThousandsOfPools(b *testing.B) {
+	for _, n := range []int{1000, 8000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			pools := disjointPools(n)
+			b.ReportAllocs()
+			for b.Loop() {
+				layOut(pools)
+			}
+		})
+	}
+}
+
+func TestThousandsOfPoolsAreLaidOutInLittleMemory(t *testing.T) {
+	const n, most = 8000, 30 << 20
+	pools := disjointPools(n)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r := layOut(pools)
+	runtime.ReadMemStats(&after)
+	if len(r.Pools) != n || r.Pools[n-1].V6.Total != 4 {
+		t.Errorf("%d pools, the last %+v", len(r.Pools), r.Pools[len(r.Pools)-1])
+	}
+	if took := after.TotalAlloc - before.TotalAlloc; took > most {
+		t.Errorf("%d disjoint pools take %d bytes, want at most %d", n, took, most)
+	}
 }

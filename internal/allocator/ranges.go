@@ -140,7 +140,7 @@ const blockSpans = 128
 func newSpanSet(spans []span) spanSet {
 	var s spanSet
 	for chunk := range slices.Chunk(spans, blockSpans/2) {
-		s.blocks = append(s.blocks, append(make([]span, 0, blockSpans), chunk...))
+		s.blocks = append(s.blocks, slices.Clone(chunk))
 	}
 	return s
 }
@@ -226,11 +226,11 @@ func (s *spanSet) add(a addr) {
 
 func (s *spanSet) insert(b, i int, x span) {
 	if s.empty() {
-		s.blocks = [][]span{append(make([]span, 0, blockSpans), x)}
+		s.blocks = [][]span{{x}}
 		return
 	}
 	if len(s.blocks[b]) == blockSpans {
-		half := append(make([]span, 0, blockSpans), s.blocks[b][blockSpans/2:]...)
+		half := slices.Clone(s.blocks[b][blockSpans/2:])
 		s.blocks[b] = s.blocks[b][:blockSpans/2]
 		s.blocks = slices.Insert(s.blocks, b+1, half)
 		if i > blockSpans/2 {

@@ -142,8 +142,11 @@ type Config struct {
 // An advertisement that names a pool that does not exist is accepted, with a
 // reason that says so: pool and advertisement may come in any order.
 func Compile(o Objects) Config {
-	var c Config
-	known := map[string]bool{}
+	c := Config{
+		Pools:    make([]lb.Pool, 0, len(o.Pools)),
+		Verdicts: make([]Verdict, 0, len(o.Pools)+len(o.L2Advertisements)),
+	}
+	known := make(map[string]bool, len(o.Pools))
 	for _, p := range o.Pools {
 		pool, problems := Pool(p)
 		c.Pools = append(c.Pools, pool)
