@@ -87,10 +87,11 @@ mutants: ## Count the small errors in the packages that decide that their short 
 	go run ./hack/mutants $(MUTANTS)
 
 .PHONY: lint
-lint: ## gofumpt, go vet and staticcheck
+lint: ## gofumpt, go vet, staticcheck and deadcode
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted (make format):"; echo "$$out"; exit 1; fi
 	go vet ./...
 	$(TOOL) staticcheck ./...
+	@echo deadcode; out=$$($(TOOL) deadcode -test ./...) || exit; if [ -n "$$out" ]; then echo "no program and no test calls these:"; echo "$$out"; exit 1; fi
 	@for dir in $(APART); do (cd $$dir && go vet ./... && go tool -modfile=$(CURDIR)/hack/tools/go.mod staticcheck ./...) || exit; done
 
 .PHONY: format

@@ -377,10 +377,5 @@ func (l *Lab) dialer(host string) func(ctx context.Context, network, address str
 	}
 }
 
-// Dial connects from a host to a literal address and port.
-func (l *Lab) Dial(ctx context.Context, host, network, address string) (net.Conn, error) {
-	return l.dialer(host)(ctx, network, address)
-}
-
 // lockThread keeps the calling goroutine on its thread for good.
 func lockThread() { runtime.LockOSThread() }

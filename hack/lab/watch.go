@@ -130,13 +130,6 @@ func (w *Watcher) News() <-chan struct{} {
 	return w.news
 }
 
-// Forget drops what it saw so far.
-func (w *Watcher) Forget() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.claims = nil
-}
-
 // Close ends the watch; what it saw stays.
 func (w *Watcher) Close() {
 	w.sock.Close()

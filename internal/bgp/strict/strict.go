@@ -111,9 +111,6 @@ func (r *Receiver) Read(b []byte) error {
 	return nil
 }
 
-// Whole reports whether what was read ends with the end of a message.
-func (r *Receiver) Whole() bool { return len(r.buffer) == 0 }
-
 // Established reports whether the sender has confirmed the session.
 func (r *Receiver) Established() bool { return r.state == established }
 
