@@ -433,3 +433,73 @@ func anchors(text string) []string {
 	}
 	return all
 }
+
+// Others have kinds of the same names: Calico a BGPPeer, MetalLB nearly all. A
+// command that does not say the group reaches whichever the API server ranks
+// first.
+func TestCommandsNameOurKindsWithTheirGroup(t *testing.T) {
+	ours := kindNames(t)
+	unqualified := func(command string) []string {
+		var found []string
+		for word := range strings.FieldsSeq(command) {
+			for name := range strings.SplitSeq(word, ",") {
+				if name, _, _ = strings.Cut(name, "/"); ours[strings.ToLower(name)] {
+					found = append(found, name)
+				}
+			}
+		}
+		return found
+	}
+	if got := unqualified("kubectl delete bgppeers,pools.belfry.dev,IPAddressPool/edge --all"); !slices.Equal(got, []string{"bgppeers", "IPAddressPool"}) {
+		t.Fatalf("the test sees %q", got)
+	}
+	seen := 0
+	command := regexp.MustCompile("kubectl [^`\n#]*")
+	for page, text := range pages(t) {
+		for n, line := range strings.Split(text, "\n") {
+			for _, c := range command.FindAllString(line, -1) {
+				if strings.Contains(c, ".belfry.dev") {
+					seen++
+				}
+				for _, name := range unqualified(c) {
+					t.Errorf("%s:%d: %q: say %s with the group belfry.dev", page, n+1, c, name)
+				}
+			}
+		}
+	}
+	if seen < 20 {
+		t.Errorf("only %d commands name a kind of ours", seen)
+	}
+}
+
+// kindNames are the names under which kubectl knows our kinds, as the CRDs say.
+func kindNames(t *testing.T) map[string]bool {
+	t.Helper()
+	files, err := filepath.Glob("../manifests/crds/belfry.dev_*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no CRDs: %v", err)
+	}
+	all := map[string]bool{}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var crd struct {
+			Spec struct {
+				Names struct {
+					Kind, Plural, Singular string
+					ShortNames             []string
+				}
+			}
+		}
+		if err := yaml.Unmarshal(b, &crd); err != nil {
+			t.Fatal(err)
+		}
+		n := crd.Spec.Names
+		for _, name := range append(n.ShortNames, strings.ToLower(n.Kind), n.Plural, n.Singular) {
+			all[name] = true
+		}
+	}
+	return all
+}
