@@ -102,7 +102,7 @@ func (c *conversation) tick() {
 func (c *conversation) changed(before State) {
 	if s := c.s.State(); s != before {
 		fmt.Fprintf(&c.out, "%v %v", c.now, s)
-		if s == Down {
+		if s == Down || before == Up {
 			fmt.Fprintf(&c.out, ": %v", c.s.Diag())
 		} else if s == Up {
 			fmt.Fprintf(&c.out, ", silent for %v at most", c.s.DetectionTime())

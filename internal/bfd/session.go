@@ -40,6 +40,10 @@ type Session struct {
 	desiredTx, requiredRx time.Duration
 	polling               bool
 
+	// knock is the latest packet that named no session while this one was up and
+	// after which none has named it; nil when there is none.
+	knock *Packet
+
 	// sendAt is when the next periodic packet is due, detectAt when the other
 	// end is given up, if it is waited for.
 	sendAt, detectAt time.Duration
@@ -104,12 +108,35 @@ func (s *Session) adapt(now time.Duration) {
 	s.sendAt = now
 }
 
-// Receive takes a packet that was meant for this session, and returns the answer
+// Receive takes a packet that came the way of this session, and returns the answer
 // to send at once, if one is due.
+//
+// What the packet is worth depends on whether it names our discriminator, which
+// only the other end and those on the path between can know. One that names
+// another is for nobody. One that names none is from a router that has just
+// started, or from whoever can forge its address: it can begin a session, and
+// does nothing to one that is up. If the router really has restarted, the packets
+// that name us have ended, the detection time passes, and the session then goes on
+// from the last that came since.
+//
+// The sender's own discriminator may change at any time (RFC 5880 section 6.3).
 func (s *Session) Receive(p Packet, now time.Duration) (Packet, bool) {
-	if s.closed {
+	switch {
+	case s.closed, p.Yours != 0 && p.Yours != s.local:
+		return Packet{}, false
+	case p.Yours != 0:
+		s.knock = nil
+	case p.State != Down:
+		return Packet{}, false
+	case s.state == Up:
+		s.knock = &p
 		return Packet{}, false
 	}
+	return s.follow(p, now)
+}
+
+// follow takes what a packet says for what the other end says.
+func (s *Session) follow(p Packet, now time.Duration) (Packet, bool) {
 	before := s.interval()
 	r := &s.remote
 	r.local, r.state, r.demand = p.Mine, p.State, p.Demand
@@ -136,7 +163,7 @@ func (s *Session) Receive(p Packet, now time.Duration) (Packet, bool) {
 	if s.interval() < before {
 		s.sendAt = min(s.sendAt, now+s.interval())
 	}
-	if p.Poll {
+	if p.Poll && p.Yours != 0 {
 		answer := s.packet()
 		answer.Poll, answer.Final = false, true
 		return answer, true
@@ -170,6 +197,10 @@ func (s *Session) Tick(now time.Duration) (Packet, bool) {
 		s.remote.local, s.remote.requiredRx, s.remote.demand = 0, time.Microsecond, false
 		if s.state == Init || s.state == Up {
 			s.fall(DetectionTimeExpired, now)
+		}
+		if knock := s.knock; knock != nil {
+			s.knock = nil
+			s.follow(*knock, now)
 		}
 	}
 	if !s.sends() || now < s.sendAt {
