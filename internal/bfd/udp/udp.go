@@ -3,7 +3,10 @@
 //
 // Packets are accepted from the one address that a session watches, on the one
 // address it runs from, with a TTL that nobody far away can produce: 255 for one
-// hop (RFC 5082), the profile's minimum for several.
+// hop (RFC 5082), the profile's minimum for several. The kernel drops those from
+// farther than one hop, and those that are no packets of BFD, before they cost a
+// system call. What may begin a session but names none waits apart, one at a time,
+// so that however many there are they displace nothing that names the session.
 //
 // # Goroutines
 //
@@ -28,6 +31,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/net/bpf"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
@@ -92,8 +96,8 @@ type socket struct{ v6, multihop bool }
 
 // A session is one Watch.
 type session struct {
-	path Path
-	in   chan bfd.Packet
+	// in takes the packets that name the session, knocks those that name none.
+	in, knocks chan bfd.Packet
 	// minTTL is the least TTL that a packet may have come with.
 	minTTL int
 }
@@ -135,8 +139,10 @@ func (m *Monitor) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-func (s socket) port() int {
-	if s.multihop {
+func (s socket) port() int { return portOf(s.multihop) }
+
+func portOf(multihop bool) int {
+	if multihop {
 		return portMultihop
 	}
 	return portSingleHop
@@ -153,10 +159,16 @@ func (m *Monitor) read(ctx context.Context, s socket) (err error) {
 	if s.v6 {
 		network = "udp6"
 	}
-	conn, err := net.ListenUDP(network, &net.UDPAddr{Port: s.port()})
+	l := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		var failed error
+		err := c.Control(func(fd uintptr) { failed = attach(int(fd), s.filter()...) })
+		return errors.Join(err, failed)
+	}}
+	listening, err := l.ListenPacket(ctx, network, fmt.Sprintf(":%d", s.port()))
 	if err != nil {
 		return fmt.Errorf("listen: %w", plain(err))
 	}
+	conn := listening.(*net.UDPConn)
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -251,8 +263,12 @@ func (m *Monitor) deliver(p bfd.Packet, a arrival, multihop bool) {
 	if s == nil || a.ttl < s.minTTL {
 		return
 	}
+	in := s.in
+	if p.Yours == 0 {
+		in = s.knocks
+	}
 	select {
-	case s.in <- p:
+	case in <- p:
 	default: // more than a session takes is noise
 	}
 }
@@ -271,14 +287,14 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 			err = fmt.Errorf("BFD with %s: panic: %v", path.Remote, p)
 		}
 	}()
-	conn, err := dial(path)
+	conn, err := open(path)
 	if err != nil {
 		return fmt.Errorf("BFD with %s: %w", path.Remote, plain(err))
 	}
 	defer conn.Close()
 	start := time.Now()
 	now := func() time.Duration { return time.Since(start) }
-	in, local := &session{path: path, in: make(chan bfd.Packet, 16), minTTL: minTTL(path, profile)}, m.discriminator()
+	in, local := &session{in: make(chan bfd.Packet, 16), knocks: make(chan bfd.Packet, 1), minTTL: minTTL(path, profile)}, m.discriminator()
 	key := pathKey{path.Local, path.Remote, path.Multihop}
 	if err := m.enlist(key, local, in); err != nil {
 		return err
@@ -289,7 +305,11 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	// A packet that cannot be sent is a packet lost: the other end will say so.
-	send := func(p bfd.Packet) { _, _ = conn.Write(bfd.Append(nil, p)) }
+	to := netip.AddrPortFrom(path.Remote, uint16(portOf(path.Multihop)))
+	send := func(p bfd.Packet) { _, _ = conn.WriteToUDPAddrPort(bfd.Append(nil, p), to) }
+	// Between two events of the session one packet is taken that names none, so
+	// that a flood of them costs a bounded time.
+	knocks := in.knocks
 	for {
 		before := s.State()
 		select {
@@ -300,9 +320,14 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 			if answer, ok := s.Receive(p, now()); ok {
 				send(answer)
 			}
+			knocks = in.knocks
+		case p := <-knocks:
+			s.Receive(p, now())
+			knocks = nil
 		case p := <-profiles:
 			s.Reconfigure(ConfigOf(p), now())
 		case <-timer.C:
+			knocks = in.knocks
 		}
 		if p, ok := s.Tick(now()); ok {
 			send(p)
@@ -315,6 +340,7 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 		if after := s.State(); (after == bfd.Up) != (before == bfd.Up) {
 			c := Change{State: after}
 			if after != bfd.Up {
+				c.State = bfd.Down // whatever it has begun since
 				admin := s.Diag() == bfd.NeighborDown && s.RemoteState() == bfd.AdminDown
 				c.Failed, c.Why = !admin, s.Diag().String()
 				if admin {
@@ -366,21 +392,19 @@ func (m *Monitor) strike(key pathKey, local uint32) {
 	delete(m.byPath, key)
 }
 
-// dial opens the socket that a session sends from.
-func dial(path Path) (*net.UDPConn, error) {
-	port := portSingleHop
-	if path.Multihop {
-		port = portMultihop
-	}
+// open opens the socket that a session sends from. It is not connected: what ICMP
+// says of a packet, which anybody may say, would fail the next one. It hears
+// nothing.
+func open(path Path) (*net.UDPConn, error) {
 	network, level, hops, class := "udp4", unix.IPPROTO_IP, unix.IP_TTL, unix.IP_TOS
 	if path.Remote.Is6() {
 		network, level, hops, class = "udp6", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_TCLASS
 	}
-	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+	l := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var failed error
 		err := c.Control(func(fd uintptr) {
 			_ = unix.SetsockoptInt(int(fd), level, class, 0xc0) // network control, CS6
-			failed = unix.SetsockoptInt(int(fd), level, hops, ttl)
+			failed = errors.Join(unix.SetsockoptInt(int(fd), level, hops, ttl), attach(int(fd), bpf.RetConstant{Val: 0}))
 			if failed == nil && path.Device != "" {
 				failed = unix.BindToDevice(int(fd), path.Device)
 			}
@@ -390,9 +414,8 @@ func dial(path Path) (*net.UDPConn, error) {
 	var err error
 	for range 64 {
 		source := uint16(firstSourcePort + rand.IntN(lastSourcePort-firstSourcePort+1))
-		d.LocalAddr = net.UDPAddrFromAddrPort(netip.AddrPortFrom(path.Local, source))
-		var conn net.Conn
-		conn, err = d.Dial(network, netip.AddrPortFrom(path.Remote, uint16(port)).String())
+		var conn net.PacketConn
+		conn, err = l.ListenPacket(context.Background(), network, netip.AddrPortFrom(path.Local, source).String())
 		if err == nil {
 			return conn.(*net.UDPConn), nil
 		}
@@ -401,6 +424,46 @@ func dial(path Path) (*net.UDPConn, error) {
 		}
 	}
 	return nil, err
+}
+
+// filter lets through what can be a packet for a socket: long enough, of version 1
+// and, where the other end is one hop away, with the TTL that says so. What a
+// filter of a UDP socket sees begins with the UDP header.
+func (s socket) filter() []bpf.Instruction {
+	const header = 8
+	program := []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtLen},
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: header + bfd.PacketLen, SkipTrue: 6},
+		bpf.LoadAbsolute{Off: header, Size: 1},
+		bpf.ALUOpConstant{Op: bpf.ALUOpShiftRight, Val: 5},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1, SkipTrue: 3},
+		bpf.LoadConstant{Dst: bpf.RegA, Val: ttl},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: ttl, SkipTrue: 1},
+		bpf.RetConstant{Val: 1 << 16},
+		bpf.RetConstant{Val: 0},
+	}
+	if !s.multihop {
+		at := uint32(8) // IPv4's time to live
+		if s.v6 {
+			at = 7 // IPv6's hop limit
+		}
+		// SKF_NET_OFF: from the IP header.
+		program[5] = bpf.LoadAbsolute{Off: 0xfff00000 + at, Size: 1}
+	}
+	return program
+}
+
+// attach has the kernel filter what a socket hears.
+func attach(fd int, program ...bpf.Instruction) error {
+	raw, err := bpf.Assemble(program)
+	if err != nil {
+		return err
+	}
+	code := make([]unix.SockFilter, len(raw))
+	for i, in := range raw {
+		code[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
 }
 
 // plain drops the wrapping that package net puts round an error.

@@ -6,11 +6,14 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
 
 	"github.com/belfrylb/belfry/internal/bfd"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -143,12 +146,17 @@ func TestAPathIsWatchedOnce(t *testing.T) {
 	}
 }
 
+// hearing is a session that takes packets with a TTL of at least so much.
+func hearing(minTTL int) *session {
+	return &session{in: make(chan bfd.Packet, 1), knocks: make(chan bfd.Packet, 1), minTTL: minTTL}
+}
+
 // A packet must come from the one address, to the one address, over the right
 // port, with a TTL that nobody far away can produce, and name our discriminator
 // when it names one.
 func TestStrangersAreNotHeard(t *testing.T) {
 	m := New(slog.New(slog.DiscardHandler))
-	single, multi := &session{in: make(chan bfd.Packet, 1), minTTL: 255}, &session{in: make(chan bfd.Packet, 1), minTTL: 250}
+	single, multi := hearing(255), hearing(250)
 	v6 := netip.MustParseAddr("2001:db8::1")
 	for _, e := range []struct {
 		key   pathKey
@@ -157,7 +165,7 @@ func TestStrangersAreNotHeard(t *testing.T) {
 	}{
 		{pathKey{one, two, false}, 1, single},
 		{pathKey{one, two, true}, 2, multi},
-		{pathKey{v6, v6.Next(), false}, 3, &session{in: make(chan bfd.Packet, 1), minTTL: 255}},
+		{pathKey{v6, v6.Next(), false}, 3, hearing(255)},
 	} {
 		if err := m.enlist(e.key, e.local, e.s); err != nil {
 			t.Fatal(err)
@@ -183,8 +191,12 @@ func TestStrangersAreNotHeard(t *testing.T) {
 	} {
 		m.deliver(bfd.Packet{State: bfd.Up, Yours: c.yours}, c.a, c.multihop)
 		for _, s := range []*session{single, multi} {
+			in := s.in
+			if c.yours == 0 {
+				in = s.knocks
+			}
 			select {
-			case <-s.in:
+			case <-in:
 				if s != c.heard {
 					t.Errorf("%s: heard", c.name)
 				}
@@ -195,6 +207,192 @@ func TestStrangersAreNotHeard(t *testing.T) {
 			}
 		}
 	}
+}
+
+// forger sends packets as somebody who can take the address of the other end of a
+// session, with a TTL.
+func forger(t testing.TB, from, to netip.Addr, ttl int) (send func([]byte)) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: from.AsSlice()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_TTL
+	if from.Is6() {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS
+	}
+	if err := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, ttl) }); err != nil {
+		t.Fatal(err)
+	}
+	return func(b []byte) {
+		if _, err := conn.WriteToUDPAddrPort(b, netip.AddrPortFrom(to, portSingleHop)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Nothing that somebody sends who can take the router's address, but does not see
+// what we send, ends a session. The other end's leave is the first that is heard.
+func TestForgedPacketsEndNoSession(t *testing.T) {
+	m := monitor(t)
+	for _, c := range []struct{ here, there netip.Addr }{
+		{one, two},
+		{netip.MustParseAddr("::1"), netip.MustParseAddr("::1")},
+	} {
+		t.Run(c.here.String(), func(t *testing.T) {
+			patient := profile
+			patient.DetectMultiplier = 20
+			var b *watcher
+			a := watch(t, m, Path{Local: c.here, Remote: c.there}, patient)
+			if c.here != c.there { // with itself it is up alone
+				b = watch(t, m, Path{Local: c.there, Remote: c.here}, patient)
+			}
+			if c := a.next(t); c.State != bfd.Up {
+				t.Fatalf("%+v", c)
+			}
+			near, far, stranger := forger(t, c.there, c.here, 255), forger(t, c.there, c.here, 254), func([]byte) {}
+			if c.here.Is4() {
+				stranger = forger(t, netip.MustParseAddr("127.0.0.9"), c.here, 255)
+			}
+			m.mu.Lock()
+			var ours uint32
+			for local, s := range m.byLocal {
+				if m.byPath[pathKey{local: c.here, remote: c.there}] == s {
+					ours = local
+				}
+			}
+			m.mu.Unlock()
+			for range 20 {
+				for _, state := range []bfd.State{bfd.AdminDown, bfd.Down, bfd.Init, bfd.Up} {
+					forged := func(yours uint32) []byte {
+						return bfd.Append(nil, bfd.Packet{State: state, Multiplier: 255, Mine: 666, Yours: yours, DesiredTx: time.Hour, RequiredRx: time.Hour})
+					}
+					for _, b := range [][]byte{forged(0), forged(ours + 1), forged(666)} {
+						near(b)
+					}
+					far(forged(ours))
+					stranger(forged(ours))
+					for _, spoil := range []func([]byte) []byte{
+						func(b []byte) []byte { return b[:23] },
+						func(b []byte) []byte { b[2] = 0; return b },
+						func(b []byte) []byte { b[3] = 25; return b },
+						func(b []byte) []byte { b[0] = 0x40; return b },
+						func(b []byte) []byte { return nil },
+					} {
+						near(spoil(forged(ours)))
+					}
+				}
+			}
+			if b == nil {
+				if len(a.changes) != 0 {
+					t.Errorf("%+v", <-a.changes)
+				}
+				return
+			}
+			b.next(t)
+			b.stop()
+			if c := a.next(t); c.Failed || c.Why != "the neighbor has taken BFD out of service" {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
+
+// What ICMP said of one packet does not keep the next from being sent.
+func TestARefusedPacketIsFollowedByTheNext(t *testing.T) {
+	for _, to := range []netip.Addr{two, netip.MustParseAddr("::1")} {
+		conn, err := open(Path{Local: map[bool]netip.Addr{true: one, false: to}[to.Is4()], Remote: to})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		l, err := net.ListenUDP("udp", &net.UDPAddr{IP: to.AsSlice()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := l.LocalAddr().(*net.UDPAddr).AddrPort()
+		l.Close() // nobody is there
+		for range 3 {
+			if _, err := conn.WriteToUDPAddrPort([]byte("refused"), at); err != nil {
+				t.Errorf("%v: %v", to, err)
+			}
+		}
+		if l, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(at)); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if _, err := conn.WriteToUDPAddrPort([]byte("heard"), at); err != nil {
+			t.Errorf("%v: %v", to, err)
+		}
+		_ = l.SetReadDeadline(time.Now().Add(10 * time.Second))
+		b := make([]byte, 16)
+		if n, err := l.Read(b); err != nil || string(b[:n]) != "heard" {
+			t.Errorf("%v: %q, %v", to, b[:n], err)
+		}
+	}
+}
+
+// BenchmarkFlood measures what a packet costs that somebody sends in order to cost
+// something: the processor time of all but the sender, whose time on loopback
+// includes the kernel's part of receiving. No session ends.
+func BenchmarkFlood(b *testing.B) {
+	m := New(slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = m.Run(ctx) })
+	changes := make(chan Change, 64)
+	patient := profile
+	patient.DetectMultiplier = 20
+	for _, p := range []Path{{Local: one, Remote: two}, {Local: two, Remote: one}} {
+		wg.Go(func() { _ = m.Watch(ctx, p, patient, nil, func(c Change) { changes <- c }) })
+	}
+	defer wg.Wait()
+	defer cancel()
+	for range 2 {
+		if c := <-changes; c.State != bfd.Up {
+			b.Fatalf("%+v", c)
+		}
+	}
+	for _, c := range []struct {
+		name  string
+		from  netip.Addr
+		ttl   int
+		yours uint32
+	}{
+		{"from afar", two, 254, 0},
+		{"from a stranger", netip.MustParseAddr("127.0.0.9"), 255, 1},
+		{"for no session", two, 255, 1},
+		{"naming none", two, 255, 0},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			send := forger(b, c.from, one, c.ttl)
+			packet := bfd.Append(nil, bfd.Packet{State: bfd.Down, Multiplier: 3, Mine: 666, Yours: c.yours, DesiredTx: time.Second, RequiredRx: time.Second})
+			used := func() time.Duration { return processor(b, unix.RUSAGE_SELF) - processor(b, unix.RUSAGE_THREAD) }
+			before := used()
+			for b.Loop() {
+				send(packet)
+			}
+			b.ReportMetric(float64(used()-before)/float64(b.N), "cpu-ns/packet")
+			if len(changes) > 0 {
+				b.Errorf("%+v", <-changes)
+			}
+		})
+	}
+}
+
+func processor(t testing.TB, who int) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(who, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func TestPacketsGoOutAsTheRFCsWant(t *testing.T) {
