@@ -32,10 +32,7 @@ func TestFateOfEveryMutantOfASpecimen(t *testing.T) {
 	if err != nil || survivors.total != sc.lived+sc.never || survivors.lived != sc.lived {
 		t.Errorf("of %+v the survivors are %+v, %v", sc, survivors, err)
 	}
-	know := &trial{subject: s, binary: filepath.Join(t.TempDir(), "none")}
-	if err := os.WriteFile(know.binary, nil, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	know := &trial{subject: s}
 	r, err := know.recall(cache)
 	if err != nil {
 		t.Fatal(err)
@@ -62,6 +59,32 @@ func TestFateOfEveryMutantOfASpecimen(t *testing.T) {
 	}
 	if got.String() != string(want) {
 		t.Errorf("got:\n%s\nwant (-rewrite writes it):\n%s", got.String(), want)
+	}
+}
+
+// What a package's own tests let live may be noticed by those of a package that
+// drives it, and counts as such.
+func TestDriversJudgeWhatTheOwnTestsLetLive(t *testing.T) {
+	subjects, err := load(t.Context(), []string{"./testdata/specimen"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := subjects[0]
+	all := choose(subjects, 0, 0)[s]
+	alone, err := try(t.Context(), s, all, t.TempDir(), options{parallel: 2, cache: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	drivers := map[string][]string{"hack/mutants/testdata/specimen": {"hack/mutants/testdata/driver"}}
+	both, err := try(t.Context(), s, all, t.TempDir(), options{parallel: 2, cache: t.TempDir(), drivers: drivers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The doubled limit, which the package's own tests reach and do not ask for.
+	want := alone
+	want.elsewhere, want.lived = 1, alone.lived-1
+	if both != want {
+		t.Errorf("alone %+v, with a driver %+v, want %+v", alone, both, want)
 	}
 }
 

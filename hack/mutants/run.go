@@ -26,6 +26,8 @@ const (
 	leastCPU = 3 * time.Second
 	leastAge = 20 * time.Second
 	memory   = 4 << 20 // KiB of address space
+	// longest is what a test of another package may take by itself to be a judge.
+	longest = 5 * time.Second
 )
 
 // A fate is what became of a mutant.
@@ -33,26 +35,37 @@ type fate string
 
 // Fates.
 const (
-	killed  fate = "killed"
-	endless fate = "endless"
-	lived   fate = "survived"
-	never   fate = "not reached"
+	killed    fate = "killed"
+	elsewhere fate = "killed elsewhere" // by the tests of a package that drives this one
+	endless   fate = "endless"
+	lived     fate = "survived"
+	never     fate = "not reached"
 )
 
-// A trial is a package's test binary with all mutants in it.
+// A judge is a package's test binary with all mutants of the subject in it.
+type judge struct{ path, dir, binary string }
+
+// A test is one of a judge's.
+type test struct {
+	judge int
+	name  string
+}
+
+// A trial is the subject with its judges, of which its own tests are the first.
 type trial struct {
 	*subject
-	binary, work string
-	// reach are the tests that reach a mutant, the quickest first, and took is how
-	// long each takes by itself.
-	reach map[int][]string
-	took  map[string]time.Duration
+	judges []judge
+	work   string
+	// reach are the tests that reach a mutant, its own first and then the quickest,
+	// and took is how long each takes by itself.
+	reach map[int][]test
+	took  map[test]time.Duration
 }
 
 // try finds out the fates of some mutants of a package.
 func try(ctx context.Context, s *subject, chosen []int, work string, o options) (score, error) {
-	t := &trial{subject: s, work: work, reach: map[int][]string{}, took: map[string]time.Duration{}}
-	if err := t.build(ctx); err != nil {
+	t := &trial{subject: s, work: work, reach: map[int][]test{}, took: map[test]time.Duration{}}
+	if err := t.build(ctx, o.drivers[s.name()]); err != nil {
 		return score{}, err
 	}
 	known, err := t.recall(o.cache)
@@ -96,6 +109,8 @@ func (t *trial) tell(sc *score, n int, f fate) {
 	switch f {
 	case killed:
 		sc.killed++
+	case elsewhere:
+		sc.elsewhere++
 	case endless:
 		sc.endless++
 	case lived:
@@ -155,8 +170,9 @@ func inParallel[R any](ctx context.Context, numbers []int, workers int, do func(
 	return nil
 }
 
-// build compiles the woven package and its tests.
-func (t *trial) build(ctx context.Context) error {
+// build compiles the woven package with its tests, and with those of the packages
+// that drive it.
+func (t *trial) build(ctx context.Context, drivers []string) error {
 	if err := os.MkdirAll(t.work, 0o755); err != nil {
 		return err
 	}
@@ -182,22 +198,29 @@ func (t *trial) build(ctx context.Context) error {
 	if err := os.WriteFile(list, overlay, 0o644); err != nil {
 		return err
 	}
-	t.binary = filepath.Join(t.work, "woven.test")
-	cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-overlay", list, "-o", t.binary, t.path)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w\n%s", err, out)
+	t.judges = []judge{{path: t.path, dir: t.dir}}
+	for _, d := range drivers {
+		t.judges = append(t.judges, judge{path: t.module + "/" + d, dir: filepath.Join(strings.TrimSuffix(t.dir, t.name()), d)})
+	}
+	for i := range t.judges {
+		j := &t.judges[i]
+		j.binary = filepath.Join(t.work, fmt.Sprintf("woven-%d.test", i))
+		cmd := exec.CommandContext(ctx, "go", "test", "-c", "-trimpath", "-overlay", list, "-o", j.binary, j.path)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
 	}
 	return nil
 }
 
-// test runs some tests with a mutant turned on, 0 for none.
-func (t *trial) test(ctx context.Context, mutant int, reached string, tests []string, limit time.Duration) (time.Duration, []byte, error) {
+// test runs some tests of a judge with a mutant turned on, 0 for none.
+func (t *trial) test(ctx context.Context, mutant int, reached string, j judge, tests []string, limit time.Duration) (time.Duration, []byte, error) {
 	age := max(leastAge, 10*limit)
 	ctx, cancel := context.WithTimeout(ctx, age)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "sh", "-c", fmt.Sprintf(`ulimit -v %d -t %d; exec "$0" "$@"`, memory, int(max(leastCPU, 10*limit).Seconds())),
-		t.binary, "-test.short", "-test.failfast", "-test.count=1", "-test.timeout="+age.String(), "-test.run=^("+strings.Join(tests, "|")+")$")
-	cmd.Dir = t.dir
+		j.binary, "-test.short", "-test.failfast", "-test.count=1", "-test.timeout="+age.String(), "-test.run=^("+strings.Join(tests, "|")+")$")
+	cmd.Dir = j.dir
 	cmd.Env = append(os.Environ(), fmt.Sprintf("MUTANT=%d", mutant), "MUTANTS_REACHED="+reached)
 	cmd.WaitDelay = time.Second
 	began := time.Now()
@@ -207,14 +230,16 @@ func (t *trial) test(ctx context.Context, mutant int, reached string, tests []st
 
 // survey runs each test by itself, and finds out which mutants it reaches.
 func (t *trial) survey(ctx context.Context, parallel int) error {
-	out, err := exec.CommandContext(ctx, t.binary, "-test.list=^(Test|Fuzz|Example)").Output()
-	if err != nil {
-		return fmt.Errorf("list tests: %w", err)
-	}
-	var tests []string
-	for _, name := range strings.Fields(string(out)) {
-		if name != "TestMain" {
-			tests = append(tests, name)
+	var tests []test
+	for i, j := range t.judges {
+		out, err := exec.CommandContext(ctx, j.binary, "-test.list=^(Test|Fuzz|Example)").Output()
+		if err != nil {
+			return fmt.Errorf("list tests of %s: %w", j.path, err)
+		}
+		for _, name := range strings.Fields(string(out)) {
+			if name != "TestMain" {
+				tests = append(tests, test{i, name})
+			}
 		}
 	}
 	type surveyed struct {
@@ -231,7 +256,7 @@ func (t *trial) survey(ctx context.Context, parallel int) error {
 		if err := os.WriteFile(trace, nil, 0o644); err != nil {
 			return surveyed{}, err
 		}
-		took, out, err := t.test(ctx, 0, trace, tests[i:i+1], time.Minute)
+		took, out, err := t.test(ctx, 0, trace, t.judges[tests[i].judge], []string{tests[i].name}, time.Minute)
 		if err != nil {
 			return surveyed{why: string(out)}, nil
 		}
@@ -249,9 +274,12 @@ func (t *trial) survey(ctx context.Context, parallel int) error {
 		}
 		return s, nil
 	}
-	err = inParallel(ctx, numbers, parallel, look, func(i int, s surveyed) error {
+	err := inParallel(ctx, numbers, parallel, look, func(i int, s surveyed) error {
 		if s.why != "" {
-			fmt.Fprintf(os.Stderr, "%s: %s fails without any mutant and judges none:\n%s\n", t.name(), tests[i], s.why)
+			fmt.Fprintf(os.Stderr, "%s: %s of %s fails without any mutant and judges none:\n%s\n", t.name(), tests[i].name, t.judges[tests[i].judge].path, s.why)
+			return nil
+		}
+		if tests[i].judge > 0 && s.took > longest {
 			return nil
 		}
 		t.took[tests[i]] = s.took
@@ -261,7 +289,7 @@ func (t *trial) survey(ctx context.Context, parallel int) error {
 		return nil
 	})
 	for _, tests := range t.reach {
-		slices.SortStableFunc(tests, func(a, b string) int { return cmp.Compare(t.took[a], t.took[b]) })
+		slices.SortStableFunc(tests, func(a, b test) int { return cmp.Or(cmp.Compare(a.judge, b.judge), cmp.Compare(t.took[a], t.took[b])) })
 	}
 	return err
 }
@@ -278,11 +306,12 @@ func (t *trial) run(ctx context.Context, n int) (fate, error) {
 	for len(tests) > 0 {
 		var batch []string
 		var limit time.Duration
-		for len(tests) > 0 && (len(batch) == 0 || limit+t.took[tests[0]] < time.Second) {
+		by := tests[0].judge
+		for len(tests) > 0 && tests[0].judge == by && (len(batch) == 0 || limit+t.took[tests[0]] < time.Second) {
 			limit += t.took[tests[0]]
-			batch, tests = append(batch, tests[0]), tests[1:]
+			batch, tests = append(batch, tests[0].name), tests[1:]
 		}
-		_, out, err := t.test(ctx, n+1, "", batch, limit)
+		_, out, err := t.test(ctx, n+1, "", t.judges[by], batch, limit)
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
@@ -294,6 +323,8 @@ func (t *trial) run(ctx context.Context, n int) (fate, error) {
 			return "", err
 		case exit.ExitCode() < 0 || bytes.Contains(out, []byte("panic: test timed out")):
 			return endless, nil
+		case by > 0:
+			return elsewhere, nil
 		}
 		return killed, nil
 	}
@@ -316,7 +347,7 @@ func (s *subject) key(n int) string {
 type recollection struct {
 	io.Closer
 	out *json.Encoder
-	// fates are those by this very test binary, survived what survived when it was
+	// fates are those by these very test binaries, survived what survived when it was
 	// last tried, by whichever.
 	fates    map[string]fate
 	survived map[string]bool
@@ -331,11 +362,15 @@ type line struct {
 
 // recall reads what is known, and keeps the file open for more.
 func (t *trial) recall(dir string) (*recollection, error) {
-	text, err := os.ReadFile(t.binary)
-	if err != nil {
-		return nil, err
+	sum := sha256.New()
+	for _, j := range t.judges {
+		text, err := os.ReadFile(j.binary)
+		if err != nil {
+			return nil, err
+		}
+		_, _ = sum.Write(text)
 	}
-	r := &recollection{fates: map[string]fate{}, survived: map[string]bool{}, binary: fmt.Sprintf("%x", sha256.Sum256(text))[:16]}
+	r := &recollection{fates: map[string]fate{}, survived: map[string]bool{}, binary: fmt.Sprintf("%x", sum.Sum(nil))[:16]}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
