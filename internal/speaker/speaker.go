@@ -76,13 +76,16 @@ type Config struct {
 }
 
 const (
-	// leisurely is the least time between two looks at what the API server holds.
-	// The first event of a burst waits for none of it.
-	leisurely = 100 * time.Millisecond
-	// idle is how many times longer than a look and its decision took we wait until
-	// the next, but no longer than latest, so that a busy cluster never busies us.
-	idle   = 60
-	latest = time.Second
+	// leisurely is the least time that a look at what the API server holds stands
+	// for, idle how many times longer than it and its decision took, and latest the
+	// most, so that a busy cluster never busies us.
+	leisurely = 10 * time.Millisecond
+	idle      = 60
+	latest    = time.Second
+	// prompt is how many looks may be taken ahead of that: what comes after a few
+	// others, as an endpoint that goes does after the conditions that were written
+	// when it came, waits for none of it.
+	prompt = 5
 )
 
 // A Speaker decides what its node announces, by its Core, and has it done.
@@ -102,11 +105,11 @@ type Speaker struct {
 	identified chan identified
 
 	// What follows belongs to the goroutine of Run.
-	core     *core.Core
-	dirty    bool      // the cluster has changed since it was read
-	readable time.Time // when it may be read again
-	next     time.Time // when to settle again; zero for never
-	left     bool
+	core  *core.Core
+	dirty bool      // the cluster has changed since it was read
+	pace  pace      // when it may be read again
+	next  time.Time // when to settle again; zero for never
+	left  bool
 }
 
 // New returns a Speaker that does nothing until Run.
@@ -210,15 +213,42 @@ func (s *Speaker) loop(ctx context.Context) {
 
 // due returns when there is something to do; zero for never.
 func (s *Speaker) due() time.Time {
-	if s.dirty && (s.next.IsZero() || s.readable.Before(s.next)) {
-		return s.readable
+	if at := s.pace.next(); s.dirty && (s.next.IsZero() || at.Before(s.next)) {
+		return at
 	}
 	return s.next
 }
 
+// A pace spreads looks over time. Each stands for a while, and the next may be
+// taken when no more than prompt such whiles are ahead, and latest after the last
+// one at the latest.
+type pace struct {
+	last  time.Time     // the end of the last look
+	while time.Duration // what it stood for
+	paid  time.Time     // the end of what all looks so far stand for
+}
+
+// next returns when the next look may be taken.
+func (p *pace) next() time.Time {
+	at, bound := p.paid.Add(-(prompt-1)*p.while), p.last.Add(latest)
+	if bound.Before(at) {
+		return bound
+	}
+	return at
+}
+
+// spend takes note of a look.
+func (p *pace) spend(start, end time.Time) {
+	p.last, p.while = end, min(max(leisurely, idle*end.Sub(start)), latest)
+	if p.paid.Before(end) {
+		p.paid = end
+	}
+	p.paid = p.paid.Add(p.while)
+}
+
 // step does what is due.
 func (s *Speaker) step(ctx context.Context, start time.Time) {
-	reads := s.dirty && !start.Before(s.readable)
+	reads := s.dirty && !start.Before(s.pace.next())
 	if reads {
 		s.read(start)
 	}
@@ -230,7 +260,7 @@ func (s *Speaker) step(ctx context.Context, start time.Time) {
 		s.metrics.passes.Observe(end.Sub(start).Seconds())
 	}
 	if reads {
-		s.readable = end.Add(min(max(leisurely, idle*end.Sub(start)), latest))
+		s.pace.spend(start, end)
 	}
 }
 

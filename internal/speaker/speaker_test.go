@@ -533,28 +533,66 @@ func TestStrangersAreCountedByHardwareAddress(t *testing.T) {
 	})
 }
 
-func TestTheFirstEventActsAtOnceAndABurstIsOnePass(t *testing.T) {
+func TestTheFirstEventsActAtOnceAndABurstIsAFewPasses(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		w.start()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		before := w.cluster.reads
-		w.cluster.edit(only("nobody"))
-		synctest.Wait()
-		w.owned("")
+		// Whatever came before: each is acted on before time passes.
+		for i := range prompt {
+			wanted := []string{"", "a"}[i%2]
+			w.cluster.edit([]func(*lb.Snapshot){only("nobody"), anybody}[i%2])
+			synctest.Wait()
+			w.owned(wanted)
+		}
 		for range 100 {
 			w.cluster.edit(anybody)
-			time.Sleep(100 * time.Microsecond)
+			time.Sleep(10 * time.Microsecond)
 		}
 		synctest.Wait()
 		w.owned("")
 		time.Sleep(leisurely)
 		synctest.Wait()
 		w.owned("a")
-		if n := w.cluster.reads - before; n != 2 {
+		if n := w.cluster.reads - before; n != prompt+1 {
 			t.Errorf("the cluster was read %d times", n)
 		}
 	})
+}
+
+// However events come, looks take no more than their share of the time.
+func TestLooksTakeTheirShareOfTheTimeAndNoMore(t *testing.T) {
+	for _, cost := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 100 * time.Millisecond} {
+		var p pace
+		begun := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+		now := begun
+		const looks = 1000
+		for i := range looks {
+			if at := p.next(); at.After(now) {
+				if i < prompt {
+					t.Errorf("looks of %v: the %dth waits for %v", cost, i+1, at.Sub(now))
+				}
+				now = at
+			}
+			p.spend(now, now.Add(cost))
+			now = now.Add(cost)
+		}
+		each := min(max(leisurely, idle*cost), latest)
+		if took := now.Sub(begun); took < (looks-prompt)*each || took > looks*(each+cost) {
+			t.Errorf("%d looks of %v take %v", looks, cost, took)
+		}
+	}
+	// What costs little is not kept waiting for long by what has cost much.
+	var p pace
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, cost := range []time.Duration{time.Second, time.Second, time.Second, time.Second, time.Second, 0} {
+		p.spend(now, now.Add(cost))
+		now = now.Add(cost)
+	}
+	if wait := p.next().Sub(now); wait > latest {
+		t.Errorf("the next look waits for %v", wait)
+	}
 }
 
 func TestAMemberDoesNotWaitForTheAPIServersNews(t *testing.T) {
@@ -564,8 +602,10 @@ func TestAMemberDoesNotWaitForTheAPIServersNews(t *testing.T) {
 		w.cluster.edit(anybody)
 		w.rest()
 		time.Sleep(time.Minute)
-		w.cluster.edit(func(*lb.Snapshot) {}) // begins a cool-down
-		synctest.Wait()
+		for range prompt { // after which the next look waits
+			w.cluster.edit(func(*lb.Snapshot) {})
+			synctest.Wait()
+		}
 		w.cluster.edit(func(*lb.Snapshot) {})
 		before := w.cluster.reads
 		w.node("a").link.Set(nil)
