@@ -18,7 +18,10 @@ const (
 	// ReasonInvalid: a part of the object cannot be understood. It was stored
 	// before the API server knew the rule that would have refused it.
 	ReasonInvalid Reason = "Invalid"
-	// ReasonOverlaps: an older pool has some of the pool's addresses.
+	// ReasonDeleting: the pool is being deleted, and Services still hold addresses of it.
+	ReasonDeleting Reason = "Deleting"
+	// ReasonOverlaps: an older pool, or the cluster itself, has some of the pool's
+	// addresses.
 	ReasonOverlaps Reason = "Overlaps"
 	// ReasonUnsupported: a field asks for something that this version, this
 	// kernel or this protocol cannot do.

@@ -51,6 +51,7 @@ type Verdict struct {
 
 // gravity orders reasons by how much they matter to whoever wrote the object.
 var gravity = []v1beta1.Reason{
+	v1beta1.ReasonDeleting,
 	v1beta1.ReasonInvalid,
 	v1beta1.ReasonConflict,
 	v1beta1.ReasonDuplicateName,

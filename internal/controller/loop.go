@@ -37,7 +37,9 @@ type loop struct {
 	// disputes are what advertisements and peers of BGP say against each other,
 	// found at disputedAt; disputing is when to look again, zero when nothing bears
 	// on it.
-	disputes              map[verdictKey][]config.Problem
+	disputes map[verdictKey][]config.Problem
+	// clashes are what pools have of the cluster's own addresses.
+	clashes               map[string][]config.Problem
 	disputedAt, disputing time.Time
 	// until is when the next reservation ends; zero when none does.
 	until time.Time
@@ -257,6 +259,9 @@ func (l *loop) pass(ch kube.Changes) {
 	}
 	if ch.Config || ch.Pools {
 		l.planner.SetPools(l.setting.Pools)
+	}
+	if ch.Config || ch.Nodes {
+		l.clashes = config.Clashes(l.setting.Pools, l.setting.Nodes)
 	}
 	if ch.Nodes {
 		l.planner.SetNodes(l.setting.Nodes)

@@ -435,3 +435,41 @@ func TestServicesAreCountedByReasonAndTimed(t *testing.T) {
 			"Warning NotAnnounced Service web-2: ")
 	})
 }
+
+func TestAPoolSaysWhatIsTheClustersAndWhoKeepsItFromGoing(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
+		b.lead()
+		tells := func(want string) {
+			t.Helper()
+			b.passes(2 * time.Second)
+			c := b.poolStatus("edge").Conditions[0]
+			if got := fmt.Sprintf("%s/%s: %s", c.Status, c.Reason, c.Message); got != want {
+				t.Errorf("says %q, want %q", got, want)
+			}
+		}
+		const accepted = "True/Accepted: Acted on as written."
+		tells(accepted)
+		b.node("node1", func(n *corev1.Node) {
+			n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}, {Type: corev1.NodeInternalIP, Address: "2001:db8::1"}}
+		})
+		tells("False/Overlaps: spec.addresses: Nodes' own addresses are neither handed out nor announced: 192.0.2.1 of node1, 2001:db8::1 of node1.")
+		b.node("node1", func(n *corev1.Node) { n.Spec.PodCIDRs = []string{"192.0.2.128/25", "fd00::/64"} })
+		tells("False/Overlaps: spec.addresses: Pods may have the same addresses, so exclude the networks of Pods: 192.0.2.128-192.0.2.255 of node1.")
+		b.node("node1")
+		tells(accepted)
+
+		b.expose("web")
+		b.quiet()
+		b.api.Delete(&v1beta1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "edge"}})
+		tells("False/Deleting: metadata.deletionTimestamp: the pool stays until no Service holds an address of it; these keep theirs until they are " +
+			"deleted or moved by a new value of belfry.dev/reallocate: default/web (192.0.2.0), default/web (2001:db8::).")
+		b.pool("new", nil, "192.0.2.0/24", "2001:db8::/120")
+		b.edit("web", func(s *corev1.Service) { s.Annotations["belfry.dev/reallocate"] = "1" })
+		b.passes(2 * time.Second)
+		if s, exists := apitest.Get(b.api, &v1beta1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "edge"}}); exists {
+			t.Errorf("still there: %+v", s.Status)
+		}
+		b.shows("web", "192.0.2.1 2001:db8::1 Allocated=Allocated Reallocated=Honored Announced=NoAdvertisement")
+	})
+}

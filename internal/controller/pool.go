@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
@@ -21,6 +22,7 @@ import (
 type pool struct {
 	attempt
 	decision allocator.PoolDecision
+	clashes  []config.Problem
 	// written is when its status was last written.
 	written time.Time
 }
@@ -136,7 +138,9 @@ func (l *loop) settlePools(decisions []allocator.PoolDecision, ch kube.Changes) 
 			l.Metrics.forget(name)
 			continue
 		}
-		if ch.Config || ch.Pools || slices.ContainsFunc(decisions, func(d allocator.PoolDecision) bool { return d.Pool == name }) {
+		clashed := !slices.Equal(p.clashes, l.clashes[name])
+		p.clashes = l.clashes[name]
+		if ch.Config || ch.Pools || clashed || slices.ContainsFunc(decisions, func(d allocator.PoolDecision) bool { return d.Pool == name }) {
 			l.look(&p.attempt)
 		}
 	}
@@ -161,7 +165,7 @@ func (l *loop) settlePool(name string, p *pool) {
 		})
 		return
 	}
-	report := l.poolReport(name, p)
+	report := l.poolReport(is, p)
 	want := report.status(is.Status)
 	if kube.SamePoolStatus(is.Status, want) {
 		return
@@ -194,13 +198,17 @@ func (l *loop) tellVerdict(about corev1.ObjectReference, was []metav1.Condition,
 }
 
 // poolReport collects what a pool's status is made of.
-func (l *loop) poolReport(name string, p *pool) poolReport {
-	r := poolReport{decision: p.decision, verdict: l.verdicts[verdictKey{kindOfPools, name}]}
-	if i, found := slices.BinarySearchFunc(l.setting.Pools, name, func(p lb.Pool, name string) int { return cmp.Compare(p.Name, name) }); found {
+func (l *loop) poolReport(is *v1beta1.IPAddressPool, p *pool) poolReport {
+	r := poolReport{decision: p.decision, verdict: l.verdicts[verdictKey{kindOfPools, is.Name}]}
+	r.verdict.Problems = slices.Concat(r.verdict.Problems, p.clashes)
+	if i, found := slices.BinarySearchFunc(l.setting.Pools, is.Name, func(p lb.Pool, name string) int { return cmp.Compare(p.Name, name) }); found {
 		r.served = l.setting.Pools[i].Ranges
 	}
 	if p.decision.V4.Orphans+p.decision.V6.Orphans > 0 {
-		r.orphans = l.orphans(name)
+		r.orphans = l.orphans(is.Name)
+	}
+	if is.DeletionTimestamp != nil && len(r.orphans) > 0 {
+		r.verdict.Problems = append(r.verdict.Problems, config.Deleting(r.orphans))
 	}
 	return r
 }

@@ -28,6 +28,11 @@ func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
 			}
 		}
 	}
+	for _, text := range n.Spec.PodCIDRs {
+		if network, err := netip.ParsePrefix(text); err == nil {
+			out.PodNetworks = append(out.PodNetworks, network.Masked())
+		}
+	}
 	for _, c := range n.Status.Conditions {
 		switch c.Type {
 		case corev1.NodeNetworkUnavailable:
@@ -45,5 +50,5 @@ func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
 
 func equalNode(a, b lb.Node) bool {
 	return a.Name == b.Name && a.NotReady == b.NotReady && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain &&
-		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Addresses, b.Addresses)
+		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodNetworks, b.PodNetworks)
 }

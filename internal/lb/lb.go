@@ -267,6 +267,9 @@ type Node struct {
 	Labels map[string]string
 	// Addresses are the node's own addresses; never handed out.
 	Addresses []netip.Addr
+	// PodNetworks are those that its Pods have their addresses from, as far as the
+	// Node says so.
+	PodNetworks []netip.Prefix
 	// NotReady is set when the node's condition Ready is there and not True.
 	// Liveness is not decided by it: it only keeps new addresses away.
 	NotReady bool

@@ -1,0 +1,105 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ranges"
+)
+
+// maxClashes is how many addresses or networks of the cluster a pool is told of.
+const maxClashes = 5
+
+// Clashes says of divided pools, by name, which of their addresses the cluster has for
+// itself: those of Nodes, which are never handed out, and those of Pods, which are.
+// Nothing depends on the order of pools and Nodes.
+func Clashes(pools []lb.Pool, nodes []lb.Node) map[string][]Problem {
+	type segment struct {
+		lb.AddressRange
+		pool int
+	}
+	var segments []segment
+	for i := range pools {
+		for _, r := range pools[i].Ranges {
+			segments = append(segments, segment{r, i})
+		}
+	}
+	slices.SortFunc(segments, func(a, b segment) int { return a.First.Compare(b.First) })
+
+	type clash struct {
+		addresses, networks []string
+		// taken are those of the addresses that are the pool's.
+		taken []lb.AddressRange
+	}
+	found := map[int]*clash{}
+	meet := func(r lb.AddressRange, each func(c *clash, both lb.AddressRange)) {
+		i, _ := slices.BinarySearchFunc(segments, r.First, func(s segment, a netip.Addr) int { return s.Last.Compare(a) })
+		for ; i < len(segments) && segments[i].First.Compare(r.Last) <= 0; i++ {
+			c := found[segments[i].pool]
+			if c == nil {
+				c = &clash{}
+				found[segments[i].pool] = c
+			}
+			for _, both := range ranges.Intersect([]lb.AddressRange{segments[i].AddressRange}, []lb.AddressRange{r}) {
+				each(c, both)
+			}
+		}
+	}
+	nodes = slices.SortedFunc(slices.Values(nodes), func(a, b lb.Node) int { return cmp.Compare(a.Name, b.Name) })
+	for _, n := range nodes {
+		for _, a := range n.Addresses {
+			meet(lb.AddressRange{First: a, Last: a}, func(c *clash, both lb.AddressRange) {
+				c.addresses = append(c.addresses, fmt.Sprintf("%v of %s", a, n.Name))
+				c.taken = append(c.taken, both)
+			})
+		}
+		for _, network := range n.PodNetworks {
+			meet(ranges.Of(network), func(c *clash, both lb.AddressRange) {
+				c.networks = append(c.networks, fmt.Sprintf("%v of %s", both, n.Name))
+			})
+		}
+	}
+
+	problems := map[string][]Problem{}
+	for i, c := range found {
+		tell := func(format string, names []string) {
+			problems[pools[i].Name] = append(problems[pools[i].Name], Problem{"spec.addresses", v1beta1.ReasonOverlaps, fmt.Sprintf(format, some(names))})
+		}
+		switch {
+		case len(c.taken) > 0 && len(ranges.Subtract(pools[i].Ranges, ranges.Union(c.taken))) == 0:
+			tell("there is nothing to hand out, since all addresses are Nodes' own: %s", c.addresses)
+		case len(c.taken) > 0:
+			tell("Nodes' own addresses are neither handed out nor announced: %s", c.addresses)
+		}
+		if len(c.networks) > 0 {
+			tell("Pods may have the same addresses, so exclude the networks of Pods: %s", c.networks)
+		}
+	}
+	return problems
+}
+
+// Deleting says what a pool that is being deleted waits for.
+func Deleting(held []v1beta1.OrphanedAddress) Problem {
+	var names []string
+	for _, o := range held {
+		names = append(names, fmt.Sprintf("%s (%s)", o.Service, o.Address))
+	}
+	return Problem{
+		"metadata.deletionTimestamp", v1beta1.ReasonDeleting,
+		fmt.Sprintf("the pool stays until no Service holds an address of it; these keep theirs until they are deleted or "+
+			"moved by a new value of belfry.dev/reallocate: %s", some(names)),
+	}
+}
+
+// some lists the first names and counts the rest.
+func some(names []string) string {
+	if more := len(names) - maxClashes; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxClashes], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
