@@ -167,8 +167,7 @@ var origins = regexp.MustCompile(` from [^,;]+|(^|; )by .*$`)
 // recorded returns the addresses that a record has.
 func recorded(message string) string { return origins.ReplaceAllString(message, "") }
 
-// carries says what a Service shows of ours, in short: the record only where it has
-// other addresses than those that are shown.
+// carries says what a Service shows of ours, in short.
 func (b *bubble) carries(name string) string {
 	b.Helper()
 	s := b.service(name)
@@ -177,19 +176,16 @@ func (b *bubble) carries(name string) string {
 		out = append(out, in.IP)
 	}
 	addresses := strings.Join(out, ", ")
+	if pool := s.Annotations["belfry.dev/pool"]; pool != "" {
+		out = append(out, "pool="+pool)
+	}
 	for _, c := range s.Status.Conditions {
-		switch kube.ConditionType(c.Type) {
-		case kube.ConditionRecorded:
-			if has := recorded(c.Message); has != addresses {
-				out = append(out, "Recorded="+has)
-			}
-		default:
-			out = append(out, strings.TrimPrefix(c.Type, "belfry.dev/")+"="+c.Reason)
+		if kube.ConditionType(c.Type) != kube.ConditionRecorded {
+			out = append(out, fmt.Sprintf("%s=%s/%s", strings.TrimPrefix(c.Type, "belfry.dev/"), c.Status, c.Reason))
+		} else if has := recorded(c.Message); has != addresses {
+			out = append(out, "Recorded="+has)
 		}
 	}
-	slices.SortStableFunc(out, func(x, y string) int {
-		return strings.Compare(fmt.Sprint(strings.Contains(x, "=")), fmt.Sprint(strings.Contains(y, "=")))
-	})
 	return strings.Join(out, " ")
 }
 

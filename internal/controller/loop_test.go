@@ -17,7 +17,7 @@ import (
 	"github.com/belfrylb/belfry/internal/kube/apitest"
 )
 
-const waits = "Allocated=Allocated Announced=NoAdvertisement"
+const waits = "pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement"
 
 func TestNothingIsWrittenByWhoMayNotBeTheLeader(t *testing.T) {
 	inBubble(t, func(b *bubble) {
@@ -224,11 +224,11 @@ func TestOneWriteAtATimeForEachObjectAndSixteenInAll(t *testing.T) {
 			t.Errorf("%d writes at the same time, want 16", most.Load())
 		}
 		for i := 1; i < 40; i++ {
-			if !strings.Contains(b.carries(fmt.Sprintf("web-%d", i)), "Allocated=Allocated") {
+			if !strings.Contains(b.carries(fmt.Sprintf("web-%d", i)), "Allocated=True/Allocated") {
 				t.Errorf("web-%d shows %q", i, b.carries(fmt.Sprintf("web-%d", i)))
 			}
 		}
-		if got := b.carries("web-0"); !strings.Contains(got, "NoSuchPool") && !strings.Contains(got, "Allocated=") {
+		if got := b.carries("web-0"); !strings.Contains(got, "NoSuchPool") && !strings.Contains(got, "Allocated=True/") {
 			t.Errorf("web-0 shows %q", got)
 		}
 	})
@@ -470,6 +470,6 @@ func TestAPoolSaysWhatIsTheClustersAndWhoKeepsItFromGoing(t *testing.T) {
 		if s, exists := apitest.Get(b.api, &v1beta1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: "edge"}}); exists {
 			t.Errorf("still there: %+v", s.Status)
 		}
-		b.shows("web", "192.0.2.1 2001:db8::1 Allocated=Allocated Reallocated=Honored Announced=NoAdvertisement")
+		b.shows("web", "192.0.2.1 2001:db8::1 pool=new Allocated=True/Allocated Reallocated=True/Honored Announced=False/NoAdvertisement")
 	})
 }

@@ -21,6 +21,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	wholejson "k8s.io/apimachinery/pkg/util/json" // keeps whole numbers whole
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/watch"
@@ -144,7 +145,7 @@ func toFields(o any) fields {
 	text, err := json.Marshal(o)
 	utilruntime.Must(err)
 	out := fields{}
-	utilruntime.Must(json.Unmarshal(text, &out))
+	utilruntime.Must(wholejson.Unmarshal(text, &out))
 	return out
 }
 
@@ -234,7 +235,7 @@ func (s *Server) store(resource, k string, f fields) fields {
 	was := s.objects[resource][k]
 	m := metadata(f)
 	s.version++
-	generation := 1.0
+	generation := int64(1)
 	if was == nil {
 		m["uid"] = fmt.Sprintf("uid-%d", s.version)
 		if text(m, "creationTimestamp") == "" {
@@ -243,7 +244,7 @@ func (s *Server) store(resource, k string, f fields) fields {
 	} else {
 		before := metadata(was)
 		m["uid"], m["creationTimestamp"] = before["uid"], before["creationTimestamp"]
-		generation, _ = before["generation"].(float64)
+		generation, _ = before["generation"].(int64)
 		if !reflect.DeepEqual(was["spec"], f["spec"]) {
 			generation++
 		}
@@ -352,7 +353,7 @@ func (s *Server) write(w Write, contentType string) (fields, *metav1.Status) {
 		return nil, Refusal(http.StatusNotFound, metav1.StatusReasonNotFound)
 	}
 	patch := fields{}
-	if err := json.Unmarshal(w.Body, &patch); err != nil {
+	if err := wholejson.Unmarshal(w.Body, &patch); err != nil {
 		return nil, Refusal(http.StatusBadRequest, metav1.StatusReasonBadRequest)
 	}
 	for _, must := range []string{"uid", "resourceVersion"} {
