@@ -27,7 +27,7 @@ import (
 //	ad NAME [pools=A,B] [poolsel=SEL|SEL] [services=SEL|..] [nodes=SEL|..]
 //	        [if=GLOB,..] [notif=GLOB,..] [prefer=WEIGHT:SEL,..] [!failback]
 //	node NAME [ip=ADDR,..] [K=V ..] [!exclude] [!unavailable] [!drain] [!unready]
-//	service NS/NAME ADDR[@POOL]... [Local] [!released] [on=NODE,..] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
+//	service NS/NAME ADDR[@POOL]... [Local] [!released] [!foreign] [on=NODE,..] [label=K=V,..] [ep=NODE:READY[+TERMINATING],..]
 //	  (ep4=, ep6= for those of one family)
 //	delete KIND NAME
 //
@@ -302,6 +302,24 @@ func (w *world) decide() string {
 				}
 			}
 		}
+		if v.Placed != "" && v.Placed != v.Owner {
+			fmt.Fprintf(&b, ", placed on %s", v.Placed)
+			switch {
+			case !v.Permitted:
+				b.WriteString(", which may not have it")
+			case !v.Fit:
+				b.WriteString(", which cannot take it")
+			}
+		}
+		var barred []string
+		for _, m := range w.members {
+			if Decide(ix, w.members, nil, m.Node).Decisions[i].Barred {
+				barred = append(barred, m.Node)
+			}
+		}
+		if len(barred) > 0 {
+			fmt.Fprintf(&b, "; barred: %s", strings.Join(barred, " "))
+		}
 		b.WriteString("\n")
 	}
 	return b.String()
@@ -506,6 +524,8 @@ func (w *world) service(args []string) lb.Service {
 			placed = strings.Split(value, ",")
 		case "!released":
 			s.Released = true
+		case "!foreign":
+			s.Foreign = true
 		case "label":
 			s.Labels = parseLabels(value)
 		case "ep", "ep4", "ep6":
