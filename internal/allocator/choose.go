@@ -514,9 +514,9 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 	return d
 }
 
-// shown lists what a Service's status shows that is not ours.
+// shown lists the first of what a Service's status shows that is not ours.
 func (p *Planner) shown(s *service) (all []Shown) {
-	for _, a := range s.foreign {
+	for _, a := range s.foreign[:min(len(s.foreign), listed)] {
 		all = append(all, Shown{a.String(), p.nodes[number(a)]})
 	}
 	for _, text := range s.Others {

@@ -238,7 +238,7 @@ type Detail struct {
 	Node string
 	// Problems are those of the request, in words.
 	Problems []string
-	// Shown is what the status shows that is not ours, and Cause why nothing can be
+	// Shown is the first of what the status shows that is not ours, and Cause why nothing can be
 	// had in its place (ForeignAddress).
 	Shown []Shown
 	Cause Reason

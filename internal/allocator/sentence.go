@@ -89,7 +89,7 @@ func (d *Detail) shown() string {
 		}
 		all = append(all, s.Text)
 	}
-	return fmt.Sprintf("status shows %s, not given and so not announced by Belfry, until a pool can give an address instead", strings.Join(all, " and "))
+	return fmt.Sprintf("status shows %s, not given and so not announced by Belfry, until a pool can give an address instead", strings.Join(all, ", "))
 }
 
 // cause says why something is wanting.
