@@ -193,3 +193,61 @@ func TestACourtesyForgetsAll(t *testing.T) {
 		}
 	}
 }
+
+func TestOnlyWhoIsWaitedForMayBeWaitedForLonger(t *testing.T) {
+	w := &waiting{}
+	w.Leave(w.now, v4, "a")
+	w.Leave(w.now, v6, "b")
+	third := v6.Next()
+	w.Leave(w.now, third, "a")
+	var left []netip.Addr
+	for a := range w.New {
+		left = append(left, a)
+	}
+	if slices.SortFunc(left, netip.Addr.Compare); !slices.Equal(left, []netip.Addr{v4, v6, third}) {
+		t.Errorf("left to their places are %v", left)
+	}
+	n := 0
+	for range w.New {
+		n++
+		break
+	}
+	if n != 1 {
+		t.Errorf("%d of one", n)
+	}
+	// B claims what is a's: that says nothing of a, nor gives b more time for its own.
+	w.now = w.now.Add(grace / 2)
+	w.Claimed(w.now, v4, "b")
+	if at, ok := w.Due(); !ok || !at.Equal(w.now.Add(grace/2)) {
+		t.Errorf("due %v, %v", at, ok)
+	}
+	// A claims what is its own: it gets as long again, and b does not.
+	w.Leave(w.now, v4, "a")
+	w.Claimed(w.now, v4, "a")
+	if at, ok := w.Due(); !ok || !at.Equal(w.now.Add(grace/2)) {
+		t.Errorf("due %v, %v", at, ok)
+	}
+	w.now = w.now.Add(grace / 2)
+	w.first(t, v6, "b", false)
+	w.first(t, third, "a", true)
+	if at, ok := w.Due(); !ok || !at.Equal(w.now.Add(grace/2)) {
+		t.Errorf("due %v, %v", at, ok)
+	}
+	// The place of an address that is left to a node is another one's by now.
+	w.first(t, third, "b", false)
+	// What is left to a node is not awaited of another, and one that had its turn
+	// is not awaited again.
+	w.Await(w.now, third, "c")
+	w.first(t, third, "a", true)
+	w.Await(w.now, v6, "b")
+	w.last(t, v6, "b")
+	w.Await(w.now, v6, "c")
+	for a := range w.New {
+		if a == v6 {
+			t.Error("an address in service is none that is left to its place")
+		}
+	}
+	w.Leave(w.now, v6, "c") // a new one again
+	w.first(t, v6, "c", true)
+	w.last(t, v6)
+}

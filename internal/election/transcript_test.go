@@ -30,6 +30,7 @@ import (
 //	state RECORD; RECORD...                           the other's own first
 //	  RECORD: NODE [boot=N] seq=N [epoch=N] [joining] [leaving] [part] [sessions=N,..] [A=QUORUM@EPOCH ...]
 //	pass D                                            it acts when it wants to
+//	+LINE                                             the same, and the View does not act yet
 //	idle D                                            it does not run at all
 func TestViewTranscripts(t *testing.T) {
 	transcript.Run(t, "testdata/view/*.txt", func(t *testing.T) transcript.World { return &viewWorld{T: t} })
@@ -64,6 +65,7 @@ func nodeAt(a netip.Addr) string {
 
 // Line does what a line says, and lets the View act.
 func (w *viewWorld) Line(line string) string {
+	line, waits := strings.CutPrefix(line, "+")
 	args := strings.Fields(line)
 	verb, args := args[0], args[1:]
 	switch verb {
@@ -127,6 +129,9 @@ func (w *viewWorld) Line(line string) string {
 		w.now += transcript.Duration(w.T, args[0])
 	default:
 		w.Fatalf("unknown line %q", line)
+	}
+	if waits {
+		return ""
 	}
 	return w.settle()
 }

@@ -1,0 +1,77 @@
+package election
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+func TestTheFirstOfSomeNodesIsTheOneWithTheLeastKey(t *testing.T) {
+	nodes := []string{"a", "b", "c", "d", "e", "f"}
+	for addr := v4; addr != netip.MustParseAddr("198.51.100.40"); addr = addr.Next() {
+		for _, a := range []netip.Addr{addr, netip.AddrFrom16(addr.As16())} {
+			want := slices.MinFunc(nodes, func(x, y string) int {
+				k, l := key(a, x), key(a, y)
+				return bytes.Compare(k[:], l[:])
+			})
+			for range nodes {
+				if got := First(a, nodes); got != want {
+					t.Fatalf("first of %v for %v is %s, want %s", nodes, a, got, want)
+				}
+				for _, n := range nodes {
+					if earlier(a, want, n) != (n != want) || earlier(a, n, want) {
+						t.Errorf("%v: %s before %s: %v, the other way round: %v", a, want, n, earlier(a, want, n), earlier(a, n, want))
+					}
+					// Of two equal claims the earlier node's is the better one.
+					same := claim(Blind, 3)
+					if n != want && (!same.Beats(same, a, want, n) || same.Beats(same, a, n, want)) {
+						t.Errorf("%v: of equal claims %s's does not beat %s's", a, want, n)
+					}
+				}
+				nodes = append(nodes[1:], nodes[0])
+			}
+		}
+	}
+	if got := First(v6, nil); got != "" {
+		t.Errorf("first of none is %q", got)
+	}
+}
+
+func TestASuspectIsAskedOnceForEachSegmentThatIsShared(t *testing.T) {
+	on := func(index int, mac byte, prefixes ...string) lb.Interface {
+		i := lb.Interface{Index: index, Name: "eth", MAC: lb.MAC{2, 5: mac}, Up: true, Carrier: true}
+		for _, p := range prefixes {
+			i.Addresses = append(i.Addresses, netip.MustParsePrefix(p))
+		}
+		return i
+	}
+	down := on(4, 1, "203.0.113.1/24")
+	down.Up = false
+	ours := []lb.Interface{down, on(2, 1, "fe80::1/64", "192.0.2.1/24", "2001:db8::1/64"), on(3, 2, "198.51.100.1/24"), on(5, 3, "10.0.0.1/8")}
+	theirs := []lb.Interface{
+		on(7, 11, "fe80::7/64", "203.0.113.7/24"), on(8, 12, "fe80::8/64", "2001:db8::8/64", "192.0.2.8/24"),
+		on(9, 13, "198.51.100.9/24", "198.51.100.10/24"), on(10, 14, "172.16.0.1/12"),
+	}
+	var got []SegmentQuestion
+	for q := range Shared(ours, theirs) {
+		got = append(got, q)
+	}
+	want := []SegmentQuestion{
+		{2, netip.MustParseAddr("2001:db8::8"), lb.MAC{2, 5: 12}},
+		{3, netip.MustParseAddr("198.51.100.9"), lb.MAC{2, 5: 13}},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("asked %v, want %v", got, want)
+	}
+	asked := 0
+	for range Shared(ours, theirs) {
+		asked++
+		break
+	}
+	if asked != 1 {
+		t.Errorf("%d were asked of one", asked)
+	}
+}
