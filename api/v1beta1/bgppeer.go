@@ -67,6 +67,7 @@ const (
 // +kubebuilder:validation:XValidation:rule=`!has(self.sourceAddress) || !has(self.peerAddress) || !isIP(self.sourceAddress) || !isIP(self.peerAddress) || ip(self.sourceAddress).family() == ip(self.peerAddress).family()`,message=`sourceAddress must be of the same family as peerAddress`,fieldPath=`.sourceAddress`
 // +kubebuilder:validation:XValidation:rule=`!has(self.keepaliveTime) || !has(self.holdTime) || !self.keepaliveTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || !self.holdTime.matches('^(0|([0-9]{1,5}h)?([0-9]{1,7}m)?([0-9]{1,9}([.][0-9]{1,9})?s)?([0-9]{1,9}([.][0-9]{1,6})?ms)?)$') || duration(self.keepaliveTime) + duration(self.keepaliveTime) + duration(self.keepaliveTime) <= duration(self.holdTime)`,message=`keepaliveTime must be at most a third of holdTime, so that a message that is lost does not end the session`,fieldPath=`.keepaliveTime`
 // +kubebuilder:validation:XValidation:rule=`!has(self.role) || !(has(self.dynamicASN) && self.dynamicASN == 'internal') && !(has(self.peerASN) && self.peerASN == (has(self.localASN) ? self.localASN : self.myASN))`,message=`role needs a router of another autonomous system`,fieldPath=`.role`
+// +kubebuilder:validation:XValidation:rule=`!has(self.requireRole) || !self.requireRole || has(self.role)`,message=`requireRole needs role`,fieldPath=`.requireRole`
 type BGPPeerSpec struct {
 	// Our autonomous system.
 	// +required
@@ -88,6 +89,10 @@ type BGPPeerSpec struct {
 	// they go no further than to customers.
 	// +optional
 	Role Role `json:"role,omitempty"`
+	// Refuse a router that does not tell its role (the strict mode of RFC 9234).
+	// Otherwise such a router is taken to have the role that fits.
+	// +optional
+	RequireRole bool `json:"requireRole,omitempty"`
 	// The router's address.
 	// +optional
 	PeerAddress PeerAddress `json:"peerAddress,omitempty"`

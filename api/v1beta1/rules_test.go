@@ -57,7 +57,7 @@ var refused = map[string][]any{
 
 	// BGPPeer
 	"exactly one of peerASN and dynamicASN must be set": {
-		node{"peerASN": 65001, "dynamicASN": "internal", "role": nil}, node{"peerASN": nil, "dynamicASN": nil},
+		node{"peerASN": 65001, "dynamicASN": "internal", "role": nil, "requireRole": nil}, node{"peerASN": nil, "dynamicASN": nil},
 	},
 	"exactly one of peerAddress and interface must be set": {
 		node{"sourceAddress": nil, "ebgpMultiHop": nil, "peerAddress": "192.0.2.1", "interface": "eth0"},
@@ -81,6 +81,7 @@ var refused = map[string][]any{
 		node{"role": "customer", "localASN": 65010, "peerASN": 65010},
 		node{"role": "rs", "peerASN": nil, "dynamicASN": "internal"},
 	},
+	"requireRole needs role": {node{"role": nil, "requireRole": true}},
 	"routerID is written like an IPv4 address and is not 0.0.0.0": {"0.0.0.0", "2001:db8::1", "7", "192.0.2.256"},
 	"holdTime must be 0s or from 3s to 65535s": {
 		beside{"1s", node{"keepaliveTime": nil}}, beside{"2s", node{"keepaliveTime": nil}}, "65536s", "19h",

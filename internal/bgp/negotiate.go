@@ -47,7 +47,7 @@ func LocalOpen(p lb.BGPPeer, id netip.Addr, restarting bool) wire.Open {
 		o.Families = append(o.Families, WireFamily(f))
 	}
 	if !Internal(p) {
-		o.Role = wire.Role(p.Role) // the same roles in the same order
+		o.Role = p.Role
 	}
 	v6 := p.Interface != "" || p.Address.Is6()
 	o.ExtendedNextHop = v6 && slices.Contains(families, lb.IPv4)
@@ -127,13 +127,18 @@ func Negotiate(p lb.BGPPeer, ours, theirs wire.Open) (Negotiated, error) {
 	if n.Internal && theirs.ID == ours.ID {
 		return n, &wire.Error{Code: wire.CodeOpen, Subcode: wire.OpenIdentifier, Text: fmt.Sprintf("the peer has our own router ID %s", ours.ID)}
 	}
-	// A router that tells no role is taken at our word (RFC 9234 section 4.2).
-	if !n.Internal && ours.Role != wire.NoRole {
-		if theirs.Role != wire.NoRole && !ours.Role.Fits(theirs.Role) {
-			return n, &wire.Error{
-				Code: wire.CodeOpen, Subcode: wire.OpenRole,
-				Text: fmt.Sprintf("role mismatch: role is %v here, the router says that it is %v; a provider faces a customer, an rs an rs-client, a peer a peer", ours.Role, theirs.Role),
-			}
+	// A router that tells no role is taken at our word, unless it must (RFC 9234
+	// section 4.2).
+	if !n.Internal && ours.Role != lb.NoRole {
+		mismatch := ""
+		switch {
+		case theirs.Role == lb.NoRole && p.RequireRole:
+			mismatch = fmt.Sprintf("the router tells no role, and requireRole is set; role is %v here", ours.Role)
+		case theirs.Role != lb.NoRole && !ours.Role.Fits(theirs.Role):
+			mismatch = fmt.Sprintf("role is %v here, the router says that it is %v; a provider faces a customer, an rs an rs-client, a peer a peer", ours.Role, theirs.Role)
+		}
+		if mismatch != "" {
+			return n, &wire.Error{Code: wire.CodeOpen, Subcode: wire.OpenRole, Text: "role mismatch: " + mismatch}
 		}
 		if ours.Role.Marks() {
 			n.OnlyToCustomers = ours.AS

@@ -266,6 +266,9 @@ func BGPPeer(p *v1beta1.BGPPeer, passwords map[string]PasswordSecret) (peer lb.B
 			peer.Role = role
 		}
 	}
+	if peer.RequireRole = spec.RequireRole && peer.Role != lb.NoRole; spec.RequireRole && spec.Role == "" {
+		add(invalid("spec.requireRole", "needs role; none is required"))
+	}
 	peer.ConnectTime = timer("spec.connectTime", spec.ConnectTime, seconds, 65535*seconds, 0)
 	if g := spec.GracefulRestart; g != nil && g.Enabled {
 		peer.GracefulRestart = &lb.GracefulRestart{

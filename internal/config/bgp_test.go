@@ -49,6 +49,7 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 	p := peerObject("tor", 0)
 	p.Spec = v1beta1.BGPPeerSpec{
 		MyASN: 4200000000, DynamicASN: v1beta1.DynamicASNExternal, LocalASN: 65009, PeerAddress: "192.0.2.1", PeerPort: 1790,
+		Role: v1beta1.RoleRSClient, RequireRole: true,
 		SourceAddress: "192.0.2.10", RouterID: "10.0.0.1", HoldTime: "30s", KeepaliveTime: "5s", ConnectTime: "1m", EBGPMultiHop: true,
 		TTLSecurity: 3, PasswordSecret: &v1beta1.SecretReference{Name: "pw"}, BFDProfile: "fast",
 		GracefulRestart: &v1beta1.GracefulRestart{Enabled: true, RestartTime: "60s", LongLived: "1h"},
@@ -65,6 +66,7 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 	}, nil)
 	want := lb.BGPPeer{
 		Name: "tor", Created: epoch, MyASN: 4200000000, LocalASN: 65009, Kind: lb.PeerExternal, Address: netip.MustParseAddr("192.0.2.1"),
+		Role: lb.RoleRSClient, RequireRole: true,
 		Port: 1790, Source: netip.MustParseAddr("192.0.2.10"), RouterID: netip.MustParseAddr("10.0.0.1"),
 		HoldTime: 30 * time.Second, KeepaliveTime: 5 * time.Second, ConnectTime: time.Minute, EBGPMultiHop: true, TTLSecurity: 3,
 		Password: lb.NewSecret("hunter2"), GracefulRestart: &lb.GracefulRestart{RestartTime: time.Minute, LongLived: time.Hour},
@@ -214,6 +216,19 @@ func TestEveryProblemOfBGPIsToldByItsField(t *testing.T) {
 	p.Spec.HoldTime, p.Spec.KeepaliveTime = "0s", ""
 	if got, problems, _ := BGPPeer(p, nil); got.HoldTime != 0 || len(problems) > 0 {
 		t.Errorf("hold time 0: %v, %v", got.HoldTime, problems)
+	}
+
+	p.Spec.RequireRole = true
+	got, problems, usable = BGPPeer(p, nil)
+	checkProblems(t, problems, "spec.requireRole: needs role")
+	if !usable || got.RequireRole {
+		t.Errorf("a required role without a role: %+v", got)
+	}
+	p.Spec.Role, p.Spec.PeerASN = v1beta1.RolePeer, p.Spec.MyASN
+	got, problems, usable = BGPPeer(p, nil)
+	checkProblems(t, problems, "spec.role: needs a router of another autonomous system")
+	if !usable || got.RequireRole || got.Role != lb.NoRole {
+		t.Errorf("a role towards our own system: %+v", got)
 	}
 
 	a := &v1beta1.BGPAdvertisement{Spec: v1beta1.BGPAdvertisementSpec{

@@ -78,11 +78,12 @@ const (
 // String returns the kind in a word.
 func (k PeerKind) String() string { return [...]string{"fixed", "internal", "external"}[k] }
 
-// A Role is our part in the relation with a peer's autonomous system (RFC 9234
+// A Role is a speaker's part in the relation of two autonomous systems (RFC 9234
 // section 3.2).
 type Role uint8
 
-// Roles. A customer is one that pays for transit; rs is a route server.
+// Roles, in the RFC's order. A customer is one that pays for transit; rs is a route
+// server. RoleUnknown is what a router says that the RFC does not know, or several.
 const (
 	NoRole Role = iota
 	RoleProvider
@@ -90,12 +91,23 @@ const (
 	RoleRSClient
 	RoleCustomer
 	RolePeer
+	RoleUnknown
 )
 
 // String returns the role as BGPPeer spells it.
 func (r Role) String() string {
-	return [...]string{"none", "provider", "rs", "rs-client", "customer", "peer"}[r]
+	return [...]string{"none", "provider", "rs", "rs-client", "customer", "peer", "unknown"}[r]
 }
+
+// Fits reports whether two speakers can have these roles towards each other (RFC 9234
+// section 4.2).
+func (r Role) Fits(o Role) bool {
+	return [...]Role{RoleUnknown, RoleCustomer, RoleRSClient, RoleRS, RoleProvider, RolePeer, NoRole}[r] == o
+}
+
+// Marks reports whether a speaker of this role marks what it announces as for the
+// other's customers only (RFC 9234 section 5).
+func (r Role) Marks() bool { return r == RoleProvider || r == RoleRS || r == RolePeer }
 
 // A BGPPeer is a compiled BGPPeer object: a router to hold a session with.
 type BGPPeer struct {
@@ -107,8 +119,10 @@ type BGPPeer struct {
 	// PeerASN is the peer's autonomous system; 0 unless Kind is PeerFixed.
 	PeerASN uint32
 	Kind    PeerKind
-	// Role is ours towards the peer; external peers alone have one.
-	Role Role
+	// Role is ours towards the peer; external peers alone have one. RequireRole has the
+	// peer tell its own (RFC 9234's strict mode).
+	Role        Role
+	RequireRole bool
 	// Address is the router's address. Invalid when Interface is set: the
 	// router is then found by its router advertisements on that interface.
 	Address   netip.Addr

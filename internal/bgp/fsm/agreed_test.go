@@ -71,9 +71,9 @@ func randomOpen(r *rand.Rand, p lb.BGPPeer) wire.Open {
 	}
 	switch {
 	case p.Role != lb.NoRole && chance(r, 50):
-		o.Role = []wire.Role{0, wire.RoleCustomer, wire.RoleRSClient, wire.RoleRS, wire.RoleProvider, wire.RolePeer}[p.Role]
+		o.Role = []lb.Role{0, lb.RoleCustomer, lb.RoleRSClient, lb.RoleRS, lb.RoleProvider, lb.RolePeer}[p.Role]
 	case chance(r, 10):
-		o.Role = wire.Role(1 + r.IntN(5))
+		o.Role = lb.Role(1 + r.IntN(5))
 	}
 	o.RouteRefresh, o.ExtendedNextHop = chance(r, 50), chance(r, 50)
 	if chance(r, 40) {

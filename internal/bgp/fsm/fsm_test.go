@@ -22,7 +22,7 @@ import (
 // what it prints; lines that start with # are comments. Jitter is off: an interval is
 // what it says. What is written is taken at once, unless the router is stalled.
 //
-//	session [hold=DUR] [keepalive=DUR] [families=4,6] [over=IP] [restart] [role=R] [ttl=HOPS]   begins anew; we are AS 65000, the router is 65001
+//	session [hold=DUR] [keepalive=DUR] [families=4,6] [over=IP] [restart] [role=R [require]] [ttl=HOPS]   begins anew; we are AS 65000, the router is 65001
 //	recv open [as=N] [hold=N] [families=4,6] [octets=2] [nexthop6] [restart] [role=R] | nothing in it: no capabilities
 //	recv keepalive | refresh FAMILY | update PREFIX... | notification CODE SUBCODE [HEX]
 //	say [broken] +PREFIX@NEXTHOP... -PREFIX... | end FAMILY   an UPDATE of gobgp's
@@ -84,6 +84,7 @@ func (c *conversation) line(args []string) {
 				p.Role = r
 			}
 		}
+		_, p.RequireRole = values["require"]
 		ours := bgp.LocalOpen(p, netip.MustParseAddr("192.0.2.10"), false)
 		c.now, c.stalled, c.state = 0, false, bgp.OpenSent
 		s, e := New(Config{
@@ -205,7 +206,7 @@ func (c *conversation) message(args []string, values map[string]string) (wire.Ty
 		if _, ok := values["restart"]; ok {
 			o.GracefulRestart = &wire.GracefulRestart{Time: 120}
 		}
-		for r := wire.NoRole; r <= wire.RoleUnknown; r++ {
+		for r := lb.NoRole; r <= lb.RoleUnknown; r++ {
 			if r.String() == values["role"] {
 				o.Role = r
 			}

@@ -220,9 +220,9 @@ func TestIPv6NextHopsAreForRoutersThatKnowThem(t *testing.T) {
 // customers only; those of a customer and of a route server's client are not.
 func TestRolesMarkRoutes(t *testing.T) {
 	t.Parallel()
-	for ours, theirs := range map[lb.Role]wire.Role{
-		lb.RoleProvider: wire.RoleCustomer, lb.RoleCustomer: wire.RoleProvider, lb.RolePeer: wire.RolePeer,
-		lb.RoleRS: wire.RoleRSClient, lb.RoleRSClient: wire.NoRole,
+	for ours, theirs := range map[lb.Role]lb.Role{
+		lb.RoleProvider: lb.RoleCustomer, lb.RoleCustomer: lb.RoleProvider, lb.RolePeer: lb.RolePeer,
+		lb.RoleRS: lb.RoleRSClient, lb.RoleRSClient: lb.NoRole,
 	} {
 		t.Run(ours.String(), func(t *testing.T) {
 			t.Parallel()
@@ -242,7 +242,7 @@ func TestRolesMarkRoutes(t *testing.T) {
 	r.peer.Role = lb.RoleCustomer
 	s.say(r.peer, route("198.51.100.1/32"))
 	o := polite
-	o.Role = wire.RolePeer
+	o.Role = lb.RolePeer
 	conn := r.accept()
 	conn.send(wire.AppendOpen(nil, o))
 	if n := conn.notified(); n.Code != wire.CodeOpen || n.Subcode != wire.OpenRole {

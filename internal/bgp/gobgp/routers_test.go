@@ -377,6 +377,7 @@ func TestRolesFitOrAreRefused(t *testing.T) {
 	t.Parallel()
 	const refused = "the router says: OPEN error: role mismatch"
 	for _, c := range []struct {
+		// name begins with "strict-" where we refuse a router that tells no role.
 		name    string
 		ours    lb.Role
 		theirs  []trait
@@ -399,12 +400,16 @@ func TestRolesFitOrAreRefused(t *testing.T) {
 		{"customer-of-peer", lb.RoleCustomer, []trait{peer}, "ipv6", "2001:db8:116::9/128", false, []string{
 			refused, "role mismatch: role is customer here, the router says that it is peer; a provider faces a customer, an rs an rs-client, a peer a peer",
 		}},
+		{"strict-customer-of-provider", lb.RoleCustomer, []trait{provider}, "ipv6", "2001:db8:116::a/128", false, nil},
+		{"strict-customer-of-unknown", lb.RoleCustomer, nil, "ipv6", "2001:db8:116::b/128", false, []string{
+			"role mismatch: the router tells no role, and requireRole is set; role is customer here",
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			byJudges(t, func(t *testing.T, j judge) {
 				p := j.neighbor(t, c.session, 65000, c.theirs...)
-				p.Role = c.ours
+				p.Role, p.RequireRole = c.ours, strings.HasPrefix(c.name, "strict-")
 				s := speak(t)
 				s.say(p, route(c.prefix))
 				if len(c.trouble) > 0 {

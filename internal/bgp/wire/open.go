@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 // asTrans stands in the OPEN for an AS of four octets (RFC 6793).
@@ -41,7 +43,7 @@ type Capabilities struct {
 	// LongLived is RFC 9494.
 	LongLived []LongLived
 	// Role is RFC 9234's, of the sender.
-	Role Role
+	Role lb.Role
 	// Hostname and Software are what the peer says of itself, made printable.
 	Hostname, Software string
 	// Cut are the codes that are not understood and were left out.
@@ -72,37 +74,6 @@ type LongLived struct {
 	// Time is the long-lived stale time in seconds, below 2^24.
 	Time uint32
 }
-
-// A Role is a speaker's part in the relation of two autonomous systems (RFC 9234
-// section 4.1).
-type Role uint8
-
-// Roles: the numbers of the RFC plus one. RoleUnknown is one that it does not have, or
-// several at once.
-const (
-	NoRole Role = iota
-	RoleProvider
-	RoleRS
-	RoleRSClient
-	RoleCustomer
-	RolePeer
-	RoleUnknown
-)
-
-// String returns the role in words.
-func (r Role) String() string {
-	return [...]string{"none", "provider", "rs", "rs-client", "customer", "peer", "unknown"}[r]
-}
-
-// Fits reports whether two speakers can have these roles towards each other (RFC 9234
-// section 4.2).
-func (r Role) Fits(o Role) bool {
-	return [...]Role{RoleUnknown, RoleCustomer, RoleRSClient, RoleRS, RoleProvider, RolePeer, NoRole}[r] == o
-}
-
-// Marks reports whether a speaker of this role marks what it announces as for the
-// other's customers only (RFC 9234 section 5).
-func (r Role) Marks() bool { return r == RoleProvider || r == RoleRS || r == RolePeer }
 
 // Capability codes, from IANA's registry.
 const (
@@ -222,9 +193,9 @@ func (o *Open) parseCapability(code uint8, v []byte) bool {
 		if len(v) != 1 {
 			return false
 		}
-		role := min(Role(v[0]), RoleUnknown-1) + 1
-		if o.Role != NoRole && o.Role != role {
-			role = RoleUnknown // it cannot be several (RFC 9234 section 4.2)
+		role := min(lb.Role(v[0]), lb.RoleUnknown-1) + 1 // the RFC's numbers plus one
+		if o.Role != lb.NoRole && o.Role != role {
+			role = lb.RoleUnknown // it cannot be several (RFC 9234 section 4.2)
 		}
 		o.Role = role
 	case capGracefulRestart:
@@ -315,7 +286,7 @@ func (o Open) appendCapabilities(b []byte) []byte {
 	if o.ExtendedNextHop {
 		b = u16(u16(u16(append(b, capExtendedNextHop, 6), afiIPv4), safiUnicast), afiIPv6)
 	}
-	if o.Role != NoRole {
+	if o.Role != lb.NoRole {
 		b = append(b, capRole, 1, byte(o.Role-1))
 	}
 	if g := o.GracefulRestart; g != nil {
@@ -364,7 +335,7 @@ func (c Capabilities) Names() []string {
 		{c.ExtendedNextHop, "extended-next-hop"},
 		{c.GracefulRestart != nil, "graceful-restart"},
 		{len(c.LongLived) > 0, "long-lived-graceful-restart"},
-		{c.Role != NoRole, "role-" + c.Role.String()},
+		{c.Role != lb.NoRole, "role-" + c.Role.String()},
 	} {
 		if n.has {
 			names = append(names, n.name)

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 const marker = "ffffffffffffffffffffffffffffffff"
@@ -105,10 +107,10 @@ func TestOpenIsReadTolerantly(t *testing.T) {
 		{"extended length with another short length", head + "0c ff 0009 02 0006 4104 0000fde9", func(o *Open) {
 			o.Families, o.FourOctetAS = []Family{IPv4Unicast}, true
 		}},
-		{"a role", head + "05 02 03 0901 03", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RoleCustomer }},
-		{"the same role twice", head + "08 02 06 0901 04 0901 04", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RolePeer }},
-		{"two roles", head + "08 02 06 0901 04 0901 03", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RoleUnknown }},
-		{"a role of no RFC", head + "05 02 03 0901 ff", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, RoleUnknown }},
+		{"a role", head + "05 02 03 0901 03", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, lb.RoleCustomer }},
+		{"the same role twice", head + "08 02 06 0901 04 0901 04", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, lb.RolePeer }},
+		{"two roles", head + "08 02 06 0901 04 0901 03", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, lb.RoleUnknown }},
+		{"a role of no RFC", head + "05 02 03 0901 ff", func(o *Open) { o.Families, o.Role = []Family{IPv4Unicast}, lb.RoleUnknown }},
 		{"an IPv6 next hop without a family to spell it in", head + "0a 02 08 0506 000100010002", func(o *Open) { o.Families = []Family{IPv4Unicast} }},
 		{"next hops of other families do not count", head + "10 02 0e 050c 0001 0080 0002 0002 0001 0001", func(o *Open) {
 			o.Families = []Family{IPv4Unicast}
