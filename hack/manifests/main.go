@@ -122,7 +122,7 @@ func pack(dir, output string) (file string, err error) {
 	zip := gzip.NewWriter(out)
 	w := tar.NewWriter(zip)
 	err = fs.WalkDir(os.DirFS(dir), ".", func(name string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || strings.HasSuffix(name, ".md") {
+		if err != nil || entry.IsDir() {
 			return err
 		}
 		b, err := os.ReadFile(filepath.Join(dir, name))

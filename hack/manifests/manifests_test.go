@@ -12,6 +12,9 @@ import (
 	"strings"
 	"testing"
 
+	"helm.sh/helm/v4/pkg/chart/common"
+	"helm.sh/helm/v4/pkg/chart/v2/loader"
+
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -54,6 +57,10 @@ func rendered(t *testing.T, dir string) map[string]object {
 	return parse(t, text)
 }
 
+var releaseLabels = []string{
+	"app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "app.kubernetes.io/part-of", "helm.sh/chart",
+}
+
 func charted(t *testing.T, values string) map[string]object {
 	t.Helper()
 	text, err := helm(chart, toValues(t, values))
@@ -62,6 +69,17 @@ func charted(t *testing.T, values string) map[string]object {
 	}
 	all := parse(t, text)
 	for name, o := range all {
+		// What tells a release's objects apart is of Helm, and no difference.
+		labels, _ := o["metadata"].(object)["labels"].(object)
+		for _, key := range releaseLabels {
+			if labels[key] == nil {
+				t.Errorf("%s has no label %s", name, key)
+			}
+			delete(labels, key)
+		}
+		if len(labels) == 1 && strings.HasPrefix(name, "CustomResourceDefinition ") {
+			delete(o["metadata"].(object), "labels")
+		}
 		if strings.HasPrefix(name, "CustomResourceDefinition ") {
 			annotations := o["metadata"].(object)["annotations"].(object)
 			if annotations["helm.sh/resource-policy"] != "keep" {
@@ -285,6 +303,14 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		{"metrics: {podMonitor: {serviceAccount: {name: x}}}", "serviceAccount"},
 		{"metrics: {certificateSecret: UPPER}", "certificateSecret"},
 		{"networkPolicy: true", "networkPolicy"},
+		{"networkPolicy: {apiServerPorts: []}", "apiServerPorts"},
+		{"networkPolicy: {apiServerPorts: [0]}", "apiServerPorts"},
+		{"image: {digest: 'md5:1'}", "digest"},
+		{"commonLabels: {app.kubernetes.io/name: x}", "commonLabels"},
+		{"speaker: {podLabels: {app.kubernetes.io/component: x}}", "podLabels"},
+		{"speaker: {terminationGracePeriodSeconds: 5}", "terminationGracePeriodSeconds"},
+		{"metrics: {podMonitor: {interval: often}}", "interval"},
+		{"extraObjects: {}", "extraObjects"},
 	} {
 		if _, err := helm(chart, toValues(t, c.values)); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v; want an error about %s", c.values, err, c.says)
@@ -292,23 +318,137 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 	}
 }
 
-// Every value does something, and has a place in the schema.
+// Every value does something: each that the schema describes is tried.
 func TestEveryValueChangesSomething(t *testing.T) {
-	plain := charted(t, "")
-	for _, values := range []string{
-		"image: {repository: registry.example/belfry}", "image: {repository: 'registry.example:5000/belfry'}", "image: {tag: v9}", "image: {pullPolicy: Always}", "image: {pullSecrets: [{name: r}]}",
-		"loadBalancerClass: example.com/lb", "drainTaint: example.com/drain", "ignoreExcludeLB: true",
-		"log: {level: debug}", "log: {format: text}", "crds: {install: false}",
-		"metrics: {secure: false}", "metrics: {certificateSecret: tls}", "metrics: {serviceMonitor: {enabled: true, labels: {release: p}, serviceAccount: {namespace: m, name: p}}}",
-		"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, labels: {release: p}}}",
-		"networkPolicy: {enabled: true}",
-		"controller: {replicas: 3}", "controller: {priorityClassName: ''}", "controller: {nodeSelector: {a: b}}", "controller: {tolerations: []}",
-		"controller: {resources: {limits: {memory: 1Gi}}}", "controller: {podAnnotations: {a: b}}", "controller: {extraArgs: [--x]}",
-		"speaker: {rawSockets: false}", "speaker: {priorityClassName: ''}", "speaker: {nodeSelector: {a: b}}", "speaker: {tolerations: []}",
-		"speaker: {resources: {limits: {memory: 1Gi}}}", "speaker: {podAnnotations: {a: b}}", "speaker: {extraArgs: [--x]}",
+	digest := "sha256:" + strings.Repeat("0123456789abcdef", 4)
+	monitor := "metrics: {serviceMonitor: {enabled: true}}"
+	left := map[string]bool{}
+	for _, v := range described(t) {
+		left[v.path] = v.path != "global"
+	}
+	for _, c := range []struct{ before, values string }{
+		{"", "image: {repository: registry.example/belfry}"},
+		{"", "image: {repository: 'registry.example:5000/belfry'}"},
+		{"", "image: {tag: v9}"},
+		{"image: {tag: v9}", "image: {tag: v9, digest: '" + digest + "'}"},
+		{"", "image: {pullPolicy: Always}"},
+		{"", "image: {pullSecrets: [{name: r}]}"},
+		{"", "commonLabels: {team: network}"},
+		{"", "loadBalancerClass: example.com/lb"},
+		{"", "drainTaint: example.com/drain"},
+		{"", "ignoreExcludeLB: true"},
+		{"", "log: {level: debug}"},
+		{"", "log: {format: text}"},
+		{"", "crds: {install: false}"},
+		{"", "metrics: {secure: false}"},
+		{"", "metrics: {certificateSecret: tls}"},
+		{"", monitor},
+		{monitor, "metrics: {serviceMonitor: {enabled: true, labels: {release: p}}}"},
+		{monitor, "metrics: {serviceMonitor: {enabled: true, interval: 15s}}"},
+		{monitor, "metrics: {serviceMonitor: {enabled: true, scrapeTimeout: 10s}}"},
+		{monitor, "metrics: {serviceMonitor: {enabled: true, relabelings: []}}"},
+		{monitor, "metrics: {serviceMonitor: {enabled: true, metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: go_.*}]}}"},
+		{monitor, "metrics: {serviceMonitor: {enabled: true, serviceAccount: {namespace: m, name: prometheus-k8s}}}"},
+		{monitor, "metrics: {serviceMonitor: {enabled: true, serviceAccount: {namespace: monitoring, name: p}}}"},
+		{"", "metrics: {podMonitor: {enabled: true}}"},
+		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, labels: {release: p}}}"},
+		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, interval: 15s}}"},
+		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, scrapeTimeout: 10s}}"},
+		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, relabelings: []}}"},
+		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: go_.*}]}}"},
+		{"", "networkPolicy: {enabled: true}"},
+		{"networkPolicy: {enabled: true}", "networkPolicy: {enabled: true, apiServerPorts: [443, 16443]}"},
+		{"", "controller: {replicas: 3}"},
+		{"", "controller: {priorityClassName: ''}"},
+		{"", "controller: {nodeSelector: {a: b}}"},
+		{"", "controller: {tolerations: []}"},
+		{"", "controller: {affinity: {nodeAffinity: {}}}"},
+		{"", "controller: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: topology.kubernetes.io/zone, whenUnsatisfiable: ScheduleAnyway}]}"},
+		{"", "controller: {updateStrategy: {type: Recreate}}"},
+		{"", "controller: {terminationGracePeriodSeconds: 30}"},
+		{"", "controller: {podSecurityContext: {runAsUser: null}}"},
+		{"", "controller: {securityContext: {privileged: false}}"},
+		{"", "controller: {resources: {requests: {cpu: 1}}}"},
+		{"", "controller: {resources: {limits: {memory: 1Gi}}}"},
+		{"", "controller: {resources: {claims: [{name: c}]}}"},
+		{"", "controller: {podAnnotations: {a: b}}"},
+		{"", "controller: {podLabels: {a: b}}"},
+		{"", "controller: {extraArgs: [--x]}"},
+		{"", "speaker: {rawSockets: false}"},
+		{"", "speaker: {priorityClassName: ''}"},
+		{"", "speaker: {nodeSelector: {a: b}}"},
+		{"", "speaker: {tolerations: []}"},
+		{"", "speaker: {affinity: {nodeAffinity: {}}}"},
+		{"", "speaker: {updateStrategy: {type: OnDelete}}"},
+		{"", "speaker: {terminationGracePeriodSeconds: 30}"},
+		{"", "speaker: {podSecurityContext: {seLinuxOptions: {type: spc_t}}}"},
+		{"", "speaker: {securityContext: {capabilities: {add: [NET_RAW, NET_ADMIN]}}}"},
+		{"", "speaker: {resources: {requests: {cpu: 1}}}"},
+		{"", "speaker: {resources: {limits: {memory: 1Gi}}}"},
+		{"", "speaker: {resources: {claims: [{name: c}]}}"},
+		{"", "speaker: {podAnnotations: {a: b}}"},
+		{"", "speaker: {podLabels: {a: b}}"},
+		{"", "speaker: {extraArgs: [--x]}"},
+		{"", "extraObjects: [{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: '{{ .Release.Namespace }}', labels: {app.kubernetes.io/instance: x, app.kubernetes.io/version: x, app.kubernetes.io/managed-by: x, app.kubernetes.io/part-of: x, helm.sh/chart: x}}}]"},
 	} {
-		if reflect.DeepEqual(plain, charted(t, values)) {
-			t.Errorf("%s changes nothing", values)
+		before, after := charted(t, c.before), charted(t, c.values)
+		if reflect.DeepEqual(before, after) {
+			t.Errorf("%s changes nothing", c.values)
+		}
+		for path := range left {
+			if value(toValues(t, c.values), path) && !value(toValues(t, c.before), path) {
+				delete(left, path)
+			}
+		}
+	}
+	for path, untried := range left {
+		if untried {
+			t.Errorf("%s is described and not tried", path)
+		}
+	}
+}
+
+// value reports whether a value is among values.
+func value(values map[string]any, path string) bool {
+	first, rest, more := strings.Cut(path, ".")
+	v, there := values[first]
+	if !more || !there {
+		return there
+	}
+	below, is := v.(object)
+	return is && value(below, rest)
+}
+
+// A user of the platform's choice is what OpenShift asks for.
+func TestThePlatformMayChooseTheUser(t *testing.T) {
+	all := charted(t, "controller: {podSecurityContext: {runAsUser: null, runAsGroup: null}}")
+	text, _ := json.Marshal(all["Deployment belfry-controller"])
+	if !strings.Contains(string(text), `"runAsNonRoot":true`) || strings.Contains(string(text), "runAsUser") || strings.Contains(string(text), "runAsGroup") {
+		t.Errorf("%s", text)
+	}
+}
+
+func TestLabelsOfTheReleaseDoNotReplacePods(t *testing.T) {
+	text, err := helm(chart, toValues(t, "commonLabels: {team: network}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, o := range parse(t, text) {
+		if o["metadata"].(object)["labels"].(object)["team"] != "network" {
+			t.Errorf("%s has not the common label", name)
+		}
+		spec, _ := o["spec"].(object)
+		template, _ := spec["template"].(object)
+		if template == nil {
+			continue
+		}
+		want := object{"app.kubernetes.io/name": "belfry", "app.kubernetes.io/component": o["metadata"].(object)["labels"].(object)["app.kubernetes.io/component"]}
+		if got := spec["selector"].(object)["matchLabels"]; !reflect.DeepEqual(got, want) {
+			t.Errorf("%s selects %v, want %v", name, got, want)
+		}
+		want["team"] = "network"
+		if got := template["metadata"].(object)["labels"]; !reflect.DeepEqual(got, want) {
+			t.Errorf("the Pods of %s have labels %v, want %v", name, got, want)
 		}
 	}
 }
@@ -378,6 +518,13 @@ func TestThePackedChartIsTheChart(t *testing.T) {
 	b, errB := os.ReadFile(second)
 	if errA != nil || errB != nil || !slices.Equal(a, b) {
 		t.Errorf("two packages of one chart differ: %v, %v", errA, errB)
+	}
+	loaded, err := loader.Load(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(loaded.Files, func(f *common.File) bool { return f.Name == "README.md" }) {
+		t.Error("it has no README")
 	}
 	unpacked, err := helm(chart, nil)
 	if err != nil {
