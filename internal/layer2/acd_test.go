@@ -239,3 +239,113 @@ func TestNoAddressIsForgottenWhateverHappens(t *testing.T) {
 		}
 	}
 }
+
+func TestTheClockOfEachCaseIsItsOwn(t *testing.T) {
+	for _, a := range vettedAddresses {
+		other := a.Next()
+		var v ACD
+		v.Want(epoch, []Claim{{a, []int{2}}, {other, []int{2}}, {other.Next(), nil}})
+		if v.Withheld()[other.Next()] != (Heard{}) || len(v.Withheld()) != 2 {
+			t.Errorf("%v: an address with nowhere to claim it waits: %v", a, v.Withheld())
+		}
+		q := Inquiry{2, []netip.Addr{a, other}}
+		asks(t, &v, epoch, q)
+		// One is used, the other could not be asked about.
+		v.Answer(epoch, q, []Heard{strangerOf(a, 2)}, []netip.Addr{other})
+		for range 20 { // in whichever order the cases come
+			if _, wake := v.Next(epoch); wake != epoch.Add(min(reprobe, retry)) {
+				t.Fatalf("%v: the next inquiry is due at %v", a, wake.Sub(epoch))
+			}
+		}
+		now := epoch.Add(max(reprobe, retry))
+		asks(t, &v, now, Inquiry{2, []netip.Addr{other, a}}) // what has been due for longer first
+		// The station is still not to be asked about, and will be asked again no
+		// sooner than that.
+		v.Answer(now, q, nil, []netip.Addr{a})
+		if ask, wake := v.Next(now); len(ask) > 0 || wake != now.Add(reprobe) {
+			t.Errorf("%v: asks %v, and again at %v", a, ask, wake.Sub(now))
+		}
+		if v.Cleared(a) || !v.Cleared(other) {
+			t.Errorf("%v: held %v", a, v.Withheld())
+		}
+		// What is not wanted any more is not asked about any more.
+		v.Want(now, nil)
+		if v.Withheld() != nil {
+			t.Errorf("%v: held though nobody wants it: %v", a, v.Withheld())
+		}
+	}
+}
+
+func TestAClaimThatGaveWayIsAskedForLikeAnyOther(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v ACD
+		by := strangerOf(a, 2)
+		if v.Yields(epoch, by, []int{2}) {
+			t.Errorf("%v: it yields what it does not claim", a)
+		}
+		v.Serve(a, epoch)
+		v.Serve(a, epoch.Add(time.Hour)) // the first time counts
+		if v.Yields(epoch.Add(probation), by, []int{2}) {
+			t.Errorf("%v: it yields after its probation", a)
+		}
+		now := epoch.Add(probation - 1)
+		if !v.Yields(now, by, []int{2}) || v.Cleared(a) || v.Served(a) || v.Withheld()[a] != by {
+			t.Errorf("%v: held %v", a, v.Withheld())
+		}
+		if ask, wake := v.Next(now); len(ask) > 0 || wake != now.Add(reprobe) {
+			t.Errorf("%v: asks %v, and again at %v", a, ask, wake.Sub(now))
+		}
+		// While it is asked about, the same is wanted again.
+		v.Want(now, []Claim{{a, []int{2}}})
+		if v.Withheld()[a] != by {
+			t.Errorf("%v: wanting it again makes it free: %v", a, v.Withheld())
+		}
+		// What is found free goes through the same probation.
+		now = now.Add(reprobe)
+		asks(t, &v, now, Inquiry{2, []netip.Addr{a}})
+		v.Answer(now, Inquiry{2, []netip.Addr{a}}, nil, nil)
+		if v.Yields(now.Add(probation), by, []int{2}) || !v.Yields(now.Add(probation-1), by, []int{2}) {
+			t.Errorf("%v: its probation is another one", a)
+		}
+		v.Forget(func(x netip.Addr) bool { return x != a })
+		if v.Withheld() != nil || v.Served(a) {
+			t.Errorf("%v: an address that is out of use is remembered: %v", a, v.Withheld())
+		}
+		v.Want(now, []Claim{{a, []int{2}}})
+		v.Forget(func(netip.Addr) bool { return true })
+		if len(v.Withheld()) != 1 {
+			t.Errorf("%v: an address that is in use is forgotten", a)
+		}
+	}
+}
+
+// A station that is found again on another segment gets as many tries as the first.
+func TestEachFindingStartsTheTriesAnew(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v ACD
+		v.Want(epoch, []Claim{{a, []int{2}}})
+		q, now := Inquiry{2, []netip.Addr{a}}, epoch
+		ask := func(found []Heard, unclear []netip.Addr) {
+			t.Helper()
+			asks(t, &v, now, q)
+			v.Answer(now, q, found, unclear)
+			now = now.Add(max(reprobe, retry))
+		}
+		for range retries - 1 {
+			ask(nil, q.Addresses)
+		}
+		ask([]Heard{strangerOf(a, 2)}, nil)
+		v.Want(now, []Claim{{a, []int{3}}}) // where it is not
+		q.Interface = 3
+		for range retries - 1 {
+			ask(nil, q.Addresses)
+			if v.Cleared(a) {
+				t.Fatalf("%v: too few tries", a)
+			}
+		}
+		ask(nil, q.Addresses)
+		if !v.Cleared(a) {
+			t.Errorf("%v: too many tries", a)
+		}
+	}
+}

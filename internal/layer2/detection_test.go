@@ -91,3 +91,45 @@ func TestManyDetectionsKeepToTheBudget(t *testing.T) {
 	}
 	inBudget(t, probes, 500)
 }
+
+// PROBE_WAIT, PROBE_NUM, PROBE_MIN, PROBE_MAX and ANNOUNCE_WAIT.
+func TestTheTimingIsThatOfRFC5227(t *testing.T) {
+	if want := (DetectionTiming{time.Second, 3, time.Second, 2 * time.Second, 2 * time.Second}); RFC5227Timing != want {
+		t.Errorf("%+v, want %+v", RFC5227Timing, want)
+	}
+	s := ServiceTiming
+	if most := s.Wait + time.Duration(s.Probes-1)*s.Max + s.Settle; s.Probes != RFC5227Timing.Probes || most != 550*time.Millisecond || s.Min >= s.Max {
+		t.Errorf("%+v lasts up to %v", s, most)
+	}
+}
+
+// Without a budget there is one packet a second, which is slow and no standstill.
+func TestABudgetOfNothingIsOnePacketASecond(t *testing.T) {
+	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	d := NewDetection(epoch, addresses, ServiceTiming, Pace{}, func() float64 { return 0 })
+	probes, _ := detect(t, d, func(time.Time) {})
+	s := NewSchedule(Pace{})
+	s.Update(epoch, claims([]int{2}, "192.0.2.1", "2001:db8::1"), []lb.Interface{eth0})
+	for what, sents := range map[string][]sent{"probes": probes, "announcements": run(t, s, epoch, epoch.Add(time.Minute))} {
+		if len(sents) < 6 {
+			t.Errorf("%d %s", len(sents), what)
+		}
+		for i := 1; i < len(sents); i++ {
+			if gap := sents[i].at.Sub(sents[i-1].at); gap < time.Second || gap > 2*time.Second {
+				t.Errorf("%s %v after the last", what, gap)
+			}
+		}
+	}
+}
+
+// The earliest is what counts, in whichever order the addresses come.
+func TestTheNextProbeIsTheEarliest(t *testing.T) {
+	for _, waits := range [][]float64{{0.9, 0.1, 0.5}, {0.1, 0.5, 0.9}} {
+		n := 0
+		d := NewDetection(epoch, append(slices.Clone(vettedAddresses), netip.MustParseAddr("192.0.2.2")), ServiceTiming, Pace{Rate: 500}, func() float64 { n++; return waits[(n-1)%3] })
+		probes, wake := d.Next(epoch)
+		if want := epoch.Add(time.Duration(0.1 * float64(ServiceTiming.Wait))); len(probes) > 0 || !wake.Equal(want) {
+			t.Errorf("%v: probes %v, wakes at %v", waits, probes, wake.Sub(epoch))
+		}
+	}
+}

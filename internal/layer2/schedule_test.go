@@ -295,3 +295,72 @@ func TestADefenceIsOnePacketPerInterfaceWithinTheBudget(t *testing.T) {
 		}
 	}
 }
+
+// A short refresh, a port that is not ready, and one that has nothing to say.
+func TestWhatDecidesWhenAPortSpeaks(t *testing.T) {
+	s := NewSchedule(Pace{Rate: 500, Refresh: 500 * time.Millisecond})
+	down := eth1
+	down.Up = false
+	s.Update(epoch, claims([]int{2, 3}, "192.0.2.1", "2001:db8::1"), []lb.Interface{eth0, down})
+	sents := run(t, s, epoch, epoch.Add(10*time.Second))
+	last := sents[len(sents)-1]
+	if len(sents) < 20 || last.at.Sub(epoch) < 9*time.Second {
+		t.Errorf("a refresh each half second makes %d packets, the last at %v", len(sents), last.at.Sub(epoch))
+	}
+	for _, p := range sents {
+		if p.Interface != 2 {
+			t.Fatalf("a port that is down speaks: %v", p)
+		}
+		// A refresh is one packet, in the form of a request.
+		if p.at.Sub(epoch) > 4*time.Second && p.Form == GratuitousReply {
+			t.Errorf("a refresh as a reply: %v", p)
+		}
+	}
+	if got := s.Defend(epoch.Add(11*time.Second), netip.MustParseAddr("192.0.2.99")); len(got) > 0 {
+		t.Errorf("defends what is not claimed: %v", got)
+	}
+	// Once up it begins, and no earlier time is due on it.
+	s.Update(epoch.Add(20*time.Second), claims([]int{2, 3}, "192.0.2.1", "2001:db8::1"), []lb.Interface{eth0, eth1})
+	heard := false
+	for _, p := range run(t, s, epoch.Add(20*time.Second), epoch.Add(21*time.Second)) {
+		heard = heard || p.Interface == 3
+	}
+	if !heard {
+		t.Error("a port that came up says nothing")
+	}
+	run(t, s, epoch.Add(21*time.Second), epoch.Add(30*time.Second-1))
+	// Claims that stay are not begun anew, those that come are.
+	s.Update(epoch.Add(30*time.Second), claims([]int{2, 3}, "192.0.2.1", "2001:db8::1", "192.0.2.2"), []lb.Interface{eth0, eth1})
+	begun := map[netip.Addr]int{}
+	for _, p := range run(t, s, epoch.Add(30*time.Second), epoch.Add(30*time.Second)) {
+		if p.Form == GratuitousReply {
+			begun[p.Address]++
+		}
+	}
+	if len(begun) != 1 || begun[netip.MustParseAddr("192.0.2.2")] != 2 {
+		t.Errorf("begun anew: %v", begun)
+	}
+}
+
+// What an interface announces afresh comes in the order of addresses, and its old
+// rounds are over.
+func TestARestartBeginsInOrderAndOnce(t *testing.T) {
+	s := NewSchedule(Pace{Rate: 500})
+	s.Update(epoch, claims([]int{2}, "192.0.2.3", "192.0.2.1", "2001:db8::2", "192.0.2.2", "2001:db8::1"), []lb.Interface{eth0})
+	run(t, s, epoch, epoch.Add(500*time.Millisecond))
+	at := epoch.Add(600 * time.Millisecond)
+	s.Restart(at, 2)
+	s.Restart(at, 99) // none of ours
+	sents := run(t, s, at, at.Add(time.Hour))
+	var first []string
+	for _, p := range sents[:5] {
+		first = append(first, p.Address.String())
+	}
+	if want := []string{"192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"}; !slices.Equal(first, want) {
+		t.Errorf("begins with %v, want %v", first, want)
+	}
+	// Three rounds of two packets for each IPv4 address and one for each IPv6 one.
+	if len(sents) != 3*(2*3+2) {
+		t.Errorf("%d packets:\n%v", len(sents), lines(sents))
+	}
+}
