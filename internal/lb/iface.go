@@ -3,6 +3,7 @@ package lb
 import (
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -44,7 +45,26 @@ type Interface struct {
 	// Addresses are the interface's addresses with their subnets, link-local
 	// ones included.
 	Addresses []netip.Prefix
+	// Flags are those of the addresses that have any.
+	Flags map[netip.Prefix]AddressFlags
 }
+
+// AddressFlags are what a kernel says of an interface's address beside its subnet.
+type AddressFlags uint8
+
+// Address flags.
+const (
+	// AddressTentative: duplicate address detection has not ended (RFC 4862).
+	AddressTentative AddressFlags = 1 << iota
+	// AddressDeprecated: its preferred lifetime is over, or it never had one.
+	AddressDeprecated
+	// AddressTemporary: it is replaced by another before long, for privacy (RFC 8981).
+	AddressTemporary
+	// AddressSecondary: it is not the first IPv4 address of its subnet.
+	AddressSecondary
+	// AddressDynamic: it has a lifetime that ends unless it is renewed.
+	AddressDynamic
+)
 
 // OnLink reports whether a subnet of the interface contains a.
 func (i Interface) OnLink(a netip.Addr) bool {
@@ -59,7 +79,8 @@ func (i Interface) OnLink(a netip.Addr) bool {
 // Equal reports whether two descriptions say the same.
 func (i Interface) Equal(o Interface) bool {
 	return i.Index == o.Index && i.Name == o.Name && i.MAC == o.MAC && i.Up == o.Up && i.Carrier == o.Carrier &&
-		i.Loopback == o.Loopback && i.NoARP == o.NoARP && i.Enslaved == o.Enslaved && i.Sealed == o.Sealed && slices.Equal(i.Addresses, o.Addresses)
+		i.Loopback == o.Loopback && i.NoARP == o.NoARP && i.Enslaved == o.Enslaved && i.Sealed == o.Sealed &&
+		slices.Equal(i.Addresses, o.Addresses) && maps.Equal(i.Flags, o.Flags)
 }
 
 // An InterfaceFault says why an interface cannot announce; InterfaceOK when it

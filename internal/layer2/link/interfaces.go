@@ -41,13 +41,21 @@ func list() ([]lb.Interface, error) {
 		}
 	}
 	prefixes := map[int][]netip.Prefix{}
+	flags := map[int]map[netip.Prefix]lb.AddressFlags{}
 	for _, a := range addresses {
 		ip, ok := netip.AddrFromSlice(a.IP)
 		if !ok || a.Flags&unix.IFA_F_DADFAILED != 0 {
 			continue
 		}
 		ones, _ := a.Mask.Size()
-		prefixes[a.LinkIndex] = append(prefixes[a.LinkIndex], netip.PrefixFrom(ip.Unmap(), ones))
+		p := netip.PrefixFrom(ip.Unmap(), ones)
+		prefixes[a.LinkIndex] = append(prefixes[a.LinkIndex], p)
+		if f := flagsOf(p, a.Flags); f != 0 {
+			if flags[a.LinkIndex] == nil {
+				flags[a.LinkIndex] = map[netip.Prefix]lb.AddressFlags{}
+			}
+			flags[a.LinkIndex][p] = f
+		}
 	}
 	interfaces := make([]lb.Interface, 0, len(links))
 	for _, l := range links {
@@ -61,6 +69,7 @@ func list() ([]lb.Interface, error) {
 			NoARP:     a.RawFlags&unix.IFF_NOARP != 0,
 			Enslaved:  a.MasterIndex != 0 && !routers[a.MasterIndex],
 			Addresses: prefixes[a.Index],
+			Flags:     flags[a.Index],
 		}
 		if len(a.HardwareAddr) == len(i.MAC) {
 			copy(i.MAC[:], a.HardwareAddr)
@@ -72,13 +81,26 @@ func list() ([]lb.Interface, error) {
 	return interfaces, nil
 }
 
-func same(a, b []lb.Interface) bool {
-	return slices.EqualFunc(a, b, func(x, y lb.Interface) bool {
-		return x.Index == y.Index && x.Name == y.Name && x.MAC == y.MAC &&
-			x.Up == y.Up && x.Carrier == y.Carrier &&
-			x.Loopback == y.Loopback && x.NoARP == y.NoARP && x.Enslaved == y.Enslaved && x.Sealed == y.Sealed &&
-			slices.Equal(x.Addresses, y.Addresses)
-	})
+// flagsOf translates the kernel's flags (IFA_F_*) of an address.
+func flagsOf(p netip.Prefix, kernel int) (f lb.AddressFlags) {
+	has := func(flags int) bool { return kernel&flags != 0 }
+	if has(unix.IFA_F_TENTATIVE) && !has(unix.IFA_F_OPTIMISTIC) {
+		f |= lb.AddressTentative
+	}
+	if has(unix.IFA_F_DEPRECATED) {
+		f |= lb.AddressDeprecated
+	}
+	switch { // IFA_F_SECONDARY and IFA_F_TEMPORARY are one bit
+	case !has(unix.IFA_F_SECONDARY):
+	case p.Addr().Is4():
+		f |= lb.AddressSecondary
+	default:
+		f |= lb.AddressTemporary
+	}
+	if !has(unix.IFA_F_PERMANENT) {
+		f |= lb.AddressDynamic
+	}
+	return f
 }
 
 // A subscription hears of changes to links and addresses.

@@ -263,6 +263,10 @@ func TestEveryChangeOfAnInterfaceIsSeenAsItHappens(t *testing.T) {
 	}{
 		{"IPv4 address added", func() { n.node.ip("addr", "add", address.String(), "dev", "eth0") }, func() bool { return slices.Contains(named(l, "eth0").Addresses, address) }},
 		{"IPv6 address added", func() { n.node.ip("addr", "add", address6.String(), "dev", "eth0") }, func() bool { return slices.Contains(named(l, "eth0").Addresses, address6) }},
+		{"IPv6 address deprecated", func() { n.node.ip("addr", "change", address6.String(), "dev", "eth0", "preferred_lft", "0") }, func() bool { return named(l, "eth0").Flags[address6]&^lb.AddressTentative == lb.AddressDeprecated }},
+		{"IPv6 address preferred", func() {
+			n.node.ip("addr", "change", address6.String(), "dev", "eth0", "preferred_lft", "100", "valid_lft", "200")
+		}, func() bool { return named(l, "eth0").Flags[address6]&^lb.AddressTentative == lb.AddressDynamic }},
 		{"address removed", func() { n.node.ip("addr", "del", address.String(), "dev", "eth0") }, func() bool { return !slices.Contains(named(l, "eth0").Addresses, address) }},
 		{"no ARP", func() { n.node.ip("link", "set", "eth0", "arp", "off") }, func() bool { return named(l, "eth0").Fault() == lb.InterfaceNoARP }},
 		{"ARP", func() { n.node.ip("link", "set", "eth0", "arp", "on") }, func() bool { return named(l, "eth0").Fault() == lb.InterfaceOK }},

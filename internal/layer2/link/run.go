@@ -216,7 +216,7 @@ func (r *runner) list(now time.Time) {
 		interfaces[i].Sealed = r.sealed
 	}
 	r.unlisted, r.pause = false, settle
-	if !same(interfaces, r.Interfaces()) {
+	if !slices.EqualFunc(interfaces, r.Interfaces(), lb.Interface.Equal) {
 		r.station.Store(layer2.NewStation(interfaces))
 		r.unsettled = true
 		poke(r.changed)
