@@ -198,34 +198,6 @@ func TestReasonsHaveSentences(t *testing.T) {
 	}
 }
 
-func TestNextHopIsAlwaysOurselves(t *testing.T) {
-	v4 := Local{Address: addr("192.0.2.10"), IPv4: addr("192.0.2.10"), IPv6: addr("2001:db8::10")}
-	v6 := Local{Address: addr("2001:db8::10"), IPv4: addr("192.0.2.10"), IPv6: addr("2001:db8::10")}
-	unnumbered := Local{Address: addr("fe80::10"), IPv6: addr("2001:db8::10")}
-	for _, c := range []struct {
-		name     string
-		local    Local
-		family   lb.Family
-		extended bool
-		want     string
-	}{
-		{"IPv4 over IPv4", v4, lb.IPv4, false, "192.0.2.10"},
-		{"IPv6 over IPv6", v6, lb.IPv6, false, "2001:db8::10"},
-		{"IPv6 over IPv4 has the interface's address", v4, lb.IPv6, false, "2001:db8::10"},
-		{"IPv4 over IPv6 by RFC 8950", v6, lb.IPv4, true, "2001:db8::10"},
-		{"IPv4 over IPv6 to a router that has it not", v6, lb.IPv4, false, "192.0.2.10"},
-		{"unnumbered", unnumbered, lb.IPv6, true, "fe80::10"},
-		{"IPv4 unnumbered", unnumbered, lb.IPv4, true, "fe80::10"},
-		{"IPv4 unnumbered to a router that has it not", unnumbered, lb.IPv4, false, "invalid IP"},
-		{"IPv6 over IPv4 without an address", Local{Address: addr("192.0.2.10")}, lb.IPv6, false, "invalid IP"},
-		{"before the session", Local{IPv6: addr("2001:db8::10")}, lb.IPv6, false, "invalid IP"},
-	} {
-		if got := c.local.NextHop(c.family, c.extended); got.String() != c.want {
-			t.Errorf("%s: %v, want %s", c.name, got, c.want)
-		}
-	}
-}
-
 var peer = lb.BGPPeer{Name: "tor", MyASN: 65000, PeerASN: 65001, Address: addr("192.0.2.1"), HoldTime: 90 * time.Second}
 
 func theirs(as uint32, hold uint16) wire.Open {

@@ -57,6 +57,8 @@ type Options struct {
 	// or went so recently that what carries the traffic (kube-proxy) may not have
 	// noticed.
 	Recent map[ServiceFamily]bool
+	// Interfaces are the node's, among whose addresses next hops are chosen.
+	Interfaces []lb.Interface
 }
 
 // A ServiceFamily is a Service as far as one family of its traffic is concerned.
@@ -143,6 +145,9 @@ type Session struct {
 	RouterID netip.Addr
 	// Routes are sorted by prefix; what is absent is withdrawn.
 	Routes []Route
+	// Interfaces are those of the node, among whose addresses next hops are chosen.
+	// All sessions share them.
+	Interfaces []HostInterface
 }
 
 // A Conflict says that an advertisement contradicts an older one about a
@@ -229,9 +234,9 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 	for _, g := range groups(s.Services, d.origins) {
 		intent.Verdicts = append(intent.Verdicts, d.judge(g))
 	}
-	conflicts := map[[2]string]Conflict{}
+	conflicts, here := map[[2]string]Conflict{}, HostInterfaces(s, node, o.Interfaces)
 	for i, p := range d.peers {
-		intent.Sessions = append(intent.Sessions, Session{p, RouterID(p, d.node), d.table(i, conflicts)})
+		intent.Sessions = append(intent.Sessions, Session{p, RouterID(p, d.node), d.table(i, conflicts), here})
 	}
 	for _, c := range conflicts {
 		intent.Conflicts = append(intent.Conflicts, c)

@@ -3,7 +3,7 @@
 // [Decide] goes from the world as Kubernetes describes it to complete routes for
 // each peer, with a reason for every address that is not advertised. [Diff]
 // compares two such tables. [Negotiate] judges a router's OPEN. Backoff,
-// [NextHop] and the words in which troubles are told stand here too, so that
+// [NextHops] and the words in which troubles are told stand here too, so that
 // everything that could be wrong about a session can be tested without one.
 //
 // What others do, and what this does instead:

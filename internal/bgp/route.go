@@ -119,31 +119,3 @@ func Diff(current, desired []Route) Changes {
 func ComparePrefix(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
-
-// A Local is this end of a session.
-type Local struct {
-	// Address is the session's own address, without a zone.
-	Address netip.Addr
-	// IPv4 and IPv6 are global addresses of the interface that holds Address,
-	// for the routes of the other family; invalid when it has none.
-	IPv4, IPv6 netip.Addr
-}
-
-// NextHop returns the next hop of our routes of a family: always ourselves.
-// IPv4 over IPv6 has the session's own IPv6 address where the router
-// understands that (RFC 8950) and else the interface's IPv4 address. It is
-// invalid when there is no address that the router could use.
-func (l Local) NextHop(f lb.Family, extended bool) netip.Addr {
-	switch {
-	case !l.Address.IsValid():
-		return netip.Addr{}
-	case f == lb.FamilyOf(l.Address):
-		return l.Address
-	case f == lb.IPv6:
-		return l.IPv6
-	case extended:
-		return l.Address
-	default:
-		return l.IPv4
-	}
-}

@@ -162,6 +162,8 @@ type SessionView struct {
 	// Unsendable are the routes for which there is no next hop, or that the session
 	// has no words for.
 	Unsendable map[lb.Family]int
+	// NextHops are those of our routes, or why there is none, while Established.
+	NextHops map[lb.Family]NextHop
 	// Received is how many prefixes the router announces to us, for nothing;
 	// TooMany is set when it is more than are counted.
 	Received int

@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
+	"net/netip"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -63,8 +65,9 @@ type router struct {
 	established        atomic.Pointer[[]uint32]
 	intent             atomic.Pointer[bgp.Intent]
 
-	mu       sync.Mutex
-	snapshot *lb.Snapshot
+	mu         sync.Mutex
+	snapshot   *lb.Snapshot
+	interfaces []lb.Interface
 
 	// What follows belongs to run.
 	begun, drain bool
@@ -116,6 +119,30 @@ func (r *router) tell(s lb.Snapshot) {
 	r.snapshot = &s
 	r.mu.Unlock()
 	signal(r.news)
+}
+
+// place hands over the node's interfaces. It does not wait. Only what next hops depend
+// on is news: Pods come and go with an interface each.
+func (r *router) place(interfaces []lb.Interface) {
+	r.mu.Lock()
+	before := r.interfaces
+	r.interfaces = interfaces
+	r.mu.Unlock()
+	if !slices.EqualFunc(reachable(before), reachable(interfaces), func(a, b lb.Interface) bool {
+		return a.Name == b.Name && slices.Equal(a.Addresses, b.Addresses) && maps.Equal(a.Flags, b.Flags)
+	}) {
+		signal(r.news)
+	}
+}
+
+// reachable returns the interfaces with an address that a router could reach.
+func reachable(interfaces []lb.Interface) (out []lb.Interface) {
+	for _, i := range interfaces {
+		if slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr().IsGlobalUnicast() }) {
+			out = append(out, i)
+		}
+	}
+	return out
 }
 
 func signal(c chan struct{}) {
@@ -200,6 +227,7 @@ func (r *router) told() (n int) {
 func (r *router) pass(now time.Time) (until time.Time) {
 	r.mu.Lock()
 	snapshot := r.snapshot
+	r.options.Interfaces = r.interfaces
 	r.mu.Unlock()
 	if snapshot == nil {
 		return time.Time{}

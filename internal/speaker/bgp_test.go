@@ -29,6 +29,7 @@ type fakePeering struct {
 	// history are the routes that the routers were told, one line for each change.
 	history []string
 	fails   bool
+	sets    int
 }
 
 func (p *fakePeering) Set(sessions []bgp.Session) {
@@ -38,6 +39,7 @@ func (p *fakePeering) Set(sessions []bgp.Session) {
 		panic("boom")
 	}
 	p.sessions = sessions
+	p.sets++
 	line := ""
 	for _, s := range sessions {
 		for _, r := range s.Routes {
@@ -317,6 +319,53 @@ func TestSessionsThatComeAndGoAreToldOfNowAndThen(t *testing.T) {
 
 // The object of a node that is deleted takes its labels along, but not the
 // sessions of the peers that they selected.
+// What next hops are chosen from reaches the sessions at once, and nothing else does: a
+// Pod's interface comes and goes without an address that a router could reach.
+func TestSessionsHearOfTheNodesAddresses(t *testing.T) {
+	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
+		n := w.node("a")
+		w.cluster.edit(routed(peer("tor", false)))
+		w.cluster.edit(func(s *lb.Snapshot) {
+			s.Services[0].Assigned = append(s.Services[0].Assigned, netip.MustParseAddr("2001:db8::9"))
+		})
+		w.start()
+		w.rest()
+		last := func() (eth bgp.HostInterface, sets int) {
+			n.peering.mu.Lock()
+			defer n.peering.mu.Unlock()
+			for _, i := range n.peering.sessions[0].Interfaces {
+				if i.Name == n.link.interfaces[0].Name {
+					eth = i
+				}
+			}
+			return eth, n.peering.sets
+		}
+		p, service := netip.MustParsePrefix("2001:db8::5/64"), netip.MustParsePrefix("2001:db8::9/64")
+		before, sets := last()
+		n.link.set(func(i *lb.Interface) {
+			i.Addresses = append(slices.Clone(i.Addresses), p, service)
+			i.Flags = map[netip.Prefix]lb.AddressFlags{p: lb.AddressDeprecated}
+		})
+		w.rest()
+		eth, now := last()
+		want := append(slices.Clone(before.Addresses), bgp.HostAddress{Prefix: p, Flags: lb.AddressDeprecated}, bgp.HostAddress{Prefix: service, Lent: true})
+		for i := range eth.Addresses {
+			eth.Addresses[i].Pooled = false
+		}
+		for i := range want {
+			want[i].Pooled = false
+		}
+		if !slices.Equal(eth.Addresses, want) || now != sets+1 {
+			t.Errorf("%d more, %+v, want %+v", now-sets, eth, want)
+		}
+		n.link.set(func(i *lb.Interface) { i.Carrier = !i.Carrier })
+		w.rest()
+		if _, again := last(); again != now {
+			t.Errorf("decided again %d times", again-now)
+		}
+	})
+}
+
 func TestANodeThatIsDeletedLeavesEveryRouter(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 		n := w.node("a")

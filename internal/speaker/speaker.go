@@ -166,7 +166,7 @@ func (s *Speaker) loop(ctx context.Context) {
 	asking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer s.asking.Wait()
 	defer stop()
-	s.core.SetInterfaces(s.link.Interfaces())
+	s.look()
 	s.core.SetSessions(*s.router.established.Load())
 	s.core.SetMembers(time.Now(), s.members.Members())
 	timer := time.NewTimer(0)
@@ -196,7 +196,7 @@ func (s *Speaker) loop(ctx context.Context) {
 		case <-s.members.Changed():
 			s.core.SetMembers(time.Now(), s.members.Members())
 		case <-s.link.Changed():
-			s.core.SetInterfaces(s.link.Interfaces())
+			s.look()
 		case <-s.router.moved:
 			s.core.SetSessions(*s.router.established.Load())
 		case h := <-s.link.Heard():
@@ -209,6 +209,13 @@ func (s *Speaker) loop(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// look takes in what the kernel says of the node's interfaces.
+func (s *Speaker) look() {
+	interfaces := s.link.Interfaces()
+	s.core.SetInterfaces(interfaces)
+	s.router.place(interfaces)
 }
 
 // due returns when there is something to do; zero for never.

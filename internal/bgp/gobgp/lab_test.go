@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -20,7 +21,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -100,6 +104,7 @@ type labs struct {
 	frr      *frr
 	bird     *bird
 	openbgpd *openbgpd
+	kernel   *link.Link
 }
 
 var lab labs
@@ -144,10 +149,6 @@ func (l *labs) namespace() (namespace, error) {
 // ::1, we have .10 and ::10 up to .249 and ::249.
 func (l *labs) wire(n int, ns namespace) error {
 	here, there := fmt.Sprintf("node%d", n), fmt.Sprintf("rtr%d", n)
-	var ours strings.Builder
-	for i := 10; i < 250; i++ {
-		fmt.Fprintf(&ours, "addr add 192.0.%d.%d/24 dev %s\naddr add 2001:db8:%d::%d/64 dev %s nodad\n", n, i, here, n, i, here)
-	}
 	for _, step := range [][]string{
 		{"ip", "link", "add", here, "type", "veth", "peer", "name", there, "netns", fmt.Sprint(int(ns))},
 		{"sysctl", "-qw", "net.ipv6.conf." + here + ".accept_dad=0", "net.ipv6.conf." + here + ".accept_ra=0"},
@@ -161,12 +162,44 @@ func (l *labs) wire(n int, ns namespace) error {
 			return err
 		}
 	}
+	var ours strings.Builder
+	for i := 10; i < 250; i++ {
+		fmt.Fprintf(&ours, "addr add 192.0.%d.%d/24 dev %s\naddr add 2001:db8:%d::%d/64 dev %s nodad\n", n, i, here, n, i, here)
+	}
 	batch := exec.Command("ip", "-batch", "-")
 	batch.Stdin = strings.NewReader(ours.String())
 	if out, err := batch.CombinedOutput(); err != nil {
 		return fmt.Errorf("our addresses: %w: %s", err, out)
 	}
 	return nil
+}
+
+// interfaces returns the node's, as the product reads them.
+func (l *labs) interfaces(t *testing.T) []lb.Interface {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.kernel == nil {
+		k, err := link.New(slog.New(slog.DiscardHandler), prometheus.NewRegistry(), link.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = k.Run(ctx) }()
+		l.kernel, l.closers = k, append(l.closers, func() { cancel(); <-done })
+	}
+	var all []lb.Interface
+	eventually(t, within, func() (bool, any) { // another test may have just laid a wire
+		all = l.kernel.Interfaces()
+		n := 0
+		for _, i := range all {
+			n += len(i.Addresses)
+		}
+		addrs, err := net.InterfaceAddrs()
+		return err == nil && n == len(addrs) && len(all) > 0, fmt.Sprintf("%d addresses of %d (%v)", n, len(addrs), err)
+	})
+	return all
 }
 
 // A namespace is the process that holds a network namespace.
@@ -229,6 +262,8 @@ type speaker struct {
 	stop func()
 	mu   sync.Mutex
 	said map[string]bgp.Session
+	// world says whose the node's addresses are.
+	world lb.Snapshot
 }
 
 func speak(t *testing.T) *speaker {
@@ -250,15 +285,21 @@ var routerID = netip.MustParseAddr("10.255.0.1")
 
 // say sets one session.
 func (s *speaker) say(p lb.BGPPeer, routes ...bgp.Route) {
+	s.t.Helper()
+	s.sayOn(bgp.HostInterfaces(s.world, "a", lab.interfaces(s.t)), p, routes...)
+}
+
+// sayOn sets one session of a node with these interfaces.
+func (s *speaker) sayOn(interfaces []bgp.HostInterface, p lb.BGPPeer, routes ...bgp.Route) {
 	slices.SortFunc(routes, func(a, b bgp.Route) int { return bgp.ComparePrefix(a.Prefix, b.Prefix) })
-	s.Set([]bgp.Session{{Peer: p, RouterID: routerID, Routes: routes}})
+	s.Set([]bgp.Session{{Peer: p, RouterID: routerID, Routes: routes, Interfaces: interfaces}})
 }
 
 // sayToo sets one session and leaves the others as they are.
 func (s *speaker) sayToo(p lb.BGPPeer, routes ...bgp.Route) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.said[p.Name] = bgp.Session{Peer: p, RouterID: routerID, Routes: routes}
+	s.said[p.Name] = bgp.Session{Peer: p, RouterID: routerID, Routes: routes, Interfaces: bgp.HostInterfaces(s.world, "a", lab.interfaces(s.t))}
 	s.Set(slices.Collect(maps.Values(s.said)))
 }
 

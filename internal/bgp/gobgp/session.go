@@ -52,6 +52,8 @@ type session struct {
 	table *table
 	early chan *table
 	watch *watch
+	// next are the next hops that were chosen last.
+	next map[lb.Family]bgp.NextHop
 
 	// leaving is set by leave; it belongs to the Peering.
 	leaving bool
@@ -265,12 +267,12 @@ func (s *session) attempt(ctx context.Context, t guard.Transport) time.Duration 
 		return 0
 	}
 	since := time.Now()
-	s.hold(ctx, link, n, guard.LocalOf(conn))
+	s.hold(ctx, link, n, localPort(conn).Addr())
 	return time.Since(since)
 }
 
 // hold keeps an established session supplied until it falls.
-func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, local bgp.Local) {
+func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, local netip.Addr) {
 	s.resolve(n, local) // shows what there is to send before it shows the session
 	s.up(link, n)
 	done := make(chan guard.Ending, 1)
@@ -293,7 +295,7 @@ func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 }
 
 // supply makes the table that the session needs, and lets it out.
-func (s *session) supply(ctx context.Context, link *guard.Link, n bgp.Negotiated, local bgp.Local) error {
+func (s *session) supply(ctx context.Context, link *guard.Link, n bgp.Negotiated, local netip.Addr) error {
 	sh := shapeOf(s.transport, n.PeerAS)
 	hops := s.resolve(n, local)
 	s.collect()
@@ -321,7 +323,7 @@ func (s *session) supply(ctx context.Context, link *guard.Link, n bgp.Negotiated
 
 // tend follows what is wanted until the session falls or ctx ends. It puts the
 // ending back that it takes from done.
-func (s *session) tend(ctx context.Context, link *guard.Link, n bgp.Negotiated, local bgp.Local, done chan guard.Ending) error {
+func (s *session) tend(ctx context.Context, link *guard.Link, n bgp.Negotiated, local netip.Addr, done chan guard.Ending) error {
 	asked := map[wire.Family]bool{}
 	var served time.Time
 	timer := time.NewTimer(time.Hour)
@@ -356,16 +358,26 @@ func (s *session) tend(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 	}
 }
 
-// resolve gives what is wanted its next hops, and shows what has none.
-func (s *session) resolve(n bgp.Negotiated, local bgp.Local) []hop {
-	hops, unsendable := resolve(s.wanted.Load().Routes, n, local)
+// resolve gives what is wanted its next hops, as they are to be chosen now, and shows
+// what has none.
+func (s *session) resolve(n bgp.Negotiated, local netip.Addr) []hop {
+	wanted := s.wanted.Load()
+	next := bgp.NextHops(wanted.Interfaces, local, n, s.next)
+	hops, unsendable := resolve(wanted.Routes, next)
 	s.mu.Lock()
-	before := s.view.Unsendable
-	s.view.Routes, s.view.Unsendable = len(hops), unsendable
+	lacked := s.view.Unsendable
+	s.view.Routes, s.view.Unsendable, s.view.NextHops = len(hops), unsendable, next
 	s.mu.Unlock()
-	if text := describe(unsendable); text != "" && text != describe(before) {
-		s.log.Warn("routes have no next hop that this router could use", "routes", text)
+	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+		was, is := s.next[f], next[f]
+		if n := unsendable[f]; n > 0 && (is.Lack != was.Lack || lacked[f] == 0) {
+			s.log.Warn("routes are not sent to this router", "family", f.String(), "routes", n, "reason", is.Sentence(f))
+		}
+		if was.Address.IsValid() && is.Address.IsValid() && was.Address != is.Address {
+			s.log.Info("next hop changed", "family", f.String(), "from", was.Address, "to", is.Address)
+		}
 	}
+	s.next = next
 	return hops
 }
 
@@ -380,8 +392,9 @@ func (s *session) prepare(ctx context.Context, t guard.Transport) {
 		as = s.transport.LocalAS()
 	}
 	sh := shapeOf(s.transport, as)
-	v6 := t.Remote.Addr().Is6()
-	hops, _ := resolve(s.wanted.Load().Routes, bgp.Negotiated{Families: s.transport.Families, ExtendedNextHop: v6}, t.Predict())
+	wanted := s.wanted.Load()
+	agreed := bgp.Negotiated{Families: s.transport.Families, ExtendedNextHop: t.Remote.Addr().Is6()}
+	hops, _ := resolve(wanted.Routes, bgp.NextHops(wanted.Interfaces, t.Predict(), agreed, s.next))
 	s.early = make(chan *table, 1)
 	go func() {
 		t, err := newTable(ctx, s.peering.pool, sh, hops)
@@ -469,7 +482,7 @@ func (s *session) up(link *guard.Link, n bgp.Negotiated) {
 func (s *session) fell(e guard.Ending) {
 	s.mu.Lock()
 	s.link = nil
-	s.view.Routes, s.view.Unsendable = 0, nil
+	s.view.Routes, s.view.Unsendable, s.view.NextHops = 0, nil, nil
 	if !e.Fault.Cause.Ours() {
 		s.view.Counters.Flaps++
 	}

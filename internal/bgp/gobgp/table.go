@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 
 	api "github.com/osrg/gobgp/v3/api"
@@ -394,36 +393,20 @@ func familyOf(f wire.Family) *api.Family {
 	return &api.Family{Afi: api.Family_Afi(f.AFI), Safi: api.Family_Safi(f.SAFI)}
 }
 
-// resolve gives routes their next hops. What has none, or is of a family that
-// the session does not carry, is left out and counted.
-func resolve(routes []bgp.Route, n bgp.Negotiated, l bgp.Local) ([]hop, map[lb.Family]int) {
+// resolve gives routes their next hops. What has none is left out and counted.
+func resolve(routes []bgp.Route, next map[lb.Family]bgp.NextHop) ([]hop, map[lb.Family]int) {
 	hops := make([]hop, 0, len(routes))
 	var unsendable map[lb.Family]int
 	for _, r := range routes {
 		f := lb.FamilyOf(r.Prefix.Addr())
-		next := netip.Addr{}
-		if slices.Contains(n.Families, f) {
-			next = l.NextHop(f, n.ExtendedNextHop)
-		}
-		if !next.IsValid() {
+		if next[f].Lack != bgp.HopFound {
 			if unsendable == nil {
 				unsendable = map[lb.Family]int{}
 			}
 			unsendable[f]++
 			continue
 		}
-		hops = append(hops, hop{r, next})
+		hops = append(hops, hop{r, next[f].Address})
 	}
 	return hops, unsendable
-}
-
-// describe says which routes cannot be sent.
-func describe(unsendable map[lb.Family]int) string {
-	var parts []string
-	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
-		if n := unsendable[f]; n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %v", n, f))
-		}
-	}
-	return strings.Join(parts, ", ")
 }

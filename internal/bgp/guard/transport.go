@@ -185,74 +185,29 @@ func rootOf(err error) error {
 	return err
 }
 
-// LocalOf describes this end of a connection: its address, and global addresses
-// of the interface that holds it.
-func LocalOf(conn *net.TCPConn) bgp.Local {
-	return localOf(conn.LocalAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
-}
-
-// Predict tells what LocalOf will say of a connection, as the kernel's routes
-// have it now. It sends nothing.
-func (t Transport) Predict() bgp.Local {
-	source := t.Source
-	if !source.IsValid() {
-		// Connecting a datagram socket chooses its source address.
-		d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
-			var err error
-			if t.Device != "" {
-				if ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), t.Device) }); ctl != nil {
-					return ctl
-				}
-			}
-			return err
-		}}
-		conn, err := d.Dial("udp", t.Remote.String())
-		if err != nil {
-			return bgp.Local{}
-		}
-		defer conn.Close()
-		source = conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
+// Predict returns the address that a connection would be made from, with a zone if it
+// is link-local, as the kernel's routes have it now; invalid if there is none. It sends
+// nothing.
+func (t Transport) Predict() netip.Addr {
+	if t.Source.IsValid() {
+		return t.Source
 	}
-	return localOf(source)
-}
-
-func localOf(own netip.Addr) bgp.Local {
-	l := bgp.Local{Address: own.WithZone("")}
-	interfaces, err := net.Interfaces()
+	// Connecting a datagram socket chooses its source address.
+	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if t.Device != "" {
+			if ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), t.Device) }); ctl != nil {
+				return ctl
+			}
+		}
+		return err
+	}}
+	conn, err := d.Dial("udp", t.Remote.String())
 	if err != nil {
-		return l
+		return netip.Addr{}
 	}
-	for _, i := range interfaces {
-		if own.Zone() != "" && own.Zone() != i.Name {
-			continue
-		}
-		addrs, err := i.Addrs()
-		if err != nil {
-			continue
-		}
-		var v4, v6 netip.Addr
-		here := false
-		for _, a := range addrs {
-			p, err := netip.ParsePrefix(a.String())
-			if err != nil {
-				continue
-			}
-			at := p.Addr().Unmap()
-			here = here || at == l.Address
-			switch {
-			case at.IsLoopback() || at.IsLinkLocalUnicast():
-			case at.Is4() && !v4.IsValid():
-				v4 = at
-			case at.Is6() && (!v6.IsValid() || v6.IsPrivate() && !at.IsPrivate()):
-				v6 = at
-			}
-		}
-		if here {
-			l.IPv4, l.IPv6 = v4, v6
-			return l
-		}
-	}
-	return l
+	defer conn.Close()
+	return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
 // OnLink reports whether an address is in the subnet of an interface of ours.

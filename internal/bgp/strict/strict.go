@@ -41,8 +41,8 @@ type Receiver struct {
 	Notified []byte
 	// Loopback lets next hops be on loopback, for a session that is.
 	Loopback bool
-	// Updates and Keepalives count messages.
-	Updates, Keepalives int
+	// Updates and Keepalives count messages; Withdrawals counts prefixes.
+	Updates, Keepalives, Withdrawals int
 
 	own, sender open
 	state       state
@@ -436,7 +436,10 @@ func (r *Receiver) learn(f Family, b []byte, route Route) error {
 }
 
 func (r *Receiver) forget(f Family, b []byte) error {
-	return prefixes(f, b, func(p netip.Prefix) { delete(r.Routes, p) })
+	return prefixes(f, b, func(p netip.Prefix) {
+		delete(r.Routes, p)
+		r.Withdrawals++
+	})
 }
 
 // prefixes reads prefixes of which there must be some, no two alike.
