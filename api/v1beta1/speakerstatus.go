@@ -140,6 +140,19 @@ type BGPStatus struct {
 	Sessions []SessionStatus `json:"sessions,omitempty"`
 }
 
+// NotSent are the prefixes of a family that a router is not told in an established
+// session.
+type NotSent struct {
+	// The family.
+	Family AddressFamily `json:"family"`
+	// How many they are.
+	// +kubebuilder:validation:Minimum=1
+	Prefixes int32 `json:"prefixes"`
+	// Why they are not sent, in a sentence.
+	// +kubebuilder:validation:MaxLength=512
+	Message string `json:"message"`
+}
+
 // A SessionStatus describes a BGP session.
 type SessionStatus struct {
 	// The BGPPeer's name.
@@ -166,6 +179,12 @@ type SessionStatus struct {
 	// Prefixes that the router was told.
 	// +kubebuilder:validation:Minimum=0
 	PrefixesSent int32 `json:"prefixesSent"`
+	// Prefixes that the router should be told and is not, by family.
+	// +optional
+	// +listType=map
+	// +listMapKey=family
+	// +kubebuilder:validation:MaxItems=2
+	NotSent []NotSent `json:"notSent,omitempty"`
 	// The state of BFD; empty without it.
 	// +optional
 	BFD BFDState `json:"bfd,omitempty"`

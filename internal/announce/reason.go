@@ -51,8 +51,8 @@ const (
 	// AddressConflict: the node is to announce the address, but has found that a
 	// stranger uses it and withholds it.
 	AddressConflict
-	// NoSession: no BGP session is established of those that the node is to
-	// advertise the address by.
+	// NoSession: no BGP session that the node is to advertise the address by is
+	// established and has a next hop for it.
 	NoSession
 
 	// Lost: the node could announce the address, another one does.

@@ -204,6 +204,7 @@ func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
 	case v.State == bgp.Established:
 		s.State = v1beta1.SessionEstablished
 		s.PrefixesSent = count(v.Sent)
+		s.NotSent = notSent(v)
 	case v.Fault == nil:
 	case v.Fault.Cause == bgp.AdminShutdown:
 		s.State, s.LastError = v1beta1.SessionShutdown, ""
@@ -218,6 +219,21 @@ func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
 		s.BFD = b
 	}
 	return s
+}
+
+// notSent lists what the router is not told, IPv4 first.
+func notSent(v bgp.SessionView) (out []v1beta1.NotSent) {
+	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+		n, message := v.Unsendable[f], v.NextHops[f].Sentence(f)
+		if n == 0 {
+			continue
+		}
+		if message == "" {
+			message = "what they say is longer than a message of this session"
+		}
+		out = append(out, v1beta1.NotSent{Family: v1beta1.AddressFamily(f.String()), Prefixes: count(n), Message: cut(message, maxText)})
+	}
+	return out
 }
 
 // capabilities names what both ends can do.

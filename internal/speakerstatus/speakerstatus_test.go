@@ -84,8 +84,10 @@ func world() Knowledge {
 		Sessions: []bgp.SessionView{
 			{
 				Peer: "tor", State: bgp.Established, Since: began, Sent: 12, Routes: 12, BFD: "Up",
-				Remote: netip.MustParseAddrPort("192.0.2.1:179"),
-				Fault:  &bgp.Fault{Cause: bgp.HoldTimerExpired, Text: "hold timer expired"},
+				Unsendable: map[lb.Family]int{lb.IPv6: 3, lb.IPv4: 1},
+				NextHops:   map[lb.Family]bgp.NextHop{lb.IPv6: {Lack: bgp.AddressAbsent, Interface: "eth0"}, lb.IPv4: {Address: netip.MustParseAddr("192.0.2.10")}},
+				Remote:     netip.MustParseAddrPort("192.0.2.1:179"),
+				Fault:      &bgp.Fault{Cause: bgp.HoldTimerExpired, Text: "hold timer expired"},
 				Negotiated: &bgp.Negotiated{
 					Families: []lb.Family{lb.IPv4, lb.IPv6}, FourOctetAS: true,
 					Capabilities: wire.Capabilities{RouteRefresh: true, GracefulRestart: &wire.GracefulRestart{}, LongLived: []wire.LongLived{{}}},
@@ -140,6 +142,14 @@ bgp:
     - graceful-restart
     - route-refresh
     lastError: hold timer expired
+    notSent:
+    - family: IPv4
+      message: what they say is longer than a message of this session
+      prefixes: 1
+    - family: IPv6
+      message: eth0 has no IPv6 address that the router could use as next hop; give
+        it one
+      prefixes: 3
     peer: tor
     prefixesSent: 12
     since: "2026-03-01T08:00:00Z"
