@@ -4,12 +4,12 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -69,7 +69,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		return err
 	}
 	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{
-		Role: kube.Allocating, Class: kube.Class(f.class), DrainTaint: f.drainTaint, Namespace: f.namespace,
+		Role: kube.Allocating, Class: kube.Class(f.class), DrainTaint: f.drainTaint, Namespace: f.namespace, Log: log,
 	})
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", f.identity, log)
 	registry := prometheus.NewRegistry()
@@ -96,7 +96,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		case <-cluster.Synced():
 			return nil
 		default:
-			return errors.New("the cluster has not been read yet")
+			return fmt.Errorf("not read yet: %s", strings.Join(cluster.Unread(), ", "))
 		}
 	}
 	if err := f.Serve(background, &wg, daemon.Health{Alive: loop.Check, Ready: ready}, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {

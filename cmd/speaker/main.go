@@ -85,7 +85,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace})
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace, Log: log})
 	events := kube.NewRecorder(clients.Core, "belfry.dev/speaker", o.node, log)
 	start(func(ctx context.Context) error { cluster.Run(ctx); return nil })
 	start(func(ctx context.Context) error { events.Run(ctx); return nil })
@@ -120,7 +120,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
 		BGP: peering, Grace: o.grace, PeerEvent: reports.PeerEvent, Pulse: loop,
 	}, reports, l2, members, reports, log, registry)
-	status := register{kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID), o.node, cluster}
+	status := register{kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID, log), o.node, cluster}
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })
 	registrar := speaker.NewRegistrar(s, status, log, registry)
 	start(func(ctx context.Context) error { registrar.Run(ctx); return nil })

@@ -98,21 +98,14 @@ func (l *Lab) writeCredentials() error {
 	if err != nil {
 		return fmt.Errorf("certificate authority: %w", err)
 	}
+	l.ca = ca
 	if err := os.WriteFile(l.pki("ca.crt"), ca.pem, 0o644); err != nil {
 		return err
 	}
 	if err := writeSigningKey(filepath.Join(l.Dir, pkiDir)); err != nil {
 		return fmt.Errorf("token signing key: %w", err)
 	}
-	serving := []netip.Addr{
-		l.controlPlaneAddress(), netip.MustParseAddr("127.0.0.1"),
-		netip.MustParsePrefix(serviceCIDRv4).Addr().Next(), netip.MustParsePrefix(serviceCIDRv6).Addr().Next(),
-	}
-	cert, key, err := ca.issue(pkix.Name{CommonName: "kube-apiserver"}, serving, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-	if err != nil {
-		return err
-	}
-	if err := writeCert(filepath.Join(l.Dir, pkiDir), "apiserver", cert, key); err != nil {
+	if err := l.ReplaceServingCertificate(); err != nil {
 		return err
 	}
 	for name, subject := range l.identities() {
@@ -128,6 +121,23 @@ func (l *Lab) writeCredentials() error {
 		}
 	}
 	return nil
+}
+
+// ReplaceServingCertificate writes another certificate for the API server, which
+// takes it up by itself. Only the process that brought the run up can.
+func (l *Lab) ReplaceServingCertificate() error {
+	if l.ca == nil {
+		return errors.New("replace the serving certificate: another process has the authority")
+	}
+	serving := []netip.Addr{
+		l.controlPlaneAddress(), netip.MustParseAddr("127.0.0.1"),
+		netip.MustParsePrefix(serviceCIDRv4).Addr().Next(), netip.MustParsePrefix(serviceCIDRv6).Addr().Next(),
+	}
+	cert, key, err := l.ca.issue(pkix.Name{CommonName: "kube-apiserver"}, serving, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+	if err != nil {
+		return err
+	}
+	return writeCert(filepath.Join(l.Dir, pkiDir), "apiserver", cert, key)
 }
 
 func (l *Lab) writeKubeconfig(name string, who *clientcmdapi.AuthInfo) error {
@@ -192,6 +202,11 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return l.awaitAPI(ctx, etcd, apiserver)
+}
+
+// awaitAPI waits until the API server is ready, as long as what it is made of runs.
+func (l *Lab) awaitAPI(ctx context.Context, parts ...*Process) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("a minute has passed"))
 	defer cancel()
 	cs, err := kubernetes.NewForConfig(l.AdminConfig())
@@ -199,7 +214,7 @@ func (l *Lab) startControlPlane(ctx context.Context) error {
 		return err
 	}
 	return await(ctx, "wait for the API server", func() error {
-		for _, p := range []*Process{etcd, apiserver} {
+		for _, p := range parts {
 			if !p.Alive() {
 				// It will not come; no need to wait for the deadline.
 				cancel()

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -141,6 +142,56 @@ func (l *Lab) PauseEtcd() error { return l.on("etcd", (*Process).Pause) }
 
 // ResumeEtcd lets etcd go on.
 func (l *Lab) ResumeEtcd() error { return l.on("etcd", (*Process).Resume) }
+
+// BackupEtcd keeps the state of the cluster as it is; the API server is without
+// etcd for a moment.
+func (l *Lab) BackupEtcd(ctx context.Context) error {
+	return l.whileEtcdIsDown(ctx, func(data, backup string) error {
+		return errors.Join(os.RemoveAll(backup), os.CopyFS(backup, os.DirFS(data)))
+	})
+}
+
+// RestoreEtcd puts the state of the cluster back to what was kept, versions of
+// objects included.
+func (l *Lab) RestoreEtcd(ctx context.Context) error {
+	return l.whileEtcdIsDown(ctx, func(data, backup string) error {
+		return errors.Join(os.RemoveAll(data), os.CopyFS(data, os.DirFS(backup)))
+	}, "kube-apiserver")
+}
+
+// whileEtcdIsDown stops etcd, does something to its data, and starts it again. Others
+// are killed meanwhile: an API server that is asked to end waits a minute for those
+// who watch.
+func (l *Lab) whileEtcdIsDown(ctx context.Context, do func(data, backup string) error, others ...string) error {
+	etcd, err := l.Process("etcd")
+	if err != nil {
+		return err
+	}
+	parts := []*Process{etcd}
+	for _, name := range others {
+		p, err := l.Process(name)
+		if err != nil {
+			return err
+		}
+		if err := p.Kill(ctx); err != nil {
+			return err
+		}
+		parts = append(parts, p)
+	}
+	if err := etcd.Terminate(ctx); err != nil {
+		return err
+	}
+	data := filepath.Join(l.Dir, dataDir, "etcd")
+	if err := do(data, data+".backup"); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if err := l.Restart(ctx, p.Name); err != nil {
+			return err
+		}
+	}
+	return l.awaitAPI(ctx, parts...)
+}
 
 func (l *Lab) on(name string, do func(*Process) error) error {
 	p, err := l.Process(name)

@@ -48,6 +48,8 @@ type Lab struct {
 	progress io.Writer
 	mu       sync.Mutex // guards state, and state.json
 	state    state
+	// ca signs the run's certificates; nil in a process that did not bring it up.
+	ca *authority
 	// release ends the handling of signals.
 	release func()
 	// ending serialises what takes the run down: its owner, and an interrupt.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -12,10 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
@@ -43,6 +40,8 @@ type Options struct {
 	// Namespace is the one we are installed in, where the Secrets are that BGP
 	// peers name; empty for none.
 	Namespace string
+	// Log is told of kinds that cannot be read; nil is nobody.
+	Log *slog.Logger
 }
 
 // A Cluster is what the API server holds that concerns us, in our own nouns and
@@ -58,7 +57,8 @@ type Cluster struct {
 	synced  chan struct{}
 
 	mu         sync.Mutex
-	loading    int // tables that are not loaded yet
+	kinds      []*mirrored
+	complete   bool // synced is closed
 	services   *table[*Service]
 	slices     *table[slice]
 	nodes      *table[lb.Node]
@@ -115,6 +115,9 @@ type Changes struct {
 
 // NewCluster prepares to watch a cluster.
 func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	c := &Cluster{
 		core: core, own: own, options: o,
 		signal:      make(chan struct{}, 1),
@@ -126,26 +129,24 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 		staleNodes:  true,
 	}
 	c.changes.reset()
-	c.services = newTable(&c.mu, as(c.reduceService), c.serviceChanged, c.loaded)
-	c.slices = newTable(&c.mu, as(func(s *discoveryv1.EndpointSlice) slice { return reduceSlice(s) }), c.sliceChanged, c.loaded)
-	c.nodes = newTable(&c.mu, as(func(n *corev1.Node) lb.Node { return reduceNode(n, o.DrainTaint) }), c.nodeChanged, c.loaded)
-	c.namespaces = newTable(&c.mu, as(func(n *corev1.Namespace) map[string]string { return n.Labels }), c.namespaceChanged, c.loaded)
-	c.pools = newTable(&c.mu, as(stripped[*v1beta1.IPAddressPool]), c.poolChanged, c.loaded)
-	c.l2ads = newTable(&c.mu, as(stripped[*v1beta1.L2Advertisement]), c.advertisementChanged, c.loaded)
-	c.peers = newTable(&c.mu, as(stripped[*v1beta1.BGPPeer]), specChanged[*v1beta1.BGPPeer](c), c.loaded)
-	c.bgpads = newTable(&c.mu, as(stripped[*v1beta1.BGPAdvertisement]), specChanged[*v1beta1.BGPAdvertisement](c), c.loaded)
-	c.communities = newTable(&c.mu, as(stripped[*v1beta1.Community]), specChanged[*v1beta1.Community](c), c.loaded)
-	c.profiles = newTable(&c.mu, as(stripped[*v1beta1.BFDProfile]), specChanged[*v1beta1.BFDProfile](c), c.loaded)
-	c.secrets = newTable(&c.mu, as(c.reduceSecret), c.secretChanged, c.loaded)
-	c.sessions = newTable(&c.mu, as(reduceSessions), c.sessionsChanged, c.loaded)
-	c.judged = c.judgedKinds()
-	c.loading = 10
+	c.services = register(c, vital, core.Services(""), onlyLoadBalancers, c.reduceService, c.serviceChanged)
+	c.slices = register(c, vital, core.EndpointSlices(""), notHeadless, reduceSlice, c.sliceChanged)
+	c.nodes = register(c, vital, core.Nodes(), everything, func(n *corev1.Node) lb.Node { return reduceNode(n, o.DrainTaint) }, c.nodeChanged)
+	c.pools = register(c, vital, own.IPAddressPools(), everything, stripped, c.poolChanged)
+	c.l2ads = register(c, optional, own.L2Advertisements(), everything, stripped, c.advertisementChanged)
+	c.peers = register(c, optional, own.BGPPeers(), everything, stripped, specChanged[*v1beta1.BGPPeer](c))
+	c.bgpads = register(c, optional, own.BGPAdvertisements(), everything, stripped, specChanged[*v1beta1.BGPAdvertisement](c))
+	c.communities = register(c, optional, own.Communities(), everything, stripped, specChanged[*v1beta1.Community](c))
+	c.profiles = register(c, optional, own.BFDProfiles(), everything, stripped, specChanged[*v1beta1.BFDProfile](c))
+	c.namespaces, c.sessions, c.secrets = empty(c, c.namespaceChanged), empty(c, c.sessionsChanged), empty(c, c.secretChanged)
 	if o.Role == Allocating {
-		c.loading++
+		c.namespaces = register(c, vital, core.Namespaces(), everything, func(n *corev1.Namespace) map[string]string { return n.Labels }, c.namespaceChanged)
+		c.sessions = register(c, optional, own.SpeakerStatuses(), everything, reduceSessions, c.sessionsChanged)
 	}
 	if o.Namespace != "" {
-		c.loading++
+		c.secrets = register(c, optional, core.Secrets(o.Namespace), perhapsPasswords, c.reduceSecret, c.secretChanged)
 	}
+	c.judged = c.judgedKinds()
 	return c
 }
 
@@ -171,58 +172,12 @@ func stripped[T metav1.Object](o T) T {
 
 // Run watches the cluster until ctx ends.
 func (c *Cluster) Run(ctx context.Context) {
-	core, own := c.core, c.own
-	services, slices := core.Services(""), core.EndpointSlices("")
-	reflectors := []*cache.Reflector{
-		mirror(&corev1.Service{}, c.services, c.core, services.List, services.Watch, onlyLoadBalancers),
-		mirror(&discoveryv1.EndpointSlice{}, c.slices, c.core, slices.List, slices.Watch, notHeadless),
-		mirror(&corev1.Node{}, c.nodes, c.core, core.Nodes().List, core.Nodes().Watch, everything),
-		mirror(&corev1.Namespace{}, c.namespaces, c.core, core.Namespaces().List, core.Namespaces().Watch, everything),
-		mirror(&v1beta1.IPAddressPool{}, c.pools, c.own, own.IPAddressPools().List, own.IPAddressPools().Watch, everything),
-		mirror(&v1beta1.L2Advertisement{}, c.l2ads, c.own, own.L2Advertisements().List, own.L2Advertisements().Watch, everything),
-		mirror(&v1beta1.BGPPeer{}, c.peers, c.own, own.BGPPeers().List, own.BGPPeers().Watch, everything),
-		mirror(&v1beta1.BGPAdvertisement{}, c.bgpads, c.own, own.BGPAdvertisements().List, own.BGPAdvertisements().Watch, everything),
-		mirror(&v1beta1.Community{}, c.communities, c.own, own.Communities().List, own.Communities().Watch, everything),
-		mirror(&v1beta1.BFDProfile{}, c.profiles, c.own, own.BFDProfiles().List, own.BFDProfiles().Watch, everything),
-	}
-	if c.options.Role == Allocating {
-		reflectors = append(reflectors, mirror(&v1beta1.SpeakerStatus{}, c.sessions, c.own, own.SpeakerStatuses().List, own.SpeakerStatuses().Watch, everything))
-	}
-	if ns := c.options.Namespace; ns != "" {
-		secrets := core.Secrets(ns)
-		reflectors = append(reflectors, mirror(&corev1.Secret{}, c.secrets, c.core, secrets.List, secrets.Watch, perhapsPasswords))
-	}
 	var wg sync.WaitGroup
-	for _, r := range reflectors {
-		wg.Go(func() { r.RunWithContext(ctx) })
+	for _, k := range c.kinds {
+		wg.Go(func() { k.run(ctx) })
 	}
 	wg.Wait()
 }
-
-// mirror prepares to keep a table up to date. A broken watch is resumed within
-// seconds, however long the API server was away: addresses wait.
-func mirror[L runtime.Object](
-	example runtime.Object, store cache.ReflectorStore, client any,
-	list func(context.Context, metav1.ListOptions) (L, error),
-	watch func(context.Context, metav1.ListOptions) (watch.Interface, error),
-	only func(metav1.ListOptions) metav1.ListOptions,
-) *cache.Reflector {
-	source := &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return list(ctx, only(o))
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watchInterface, error) {
-			return watch(ctx, only(o))
-		},
-	}
-	return cache.NewReflectorWithOptions(cache.ToListWatcherWithWatchListSemantics(source, client), example, store, cache.ReflectorOptions{
-		Name:    fmt.Sprintf("%T", example),
-		Backoff: &wait.Backoff{Duration: 200 * time.Millisecond, Cap: 3 * time.Second, Factor: 2, Jitter: 0.5, Steps: 10},
-	})
-}
-
-// watchInterface is watch.Interface where a parameter hides the package.
-type watchInterface = watch.Interface
 
 func everything(o metav1.ListOptions) metav1.ListOptions { return o }
 
@@ -245,8 +200,28 @@ func (c *Cluster) Synced() <-chan struct{} { return c.synced }
 // Changed delivers when something has changed since it last delivered.
 func (c *Cluster) Changed() <-chan struct{} { return c.signal }
 
-func (c *Cluster) loaded() {
-	if c.loading--; c.loading == 0 {
+// Unread returns the kinds that are still waited for, each with the reason why it
+// cannot be read if there is one.
+func (c *Cluster) Unread() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []string
+	for _, k := range c.kinds {
+		switch {
+		case k.read:
+		case k.refusal == readable:
+			out = append(out, k.resource)
+		default:
+			out = append(out, k.resource+" ("+k.refusal.String()+")")
+		}
+	}
+	return out
+}
+
+// settle closes synced once no kind is waited for any more; mu is held.
+func (c *Cluster) settle() {
+	if !c.complete && !slices.ContainsFunc(c.kinds, func(k *mirrored) bool { return !k.read }) {
+		c.complete = true
 		close(c.synced)
 	}
 }

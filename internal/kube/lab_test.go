@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -46,10 +47,13 @@ type bench struct {
 	admin kubernetes.Interface
 	own   versioned.Interface
 	ns    string
+	// patience is how long a fact is waited for; zero is 10 s.
+	patience time.Duration
 }
 
-func newBench(t *testing.T) *bench {
-	l := shared.Get(t)
+func newBench(t *testing.T) *bench { return newBenchOn(t, shared.Get(t)) }
+
+func newBenchOn(t *testing.T, l *lab.Lab) *bench {
 	if err := l.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +108,8 @@ func (b *bench) cluster(account string, o kube.Options) *kube.Cluster {
 
 func (b *bench) eventually(what string, look func() (string, bool)) {
 	b.Helper()
-	deadline := time.After(10 * time.Second)
+	patience := cmp.Or(b.patience, 10*time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -114,7 +119,7 @@ func (b *bench) eventually(what string, look func() (string, bool)) {
 		}
 		select {
 		case <-deadline:
-			b.Fatalf("not within 10 s: %s; seen last: %s", what, seen)
+			b.Fatalf("not within %v: %s; seen last: %s", patience, what, seen)
 		case <-tick.C:
 		}
 	}
@@ -178,10 +183,10 @@ func names(services []lb.Service) string {
 func TestSnapshotFollowsTheCluster(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	for _, account := range []string{controller, speaker} {
+	for account, role := range map[string]kube.Role{controller: kube.Allocating, speaker: kube.Announcing} {
 		t.Run(account, func(t *testing.T) {
 			b := &bench{T: t, lab: b.lab, admin: b.admin, own: b.own, ns: b.ns}
-			c := b.cluster(account, kube.Options{})
+			c := b.cluster(account, kube.Options{Role: role})
 			for _, n := range []string{"c", "a", "b", "d"} {
 				b.create(n)
 				b.see(c, n, whatever)
@@ -213,12 +218,14 @@ func TestSnapshotFollowsTheCluster(t *testing.T) {
 				got := b.snapshot(c)[0].Endpoints
 				return fmt.Sprint(got), reflect.DeepEqual(got, lb.Endpoints{IPv6: lb.NodeEndpoints{"node1": {Ready: 1}}})
 			})
-			_, err = b.admin.CoreV1().Namespaces().Patch(ctx, b.ns, types.MergePatchType, []byte(`{"metadata":{"labels":{"team":"`+account+`"}}}`), metav1.PatchOptions{})
-			b.must(err)
-			b.eventually("the namespace's labels are seen", func() (string, bool) {
-				got := b.snapshot(c)[0].NamespaceLabels
-				return fmt.Sprint(got), got["team"] == account
-			})
+			if role == kube.Allocating { // announcing does not depend on Namespaces
+				_, err = b.admin.CoreV1().Namespaces().Patch(ctx, b.ns, types.MergePatchType, []byte(`{"metadata":{"labels":{"team":"`+account+`"}}}`), metav1.PatchOptions{})
+				b.must(err)
+				b.eventually("the namespace's labels are seen", func() (string, bool) {
+					got := b.snapshot(c)[0].NamespaceLabels
+					return fmt.Sprint(got), got["team"] == account
+				})
+			}
 			b.must(b.admin.DiscoveryV1().EndpointSlices(b.ns).Delete(ctx, "a-1", metav1.DeleteOptions{}))
 			b.eventually("endpoints are gone", func() (string, bool) {
 				got := b.snapshot(c)[0].Endpoints

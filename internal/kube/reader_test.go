@@ -12,7 +12,7 @@ import (
 )
 
 func TestAReaderIsToldOfWhatADecisionDependsOn(t *testing.T) {
-	c := NewCluster(nil, nil, Options{})
+	c := NewCluster(&CoreClient{}, &OwnClient{}, Options{})
 	r := NewReader(c)
 	version := 0
 	meta := func(name string) metav1.ObjectMeta {

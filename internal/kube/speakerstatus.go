@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -34,12 +35,13 @@ type SpeakerStatus struct {
 	owner   func(node string) (types.UID, bool)
 	changed chan struct{}
 
-	mu    sync.Mutex
-	table *table[*v1beta1.SpeakerStatus]
+	mu     sync.Mutex
+	table  *table[*v1beta1.SpeakerStatus]
+	mirror *mirrored
 }
 
 // NewSpeakerStatus returns the SpeakerStatus of a node whose UID owner knows.
-func NewSpeakerStatus(own *OwnClient, node string, owner func(node string) (types.UID, bool)) *SpeakerStatus {
+func NewSpeakerStatus(own *OwnClient, node string, owner func(node string) (types.UID, bool), log *slog.Logger) *SpeakerStatus {
 	s := &SpeakerStatus{node: node, own: own, owner: owner, changed: make(chan struct{}, 1)}
 	notify := func() {
 		select {
@@ -47,19 +49,16 @@ func NewSpeakerStatus(own *OwnClient, node string, owner func(node string) (type
 		default:
 		}
 	}
-	s.table = newTable(&s.mu, as(stripped[*v1beta1.SpeakerStatus]), func(_, _ *row[*v1beta1.SpeakerStatus]) { notify() }, notify)
+	only := func(o metav1.ListOptions) metav1.ListOptions {
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, node).String()
+		return o
+	}
+	s.table, s.mirror = mirror(&s.mu, log, own.SpeakerStatuses(), only, stripped, func(_, _ *row[*v1beta1.SpeakerStatus]) { notify() }, notify)
 	return s
 }
 
 // Run watches the object until ctx ends.
-func (s *SpeakerStatus) Run(ctx context.Context) {
-	statuses := s.own.SpeakerStatuses()
-	only := func(o metav1.ListOptions) metav1.ListOptions {
-		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, s.node).String()
-		return o
-	}
-	mirror(&v1beta1.SpeakerStatus{}, s.table, s.own, statuses.List, statuses.Watch, only).RunWithContext(ctx)
-}
+func (s *SpeakerStatus) Run(ctx context.Context) { s.mirror.run(ctx) }
 
 // Changed delivers when the object has changed, or is known for the first time.
 func (s *SpeakerStatus) Changed() <-chan struct{} { return s.changed }

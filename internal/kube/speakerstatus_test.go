@@ -3,6 +3,7 @@ package kube_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ import (
 // statusOf watches, as a speaker, the SpeakerStatus of a node.
 func (b *bench) statusOf(c *kube.Cluster, node string) *kube.SpeakerStatus {
 	b.Helper()
-	s := kube.NewSpeakerStatus(b.clients(speaker).Own, node, c.NodeUID)
+	s := kube.NewSpeakerStatus(b.clients(speaker).Own, node, c.NodeUID, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan struct{})
 	go func() {

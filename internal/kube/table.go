@@ -184,6 +184,17 @@ func (t *table[V]) Replace(objects []any, version string) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.seen != "" && newer(t.seen, version) {
+		// The API server's history has been put back: what answers have shown never
+		// happened.
+		for n, r := range t.rows {
+			if r.answered {
+				known := *r
+				known.answered = false
+				t.rows[n] = &known
+			}
+		}
+	}
 	t.seen = version
 	for n, was := range t.rows {
 		if listed[n] == nil && !(was.answered && newer(was.version, version)) {
@@ -232,6 +243,14 @@ func (t *table[V]) CatchUp(objects []any, version string) {
 			t.rows[is.name] = is
 			t.changed(was, is)
 		}
+	}
+}
+
+// clear forgets all objects: there is no such kind. mu is held.
+func (t *table[V]) clear() {
+	for n, was := range t.rows {
+		delete(t.rows, n)
+		t.changed(was, nil)
 	}
 }
 

@@ -132,6 +132,26 @@ func TestTableKeepsTheNewestOfWatchAndAnswers(t *testing.T) {
 			[]string{"- > a@500", "a@500 > a@7", "- > b@6"},
 		},
 		{
+			"nor does what an answer has shown before that",
+			func(r *record) {
+				r.Add(at("a@500"))
+				r.Add(at("c@501"))
+				r.Answer(at("a@600"))
+				r.Answer(at("c@601"))
+				r.Replace(all("a@7", "b@6"), "8")
+				r.Update(at("a@9"))
+				r.Answer(at("b@10"))
+			},
+			"a@9 b@10",
+			[]string{"- > a@500", "- > c@501", "a@500 > a@600", "c@501 > c@601", "c@601 > -", "a@600 > a@7", "- > b@6", "a@7 > a@9", "b@6 > b@10"},
+		},
+		{
+			"a kind that is gone has no objects",
+			func(r *record) { r.Add(at("a@5")); r.Answer(at("a@9")); r.clear(); r.Add(at("a@11")) },
+			"a@11",
+			[]string{"- > a@5", "a@5 > a@9", "a@9 > -", "- > a@11"},
+		},
+		{
 			"one bad object does not hide the others",
 			func(r *record) { r.Replace(all("a@5", "bad@6", "worse@7", "c@8"), "8"); r.do(r.Add(at("bad@9"))) },
 			"a@5 c@8",
