@@ -8,6 +8,9 @@ import (
 	"slices"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/config"
@@ -62,6 +65,15 @@ type attempt struct {
 	underWay, again bool
 	failures        int
 	notUntil        time.Time
+	// told is the failure that was told last; the zero cause once it is written.
+	told cause
+}
+
+// A cause is why a write fails. What goes on failing for one cause is told once,
+// however often it is tried.
+type cause struct {
+	outcome kube.Outcome
+	reason  metav1.StatusReason
 }
 
 // A service is what the loop knows of one Service.
@@ -227,13 +239,24 @@ func (l *loop) submit(a *attempt, j job) {
 
 // ended takes note of what became of a write.
 func (l *loop) ended(r result) {
+	a := r.attempt
 	switch r.outcome {
 	case kube.Refused, kube.Busy, kube.Unknown:
-		l.Log.Warn("write failed", "kind", r.kind, "object", r.object, "reason", r.outcome.String(), "err", r.err)
+		tell := l.Log.Warn
+		why := cause{r.outcome, apierrors.ReasonForError(r.err)}
+		if why == a.told {
+			tell = l.Log.Debug
+		}
+		a.told = why
+		tell("write failed", "kind", r.kind, "object", r.object, "reason", r.outcome.String(), "err", r.err)
 	case kube.Stale, kube.Gone:
 		l.Log.Debug("write overtaken", "kind", r.kind, "object", r.object, "reason", r.outcome.String(), "err", r.err)
+	case kube.Done, kube.Unchanged:
+		if a.told != (cause{}) {
+			a.told = cause{}
+			l.Log.Info("written after failures", "kind", r.kind, "object", r.object)
+		}
 	}
-	a := r.attempt
 	a.underWay = false
 	if pause := retryAfter(r.outcome, a.failures+1); pause > 0 {
 		a.failures++

@@ -166,6 +166,79 @@ func TestAFailedWriteIsTriedAgainByWhatBecameOfIt(t *testing.T) {
 	}
 }
 
+func TestWhatIsRefusedIsToldOnceAndHoldsUpNoOther(t *testing.T) {
+	tenant := func(s *corev1.Service) { s.Namespace = "tenant" }
+	for name, c := range map[string]struct {
+		which func(apitest.Write) bool
+		where func(*corev1.Service)
+		n     int
+	}{
+		"one Service":       {func(w apitest.Write) bool { return w.Name == "refused-0" }, func(*corev1.Service) {}, 1},
+		"three Services":    {func(w apitest.Write) bool { return strings.HasPrefix(w.Name, "refused-") }, func(*corev1.Service) {}, 3},
+		"a whole namespace": {func(w apitest.Write) bool { return w.Namespace == "tenant" }, tenant, 10},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inBubble(t, func(b *bubble) {
+				b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
+				b.lead()
+				tried := 0
+				refuse := func(code int, reason metav1.StatusReason) {
+					b.api.Before(func(w apitest.Write) *metav1.Status {
+						if w.Resource != "services" || !c.which(w) {
+							return nil
+						}
+						tried++
+						return apitest.Refusal(code, reason)
+					})
+				}
+				told := func(want int, parts ...string) {
+					t.Helper()
+					for i := range c.n {
+						line := func(l string) bool {
+							return strings.Contains(strings.TrimSpace(l)+" ", fmt.Sprintf("/refused-%d ", i)) && !slices.ContainsFunc(parts, func(p string) bool { return !strings.Contains(l, p) })
+						}
+						n := 0
+						for l := range strings.Lines(b.log.String()) {
+							if line(l) {
+								n++
+							}
+						}
+						if n != want {
+							t.Errorf("at %v refused-%d is told %d times, want %d: %v", time.Since(b.began), i, n, want, parts)
+						}
+					}
+				}
+				refuse(http.StatusForbidden, metav1.StatusReasonForbidden)
+				for i := range c.n {
+					b.expose(fmt.Sprintf("refused-%d", i), c.where)
+					b.expose(fmt.Sprintf("web-%d", i))
+				}
+				b.passes(time.Second)
+				for i := range c.n {
+					if got := b.carries(fmt.Sprintf("web-%d", i)); !strings.HasSuffix(got, waits) || !strings.HasPrefix(got, "192.0.2.") {
+						t.Errorf("web-%d beside it shows %q", i, got)
+					}
+				}
+				b.passes(2 * time.Hour)
+				if per := tried / c.n; per < 20 || per > 40 {
+					t.Errorf("%d attempts at each in two hours", per)
+				}
+				told(1, "level=WARN", "write failed")
+				refuse(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable) // another cause
+				b.passes(time.Hour)
+				told(2, "level=WARN", "write failed")
+				b.api.Before(nil)
+				b.passes(10 * time.Minute)
+				told(1, "level=INFO", "written after failures")
+				told(2, "level=WARN")
+				if strings.Contains(b.log.String(), "level=WARN msg=\"write failed\" kind=service object=default/web-") {
+					t.Errorf("what is written is told of:\n%s", b.log)
+				}
+			})
+		})
+	}
+}
+
 func TestAWriteThatCameTooLateIsDecidedAnew(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
