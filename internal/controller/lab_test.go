@@ -442,14 +442,7 @@ func TestLeaderKilledInTheMiddleLosesAndDuplicatesNothing(t *testing.T) {
 	w := newWorld(t)
 	w.pool("edge", nil, "10.64.0.0/20")
 	a := w.start("a")
-	w.eventually("a leads", func() (string, bool) {
-		l, err := w.core.CoordinationV1().Leases(lab.Namespace).Get(t.Context(), "belfry-controller", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return "no lease", false
-		}
-		w.must(err)
-		return fmt.Sprint(l.Spec.HolderIdentity), l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == "a"
-	})
+	w.leads("a")
 	w.start("b")
 
 	// Whoever watches sees every address that was ever shown.
@@ -495,6 +488,49 @@ func TestLeaderKilledInTheMiddleLosesAndDuplicatesNothing(t *testing.T) {
 	for m := range moved {
 		t.Error(m)
 	}
+}
+
+func TestLeaderThatWakesAfterALongPauseWritesNothing(t *testing.T) {
+	// What it was about to write when it was stopped is written by its successor, and
+	// addresses that it knows to be taken have gone to others.
+	const services = 300
+	w := newWorld(t)
+	w.pool("edge", nil, "10.64.0.0/23", "2001:db8::/119")
+	a := w.start("a")
+	w.leads("a")
+	w.start("b")
+	for i := range services {
+		w.expose(fmt.Sprintf("web-%d", i), dualStack)
+		if i == services/2 {
+			w.must(a.cmd.Process.Signal(syscall.SIGSTOP)) // in the middle of whatever it does
+		}
+	}
+	w.leads("b")
+	w.assigned(services)
+	for i := range services / 4 {
+		w.must(w.core.CoreV1().Services("default").Delete(t.Context(), fmt.Sprintf("web-%d", i), metav1.DeleteOptions{}))
+		w.expose(fmt.Sprintf("late-%d", i), dualStack)
+	}
+	w.assigned(services)
+	w.settled()
+	before, mark := w.addresses(), w.mark()
+	w.must(a.cmd.Process.Signal(syscall.SIGCONT))
+	w.eventually("a knows that it leads no more", func() (string, bool) {
+		text, err := os.ReadFile(a.log)
+		w.must(err)
+		return tail(string(text), 3), strings.Contains(string(text), "not leading any more")
+	})
+	w.settled()
+	for _, e := range w.writes(mark) {
+		// A request that had left before may be answered now.
+		if !strings.HasSuffix(e, "-> 409") && !strings.HasSuffix(e, "-> 404") {
+			t.Errorf("written after the pause: %s", e)
+		}
+	}
+	if after := w.addresses(); !equal(before, after) {
+		t.Errorf("addresses are %v, were %v", after, before)
+	}
+	w.leads("b")
 }
 
 func TestServiceThatLeavesIsCleanedAndItsAddressFreed(t *testing.T) {
