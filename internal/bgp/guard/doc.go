@@ -31,4 +31,6 @@
 //	Neighbor.Run        reads router advertisements                  Neighbor.Run returns
 //
 // Each recovers from a panic of its own, which then ends that session alone.
+//
+// docs/design/guard.md has the alternatives.
 package guard
