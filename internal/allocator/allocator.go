@@ -41,6 +41,7 @@ type World struct {
 	Pools    []lb.Pool
 	Services []lb.Service
 	Nodes    []lb.Node
+	External []lb.ExternalIP
 	Now      time.Time
 }
 
@@ -50,6 +51,7 @@ func Plan(w World) Result {
 	p := New()
 	p.SetPools(w.Pools)
 	p.SetNodes(w.Nodes)
+	p.SetExternal(w.External)
 	for _, s := range w.Services {
 		p.Put(s)
 	}
@@ -75,9 +77,10 @@ type Planner struct {
 	now      time.Time
 
 	// given is what the next layOut makes the pools of.
-	given      []lb.Pool
-	givenNodes map[addr]string
-	rebuild    bool
+	given         []lb.Pool
+	givenNodes    map[addr]string
+	givenExternal []lb.ExternalIP
+	rebuild       bool
 
 	pools      []*pool // by name
 	byName     map[string]*pool
@@ -85,6 +88,7 @@ type Planner struct {
 	public     []*pool // unrestricted and automatic, by name
 	restricted []*pool // restricted and automatic, by priority and name
 	nodes      map[addr]string
+	external   map[addr][]lb.ServiceKey // whose externalIPs name the address, by key
 	// Those that admit a Service but have to be asked for.
 	publicUnasked, restrictedUnasked []*pool
 	scopes                           map[string]*scope
@@ -144,6 +148,17 @@ func (p *Planner) SetNodes(nodes []lb.Node) {
 	}
 	p.rebuild = p.rebuild || !maps.Equal(p.givenNodes, next)
 	p.givenNodes = next
+}
+
+// SetExternal replaces all externalIPs.
+func (p *Planner) SetExternal(all []lb.ExternalIP) {
+	sorted := slices.Clone(all)
+	slices.SortFunc(sorted, func(a, b lb.ExternalIP) int {
+		return cmp.Or(a.Address.Compare(b.Address), a.Service.Compare(b.Service))
+	})
+	sorted = slices.Compact(sorted)
+	p.rebuild = p.rebuild || !slices.Equal(p.givenExternal, sorted)
+	p.givenExternal = sorted
 }
 
 // Put tells of a new version of a Service. Each version is put once.

@@ -212,7 +212,18 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 			return grant{}, refusal{NotPermitted, d}
 		}
 		return grant{}, refusal{AddressNotInPool, d}
-	case at == nil, d.Pool != "" && d.Pool != at.Name, !p.lendable(at, a):
+	case at == nil, d.Pool != "" && d.Pool != at.Name:
+		return grant{}, refusal{AddressNotInPool, d}
+	case p.othersExternal(s.Key, a):
+		d.Clash, d.Owner = ClashExternal, ""
+		for _, by := range p.external[a] {
+			if by != s.Key && by.Namespace == s.Key.Namespace {
+				d.Holder = by
+				break
+			}
+		}
+		return grant{}, refusal{AddressInUse, d}
+	case !p.lendableTo(s.Key, at, a):
 		return grant{}, refusal{AddressNotInPool, d}
 	case at.drains():
 		return grant{}, refusal{Draining, d}

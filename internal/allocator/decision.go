@@ -294,6 +294,8 @@ const (
 	ClashUnsettled
 	// ClashOrphan: its pool no longer hands the address out.
 	ClashOrphan
+	// ClashExternal: externalIPs of another Service name the address.
+	ClashExternal
 )
 
 // A Lapse is why a pool would not hand out again an address that it did.

@@ -29,6 +29,7 @@ type history struct {
 	read     map[lb.ServiceKey]string     // of what the planner was told
 	pools    []lb.Pool
 	nodes    []lb.Node
+	external []lb.ExternalIP
 	news     []func() // what the planner has not seen yet, in order
 	writes   map[lb.ServiceKey]decided
 	last     map[lb.ServiceKey]lb.Service // as it was decided last
@@ -127,7 +128,9 @@ func (h *history) happen() {
 		h.nodes = h.gen.nodes()
 		nodes := h.nodes
 		h.logf("nodes %v", nodes)
-		h.news = append(h.news, func() { h.planner.SetNodes(nodes) })
+		h.external = h.gen.external()
+		external := h.external
+		h.news = append(h.news, func() { h.planner.SetNodes(nodes); h.planner.SetExternal(external) })
 	case n < 45:
 		h.elect()
 	case n < 46:
@@ -185,6 +188,7 @@ func (h *history) elect() {
 	h.logf("a new leader")
 	h.planner.SetPools(divided(h.pools))
 	h.planner.SetNodes(h.nodes)
+	h.planner.SetExternal(h.external)
 	for _, s := range h.services {
 		h.planner.Put(s)
 	}
@@ -296,7 +300,7 @@ func (h *history) settle() {
 }
 
 func (h *history) world() World {
-	return World{Pools: divided(h.pools), Nodes: h.nodes, Services: slices.Collect(maps.Values(h.services)), Now: h.now}
+	return World{Pools: divided(h.pools), Nodes: h.nodes, External: h.external, Services: slices.Collect(maps.Values(h.services)), Now: h.now}
 }
 
 // check compares the planner with one that starts from the objects as they are,
@@ -461,9 +465,9 @@ func (p *Planner) audit() error {
 					reserved++
 				}
 			}
-			if free+h.taken-h.odd != h.total || reserved != h.reserved {
+			if free+h.taken-h.odd != h.total-h.external || reserved != h.reserved {
 				return fmt.Errorf("pool %s: %d free and %d taken (%d odd) make not %d; %d reserved, counted %d",
-					at.Name, free, h.taken, h.odd, h.total, reserved, h.reserved)
+					at.Name, free, h.taken, h.odd, h.total-h.external, reserved, h.reserved)
 			}
 		}
 	}

@@ -30,7 +30,49 @@ func (p *Planner) owner(a addr) *pool {
 
 // lendable reports whether an address of the pool's spans may be handed out.
 func (p *Planner) lendable(at *pool, a addr) bool {
-	return !(at.AvoidBuggyIPs && a.buggy()) && p.nodes[a] == ""
+	return p.lendableTo(lb.ServiceKey{}, at, a)
+}
+
+// lendableTo is the same for one Service, which may have what its own externalIPs name.
+func (p *Planner) lendableTo(key lb.ServiceKey, at *pool, a addr) bool {
+	return !(at.AvoidBuggyIPs && a.buggy()) && p.nodes[a] == "" && !p.othersExternal(key, a)
+}
+
+// othersExternal reports whether externalIPs of another Service name an address.
+func (p *Planner) othersExternal(key lb.ServiceKey, a addr) bool {
+	return slices.ContainsFunc(p.external[a], func(by lb.ServiceKey) bool { return by != key })
+}
+
+// maxExternal is how many addresses the externalIPs in one namespace keep from being
+// handed out, the lowest. Who may write Services of a namespace could keep whole pools
+// from all others otherwise, whatever perNamespaceLimit says.
+const maxExternal = 16
+
+// heed takes note of the externalIPs that lie in pools.
+func (p *Planner) heed() {
+	p.external = map[addr][]lb.ServiceKey{}
+	heeded, last := map[string]int{}, map[string]netip.Addr{}
+	for _, e := range p.givenExternal {
+		a, namespace := number(e.Address), e.Service.Namespace
+		if p.owner(a) == nil || p.nodes[a] != "" {
+			continue
+		}
+		if last[namespace] != e.Address {
+			if heeded[namespace] == maxExternal {
+				continue
+			}
+			heeded[namespace]++
+			last[namespace] = e.Address
+		}
+		p.external[a] = append(p.external[a], e.Service)
+	}
+	for a := range p.external {
+		if at := p.owner(a); !(at.AvoidBuggyIPs && a.buggy()) {
+			h := &at.half[a.family()]
+			h.fresh.remove(a)
+			h.external++
+		}
+	}
 }
 
 // take enters an address that comes into use.
@@ -238,6 +280,7 @@ func (p *Planner) layOut() {
 	}
 	p.origins = origin.New(p.given, nodes)
 	p.pools, p.byName = compile(p.given, p.origins, p.nodes)
+	p.heed()
 	p.public, p.restricted, p.publicUnasked, p.restrictedUnasked = nil, nil, nil, nil
 	for _, at := range p.pools {
 		if last := known[at.Name]; last != nil {

@@ -37,8 +37,10 @@ type pool struct {
 type half struct {
 	// spans are the ranges that it may hand out.
 	spans []span
-	// total counts the addresses that may be handed out, used or not.
-	total uint64
+	// total counts the addresses that may be handed out, used or not, and external
+	// those of them that may not because externalIPs name them. Those who wait are told
+	// the total alone, which others do not change.
+	total, external uint64
 	// nodes counts those that Nodes have, which may not.
 	nodes int
 	// taken counts the addresses of the spans in use; odd those of them that
@@ -218,10 +220,11 @@ func hash(key lb.ServiceKey) uint64 {
 func (p *pool) count(f family) Count {
 	h := &p.half[f]
 	c := Count{Assigned: h.taken, Reserved: uint64(h.reserved), Orphans: p.orphans[f]}
-	if c.Total = saturate(h.total, h.odd); h.total == math.MaxUint64 {
-		c.Available = math.MaxUint64
+	if h.total == math.MaxUint64 {
+		c.Total, c.Available = h.total, h.total
 	} else {
-		c.Available = h.total - (h.taken - h.odd) - c.Reserved
+		free := h.total - h.external
+		c.Total, c.Available = saturate(free, h.odd), free-(h.taken-h.odd)-c.Reserved
 	}
 	return c
 }

@@ -126,6 +126,13 @@ func (g gen) nodes() (nodes []lb.Node) {
 	return nodes
 }
 
+func (g gen) external() (all []lb.ExternalIP) {
+	for range g.IntN(4) {
+		all = append(all, lb.ExternalIP{Address: g.addr(g.family()), Service: lb.ServiceKey{Namespace: pickOf(g, "web", "db"), Name: pickOf(g, "a", "b", "other")}})
+	}
+	return all
+}
+
 // wishes fills in what a user can write into a Service.
 func (g gen) wishes(s *lb.Service) {
 	s.Labels, s.NamespaceLabels = g.labels(), map[string]string{"tier": map[string]string{"web": "a", "db": "b"}[s.Key.Namespace]}
@@ -172,7 +179,7 @@ func (g gen) service(key lb.ServiceKey) lb.Service {
 
 // world is a snapshot with any status at all: held wrongly, twice, of no pool.
 func (g gen) world() World {
-	w := World{Now: epoch.Add(time.Hour), Nodes: g.nodes()}
+	w := World{Now: epoch.Add(time.Hour), Nodes: g.nodes(), External: g.external()}
 	for _, name := range []string{"edge", "lab", "core"} {
 		if !g.one(80) {
 			continue
@@ -246,6 +253,8 @@ func (g gen) crowd() World {
 
 func (g gen) shuffled(w World) World {
 	w.Services, w.Pools, w.Nodes = slices.Clone(w.Services), slices.Clone(w.Pools), slices.Clone(w.Nodes)
+	w.External = slices.Clone(w.External)
+	g.Shuffle(len(w.External), reflect.Swapper(w.External))
 	g.Shuffle(len(w.Services), reflect.Swapper(w.Services))
 	g.Shuffle(len(w.Pools), reflect.Swapper(w.Pools))
 	g.Shuffle(len(w.Nodes), reflect.Swapper(w.Nodes))

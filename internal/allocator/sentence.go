@@ -115,6 +115,13 @@ func (d Decision) cause() string {
 			return fmt.Sprintf("pool %s has avoidBuggyIPs and does not hand out %s", t.Owner, t.Address)
 		}
 	case AddressInUse:
+		if t.Clash == ClashExternal {
+			by := "a Service of another namespace"
+			if t.Holder != (lb.ServiceKey{}) {
+				by = t.Holder.String()
+			}
+			return fmt.Sprintf("%s is in spec.externalIPs of %s", t.Address, by)
+		}
 		if t.Holder == (lb.ServiceKey{}) {
 			return fmt.Sprintf("%s is in use by another namespace, or reserved for one; "+
 				"sharing takes a pool with sharedAcrossNamespaces, one belfry.dev/allow-shared-ip, and other ports", t.Address)

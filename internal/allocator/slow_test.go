@@ -156,8 +156,15 @@ func (o *slow) onNode(a netip.Addr) bool {
 	return slices.ContainsFunc(o.Nodes, func(n lb.Node) bool { return slices.Contains(n.Addresses, a) })
 }
 
-func (o *slow) lends(p *lb.Pool, a netip.Addr) bool {
-	if o.owner(a) != p || o.onNode(a) {
+// external reports whether externalIPs of another Service, one of those, name an address.
+func (o *slow) external(key lb.ServiceKey, a netip.Addr, of func(lb.ServiceKey) bool) bool {
+	return slices.ContainsFunc(o.External, func(e lb.ExternalIP) bool { return e.Address == a && e.Service != key && of(e.Service) })
+}
+
+func (o *slow) lends(p *lb.Pool, a netip.Addr) bool { return o.lendsTo(lb.ServiceKey{}, p, a) }
+
+func (o *slow) lendsTo(key lb.ServiceKey, p *lb.Pool, a netip.Addr) bool {
+	if o.owner(a) != p || o.onNode(a) || o.external(key, a, func(lb.ServiceKey) bool { return true }) {
 		return false
 	}
 	last := a.As16()[15]
@@ -559,7 +566,8 @@ func (o *slow) notBoth(s *lb.Service, need []lb.Family) Reason {
 	var may []*lb.Pool
 	for _, f := range slowFamilies(s) {
 		if a := requested(s, f); a.IsValid() {
-			inUseElsewhere := o.owner(a) != nil && !o.neighbors(s, a)
+			near := func(by lb.ServiceKey) bool { return by.Namespace == s.Key.Namespace }
+			inUseElsewhere := o.owner(a) != nil && !o.external(s.Key, a, near) && (o.external(s.Key, a, func(lb.ServiceKey) bool { return true }) || !o.neighbors(s, a))
 			if r := o.fetch(s, a, need, nil); r != Allocated && (r != AddressInUse || !inUseElsewhere) {
 				return r
 			}
@@ -609,7 +617,9 @@ func (o *slow) fetch(s *lb.Service, a netip.Addr, need []lb.Family, got map[lb.F
 		return AddressNotInPool
 	case !slowlyAdmits(p, s):
 		return NotPermitted
-	case !o.lends(p, a):
+	case o.external(s.Key, a, func(lb.ServiceKey) bool { return true }):
+		return AddressInUse
+	case !o.lendsTo(s.Key, p, a):
 		return AddressNotInPool
 	case p.Drain || p.Deleting:
 		return Draining

@@ -21,6 +21,7 @@ import (
 //	     [strategy=first|hash] [retain=1h] [priority=1] [namespaces=a,b] [tier=gold] [limit=2] [older] [records=A,A]
 //	pool NAME gone
 //	node NAME ADDRESS...
+//	external NAMESPACE/NAME ADDRESS...                    the externalIPs of a Service
 //	service NAMESPACE/NAME [families=4|6|46|64|none] [prefer|require] [address=A,A] [pool=P] [key=K] [ports=TCP/80,...]
 //	     [local] [selects=x] [tier=gold] [token=T] [headless] [class=other] [problem=TEXT] [holds=A@POOL,A@] [shows=HOSTNAME] [older]
 //	service NAMESPACE/NAME gone
@@ -35,6 +36,7 @@ type story struct {
 	now      time.Time
 	pools    map[string]lb.Pool
 	nodes    map[string]lb.Node
+	external []lb.ExternalIP
 	services map[lb.ServiceKey]lb.Service
 	said     map[string]PoolDecision
 	told     map[lb.ServiceKey]string
@@ -74,6 +76,14 @@ func (s *story) do(words []string, out *strings.Builder) error {
 		}
 		s.nodes[n.Name] = n
 		s.tellNodes()
+	case "external":
+		namespace, name, _ := strings.Cut(words[1], "/")
+		key := lb.ServiceKey{Namespace: namespace, Name: name}
+		s.external = slices.DeleteFunc(s.external, func(e lb.ExternalIP) bool { return e.Service == key })
+		for _, a := range words[2:] {
+			s.external = append(s.external, lb.ExternalIP{Address: netip.MustParseAddr(a), Service: key})
+		}
+		s.planner.SetExternal(s.external)
 	case "service":
 		return s.service(words[1], words[2:])
 	case "now":
@@ -91,6 +101,7 @@ func (s *story) do(words []string, out *strings.Builder) error {
 		s.planner = New()
 		s.tellPools()
 		s.tellNodes()
+		s.planner.SetExternal(s.external)
 		for _, v := range s.services {
 			s.planner.Put(v)
 		}

@@ -54,6 +54,7 @@ const (
 type planner interface {
 	SetPools([]lb.Pool)
 	SetNodes([]lb.Node)
+	SetExternal([]lb.ExternalIP)
 	Put(lb.Service)
 	Delete(lb.ServiceKey)
 	Plan(time.Time) allocator.Result

@@ -289,6 +289,9 @@ func (l *loop) pass(ch kube.Changes) {
 	if ch.Nodes {
 		l.planner.SetNodes(l.setting.Nodes)
 	}
+	if ch.External {
+		l.planner.SetExternal(l.Cluster.ExternalIPs())
+	}
 	affected := slices.Clone(ch.Endpoints)
 	for _, key := range ch.Services {
 		if l.put(key) {

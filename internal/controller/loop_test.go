@@ -546,3 +546,35 @@ func TestAPoolSaysWhatIsTheClustersAndWhoKeepsItFromGoing(t *testing.T) {
 		b.shows("web", "192.0.2.1 2001:db8::1 pool=new Allocated=True/Allocated Reallocated=True/Honored Announced=False/NoAdvertisement")
 	})
 }
+
+func TestExternalIPsOfAnotherServiceAreNotHandedOut(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		external := func(addresses ...string) func(*corev1.Service) {
+			return func(s *corev1.Service) { s.Spec.ExternalIPs = addresses }
+		}
+		internal := func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeClusterIP }
+		b.pool("edge", nil, "192.0.2.0/29", "2001:db8::/125")
+		b.expose("inside", internal, external("192.0.2.0", "2001:db8::", "not an address"))
+		b.lead()
+		b.expose("web", external("192.0.2.1"))
+		b.quiet()
+		const one = " pool=edge Allocated=True/Allocated" + unannounced
+		b.shows("web", "192.0.2.2 2001:db8::1"+one)
+		b.edit("web", annotated("belfry.dev/loadBalancerIPs", "192.0.2.1")) // its own
+		b.quiet()
+		b.shows("web", "192.0.2.1 2001:db8::1"+one)
+		b.edit("web", annotated("belfry.dev/loadBalancerIPs", "192.0.2.0"))
+		b.quiet()
+		b.shows("web", "192.0.2.1 2001:db8::1 pool=edge Allocated=True/AddressInUse"+unannounced)
+		// What is in use stays, and what is named no more is free.
+		b.edit("inside", external("192.0.2.1", "2001:db8::2"))
+		b.quiet()
+		b.shows("web", "192.0.2.0 2001:db8::1"+one)
+		b.expose("other")
+		b.quiet()
+		b.shows("other", "192.0.2.2 2001:db8::"+one)
+		b.edit("inside", external("192.0.2.2", "2001:db8::"))
+		b.passes(2 * time.Second)
+		b.shows("other", "192.0.2.2 2001:db8::"+one)
+	})
+}

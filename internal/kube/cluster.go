@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -73,7 +74,9 @@ type Cluster struct {
 	secrets     *table[config.PasswordSecret]
 	// sessions are those of each node, by peer ([Allocating] only).
 	sessions *table[map[string]bool]
-	judged   map[string]judged
+	// others are the externalIPs of Services of other types ([Allocating] only).
+	others *table[[]netip.Addr]
+	judged map[string]judged
 	// byService are the EndpointSlices of each Service, endpoints their sums.
 	byService map[lb.ServiceKey]map[name]*slice
 	endpoints map[lb.ServiceKey]lb.Endpoints
@@ -92,7 +95,7 @@ type changes struct {
 	services, endpoints  map[lb.ServiceKey]struct{}
 	left                 map[lb.ServiceKey]string
 	config, pools, nodes bool
-	sessions             bool
+	sessions, external   bool
 }
 
 // Changes are the parts of the cluster that changed since they were last asked
@@ -111,6 +114,9 @@ type Changes struct {
 	// Sessions is set when a BGP session came, went, was established or lost
 	// ([Allocating] only).
 	Sessions bool
+	// External is set when the externalIPs of some Service changed ([Allocating]
+	// only).
+	External bool
 }
 
 // NewCluster prepares to watch a cluster.
@@ -139,9 +145,11 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	c.communities = register(c, optional, own.Communities(), everything, stripped, specChanged[*v1beta1.Community](c))
 	c.profiles = register(c, optional, own.BFDProfiles(), everything, stripped, specChanged[*v1beta1.BFDProfile](c))
 	c.namespaces, c.sessions, c.secrets = empty(c, c.namespaceChanged), empty(c, c.sessionsChanged), empty(c, c.secretChanged)
+	c.others = empty(c, c.otherServiceChanged)
 	if o.Role == Allocating {
 		c.namespaces = register(c, vital, core.Namespaces(), everything, func(n *corev1.Namespace) map[string]string { return n.Labels }, c.namespaceChanged)
 		c.sessions = register(c, optional, own.SpeakerStatuses(), everything, reduceSessions, c.sessionsChanged)
+		c.others = register(c, optional, core.Services(""), otherServices, externalIPs, c.otherServiceChanged)
 	}
 	if o.Namespace != "" {
 		c.secrets = register(c, optional, core.Secrets(o.Namespace), perhapsPasswords, c.reduceSecret, c.secretChanged)
@@ -253,6 +261,14 @@ func (c *Cluster) serviceChanged(was, is *row[*Service]) {
 	if old == nil && now == nil {
 		return
 	}
+	var before, after []netip.Addr
+	if old != nil {
+		before = old.external
+	}
+	if now != nil {
+		after = now.external
+	}
+	c.externalChanged(before, after)
 	var key lb.ServiceKey
 	if old != nil {
 		key = old.Key
@@ -393,6 +409,7 @@ func (c *Cluster) Changes() Changes {
 		Pools:     c.changes.pools,
 		Nodes:     c.changes.nodes,
 		Sessions:  c.changes.sessions,
+		External:  c.changes.external,
 	}
 	c.changes.reset()
 	return out
@@ -403,7 +420,7 @@ func (c *Cluster) Changes() Changes {
 func (c *Cluster) Everything() Changes {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Sessions: true}
+	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Sessions: true, External: true}
 	for s := range rows(c.services) {
 		if s != nil {
 			out.Services = append(out.Services, s.Key)

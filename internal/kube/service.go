@@ -98,6 +98,8 @@ type Service struct {
 	sharing Condition
 	// pool and placed are the annotations of these names, verbatim.
 	pool, placed string
+	// external are its externalIPs, for whoever allocates.
+	external []netip.Addr
 }
 
 // A Class decides which Services are ours.
@@ -184,6 +186,7 @@ func (o Options) service(s *corev1.Service) *Service {
 		return out // whoever announces does not depend on what was asked for
 	}
 	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
+	out.external = externalIPs(s)
 	if foreign {
 		return out
 	}

@@ -280,6 +280,13 @@ type Node struct {
 	Drain bool
 }
 
+// An ExternalIP is an address that a Service of whatever type names in its externalIPs,
+// so that kube-proxy gives it the traffic for it.
+type ExternalIP struct {
+	Address netip.Addr
+	Service ServiceKey
+}
+
 // LabelExcludeLB is the well-known node label that keeps a node from
 // announcing; its value does not matter.
 const LabelExcludeLB = "node.kubernetes.io/exclude-from-external-load-balancers"

@@ -1,0 +1,69 @@
+package kube
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// maxExternalIPs is how many externalIPs of one Service are read, the first.
+const maxExternalIPs = 16
+
+// externalIPs returns the addresses that a Service names in its externalIPs.
+func externalIPs(s *corev1.Service) (all []netip.Addr) {
+	for _, text := range s.Spec.ExternalIPs {
+		if a, err := netip.ParseAddr(text); err == nil && len(all) < maxExternalIPs {
+			all = append(all, a.Unmap())
+		}
+	}
+	return all
+}
+
+// otherServices leaves out those of type LoadBalancer.
+func otherServices(o metav1.ListOptions) metav1.ListOptions {
+	o.FieldSelector = "spec.type!=" + string(corev1.ServiceTypeLoadBalancer)
+	return o
+}
+
+func (c *Cluster) externalChanged(was, is []netip.Addr) {
+	if !slices.Equal(was, is) {
+		c.changes.external = true
+		c.notify()
+	}
+}
+
+func (c *Cluster) otherServiceChanged(was, is *row[[]netip.Addr]) {
+	var old, now []netip.Addr
+	if was != nil {
+		old = was.value
+	}
+	if is != nil {
+		now = is.value
+	}
+	c.externalChanged(old, now)
+}
+
+// ExternalIPs returns the externalIPs of Services of any type, in no order; of those of
+// type LoadBalancer only of ours.
+func (c *Cluster) ExternalIPs() (all []lb.ExternalIP) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	enter := func(n name, addresses []netip.Addr) {
+		for _, a := range addresses {
+			all = append(all, lb.ExternalIP{Address: a, Service: lb.ServiceKey{Namespace: n.Namespace, Name: n.Name}})
+		}
+	}
+	for n, r := range c.others.rows {
+		enter(n, r.value)
+	}
+	for n, r := range c.services.rows {
+		if r.value != nil {
+			enter(n, r.value.external)
+		}
+	}
+	return all
+}
