@@ -181,13 +181,13 @@ func TestWhatIsRefusedIsToldOnceAndHoldsUpNoOther(t *testing.T) {
 			inBubble(t, func(b *bubble) {
 				b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
 				b.lead()
-				tried := 0
+				var tried atomic.Int64
 				refuse := func(code int, reason metav1.StatusReason) {
 					b.api.Before(func(w apitest.Write) *metav1.Status {
 						if w.Resource != "services" || !c.which(w) {
 							return nil
 						}
-						tried++
+						tried.Add(1)
 						return apitest.Refusal(code, reason)
 					})
 				}
@@ -220,7 +220,7 @@ func TestWhatIsRefusedIsToldOnceAndHoldsUpNoOther(t *testing.T) {
 					}
 				}
 				b.passes(2 * time.Hour)
-				if per := tried / c.n; per < 20 || per > 40 {
+				if per := int(tried.Load()) / c.n; per < 20 || per > 40 {
 					t.Errorf("%d attempts at each in two hours", per)
 				}
 				told(1, "level=WARN", "write failed")
