@@ -71,6 +71,9 @@ type BFDProfileSpec struct {
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=254
 	MinimumTTL int32 `json:"minimumTtl,omitempty"`
+	// How packets are authenticated (RFC 5880). Absent: not at all.
+	// +optional
+	Authentication *BFDAuthentication `json:"authentication,omitempty"`
 	// Have the router's forwarding plane return packets to us; IPv4, one hop.
 	// +optional
 	EchoMode bool `json:"echoMode,omitempty"`
@@ -80,6 +83,45 @@ type BFDProfileSpec struct {
 	// +kubebuilder:validation:Minimum=10
 	// +kubebuilder:validation:Maximum=60000
 	EchoInterval int32 `json:"echoInterval,omitempty"`
+}
+
+// A BFDAuthentication is how BFD packets are authenticated. The router must do the
+// same.
+type BFDAuthentication struct {
+	// MeticulousKeyedSHA1, or KeyedSHA1 for routers that do not have it.
+	// +optional
+	// +kubebuilder:default=MeticulousKeyedSHA1
+	Type BFDAuthenticationType `json:"type,omitempty"`
+	// The keys. The first signs what is sent; what any of them signs is accepted.
+	// +required
+	// +listType=map
+	// +listMapKey=id
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=4
+	Keys []BFDKey `json:"keys"`
+}
+
+// A BFDAuthenticationType is a way to authenticate BFD packets.
+// +kubebuilder:validation:Enum=KeyedSHA1;MeticulousKeyedSHA1
+type BFDAuthenticationType string
+
+// Ways to authenticate.
+const (
+	BFDKeyedSHA1           BFDAuthenticationType = "KeyedSHA1"
+	BFDMeticulousKeyedSHA1 BFDAuthenticationType = "MeticulousKeyedSHA1"
+)
+
+// A BFDKey is a key that both ends have under the same ID.
+type BFDKey struct {
+	// The ID by which packets name the key.
+	// +required
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=255
+	ID int32 `json:"id"`
+	// The Secret with the key, of at most 20 bytes: of type
+	// kubernetes.io/basic-auth, in Belfry's namespace, key password.
+	// +required
+	PasswordSecret SecretReference `json:"passwordSecret"`
 }
 
 // A BFDProfileStatus is what Belfry found and did about a profile.

@@ -188,6 +188,10 @@ type SessionStatus struct {
 	// The state of BFD; empty without it.
 	// +optional
 	BFD BFDState `json:"bfd,omitempty"`
+	// Why BFD is not up.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	BFDError string `json:"bfdError,omitempty"`
 }
 
 // A SessionState is what there is to say about a BGP session. The states of

@@ -62,6 +62,8 @@ type Packet struct {
 	// DesiredTx and RequiredRx are the intervals that the sender would send at
 	// and can receive at.
 	DesiredTx, RequiredRx time.Duration
+	// Auth is how the packet is authenticated, if it is.
+	Auth AuthSection
 }
 
 const (
@@ -78,12 +80,13 @@ var (
 	ErrVersion        = errors.New("not BFD version 1")
 	ErrMultiplier     = errors.New("detection multiplier is zero")
 	ErrMultipoint     = errors.New("multipoint is not understood")
-	ErrAuthentication = errors.New("authentication is not in use")
+	ErrAuthentication = errors.New("authentication is not keyed SHA-1")
 	ErrDiscriminator  = errors.New("discriminator is zero")
 )
 
 // Parse parses a control packet, and discards what RFC 5880 section 6.8.6 says is
-// to be discarded whatever the session.
+// to be discarded whatever the session. Whether its authentication holds is for the
+// session to say.
 func Parse(b []byte) (Packet, error) {
 	switch {
 	case len(b) < PacketLen || int(b[3]) < PacketLen || int(b[3]) > len(b):
@@ -94,8 +97,6 @@ func Parse(b []byte) (Packet, error) {
 		return Packet{}, ErrMultiplier
 	case b[1]&flagMultipoint != 0:
 		return Packet{}, ErrMultipoint
-	case b[1]&flagAuth != 0:
-		return Packet{}, ErrAuthentication
 	}
 	micros := func(at int) time.Duration {
 		return time.Duration(binary.BigEndian.Uint32(b[at:])) * time.Microsecond
@@ -105,6 +106,13 @@ func Parse(b []byte) (Packet, error) {
 		Multiplier: b[2], Mine: binary.BigEndian.Uint32(b[4:]), Yours: binary.BigEndian.Uint32(b[8:]),
 		DesiredTx: micros(12), RequiredRx: micros(16),
 	}
+	if b[1]&flagAuth != 0 {
+		section := b[PacketLen:b[3]]
+		if len(section) != authLen || section[1] != authLen || section[0] != byte(KeyedSHA1) && section[0] != byte(MeticulousKeyedSHA1) {
+			return Packet{}, ErrAuthentication
+		}
+		p.Auth = AuthSection{Type: AuthType(section[0]), KeyID: section[2], Sequence: binary.BigEndian.Uint32(section[4:]), Digest: [20]byte(section[8:])}
+	}
 	if p.Mine == 0 || p.Yours == 0 && p.State != Down && p.State != AdminDown {
 		return Packet{}, ErrDiscriminator
 	}
@@ -113,7 +121,10 @@ func Parse(b []byte) (Packet, error) {
 
 // Append appends a control packet.
 func Append(b []byte, p Packet) []byte {
-	flags := byte(p.State) << 6
+	flags, length := byte(p.State)<<6, byte(PacketLen)
+	if p.Auth.Type != NoAuth {
+		flags, length = flags|flagAuth, PacketLen+authLen
+	}
 	for _, f := range []struct {
 		set bool
 		bit byte
@@ -122,9 +133,14 @@ func Append(b []byte, p Packet) []byte {
 			flags |= f.bit
 		}
 	}
-	b = append(b, 1<<5|byte(p.Diag)&0x1f, flags, p.Multiplier, PacketLen)
+	b = append(b, 1<<5|byte(p.Diag)&0x1f, flags, p.Multiplier, length)
 	for _, v := range []uint32{p.Mine, p.Yours, uint32(p.DesiredTx / time.Microsecond), uint32(p.RequiredRx / time.Microsecond), 0} {
 		b = binary.BigEndian.AppendUint32(b, v)
+	}
+	if p.Auth.Type != NoAuth {
+		b = append(b, byte(p.Auth.Type), authLen, p.Auth.KeyID, 0)
+		b = binary.BigEndian.AppendUint32(b, p.Auth.Sequence)
+		b = append(b, p.Auth.Digest[:]...)
 	}
 	return b
 }
@@ -141,6 +157,9 @@ func (p Packet) String() string {
 		}
 	}
 	s += fmt.Sprintf(" mine %d yours %d tx %v rx %v x%d", p.Mine, p.Yours, p.DesiredTx, p.RequiredRx, p.Multiplier)
+	if p.Auth.Type != NoAuth {
+		s += fmt.Sprintf(" key %d seq %d", p.Auth.KeyID, p.Auth.Sequence)
+	}
 	if p.Diag != NoDiag {
 		s += ", " + p.Diag.String()
 	}

@@ -14,6 +14,12 @@ type Config struct {
 	Multiplier        uint8
 	// Passive sends nothing before it has heard something.
 	Passive bool
+	// Authentication is required of each packet, and given.
+	Authentication Authentication
+}
+
+func (c Config) equal(o Config) bool {
+	return c.Transmit == o.Transmit && c.Receive == o.Receive && c.Multiplier == o.Multiplier && c.Passive == o.Passive && c.Authentication.equal(o.Authentication)
 }
 
 // A Session is one end of a BFD session. Time is the time since any moment that
@@ -44,6 +50,13 @@ type Session struct {
 	// after which none has named it; nil when there is none.
 	knock *Packet
 
+	// sequence is the number of the next packet that is signed; heard is that of
+	// the last one that came, until a time (RFC 5880 section 6.8.1).
+	sequence, heard uint32
+	heardUntil      time.Duration
+	// refusal is why the latest packet was refused; nil if it was not.
+	refusal error
+
 	// sendAt is when the next periodic packet is due, detectAt when the other
 	// end is given up, if it is waited for.
 	sendAt, detectAt time.Duration
@@ -58,6 +71,7 @@ func NewSession(c Config, local uint32, now time.Duration, jitter func() float64
 	// Until it says otherwise (RFC 5880 section 6.8.1: one microsecond).
 	s.remote.requiredRx = time.Microsecond
 	s.remote.state = Down
+	s.sequence = uint32(jitter() * (1 << 31))
 	return s
 }
 
@@ -70,6 +84,10 @@ func (s *Session) Diag() Diag { return s.diag }
 // RemoteState returns the state that the other end was in when last heard.
 func (s *Session) RemoteState() State { return s.remote.state }
 
+// Refusal returns why the latest packet was refused that came the way of this
+// session, if it was, for the sake of its authentication.
+func (s *Session) Refusal() error { return s.refusal }
+
 // Local returns the session's discriminator.
 func (s *Session) Local() uint32 { return s.local }
 
@@ -81,7 +99,7 @@ func (s *Session) DetectionTime() time.Duration {
 // Reconfigure changes what the session wants. A session that is up stays up: the
 // change is announced by a poll sequence.
 func (s *Session) Reconfigure(c Config, now time.Duration) {
-	if c == s.config {
+	if c.equal(s.config) {
 		return
 	}
 	s.config = c
@@ -120,23 +138,72 @@ func (s *Session) adapt(now time.Duration) {
 // from the last that came since.
 //
 // The sender's own discriminator may change at any time (RFC 5880 section 6.3).
-func (s *Session) Receive(p Packet, now time.Duration) (Packet, bool) {
+func (s *Session) Receive(b []byte, now time.Duration) (answer []byte, ok bool) {
+	p, err := Parse(b)
+	if err != nil || s.closed || p.Yours != 0 && p.Yours != s.local {
+		return nil, false
+	}
+	if s.refusal = s.admit(b, p, now); s.refusal != nil {
+		return nil, false
+	}
 	switch {
-	case s.closed, p.Yours != 0 && p.Yours != s.local:
-		return Packet{}, false
 	case p.Yours != 0:
 		s.knock = nil
 	case p.State != Down:
-		return Packet{}, false
+		return nil, false
 	case s.state == Up:
 		s.knock = &p
-		return Packet{}, false
+		return nil, false
 	}
-	return s.follow(p, now)
+	poll := s.follow(p, now)
+	if p.Yours != 0 && p.Auth.Type != NoAuth {
+		s.heard, s.heardUntil = p.Auth.Sequence, now+2*s.DetectionTime()
+	}
+	if !poll {
+		return nil, false
+	}
+	final := s.packet()
+	final.Poll, final.Final = false, true
+	return s.seal(final), true
 }
 
-// follow takes what a packet says for what the other end says.
-func (s *Session) follow(p Packet, now time.Duration) (Packet, bool) {
+// admit reports why a packet is refused, if it is. The number of an authenticated
+// packet must be one of the next few, unless the other end has been silent for
+// twice the detection time (RFC 5880 section 6.7.4).
+//
+// It is not asked of a packet that names no session. Who has restarted does not
+// know its number any more; such a packet can do no more than begin a session; and
+// if an old one, sent again, said what is expected next, it would keep out the
+// right ones. Those that follow name our discriminator.
+func (s *Session) admit(b []byte, p Packet, now time.Duration) error {
+	a := s.config.Authentication
+	if err := a.verify(b, p); err != nil || a.Type == NoAuth || p.Yours == 0 || now >= s.heardUntil {
+		return err
+	}
+	ahead := p.Auth.Sequence - s.heard // modulo 2^32
+	if a.Type == MeticulousKeyedSHA1 && ahead == 0 || ahead > 3*uint32(p.Multiplier) {
+		return ErrSequence
+	}
+	return nil
+}
+
+// seal makes octets of a packet, signed with the first key. Each has another
+// number, which keyed SHA-1 permits and its meticulous form demands.
+func (s *Session) seal(p Packet) []byte {
+	a := s.config.Authentication
+	if a.Type == NoAuth {
+		return Append(nil, p)
+	}
+	p.Auth = AuthSection{Type: a.Type, KeyID: a.Keys[0].ID, Sequence: s.sequence}
+	s.sequence++
+	b := Append(nil, p)
+	sign(b, a.Keys[0])
+	return b
+}
+
+// follow takes what a packet says for what the other end says. It reports whether
+// that asks for an answer at once.
+func (s *Session) follow(p Packet, now time.Duration) (poll bool) {
 	before := s.interval()
 	r := &s.remote
 	r.local, r.state, r.demand = p.Mine, p.State, p.Demand
@@ -163,12 +230,7 @@ func (s *Session) follow(p Packet, now time.Duration) (Packet, bool) {
 	if s.interval() < before {
 		s.sendAt = min(s.sendAt, now+s.interval())
 	}
-	if p.Poll && p.Yours != 0 {
-		answer := s.packet()
-		answer.Poll, answer.Final = false, true
-		return answer, true
-	}
-	return Packet{}, false
+	return p.Poll && p.Yours != 0
 }
 
 func (s *Session) enter(state State, now time.Duration) {
@@ -187,9 +249,9 @@ func (s *Session) fall(why Diag, now time.Duration) {
 }
 
 // Tick lets time pass, and returns the packet to send, if one is due.
-func (s *Session) Tick(now time.Duration) (Packet, bool) {
+func (s *Session) Tick(now time.Duration) (b []byte, ok bool) {
 	if s.closed {
-		return Packet{}, false
+		return nil, false
 	}
 	if s.detecting && now >= s.detectAt {
 		s.detecting = false
@@ -204,7 +266,7 @@ func (s *Session) Tick(now time.Duration) (Packet, bool) {
 		}
 	}
 	if !s.sends() || now < s.sendAt {
-		return Packet{}, false
+		return nil, false
 	}
 	// 75 to 100 % of the interval, 75 to 90 % where one loss is the end (RFC 5880
 	// section 6.8.7).
@@ -213,7 +275,7 @@ func (s *Session) Tick(now time.Duration) (Packet, bool) {
 		spread = 0.15
 	}
 	s.sendAt = now + time.Duration((0.75+spread*s.jitter())*float64(s.interval()))
-	return s.packet(), true
+	return s.seal(s.packet()), true
 }
 
 // sends reports whether periodic packets are to be sent.
@@ -245,9 +307,9 @@ func (s *Session) Next() (time.Duration, bool) {
 
 // Close ends the session and returns the packet that tells the other end that
 // this is no failure.
-func (s *Session) Close() Packet {
+func (s *Session) Close() []byte {
 	s.state, s.diag, s.polling, s.closed = AdminDown, AdministrativelyDown, false, true
-	return s.packet()
+	return s.seal(s.packet())
 }
 
 // packet returns what there is to say now.

@@ -52,6 +52,9 @@ const (
 	basicAuth = "kubernetes.io/basic-auth"
 	// maxPassword is what Linux takes for TCP MD5 (TCP_MD5SIG_MAXKEYLEN).
 	maxPassword = 80
+	// maxBFDKey is what a key of SHA-1 may have (RFC 5880 section 4.4), maxBFDKeys
+	// how many a profile may.
+	maxBFDKey, maxBFDKeys = 20, 4
 )
 
 var (
@@ -84,7 +87,7 @@ func CompileBGP(o BGPObjects, pools map[string]bool) BGPConfig {
 	var c BGPConfig
 	profiles := map[string]*lb.BFDProfile{}
 	for _, p := range o.BFDProfiles {
-		profile, problems := BFDProfile(p)
+		profile, problems := BFDProfile(p, o.Passwords)
 		profiles[p.Name] = &profile
 		c.Verdicts = append(c.Verdicts, Verdict{"BFDProfile", p.Name, p.Generation, problems})
 	}
@@ -291,7 +294,7 @@ func BGPPeer(p *v1beta1.BGPPeer, passwords map[string]PasswordSecret) (peer lb.B
 	add(wrong...)
 	if s := spec.PasswordSecret; s != nil {
 		var problem *Problem
-		if peer.Password, problem = password(string(s.Name), passwords); problem != nil {
+		if peer.Password, problem = password("spec.passwordSecret", string(s.Name), passwords, maxPassword, "TCP MD5", "no session is attempted without the password"); problem != nil {
 			peer.PasswordFault = problem.Why
 			add(*problem)
 		}
@@ -321,11 +324,12 @@ func peerAddress(text string) (netip.Addr, error) {
 	}
 }
 
-// password returns the password in a Secret, or why there is none.
-func password(name string, secrets map[string]PasswordSecret) (lb.Secret, *Problem) {
+// password returns the password in a Secret that a field names, or why there is none
+// and what becomes of that. Its user takes so many bytes.
+func password(field, name string, secrets map[string]PasswordSecret, most int, user, without string) (lb.Secret, *Problem) {
 	fault := func(reason v1beta1.Reason, format string, args ...any) (lb.Secret, *Problem) {
-		why := fmt.Sprintf("Secret %s ", name) + fmt.Sprintf(format, args...) + "; no session is attempted without the password"
-		return lb.Secret{}, &Problem{"spec.passwordSecret", reason, why}
+		why := fmt.Sprintf("Secret %s ", name) + fmt.Sprintf(format, args...) + "; " + without
+		return lb.Secret{}, &Problem{field, reason, why}
 	}
 	s, ok := secrets[name]
 	switch n := len(s.Password.Reveal()); {
@@ -337,8 +341,8 @@ func password(name string, secrets map[string]PasswordSecret) (lb.Secret, *Probl
 		return fault(v1beta1.ReasonSecretInvalid, "has no key password")
 	case n == 0:
 		return fault(v1beta1.ReasonSecretInvalid, "has an empty password")
-	case n > maxPassword:
-		return fault(v1beta1.ReasonSecretInvalid, "has a password of %d bytes, TCP MD5 takes at most %d", n, maxPassword)
+	case n > most:
+		return fault(v1beta1.ReasonSecretInvalid, "has a password of %d bytes, %s takes at most %d", n, user, most)
 	default:
 		return s.Password, nil
 	}
@@ -460,8 +464,9 @@ func communityNames(objects []*v1beta1.Community) (map[string]*lb.Community, []V
 	return names, verdicts
 }
 
-// BFDProfile compiles a BFDProfile.
-func BFDProfile(p *v1beta1.BFDProfile) (lb.BFDProfile, []Problem) {
+// BFDProfile compiles a BFDProfile. One of whose keys cannot be had is handed on
+// with that fault, so that what runs goes on.
+func BFDProfile(p *v1beta1.BFDProfile, passwords map[string]PasswordSecret) (lb.BFDProfile, []Problem) {
 	spec := &p.Spec
 	var problems []Problem
 	within := func(field string, n, least, most, otherwise int32) int32 {
@@ -488,5 +493,44 @@ func BFDProfile(p *v1beta1.BFDProfile) (lb.BFDProfile, []Problem) {
 		Echo:             spec.EchoMode,
 		EchoInterval:     interval("spec.echoInterval", spec.EchoInterval, 50),
 	}
+	if a := spec.Authentication; a != nil {
+		wrong := bfdKeys(a, passwords, &profile)
+		if len(wrong) > 0 {
+			profile.KeyFault = wrong[0].Why
+		}
+		problems = append(problems, wrong...)
+	}
 	return profile, append(problems, unsupportedIn(spec, unsupportedBFDProfile)...)
+}
+
+// bfdKeys compiles the authentication of a profile.
+func bfdKeys(a *v1beta1.BFDAuthentication, passwords map[string]PasswordSecret, profile *lb.BFDProfile) (problems []Problem) {
+	switch a.Type {
+	case "", v1beta1.BFDMeticulousKeyedSHA1:
+		profile.Authentication = lb.BFDMeticulousKeyedSHA1
+	case v1beta1.BFDKeyedSHA1:
+		profile.Authentication = lb.BFDKeyedSHA1
+	default:
+		problems = append(problems, invalid("spec.authentication.type", "%q is neither %s nor %s", a.Type, v1beta1.BFDKeyedSHA1, v1beta1.BFDMeticulousKeyedSHA1))
+	}
+	if n := len(a.Keys); n == 0 || n > maxBFDKeys {
+		problems = append(problems, invalid("spec.authentication.keys", "there are %d keys, want 1 to %d", n, maxBFDKeys))
+	}
+	ids := map[int32]bool{}
+	for i, k := range a.Keys {
+		field := fmt.Sprintf("spec.authentication.keys[%d]", i)
+		switch {
+		case k.ID < 0 || k.ID > 255:
+			problems = append(problems, invalid(field+".id", "%d is not from 0 to 255", k.ID))
+		case ids[k.ID]:
+			problems = append(problems, invalid(field+".id", "%d is the ID of another key", k.ID))
+		}
+		ids[k.ID] = true
+		text, problem := password(field+".passwordSecret", string(k.PasswordSecret.Name), passwords, maxBFDKey, "BFD", "BFD does not begin without the key")
+		if problem != nil {
+			problems = append(problems, *problem)
+		}
+		profile.Keys = append(profile.Keys, lb.BFDKey{ID: uint8(k.ID), Password: text})
+	}
+	return problems
 }

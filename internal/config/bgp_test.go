@@ -59,10 +59,16 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 	}
 	profile := &v1beta1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, Spec: v1beta1.BFDProfileSpec{
 		ReceiveInterval: 50, TransmitInterval: 60, DetectMultiplier: 5, PassiveMode: true, MinimumTTL: 250, EchoInterval: 70,
+		Authentication: &v1beta1.BFDAuthentication{Type: v1beta1.BFDKeyedSHA1, Keys: []v1beta1.BFDKey{
+			{ID: 255, PasswordSecret: v1beta1.SecretReference{Name: "new"}}, {ID: 0, PasswordSecret: v1beta1.SecretReference{Name: "pw"}},
+		}},
 	}}
 	c := CompileBGP(BGPObjects{
 		Peers: []*v1beta1.BGPPeer{p}, BFDProfiles: []*v1beta1.BFDProfile{profile},
-		Passwords: map[string]PasswordSecret{"pw": {Type: basicAuth, Password: lb.NewSecret("hunter2"), Present: true}},
+		Passwords: map[string]PasswordSecret{
+			"pw":  {Type: basicAuth, Password: lb.NewSecret("hunter2"), Present: true},
+			"new": {Type: basicAuth, Password: lb.NewSecret("hunter3"), Present: true},
+		},
 	}, nil)
 	want := lb.BGPPeer{
 		Name: "tor", Created: epoch, MyASN: 4200000000, LocalASN: 65009, Kind: lb.PeerExternal, Address: netip.MustParseAddr("192.0.2.1"),
@@ -72,7 +78,8 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 		Password: lb.NewSecret("hunter2"), GracefulRestart: &lb.GracefulRestart{RestartTime: time.Minute, LongLived: time.Hour},
 		BFD: &lb.BFDProfile{
 			Name: "fast", Receive: 50 * time.Millisecond, Transmit: 60 * time.Millisecond, DetectMultiplier: 5, Passive: true,
-			MinimumTTL: 250, EchoInterval: 70 * time.Millisecond,
+			MinimumTTL: 250, EchoInterval: 70 * time.Millisecond, Authentication: lb.BFDKeyedSHA1,
+			Keys: []lb.BFDKey{{ID: 255, Password: lb.NewSecret("hunter3")}, {ID: 0, Password: lb.NewSecret("hunter2")}},
 		},
 		Families:      []lb.Family{lb.IPv4, lb.IPv6},
 		NodeSelectors: []lb.Selector{{{Key: "rack", Operator: lb.In, Values: []string{"1"}}}},
@@ -162,7 +169,7 @@ func TestNoFieldOfBGPIsIgnored(t *testing.T) {
 	check("BFDProfile", reflect.TypeFor[v1beta1.BFDProfileSpec](), func(set func(reflect.Value)) any {
 		p := &v1beta1.BFDProfile{}
 		set(reflect.ValueOf(&p.Spec).Elem())
-		got, problems := BFDProfile(p)
+		got, problems := BFDProfile(p, nil)
 		return []any{got, problems}
 	})
 }
@@ -243,10 +250,10 @@ func TestEveryProblemOfBGPIsToldByItsField(t *testing.T) {
 		t.Errorf("%+v", ad)
 	}
 	b := &v1beta1.BFDProfile{Spec: v1beta1.BFDProfileSpec{ReceiveInterval: 9, TransmitInterval: 60001, DetectMultiplier: 1, MinimumTTL: 255}}
-	_, problems = BFDProfile(b)
+	_, problems = BFDProfile(b, nil)
 	checkProblems(t, problems, "spec.receiveInterval: 9 is not", "spec.transmitInterval: 60001 is not", "spec.detectMultiplier: 1 is not", "spec.minimumTtl: 255 is not")
 	b = &v1beta1.BFDProfile{Spec: v1beta1.BFDProfileSpec{EchoMode: true}}
-	if _, problems = BFDProfile(b); len(problems) != 1 || problems[0].Reason != v1beta1.ReasonUnsupported || problems[0].Field != "spec.echoMode" {
+	if _, problems = BFDProfile(b, nil); len(problems) != 1 || problems[0].Reason != v1beta1.ReasonUnsupported || problems[0].Field != "spec.echoMode" {
 		t.Errorf("echo: %v", problems)
 	}
 }
@@ -280,6 +287,46 @@ func TestAPasswordThatCannotBeHadIsNamed(t *testing.T) {
 		if len(conf.Peers) != 1 || !conf.Peers[0].Password.Empty() || !strings.HasPrefix(conf.Peers[0].PasswordFault, c.want) {
 			t.Errorf("%s: %+v", c.name, conf.Peers)
 		}
+	}
+}
+
+func TestAKeyOfBFDThatCannotBeHadIsNamed(t *testing.T) {
+	keys := func(ids ...int32) (ks []v1beta1.BFDKey) {
+		for _, id := range ids {
+			ks = append(ks, v1beta1.BFDKey{ID: id, PasswordSecret: v1beta1.SecretReference{Name: "pw"}})
+		}
+		return ks
+	}
+	long := lb.NewSecret(strings.Repeat("x", 21))
+	for _, c := range []struct {
+		name   string
+		a      v1beta1.BFDAuthentication
+		secret *PasswordSecret
+		want   string
+	}{
+		{"without a Secret", v1beta1.BFDAuthentication{Keys: keys(1)}, nil, "spec.authentication.keys[0].passwordSecret: Secret pw does not exist; BFD does not begin"},
+		{"too long", v1beta1.BFDAuthentication{Keys: keys(1)}, &PasswordSecret{Type: basicAuth, Password: long, Present: true}, "spec.authentication.keys[0].passwordSecret: Secret pw has a password of 21 bytes, BFD takes at most 20"},
+		{"of another kind", v1beta1.BFDAuthentication{Type: "MD5", Keys: keys(1)}, nil, `spec.authentication.type: "MD5" is neither`},
+		{"without keys", v1beta1.BFDAuthentication{}, nil, "spec.authentication.keys: there are 0 keys"},
+		{"twice the same ID", v1beta1.BFDAuthentication{Keys: keys(7, 7)}, nil, "spec.authentication.keys[1].id: 7 is the ID of another key"},
+		{"an ID that is none", v1beta1.BFDAuthentication{Keys: keys(256)}, nil, "spec.authentication.keys[0].id: 256 is not from 0 to 255"},
+	} {
+		p := &v1beta1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "signed"}, Spec: v1beta1.BFDProfileSpec{Authentication: &c.a}}
+		o := BGPObjects{BFDProfiles: []*v1beta1.BFDProfile{p}, Passwords: map[string]PasswordSecret{}}
+		if c.secret != nil {
+			o.Passwords["pw"] = *c.secret
+		}
+		conf := CompileBGP(o, nil)
+		if v := verdictOf(t, conf, "BFDProfile", "signed"); v.Accepted() || !strings.Contains(v.Message(), c.want) {
+			t.Errorf("%s: %s", c.name, v.Message())
+		}
+		if profile, _ := BFDProfile(p, o.Passwords); profile.KeyFault == "" {
+			t.Errorf("%s: %+v", c.name, profile)
+		}
+	}
+	p := &v1beta1.BFDProfile{Spec: v1beta1.BFDProfileSpec{Authentication: &v1beta1.BFDAuthentication{Keys: keys(1)}}}
+	if got, problems := BFDProfile(p, map[string]PasswordSecret{"pw": {Type: basicAuth, Password: lb.NewSecret("x"), Present: true}}); got.Authentication != lb.BFDMeticulousKeyedSHA1 || len(problems) > 0 {
+		t.Errorf("%+v, %v", got, problems)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -41,8 +42,8 @@ func (c *Cluster) reduceSecret(s *corev1.Secret) config.PasswordSecret {
 	return out
 }
 
-// secretChanged takes a Secret for a change of configuration only if a peer
-// names it.
+// secretChanged takes a Secret for a change of configuration only if a peer or a
+// BFD profile names it.
 func (c *Cluster) secretChanged(was, is *row[config.PasswordSecret]) {
 	if was != nil && is != nil && was.value.Equal(is.value) {
 		return
@@ -51,14 +52,27 @@ func (c *Cluster) secretChanged(was, is *row[config.PasswordSecret]) {
 	if is != nil {
 		r = is
 	}
-	for p := range rows(c.peers) {
-		if p.Spec.PasswordSecret != nil && string(p.Spec.PasswordSecret.Name) == r.name.Name {
-			c.changes.config = true
-			c.notify()
-			break
-		}
+	if c.namesSecret(r.name.Name) {
+		c.changes.config = true
+		c.notify()
 	}
 	c.staleConfig = true
+}
+
+// namesSecret reports whether anything in BGP's configuration names a Secret; mu is
+// held.
+func (c *Cluster) namesSecret(name string) bool {
+	for p := range rows(c.peers) {
+		if p.Spec.PasswordSecret != nil && string(p.Spec.PasswordSecret.Name) == name {
+			return true
+		}
+	}
+	for p := range rows(c.profiles) {
+		if a := p.Spec.Authentication; a != nil && slices.ContainsFunc(a.Keys, func(k v1beta1.BFDKey) bool { return string(k.PasswordSecret.Name) == name }) {
+			return true
+		}
+	}
+	return false
 }
 
 // bgpObjects are the objects of BGP as they are; mu is held.

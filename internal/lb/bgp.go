@@ -196,9 +196,33 @@ type BFDProfile struct {
 	Passive bool
 	// MinimumTTL is the least TTL that a multihop packet may arrive with.
 	MinimumTTL uint8
+	// Authentication is how packets are signed; the first of Keys signs, all are
+	// accepted. BFDUnsigned has none.
+	Authentication BFDAuthentication
+	Keys           []BFDKey
+	// KeyFault says why a key that the profile asks for is not there. BFD does not
+	// begin without it.
+	KeyFault string
 	// Echo asks for the echo function at EchoInterval.
 	Echo         bool
 	EchoInterval time.Duration
+}
+
+// A BFDAuthentication is how BFD packets are signed. The values are those of the
+// packet (RFC 5880 section 4.1).
+type BFDAuthentication uint8
+
+// Ways to sign.
+const (
+	BFDUnsigned            BFDAuthentication = 0
+	BFDKeyedSHA1           BFDAuthentication = 4
+	BFDMeticulousKeyedSHA1 BFDAuthentication = 5
+)
+
+// A BFDKey signs BFD packets, which name it by its ID.
+type BFDKey struct {
+	ID       uint8
+	Password Secret
 }
 
 // A BGPAdvertisement is a compiled BGPAdvertisement object.

@@ -217,6 +217,9 @@ func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
 	switch b := v1beta1.BFDState(v.BFD); b {
 	case v1beta1.BFDAdminDown, v1beta1.BFDDown, v1beta1.BFDInit, v1beta1.BFDUp:
 		s.BFD = b
+		if b != v1beta1.BFDUp {
+			s.BFDError = cut(v.BFDFault, maxText)
+		}
 	}
 	return s
 }

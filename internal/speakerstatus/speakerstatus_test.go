@@ -77,13 +77,14 @@ func world() Knowledge {
 				lb.BGPPeer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), GracefulRestart: &lb.GracefulRestart{}},
 				lb.BGPPeer{Name: "away", Address: netip.MustParseAddr("2001:db8::1")},
 				lb.BGPPeer{Name: "closed"}, lb.BGPPeer{Name: "locked"}, lb.BGPPeer{Name: "fresh", Interface: "eth1"}, lb.BGPPeer{Name: "begun"},
+				lb.BGPPeer{Name: "unwatched", Address: netip.MustParseAddr("2001:db8::2")},
 			),
 			Conflicts: []bgp.Conflict{{Advertisement: "younger", Older: "older", Attribute: "med", Prefix: netip.MustParsePrefix("203.0.113.7/32"), Peer: "tor"}},
 			Rivals:    []bgp.Rival{{Peer: "twin", Older: "tor"}},
 		},
 		Sessions: []bgp.SessionView{
 			{
-				Peer: "tor", State: bgp.Established, Since: began, Sent: 12, Routes: 12, BFD: "Up",
+				Peer: "tor", State: bgp.Established, Since: began, Sent: 12, Routes: 12, BFD: "Up", BFDFault: "of a time when it was not up",
 				Unsendable: map[lb.Family]int{lb.IPv6: 3, lb.IPv4: 1},
 				NextHops:   map[lb.Family]bgp.NextHop{lb.IPv6: {Lack: bgp.AddressAbsent, Interface: "eth0"}, lb.IPv4: {Address: netip.MustParseAddr("192.0.2.10")}},
 				Remote:     netip.MustParseAddrPort("192.0.2.1:179"),
@@ -97,6 +98,7 @@ func world() Knowledge {
 			{Peer: "closed", State: bgp.Idle, Since: began, Fault: &bgp.Fault{Cause: bgp.AdminShutdown, Text: "administratively shut down"}},
 			{Peer: "locked", State: bgp.Idle, Since: began, Fault: &bgp.Fault{Cause: bgp.PasswordMissing, Text: "Secret tor does not exist"}},
 			{Peer: "ending", State: bgp.Established},
+			{Peer: "unwatched", State: bgp.Established, Since: began, BFD: "Down", BFDFault: "the neighbor does not authenticate its packets"},
 			{Peer: "fresh", State: bgp.OpenSent, Since: began, Remote: netip.MustParseAddrPort("[fe80::1%eth1]:179"), BFD: "nonsense"},
 		},
 		Verdicts: []config.Verdict{
@@ -154,8 +156,15 @@ bgp:
     prefixesSent: 12
     since: "2026-03-01T08:00:00Z"
     state: Established
-  total: 6
-  up: 1
+  - address: 2001:db8::2
+    bfd: Down
+    bfdError: the neighbor does not authenticate its packets
+    peer: unwatched
+    prefixesSent: 0
+    since: "2026-03-01T08:00:00Z"
+    state: Established
+  total: 7
+  up: 2
 interfaces:
 - carrier: true
   mac: "02:00:00:00:00:03"
@@ -336,7 +345,7 @@ func TestWhatDoesNotFitIsLeftOutButCounted(t *testing.T) {
 		"addresses":     want(len(s.Layer2.Addresses), 1024),
 		"all addresses": want(int(s.Layer2.Total), 2002),
 		"sessions":      want(len(s.BGP.Sessions), 128),
-		"all sessions":  want(int(s.BGP.Total), 406),
+		"all sessions":  want(int(s.BGP.Total), 407),
 		"not applied":   want(len(s.NotApplied), 64),
 		"version":       want(len(s.Version), 128),
 		"subnets":       want(len(s.Interfaces[slices.IndexFunc(s.Interfaces, func(i v1beta1.InterfaceStatus) bool { return i.Name == "eth0" })].Subnets), 64),

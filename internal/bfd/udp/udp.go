@@ -19,6 +19,7 @@
 package udp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -62,13 +63,13 @@ type Path struct {
 	Multihop bool
 }
 
-// A Change tells that a session went up or down.
+// A Change tells that a session went up or down, or why it stays down.
 type Change struct {
 	State bfd.State
 	// Failed is set when the path is lost: the session was up, and the other end
 	// did not go out of service of its own will.
 	Failed bool
-	// Why is the reason of a session that went down, in words.
+	// Why is the reason of a session that is down, in words.
 	Why string
 }
 
@@ -81,7 +82,6 @@ type Monitor struct {
 	// yet heard from the other end.
 	byLocal map[uint32]*session
 	byPath  map[pathKey]*session
-	next    uint32
 	// faults says of each port why nobody reads it.
 	faults map[socket]error
 }
@@ -97,19 +97,14 @@ type socket struct{ v6, multihop bool }
 // A session is one Watch.
 type session struct {
 	// in takes the packets that name the session, knocks those that name none.
-	in, knocks chan bfd.Packet
+	in, knocks chan []byte
 	// minTTL is the least TTL that a packet may have come with.
 	minTTL int
 }
 
 // New returns a Monitor; it receives nothing until Run.
 func New(log *slog.Logger) *Monitor {
-	return &Monitor{
-		log: log, byLocal: map[uint32]*session{}, byPath: map[pathKey]*session{}, faults: map[socket]error{},
-		// Not the same after a restart, so that a packet for the last life is
-		// for nobody (RFC 5880 section 6.8.1 asks for unpredictability).
-		next: rand.Uint32(),
-	}
+	return &Monitor{log: log, byLocal: map[uint32]*session{}, byPath: map[pathKey]*session{}, faults: map[socket]error{}}
 }
 
 // Run receives packets until ctx ends.
@@ -186,7 +181,7 @@ func (m *Monitor) read(ctx context.Context, s socket) (err error) {
 			return plain(err)
 		}
 		if p, err := bfd.Parse(b[:n]); err == nil {
-			m.deliver(p, a, s.multihop)
+			m.deliver(p, b[:n], a, s.multihop)
 		}
 	}
 }
@@ -251,7 +246,7 @@ func cmDst6(cm *ipv6.ControlMessage) []byte {
 
 // deliver gives a packet to the session that it is for, if it came the way it
 // should.
-func (m *Monitor) deliver(p bfd.Packet, a arrival, multihop bool) {
+func (m *Monitor) deliver(p bfd.Packet, b []byte, a arrival, multihop bool) {
 	m.mu.Lock()
 	s := m.byPath[pathKey{a.local, a.remote, multihop}]
 	if p.Yours != 0 {
@@ -268,18 +263,24 @@ func (m *Monitor) deliver(p bfd.Packet, a arrival, multihop bool) {
 		in = s.knocks
 	}
 	select {
-	case in <- p:
+	case in <- bytes.Clone(b):
 	default: // more than a session takes is noise
 	}
 }
 
 // ConfigOf returns what a profile asks of a session.
 func ConfigOf(p lb.BFDProfile) bfd.Config {
-	return bfd.Config{Transmit: p.Transmit, Receive: p.Receive, Multiplier: p.DetectMultiplier, Passive: p.Passive}
+	c := bfd.Config{Transmit: p.Transmit, Receive: p.Receive, Multiplier: p.DetectMultiplier, Passive: p.Passive}
+	c.Authentication.Type = bfd.AuthType(p.Authentication)
+	for _, k := range p.Keys {
+		c.Authentication.Keys = append(c.Authentication.Keys, bfd.NewKey(k.ID, k.Password.Reveal()))
+	}
+	return c
 }
 
 // Watch runs a session on a path until ctx ends, and then tells the other end
-// that this is no failure. It calls changed when the session goes up or down.
+// that this is no failure. It calls changed when the session goes up or down, and
+// when it finds another reason why the session does not come up.
 // Profiles carries changes of the profile, which do not interrupt the session.
 func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, profiles <-chan lb.BFDProfile, changed func(Change)) (err error) {
 	defer func() {
@@ -294,7 +295,7 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 	defer conn.Close()
 	start := time.Now()
 	now := func() time.Duration { return time.Since(start) }
-	in, local := &session{in: make(chan bfd.Packet, 16), knocks: make(chan bfd.Packet, 1), minTTL: minTTL(path, profile)}, m.discriminator()
+	in, local := &session{in: make(chan []byte, 16), knocks: make(chan []byte, 1), minTTL: minTTL(path, profile)}, m.discriminator()
 	key := pathKey{path.Local, path.Remote, path.Multihop}
 	if err := m.enlist(key, local, in); err != nil {
 		return err
@@ -306,31 +307,32 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 	defer timer.Stop()
 	// A packet that cannot be sent is a packet lost: the other end will say so.
 	to := netip.AddrPortFrom(path.Remote, uint16(portOf(path.Multihop)))
-	send := func(p bfd.Packet) { _, _ = conn.WriteToUDPAddrPort(bfd.Append(nil, p), to) }
+	send := func(b []byte) { _, _ = conn.WriteToUDPAddrPort(b, to) }
 	// Between two events of the session one packet is taken that names none, so
 	// that a flood of them costs a bounded time.
 	knocks := in.knocks
+	told := map[error]bool{} // refusals, since the session was up
 	for {
 		before := s.State()
 		select {
 		case <-ctx.Done():
 			send(s.Close())
 			return nil
-		case p := <-in.in:
-			if answer, ok := s.Receive(p, now()); ok {
+		case b := <-in.in:
+			if answer, ok := s.Receive(b, now()); ok {
 				send(answer)
 			}
 			knocks = in.knocks
-		case p := <-knocks:
-			s.Receive(p, now())
+		case b := <-knocks:
+			s.Receive(b, now())
 			knocks = nil
 		case p := <-profiles:
 			s.Reconfigure(ConfigOf(p), now())
 		case <-timer.C:
 			knocks = in.knocks
 		}
-		if p, ok := s.Tick(now()); ok {
-			send(p)
+		if b, ok := s.Tick(now()); ok {
+			send(b)
 		}
 		if at, ok := s.Next(); ok {
 			timer.Reset(at - now())
@@ -348,6 +350,11 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 				}
 			}
 			changed(c)
+			clear(told)
+		}
+		if why := s.Refusal(); why != nil && s.State() != bfd.Up && !told[why] {
+			told[why] = true
+			changed(Change{State: bfd.Down, Why: why.Error()})
 		}
 	}
 }
@@ -360,14 +367,14 @@ func minTTL(path Path, profile lb.BFDProfile) int {
 	return ttl
 }
 
-// discriminator returns a number that no session of this Monitor has.
+// discriminator returns a number that no session of this Monitor has, and that
+// those who know others cannot guess (RFC 5880 section 6.8.1).
 func (m *Monitor) discriminator() uint32 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for {
-		m.next += 0x9e3779b1 // odd, so that every number has its turn
-		if m.next != 0 && m.byLocal[m.next] == nil {
-			return m.next
+		if n := rand.Uint32(); n != 0 && m.byLocal[n] == nil {
+			return n
 		}
 	}
 }

@@ -2,6 +2,7 @@ package gobgp
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/bfd"
@@ -21,7 +22,8 @@ type watch struct {
 	gone     chan struct{}
 }
 
-// followBFD starts, changes or stops BFD as is wanted now. It lives as long as
+// followBFD starts, changes or stops BFD as is wanted now. A key that cannot be had
+// is no reason to end what runs with it, and nothing begins without it. BFD lives as long as
 // the connection, whose ends it watches; and because it tells the other end when
 // it stops, a session that ends for another reason is no failure of the path.
 func (s *session) followBFD(n bgp.Negotiated) {
@@ -29,9 +31,12 @@ func (s *session) followBFD(n bgp.Negotiated) {
 	switch {
 	case profile == nil || s.transport.VRF != "":
 		s.unwatch()
+	case profile.KeyFault != "" && s.watch == nil:
+		s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = bfd.Down.String(), profile.KeyFault })
+	case profile.KeyFault != "":
 	case s.watch == nil:
 		s.startWatch(n, *profile)
-	case s.watch.profile != *profile:
+	case !reflect.DeepEqual(s.watch.profile, *profile):
 		s.watch.profile = *profile
 		select {
 		case <-s.watch.profiles: // overtaken
@@ -77,12 +82,11 @@ func latest(p lb.BFDProfile, profiles <-chan lb.BFDProfile) lb.BFDProfile {
 }
 
 func (s *session) unwatch() {
-	if s.watch == nil {
-		return
+	if s.watch != nil {
+		s.watch.cancel()
+		<-s.watch.gone
+		s.watch = nil
 	}
-	s.watch.cancel()
-	<-s.watch.gone
-	s.watch = nil
 	s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = "", "" })
 }
 
