@@ -3,7 +3,9 @@ package gobgp
 import (
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,5 +140,122 @@ func outOfService(t *testing.T, f *frr, s *speaker) {
 	}
 	if n := f.state(t, p)["connectionsEstablished"]; n != 1.0 {
 		t.Errorf("FRR saw the session established %v times", n)
+	}
+}
+
+// BIRD signs, as bfdd of FRR does not: it does not know how. It runs BFD in one way
+// with all neighbors, so this is a test for itself.
+func TestBFDIsAuthenticated(t *testing.T) {
+	b := needBIRD(t)
+	s := speak(t)
+	bird := func(t *testing.T, bfd string) {
+		b.change(t, func(map[string]birdPart) { b.bfd = bfd })
+	}
+	t.Cleanup(func() { bird(t, birdBFD) })
+	one, two, wrong := lb.BFDKey{ID: 1, Password: lb.NewSecret("one")}, lb.BFDKey{ID: 2, Password: lb.NewSecret("exactly-twenty-bytes")}, lb.BFDKey{ID: 2, Password: lb.NewSecret("wrong")}
+	const first, second = `password "one" { id 1; };`, `password "exactly-twenty-bytes" { id 2; };`
+	for _, c := range []struct {
+		family, words string
+		how           lb.BFDAuthentication
+	}{
+		{"ipv4", "meticulous keyed sha1", lb.BFDMeticulousKeyedSHA1},
+		{"ipv6", "keyed sha1", lb.BFDKeyedSHA1},
+	} {
+		t.Run(c.family+" "+c.words, func(t *testing.T) {
+			says := func(passwords string) {
+				bird(t, fmt.Sprintf(`interface "*" { interval 100 ms; multiplier 20; authentication %s; %s };`, c.words, passwords))
+			}
+			says(first)
+			p := b.neighbor(t, c.family, 65000, watched)
+			prefix := map[string]string{"ipv4": "198.51.109.3/32", "ipv6": "2001:db8:109::3/128"}[c.family]
+			keys := func(ks ...lb.BFDKey) {
+				profile := fast
+				profile.DetectMultiplier, profile.Authentication, profile.Keys = 20, c.how, ks
+				p.BFD = &profile
+				s.sayToo(p, route(prefix))
+			}
+			p.HoldTime = 60 * time.Second
+			keys(one)
+			s.seesUp(t, p.Name)
+
+			// First both know the new key, then each signs with it, then the old one goes.
+			// A packet by a key that the other end does not have would be lost; were more
+			// lost than may be, the session would fall.
+			keys(one, two)
+			says(second + first)
+			signs := func(id string) {
+				t.Helper()
+				eventually(t, within, func() (bool, any) {
+					text := b.ask(t, "show bfd sessions")
+					v := s.view(p.Name)
+					return v.BFD == "Up" && strings.Contains(text, "Up"), fmt.Sprintf("with key %s: %s BFD %s %s\n%s", id, show(v), v.BFD, v.BFDFault, text)
+				})
+			}
+			signs("1 and 2")
+			keys(two, one)
+			says(second)
+			signs("2")
+			keys(two)
+			signs("2 alone")
+			if v := s.view(p.Name); v.Counters.Flaps != 0 || v.Counters.Established != 1 {
+				t.Errorf("%s %+v", show(v), v.Counters)
+			}
+
+			// A key of the same name and another text ends the session, and says so.
+			keys(wrong)
+			eventually(t, within, func() (bool, any) {
+				v := s.view(p.Name)
+				return v.Counters.Flaps > 0 && strings.Contains(v.BFDFault, "its key has another text"), fmt.Sprintf("%s BFD %s %s", show(v), v.BFD, v.BFDFault)
+			})
+			keys(two)
+			s.seesUp(t, p.Name)
+			// So does one that the router does not sign for.
+			says(``)
+			s.sayToo(p)
+		})
+	}
+}
+
+// A router whose BFD has restarted does not know our session, and is found again
+// when its last life has timed out.
+func TestBFDFindsARouterThatHasRestarted(t *testing.T) {
+	s := speak(t)
+	for _, c := range []struct {
+		name    string
+		judge   func(t *testing.T) judge
+		restart func(t *testing.T)
+	}{
+		{"frr", func(t *testing.T) judge { return needFRR(t) }, func(t *testing.T) {
+			f := needFRR(t)
+			pid := readPID(t, filepath.Join(f.dir, "bfdd.pid"))
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			f.start(t, "bfdd")
+		}},
+		{"bird", func(t *testing.T) judge { return needBIRD(t) }, func(t *testing.T) {
+			b := needBIRD(t)
+			b.ask(t, "restart bfd1")
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for family, prefix := range map[string]string{"ipv4": "198.51.109.4/32", "ipv6": "2001:db8:109::4/128"} {
+				p := c.judge(t).neighbor(t, family, 65000, watched)
+				profile := fast
+				p.BFD, p.HoldTime = &profile, 60*time.Second
+				s.sayToo(p, route(prefix))
+				s.seesUp(t, p.Name)
+				before := s.view(p.Name).Counters
+				begun := time.Now()
+				c.restart(t)
+				restarted := time.Now()
+				eventually(t, within, func() (bool, any) {
+					v := s.view(p.Name)
+					return v.Counters.Flaps > before.Flaps && v.Counters.Established > before.Established, fmt.Sprintf("%s BFD %s %s", show(v), v.BFD, v.BFDFault)
+				})
+				s.seesUp(t, p.Name)
+				t.Logf("%s: restarted in %v, up %v after that: %+v", family, restarted.Sub(begun), time.Since(restarted), s.view(p.Name).Counters)
+			}
+		})
 	}
 }

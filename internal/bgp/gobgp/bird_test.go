@@ -32,6 +32,8 @@ type bird struct {
 	mu    sync.Mutex
 	parts map[string]birdPart
 	last  int
+	// bfd is how it runs BFD, with all neighbors.
+	bfd string
 }
 
 // A birdPart is what BIRD is told of one neighbor.
@@ -60,7 +62,7 @@ func needBIRD(t *testing.T) *bird {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bird{dir: dir, ns: ns, sources: newSources(), parts: map[string]birdPart{}}
+	b := &bird{dir: dir, ns: ns, sources: newSources(), parts: map[string]birdPart{}, bfd: birdBFD}
 	b.write(t)
 	if _, err := lab.daemon(ns, filepath.Join(dir, "log"), "bird", "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", filepath.Join(dir, "ctl"), "-P", filepath.Join(dir, "pid")); err != nil {
 		t.Fatal(err)
@@ -79,15 +81,16 @@ func needBIRD(t *testing.T) *bird {
 const birdHead = `router id 192.0.3.1;
 protocol device {}
 protocol direct { ipv4; ipv6; }
-protocol bfd { interface "*" { interval 100 ms; multiplier 3; }; multihop { interval 100 ms; multiplier 3; }; }
 protocol kernel { ipv4 { export where source = RTS_BGP; }; merge paths on; }
 protocol kernel { ipv6 { export where source = RTS_BGP; }; merge paths on; }
 protocol radv { interface "rtr5" { min ra interval 3; max ra interval 4; default lifetime 0; }; }
 `
 
+const birdBFD = `interface "*" { interval 100 ms; multiplier 3; }; multihop { interval 100 ms; multiplier 3; };`
+
 func (b *bird) write(t *testing.T) {
 	t.Helper()
-	conf := birdHead
+	conf := birdHead + "protocol bfd { " + b.bfd + " }\n"
 	for _, name := range slices.Sorted(maps.Keys(b.parts)) {
 		part := b.parts[name]
 		conf += fmt.Sprintf("protocol bgp %s {\n%s\n", name, part.lines)
