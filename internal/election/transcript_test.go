@@ -146,16 +146,33 @@ func (w *viewWorld) settle() string {
 	return w.show(e)
 }
 
-// pass lets time go on, and the View act whenever it wants to.
+// pass lets time go on, and the View act whenever it wants to. Of what it does over
+// and over it shows the first, and how often it did so again.
 func (w *viewWorld) pass(d time.Duration) string {
 	var out strings.Builder
-	for end := w.now + d; ; out.WriteString(w.settle()) {
+	var last string
+	again := 0
+	tell := func(step string) {
+		_, does, _ := strings.Cut(step, "\n")
+		if does == last {
+			again++
+			return
+		}
+		if again > 0 {
+			fmt.Fprintf(&out, "%d times more, until %v\n", again, w.now)
+		}
+		out.WriteString(step)
+		last, again = does, 0
+	}
+	for end := w.now + d; ; tell(w.settle()) {
 		if w.next <= w.now {
 			w.Fatalf("at %v it wants to act at %v", w.now, w.next)
 		}
 		if w.next > end {
 			w.now = end
-			return out.String() + w.settle()
+			tell(w.settle())
+			tell("")
+			return out.String()
 		}
 		w.now = w.next
 	}
