@@ -157,7 +157,7 @@ func TestNothingIsAssignedOutsidePoolsAndLimits(t *testing.T) {
 				}
 				p := o.pool(a.Pool)
 				switch {
-				case a.Orphan || p == nil || !o.lends(p, a.Address):
+				case a.Orphan || p == nil || !o.lendsTo(d.Service, p, a.Address):
 					t.Errorf("%v is given %v, which pool %q does not lend", d.Service, a.Address, a.Pool)
 				case p.Drain || p.Deleting:
 					t.Errorf("%v is given %v by a draining pool", d.Service, a.Address)

@@ -242,7 +242,8 @@ func (o *slow) nameOf(a netip.Addr) string {
 	if from == "" {
 		from = o.recorded(c.s, a)
 	}
-	if p := o.owner(a); p != nil && !covers(o.pool(from), a) {
+	giver := o.pool(from)
+	if p := o.owner(a); p != nil && !covers(giver, a) && (giver == nil || giver.Deleting) {
 		return p.Name
 	}
 	return from

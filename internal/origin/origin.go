@@ -10,8 +10,10 @@
 //     several do, it is the one that gave it by our record; without a record, the one
 //     that may hand it out. So a pool that grows over another's range takes nothing
 //     that is in use.
-//   - Where no pool covers it, the pool that gave it by our record. Such an address is
-//     an orphan.
+//   - The pool that gave it by our record, where that does not cover it any more: until
+//     it is deleted, whoever else covers the address, and where nobody does, even then.
+//     Such an address is an orphan. So no edit of pools takes an address in use from
+//     its pool's advertisements, nor from a Service that asked for that pool.
 //   - Where there is no record either, nobody's: it is foreign. Somebody else wrote it
 //     into the Service's status, and nobody announces it.
 //
@@ -40,7 +42,7 @@ type Standing uint8
 const (
 	// Foreign: no pool covers it and no record names it.
 	Foreign Standing = iota
-	// Orphan: no pool covers it, but we gave it.
+	// Orphan: the pool that gave it does not cover it any more.
 	Orphan
 	// Covered: it lies in the ranges of the pool.
 	Covered
@@ -115,6 +117,10 @@ func (ix *Index) Find(a netip.Addr, recorded string) Origin {
 	}
 	if ix.Covers(recorded, a) {
 		o.Standing, o.Pool = Covered, recorded
+		return o
+	}
+	if p := ix.pools[recorded]; p != nil && !p.Deleting {
+		o.Standing, o.Pool = Orphan, recorded
 		return o
 	}
 	if p := ix.Owner(a); p != nil && (o.Node == "" || recorded != "") {

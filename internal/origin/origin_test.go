@@ -25,7 +25,7 @@ func named(name string, age int, prefixes ...string) lb.Pool {
 	return lb.Pool{Name: name, Created: epoch.Add(-time.Duration(age) * time.Hour), Ranges: ranges.Union(all)}
 }
 
-func TestAnAddressInUseBelongsToThePoolThatCoversItOrElseToTheOneThatGaveIt(t *testing.T) {
+func TestAnAddressInUseBelongsToThePoolThatGaveItOrElseToTheOneThatCoversIt(t *testing.T) {
 	deleting := named("deleting", 9, "10.0.2.0/24", "fd00:2::/64")
 	deleting.Deleting = true
 	shrunk := named("shrunk", 5, "10.0.4.0/30", "fd00:4::/126")
@@ -45,7 +45,8 @@ func TestAnAddressInUseBelongsToThePoolThatCoversItOrElseToTheOneThatGaveIt(t *t
 		want                      origin.Origin
 	}{
 		{"covered", "10.0.0.3", "fd00::3", "", origin.Origin{Standing: origin.Covered, Pool: "grown"}},
-		{"whatever the record says", "10.0.0.3", "fd00::3", "young", origin.Origin{Standing: origin.Covered, Pool: "grown"}},
+		{"taken out of the pool that gave it, covered by another", "10.0.0.3", "fd00::3", "young", origin.Origin{Standing: origin.Orphan, Pool: "young"}},
+		{"likewise, and that pool is being deleted", "10.0.0.3", "fd00::3", "deleting", origin.Origin{Standing: origin.Covered, Pool: "grown"}},
 		{"of a pool that is gone, covered by another", "10.0.0.3", "fd00::3", "gone", origin.Origin{Standing: origin.Covered, Pool: "grown"}},
 		{"grown over", "10.0.1.3", "fd00:0:0:1::3", "young", origin.Origin{Standing: origin.Covered, Pool: "young"}},
 		{"given by the one that grew", "10.0.1.3", "fd00:0:0:1::3", "grown", origin.Origin{Standing: origin.Covered, Pool: "grown"}},
