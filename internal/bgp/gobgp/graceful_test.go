@@ -17,6 +17,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 // lifeEnv is the environment variable that tells a child what to say.
@@ -265,6 +266,7 @@ func TestNodeTakesItsLeaveInOrder(t *testing.T) {
 					ad.LocalPref = new(uint32(200))
 				}
 				snapshot := lb.Snapshot{
+					Pools:             []lb.Pool{lbtest.Everything()},
 					Nodes:             []lb.Node{{Name: "a"}},
 					BGPPeers:          []lb.BGPPeer{p},
 					BGPAdvertisements: []lb.BGPAdvertisement{ad},

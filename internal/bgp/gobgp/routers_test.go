@@ -16,6 +16,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 // golden compares with a file of testdata, which -rewrite writes.
@@ -534,6 +535,7 @@ func TestAnAggregateStaysAsLongAsAnythingUnderIt(t *testing.T) {
 			near, far, single = "2001:db8:112::/64", "2001:db8:112:1::/64", "2001:db8:112::a/128"
 		}
 		snapshot := lb.Snapshot{
+			Pools:             []lb.Pool{lbtest.Everything()},
 			Nodes:             []lb.Node{{Name: "a"}},
 			BGPPeers:          []lb.BGPPeer{p},
 			BGPAdvertisements: []lb.BGPAdvertisement{{Name: "all", AggregationLength: 29, AggregationLengthV6: 64}},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 // TestUnrelatedEditsResetNothing walks through random configurations, in which
@@ -33,7 +34,7 @@ func TestUnrelatedEditsResetNothing(t *testing.T) {
 		peers = append(peers, p)
 	}
 	passer := newRouter(t)
-	snapshot := lb.Snapshot{Nodes: []lb.Node{{Name: "a", Labels: map[string]string{"rack": "1"}}}}
+	snapshot := lb.Snapshot{Pools: []lb.Pool{lbtest.Everything()}, Nodes: []lb.Node{{Name: "a", Labels: map[string]string{"rack": "1"}}}}
 	edit := func() {
 		switch r.IntN(6) {
 		case 0: // Services come, go and change their endpoints
