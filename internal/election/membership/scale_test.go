@@ -69,12 +69,12 @@ func TestAnIsolatedMembersClaimsAreTheLesserOnes(t *testing.T) {
 			local(owner, c.vip)
 			w.await("the claim", time.Second, func() bool { return !of(owner, lonely).None() })
 			w.lan.separate(func(a, b netip.Addr) bool { return a == w.addr(0) || b == w.addr(0) })
-			// It claims as soon as it misses the owner, while it may still hear most.
-			w.await("loss of the owner", 5*time.Second, func() bool { return without(w.node(1))(lonely.Members()) })
+			// It claims when it misses everybody. Earlier it may be sure of a majority that it
+			// does not hear, if it loses the others more than Pace.Sure apart: which it loses
+			// when depends on whom it probes (docs/design/core.md, "Known to go wrong").
+			w.await("isolation", 5*time.Second, func() bool { return len(lonely.Members()) == 1 })
 			local(lonely, c.vip)
-			w.await("isolation", 5*time.Second, func() bool {
-				return len(lonely.Members()) == 1 && of(lonely, lonely).Quorum == election.Minority
-			})
+			w.await("a lesser claim", time.Second, func() bool { return of(lonely, lonely).Quorum == election.Minority })
 			w.lan.separate(nil)
 			w.await("both claims", 2*time.Second, func() bool { return !of(lonely, owner).None() && !of(owner, lonely).None() })
 			if mine, theirs := of(lonely, lonely), of(owner, lonely); mine.Beats(theirs, c.vip, w.node(0), w.node(1)) {
