@@ -7,7 +7,6 @@ import (
 
 	"github.com/google/cel-go/cel"
 	lua "github.com/yuin/gopher-lua"
-	"sigs.k8s.io/yaml"
 )
 
 // health are objects and what those who deploy them should make of them.
@@ -43,19 +42,10 @@ func snippet(t *testing.T, word string) string {
 	return ""
 }
 
-func fields(t *testing.T, text string) map[string]any {
-	t.Helper()
-	var all map[string]any
-	if err := yaml.Unmarshal([]byte(text), &all); err != nil {
-		t.Fatalf("%v in:\n%s", err, text)
-	}
-	return all
-}
-
 // Flux evaluates the expressions on the object's fields; an error means that it
 // waits, as for an object without a status.
 func TestFluxWaitsForWhatIsAccepted(t *testing.T) {
-	checks := fields(t, snippet(t, "healthCheckExprs"))["healthCheckExprs"].([]any)
+	checks := toValues(t, snippet(t, "healthCheckExprs"))["healthCheckExprs"].([]any)
 	check := checks[0].(map[string]any)
 	env, err := cel.NewEnv(cel.Variable("metadata", cel.DynType), cel.Variable("status", cel.DynType), cel.Variable("spec", cel.DynType))
 	if err != nil {
@@ -74,7 +64,7 @@ func TestFluxWaitsForWhatIsAccepted(t *testing.T) {
 		return err == nil && out.Value() == true, err
 	}
 	for _, c := range health {
-		object := fields(t, c.object)
+		object := toValues(t, c.object)
 		got := ""
 		for _, name := range []string{"current", "failed"} {
 			if is, err := holds(name, object); err != nil {
@@ -90,11 +80,11 @@ func TestFluxWaitsForWhatIsAccepted(t *testing.T) {
 }
 
 func TestArgoCDKnowsWhatIsAccepted(t *testing.T) {
-	customized := fields(t, snippet(t, "health.lua"))["resource.customizations"].(string)
-	script := fields(t, customized)["belfry.dev/*"].(map[string]any)["health.lua"].(string)
+	customized := toValues(t, snippet(t, "health.lua"))["resource.customizations"].(string)
+	script := toValues(t, customized)["belfry.dev/*"].(map[string]any)["health.lua"].(string)
 	for _, c := range health {
 		state := lua.NewState()
-		state.SetGlobal("obj", luaValue(state, fields(t, c.object)))
+		state.SetGlobal("obj", luaValue(state, toValues(t, c.object)))
 		if err := state.DoString(script); err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}

@@ -70,3 +70,12 @@ Pods when nothing of theirs has changed. */}}
 - --metrics-key=/etc/belfry/metrics/tls.key
 {{- end }}
 {{- end }}
+
+{{- /* How often and how an endpoint of a monitor is scraped. */}}
+{{- define "belfry.scrape" -}}
+{{- $set := dict }}
+{{- range $key := list "interval" "scrapeTimeout" "relabelings" "metricRelabelings" }}
+{{- with index $ $key }}{{ $_ := set $set $key . }}{{ end }}
+{{- end }}
+{{- with $set }}{{ toYaml . }}{{ end }}
+{{- end }}
