@@ -99,7 +99,7 @@ func NewIndex(s lb.Snapshot, o Options) *Index {
 	ix.group(s.Services, origins)
 	ix.classify(newPoolIndex(s.Pools, ads, origins))
 	if len(s.BGPAdvertisements) > 0 {
-		ix.survey = bgp.NewSurvey(s, bgp.Options{IgnoreExcludeLB: o.IgnoreExcludeLB})
+		ix.survey = bgp.NewSurvey(s, origins, bgp.Options{IgnoreExcludeLB: o.IgnoreExcludeLB})
 	}
 	return ix
 }

@@ -30,10 +30,10 @@ type surveyClass struct {
 	unfit  Reason   // or Advertised
 }
 
-// NewSurvey surveys a snapshot. The order of its slices does not matter.
-func NewSurvey(s lb.Snapshot, o Options) *Survey {
+// NewSurvey surveys a snapshot, of whose pools and Nodes origins are. The order of its
+// slices does not matter.
+func NewSurvey(s lb.Snapshot, origins *origin.Index, o Options) *Survey {
 	v := &Survey{nodes: len(s.Nodes), groups: map[netip.Addr]group{}}
-	origins := origin.New(s.Pools, s.Nodes)
 	for _, g := range groups(s.Services, origins) {
 		v.groups[g.address] = g
 	}

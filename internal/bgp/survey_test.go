@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // anyCluster has a few nodes of two racks, peers, advertisements and Services.
@@ -67,7 +68,7 @@ func anyCluster(rnd *rand.Rand) lb.Snapshot {
 func TestASurveyAgreesWithEveryNode(t *testing.T) {
 	for seed := range uint64(3000) {
 		s := anyCluster(rand.New(rand.NewPCG(seed, 1)))
-		survey := NewSurvey(s, Options{})
+		survey := NewSurvey(s, origin.New(s.Pools, s.Nodes), Options{})
 		conflicts, rivals := survey.Contradictions()
 		reasons := map[netip.Addr]map[Reason]int{}
 		advertisers := map[netip.Addr][]string{}

@@ -3,12 +3,12 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 	"github.com/belfrylb/belfry/internal/ranges"
 )
 
@@ -19,36 +19,22 @@ const maxClashes = 5
 // itself: those of Nodes, which are never handed out, and those of Pods, which are.
 // Nothing depends on the order of pools and Nodes.
 func Clashes(pools []lb.Pool, nodes []lb.Node) map[string][]Problem {
-	type segment struct {
-		lb.AddressRange
-		pool int
-	}
-	var segments []segment
-	for i := range pools {
-		for _, r := range pools[i].Ranges {
-			segments = append(segments, segment{r, i})
-		}
-	}
-	slices.SortFunc(segments, func(a, b segment) int { return a.First.Compare(b.First) })
-
 	type clash struct {
 		addresses, networks []string
 		// taken are those of the addresses that are the pool's.
 		taken []lb.AddressRange
 	}
-	found := map[int]*clash{}
+	found := map[*lb.Pool]*clash{}
+	origins := origin.New(pools, nil)
 	meet := func(r lb.AddressRange, each func(c *clash, both lb.AddressRange)) {
-		i, _ := slices.BinarySearchFunc(segments, r.First, func(s segment, a netip.Addr) int { return s.Last.Compare(a) })
-		for ; i < len(segments) && segments[i].First.Compare(r.Last) <= 0; i++ {
-			c := found[segments[i].pool]
+		origins.Across(r, func(p *lb.Pool, both lb.AddressRange) {
+			c := found[p]
 			if c == nil {
 				c = &clash{}
-				found[segments[i].pool] = c
+				found[p] = c
 			}
-			for _, both := range ranges.Intersect([]lb.AddressRange{segments[i].AddressRange}, []lb.AddressRange{r}) {
-				each(c, both)
-			}
-		}
+			each(c, both)
+		})
 	}
 	nodes = slices.SortedFunc(slices.Values(nodes), func(a, b lb.Node) int { return cmp.Compare(a.Name, b.Name) })
 	for _, n := range nodes {
@@ -66,12 +52,12 @@ func Clashes(pools []lb.Pool, nodes []lb.Node) map[string][]Problem {
 	}
 
 	problems := map[string][]Problem{}
-	for i, c := range found {
+	for p, c := range found {
 		tell := func(format string, names []string) {
-			problems[pools[i].Name] = append(problems[pools[i].Name], Problem{"spec.addresses", v1beta1.ReasonOverlaps, fmt.Sprintf(format, some(names))})
+			problems[p.Name] = append(problems[p.Name], Problem{"spec.addresses", v1beta1.ReasonOverlaps, fmt.Sprintf(format, some(names))})
 		}
 		switch {
-		case len(c.taken) > 0 && len(ranges.Subtract(pools[i].Ranges, ranges.Union(c.taken))) == 0:
+		case len(c.taken) > 0 && len(ranges.Subtract(p.Ranges, ranges.Union(c.taken))) == 0:
 			tell("there is nothing to hand out, since all addresses are Nodes' own: %s", c.addresses)
 		case len(c.taken) > 0:
 			tell("Nodes' own addresses are neither handed out nor announced: %s", c.addresses)

@@ -10,6 +10,7 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // disputePause is the least time between two searches for advertisements that
@@ -30,7 +31,8 @@ func (l *loop) dispute() {
 	if contestable {
 		world, _ = l.world(slices.Collect(maps.Keys(l.services)))
 	}
-	conflicts, rivals := bgp.NewSurvey(world, bgp.Options{IgnoreExcludeLB: l.Announce.IgnoreExcludeLB}).Contradictions()
+	origins := origin.New(world.Pools, world.Nodes)
+	conflicts, rivals := bgp.NewSurvey(world, origins, bgp.Options{IgnoreExcludeLB: l.Announce.IgnoreExcludeLB}).Contradictions()
 	l.disputes = map[verdictKey][]config.Problem{}
 	object := func(kind, name, field, why string) {
 		key := verdictKey{kind, name}

@@ -135,11 +135,31 @@ func (ix *Index) Find(a netip.Addr, recorded string) Origin {
 
 // Owner returns the pool that may hand an address out, or nil.
 func (ix *Index) Owner(a netip.Addr) *lb.Pool {
-	i, _ := slices.BinarySearchFunc(ix.segments, a, func(s segment, a netip.Addr) int { return s.Last.Compare(a) })
+	i := ix.from(a)
 	if i == len(ix.segments) || !ix.segments[i].Contains(a) {
 		return nil
 	}
 	return ix.segments[i].pool
+}
+
+// Across calls each with every part of a range that a pool may hand out, lowest first.
+func (ix *Index) Across(r lb.AddressRange, each func(p *lb.Pool, part lb.AddressRange)) {
+	for i := ix.from(r.First); i < len(ix.segments) && ix.segments[i].First.Compare(r.Last) <= 0; i++ {
+		part := ix.segments[i].AddressRange
+		if part.First.Less(r.First) {
+			part.First = r.First
+		}
+		if r.Last.Less(part.Last) {
+			part.Last = r.Last
+		}
+		each(ix.segments[i].pool, part)
+	}
+}
+
+// from returns the first segment that does not end before an address.
+func (ix *Index) from(a netip.Addr) int {
+	i, _ := slices.BinarySearchFunc(ix.segments, a, func(s segment, a netip.Addr) int { return s.Last.Compare(a) })
+	return i
 }
 
 // Covers reports whether the pool of a name covers an address, whoever may hand it out.
