@@ -2,7 +2,6 @@ package gobgp
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -49,19 +48,8 @@ func needBIRD(t *testing.T) *bird {
 	if lab.bird != nil {
 		return lab.bird
 	}
-	dir, err := os.MkdirTemp("", "belfry-bird-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lab.closers = append(lab.closers, func() { os.RemoveAll(dir) })
-	ns, err := lab.namespace()
-	if err == nil {
-		// 3 for sessions between addresses, 5 for unnumbered ones.
-		err = errors.Join(lab.wire(3, ns), lab.wire(5, ns))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	// 3 for sessions between addresses, 5 for unnumbered ones.
+	dir, ns := lab.room(t, "belfry-bird-", 3, 5)
 	b := &bird{dir: dir, ns: ns, sources: newSources(), parts: map[string]birdPart{}, bfd: birdBFD}
 	b.write(t)
 	if _, err := lab.daemon(ns, filepath.Join(dir, "log"), "bird", "-f", "-c", filepath.Join(dir, "bird.conf"), "-s", filepath.Join(dir, "ctl"), "-P", filepath.Join(dir, "pid")); err != nil {

@@ -3,7 +3,6 @@ package gobgp
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -43,21 +42,10 @@ func needFRR(t *testing.T) *frr {
 	if lab.frr != nil {
 		return lab.frr
 	}
-	dir, err := os.MkdirTemp("", "belfry-frr-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lab.closers = append(lab.closers, func() { os.RemoveAll(dir) })
+	// 2 for sessions between addresses, 4 for unnumbered ones.
+	dir, ns := lab.room(t, "belfry-frr-", 2, 4)
 	// Its daemons give up being root.
 	if err := run("chown", "frr:frr", dir); err != nil {
-		t.Fatal(err)
-	}
-	ns, err := lab.namespace()
-	if err == nil {
-		// 2 for sessions between addresses, 4 for unnumbered ones.
-		err = errors.Join(lab.wire(2, ns), lab.wire(4, ns))
-	}
-	if err != nil {
 		t.Fatal(err)
 	}
 	f := &frr{dir: dir, ns: ns, sources: newSources()}

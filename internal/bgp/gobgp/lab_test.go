@@ -115,6 +115,26 @@ func (l *labs) close() {
 	}
 }
 
+// room makes what a router lives in until the tests end: a directory, and a namespace
+// with these wires. mu is held.
+func (l *labs) room(t *testing.T, pattern string, wires ...int) (dir string, ns namespace) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.closers = append(l.closers, func() { os.RemoveAll(dir) })
+	if ns, err = l.namespace(); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range wires {
+		if err := l.wire(n, ns); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir, ns
+}
+
 // namespace makes a network namespace.
 func (l *labs) namespace() (namespace, error) {
 	self, err := os.Executable()

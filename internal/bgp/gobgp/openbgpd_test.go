@@ -53,18 +53,7 @@ func needOpenBGPD(t *testing.T) *openbgpd {
 	if err := os.MkdirAll(openbgpdRoom, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "belfry-openbgpd-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	lab.closers = append(lab.closers, func() { os.RemoveAll(dir) })
-	ns, err := lab.namespace()
-	if err == nil {
-		err = lab.wire(6, ns)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir, ns := lab.room(t, "belfry-openbgpd-", 6)
 	o := &openbgpd{dir: dir, ns: ns, sources: newSources(), neighbors: map[string]openbgpdNeighbor{}}
 	o.write(t)
 	if _, err := lab.daemon(ns, filepath.Join(dir, "log"), "bgpd", "-d", "-f", filepath.Join(dir, "bgpd.conf")); err != nil {
