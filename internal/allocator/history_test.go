@@ -372,6 +372,17 @@ func TestAnyHistoryEndsWhereOneWouldStart(t *testing.T) {
 	})
 }
 
+// inUse are the addresses of those Services that hold all they want.
+func (h *history) inUse() map[lb.ServiceKey][]netip.Addr {
+	all := map[lb.ServiceKey][]netip.Addr{}
+	for key, s := range h.services {
+		if d := h.planner.services[key].decision; d.Reason.Satisfied() {
+			all[key] = s.Assigned
+		}
+	}
+	return all
+}
+
 func TestAnEditOfPoolsOrNodesMovesNothingInUse(t *testing.T) {
 	histories(t, 400, func(h *history) {
 		h.keepOnly = true
@@ -380,12 +391,7 @@ func TestAnEditOfPoolsOrNodesMovesNothingInUse(t *testing.T) {
 			h.happen()
 		}
 		h.settle()
-		before := map[lb.ServiceKey][]netip.Addr{}
-		for key, s := range h.services {
-			if d := h.planner.services[key].decision; d.Reason.Satisfied() {
-				before[key] = s.Assigned
-			}
-		}
+		before := h.inUse()
 		for range 3 {
 			h.editPools()
 			h.settle()
@@ -406,12 +412,7 @@ func TestAPoolThatGrowsMovesNothingInUse(t *testing.T) {
 			h.happen()
 		}
 		h.settle()
-		before := map[lb.ServiceKey][]netip.Addr{}
-		for key, s := range h.services {
-			if d := h.planner.services[key].decision; d.Reason.Satisfied() {
-				before[key] = s.Assigned
-			}
-		}
+		before := h.inUse()
 		for _, restarts := range []bool{false, true} {
 			if len(h.pools) == 0 {
 				return
