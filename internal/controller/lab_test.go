@@ -521,10 +521,38 @@ func TestLeaderThatWakesAfterALongPauseWritesNothing(t *testing.T) {
 		return tail(string(text), 3), strings.Contains(string(text), "not leading any more")
 	})
 	w.settled()
-	for _, e := range w.writes(mark) {
-		// A request that had left before may be answered now.
-		if !strings.HasSuffix(e, "-> 409") && !strings.HasSuffix(e, "-> 404") {
+	events, err := w.lab.Writes(mark, lab.Namespace)
+	w.must(err)
+	for _, e := range events {
+		// A request that had left before may be answered now, and what it did before
+		// it may still tell; below, whether that is told once.
+		if refused := e.ResponseStatus.Code == 409 || e.ResponseStatus.Code == 404; !refused && e.ObjectRef.Resource != "events" {
 			t.Errorf("written after the pause: %s", e)
+		}
+	}
+	list, err := w.core.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{})
+	w.must(err)
+	times, allocated := map[string]int{}, map[string]int{}
+	for _, e := range list.Items {
+		if !strings.HasPrefix(e.ReportingController, "belfry") {
+			continue
+		}
+		times[fmt.Sprintf("%s %s %s", e.Regarding.UID, e.Reason, e.Note)]++
+		if e.Reason == "IPAllocated" {
+			allocated[string(e.Regarding.UID)]++
+		}
+	}
+	for what, n := range times {
+		if n > 1 {
+			t.Errorf("told %d times: %s", n, what)
+		}
+	}
+	if len(allocated) == 0 {
+		t.Error("no Event tells of an address")
+	}
+	for service, n := range allocated {
+		if n > 1 {
+			t.Errorf("Service %s was told %d times that it has an address", service, n)
 		}
 	}
 	if after := w.addresses(); !equal(before, after) {
