@@ -558,7 +558,6 @@ func TestLeaderThatWakesAfterALongPauseWritesNothing(t *testing.T) {
 	if after := w.addresses(); !equal(before, after) {
 		t.Errorf("addresses are %v, were %v", after, before)
 	}
-	w.leads("b")
 }
 
 func TestServiceThatLeavesIsCleanedAndItsAddressFreed(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/utils/ptr"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
@@ -152,7 +153,8 @@ func (w *world) leads(identity string) {
 			return "no lease", false
 		}
 		w.must(err)
-		return fmt.Sprint(l.Spec.HolderIdentity), l.Spec.HolderIdentity != nil && *l.Spec.HolderIdentity == identity
+		holder := ptr.Deref(l.Spec.HolderIdentity, "nobody")
+		return holder + " leads", holder == identity
 	})
 }
 
