@@ -26,7 +26,8 @@ import (
 
 // processors is how many the controller uses, unless the environment says
 // otherwise: one loop decides, and everything else waits for the API server. With
-// more, a sixth of what it takes is for threads that wake each other.
+// more, a sixth of what it takes is for threads that wake each other
+// (docs/design/pacing.md).
 const processors = 1
 
 func main() {

@@ -41,7 +41,7 @@ func joined(members []election.Member, node string) bool {
 
 // routerPatience is how long readiness waits for routers. It is longer than
 // connecting takes, with an attempt that fails first; and a router that is away
-// must not hold up a rolling update for ever.
+// must not hold up a rolling update for ever (docs/design/gobgp.md).
 const routerPatience = 20 * time.Second
 
 // An introduction is over once all routers have been told all routes, or after

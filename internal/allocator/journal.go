@@ -45,7 +45,7 @@ func (p *Planner) othersExternal(key lb.ServiceKey, a addr) bool {
 
 // maxExternal is how many addresses the externalIPs in one namespace keep from being
 // handed out, the lowest. Who may write Services of a namespace could keep whole pools
-// from all others otherwise, whatever perNamespaceLimit says.
+// from all others otherwise, whatever perNamespaceLimit says (docs/design/bounds.md).
 const maxExternal = 16
 
 // heed takes note of the externalIPs that lie in pools.

@@ -13,7 +13,7 @@ import (
 // journalLimit bounds the journal of freed addresses, which is part of a pool's
 // status: about a hundred bytes each make fifty kilobytes of an object that may
 // have 1.5 MB, and the API admits as many. Beyond it the oldest are forgotten,
-// which makes them as good as new.
+// which makes them as good as new (docs/design/bounds.md).
 const journalLimit = 512
 
 // A pool is a compiled lb.Pool with what is taken from it.

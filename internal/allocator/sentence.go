@@ -9,7 +9,8 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// listed is how many names a sentence lists before it counts the rest.
+// listed is how many names a sentence lists before it counts the rest
+// (docs/design/bounds.md).
 const listed = 5
 
 // Sentence says what the decision is and, when something is wanting, what an

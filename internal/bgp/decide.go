@@ -171,7 +171,7 @@ func (c Conflict) String() string {
 
 // MaxCommunities is how many communities a route of advertisements may have. Large
 // ones take 12 octets each, which leaves room for all other attributes in the 4,096 of
-// a message; gobgp cannot be given more than fits.
+// a message; gobgp cannot be given more than fits (docs/design/gobgp.md).
 const MaxCommunities = 256
 
 // An Intent is everything a node wants of BGP. It is complete.

@@ -10,7 +10,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// Defaults, for what a peer leaves at 0.
+// Defaults, for what a peer leaves at 0: docs/design/gobgp.md.
 const (
 	// DefaultPort is BGP's (RFC 4271).
 	DefaultPort = 179
@@ -186,7 +186,7 @@ func RouterID(p lb.BGPPeer, node lb.Node) netip.Addr {
 // Backoff returns the pause before attempt n to connect, the first being 0:
 // short, then 1 s doubling up to limit. R is random in [0,1) and takes up to a
 // quarter off, so that a rebooted router is not met by all nodes at once
-// (RFC 4271 section 10).
+// (RFC 4271 section 10, docs/design/gobgp.md).
 func Backoff(n int, limit time.Duration, r float64) time.Duration {
 	if limit <= 0 {
 		limit = DefaultConnectTime

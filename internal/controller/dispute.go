@@ -14,7 +14,7 @@ import (
 )
 
 // disputePause is the least time between two searches for advertisements that
-// contradict each other because Services have changed.
+// contradict each other because Services have changed (docs/design/pacing.md).
 const disputePause = time.Second
 
 // dispute finds out which advertisements and peers of BGP contradict older ones:

@@ -13,7 +13,8 @@ import (
 )
 
 // How fast a rebalancing goes: so many addresses in a step, and a pause between
-// two steps. A move has no gap, but the switches have to learn it.
+// two steps. A move has no gap, but the switches have to learn it
+// (docs/design/placement.md).
 const (
 	stepMoves = 10
 	stepPause = time.Second

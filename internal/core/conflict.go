@@ -11,7 +11,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// The bounds of what it does about foreign stations.
+// The bounds of what it does about foreign stations: docs/design/announcing.md.
 const (
 	// Acquaintance is how long a station with an unknown hardware address is
 	// given to turn out to be a node's: frames overtake gossip.

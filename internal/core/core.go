@@ -23,7 +23,8 @@ type Config struct {
 	Announce announce.Options
 }
 
-// The bounds of what a Core does.
+// The bounds of what a Core does: docs/design/hand-over.md, and for Pause
+// docs/design/pacing.md.
 const (
 	// Pause is the least time between two decisions on what gossip and the kernel
 	// tell, which may come in bursts. The first of a burst waits for none of it.

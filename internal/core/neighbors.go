@@ -10,7 +10,7 @@ import (
 )
 
 // KnockPause is the least time between two questions to a speaker that was heard on
-// the wire though it is no member.
+// the wire though it is no member (docs/design/announcing.md).
 const KnockPause = 200 * time.Millisecond
 
 // neighbors are the speakers that were ever members, and the stations of their

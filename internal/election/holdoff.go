@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// grace is how long a node is waited for that claims nothing of what is its to claim.
+// grace is how long a node is waited for that claims nothing of what is its to claim
+// (docs/design/placement.md).
 const grace = 2 * time.Second
 
 // A Holdoff is what a speaker knows of the addresses that nobody claims and that are

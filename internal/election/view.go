@@ -95,7 +95,8 @@ type Pace struct {
 //
 // Every speaker asks a suspect, so that none depends on another's answer. That
 // is much at once for the suspect of a large cluster, so it is asked again less
-// often there.
+// often there. The durations are those of docs/design/claims.md and, for Patience,
+// docs/design/confirmation.md.
 func DefaultPace(size int, slow, lostAfter time.Duration) Pace {
 	return Pace{
 		Patience:   Patience{Slow: slow - lostAfter, Again: max(100*time.Millisecond, time.Duration(size)*2*time.Millisecond)},
@@ -206,7 +207,7 @@ type View struct {
 // relayAll is the size of cluster up to which every record is passed on, for
 // those who do not hear its node itself. In larger ones that costs too much:
 // only what came from hand to hand is passed on, and the rest is left to the
-// exchanges.
+// exchanges (docs/design/gossip.md).
 const relayAll = 32
 
 // A peer is another node, listed or not.

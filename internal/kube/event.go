@@ -65,7 +65,7 @@ type queuedEvent struct {
 	number int64
 }
 
-// Limits of the events API, and of our patience.
+// Limits of the events API, and of our patience: docs/design/bounds.md.
 const (
 	maxNote       = maxMessage
 	eventQueue    = 4096

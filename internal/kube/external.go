@@ -10,7 +10,8 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// maxExternalIPs is how many externalIPs of one Service are read, the first.
+// maxExternalIPs is how many externalIPs of one Service are read, the first
+// (docs/design/bounds.md).
 const maxExternalIPs = 16
 
 // externalIPs returns the addresses that a Service names in its externalIPs.

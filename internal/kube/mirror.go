@@ -139,7 +139,7 @@ func (k *mirrored) met(err error) {
 }
 
 // punctual is how near to its announced end a watch must end to have been ended by
-// it.
+// it (docs/design/pacing.md).
 const punctual = 5 * time.Second
 
 // check makes sure, before a watch is resumed that ended out of its time, that the

@@ -8,7 +8,7 @@ import (
 
 // patience is for how long the API server must have said that there is no such
 // kind, or that we may not read it, before we go on without. An API server that
-// starts may say either for a moment.
+// starts may say either for a moment (docs/design/pacing.md).
 const patience = 5 * time.Second
 
 // A refusal is why objects of a kind cannot be read at all.

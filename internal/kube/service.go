@@ -224,7 +224,8 @@ func sharing(terms string) Condition {
 
 // What is kept of one Service is bounded, whatever its author writes. Texts that
 // are only compared are replaced by a digest where they are long; the rest has a
-// greatest length, and what exceeds it is a problem of the request.
+// greatest length, and what exceeds it is a problem of the request
+// (docs/design/bounds.md).
 const (
 	// maxName is the greatest length of an object's name.
 	maxName = 253

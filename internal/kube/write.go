@@ -97,7 +97,7 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 
 // maxMessage is how many bytes of a condition's message are written, as of an
 // Event's note, whose limit is the API's. With it, however JSON spells its
-// characters, no write of a Service exceeds 16 KiB.
+// characters, no write of a Service exceeds 16 KiB (docs/design/bounds.md).
 const maxMessage = 1024
 
 // record is the condition that records what a Service is given, and by which

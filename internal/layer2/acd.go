@@ -8,6 +8,7 @@ import (
 	"time"
 )
 
+// The bounds of what is asked: docs/design/announcing.md.
 const (
 	// reprobe is how long after a foreign station was found the segment is asked again.
 	reprobe = 30 * time.Second

@@ -24,7 +24,7 @@ var RFC5227Timing = DetectionTiming{Wait: time.Second, Probes: 3, Min: time.Seco
 
 // ServiceTiming asks as often in half a second. Stations of a data centre
 // answer within milliseconds; one that does not is heard later, since a claimed
-// address is watched for as long as it is claimed.
+// address is watched for as long as it is claimed (docs/design/announcing.md).
 var ServiceTiming = DetectionTiming{Wait: 50 * time.Millisecond, Probes: 3, Min: 100 * time.Millisecond, Max: 150 * time.Millisecond, Settle: 200 * time.Millisecond}
 
 // A Detection finds out which of some addresses are in use on a segment before

@@ -52,7 +52,7 @@ type Pace struct {
 // rounds are the waits before each announcement of an acquisition. Three, at
 // least a second apart, is what RFC 4861 section 7.2.6 permits
 // (MAX_NEIGHBOR_ADVERTISEMENT, RetransTimer); for ARP, RFC 5227 section 2.3 asks
-// for two, two seconds apart, and the last two are.
+// for two, two seconds apart, and the last two are (docs/design/announcing.md).
 var rounds = [...]time.Duration{0, time.Second, 2 * time.Second}
 
 // A Schedule decides when to announce which address.

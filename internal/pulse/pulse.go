@@ -14,6 +14,7 @@ import (
 	"time"
 )
 
+// docs/design/pacing.md has the reasons.
 const (
 	// Patience is how long an answer may take. The longest turn there is, with ten
 	// thousand Services, is a few hundred milliseconds; on a node that starves it

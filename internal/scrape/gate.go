@@ -35,6 +35,7 @@ func (v Verdict) String() string {
 // answer to be had.
 type Review func(ctx context.Context, token string) (Verdict, error)
 
+// docs/design/bounds.md has what strangers can cost.
 const (
 	// fresh is how long a verdict is good. It bounds how long somebody whose
 	// right was taken away can go on reading.

@@ -21,7 +21,8 @@ import (
 	"golang.org/x/net/netutil"
 )
 
-// connections is how many there may be at a time; more wait.
+// connections is how many there may be at a time; more wait
+// (docs/design/bounds.md).
 const connections = 64
 
 // A Certificate is what the server shows: files, read anew when they change, or

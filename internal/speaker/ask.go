@@ -9,7 +9,7 @@ import (
 )
 
 // identifyAtOnce bounds how many nodes are asked at once whether a station is
-// theirs.
+// theirs (docs/design/announcing.md).
 const identifyAtOnce = 8
 
 // detected is what came of a core.Detect.

@@ -21,7 +21,8 @@ type Confirmer struct{ link Prober }
 // NewConfirmer returns a Confirmer.
 func NewConfirmer(link Prober) Confirmer { return Confirmer{link} }
 
-// questions bounds how many questions a suspect is asked at once.
+// questions bounds how many questions a suspect is asked at once
+// (docs/design/confirmation.md).
 const questions = 4
 
 // Confirm asks the suspect's kernel on every segment where it announces and we

@@ -11,6 +11,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
+// docs/design/guard.md has the reasons.
 const (
 	// openTimeout bounds the wait for a router's OPEN, and for the KEEPALIVE that
 	// confirms ours on a session without a hold time. RFC 4271 suggests four minutes;

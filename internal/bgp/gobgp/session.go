@@ -19,6 +19,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
+// docs/design/gobgp.md has the reasons.
 const (
 	// steady is how long a session must have been up for its loss to be the
 	// first of a new series, which is tried again at once.

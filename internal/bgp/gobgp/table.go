@@ -21,7 +21,7 @@ import (
 )
 
 // bandwidthUnit is the link bandwidth of one endpoint, in octets per second:
-// 1 Gbit/s. Routers only compare.
+// 1 Gbit/s. Routers only compare (docs/design/gobgp.md).
 const bandwidthUnit = 125e6
 
 // globals guards package variables of gobgp: StartBgp writes them (always the

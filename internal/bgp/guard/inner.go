@@ -20,7 +20,7 @@ import (
 )
 
 // innerTimeout bounds what happens on loopback, between two parts of one
-// process.
+// process (docs/design/guard.md).
 const innerTimeout = 20 * time.Second
 
 // An Inner is the connection that a gobgp server holds with us in place of its

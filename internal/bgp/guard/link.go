@@ -21,6 +21,8 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
+// docs/design/bounds.md has the reasons of what is bounded, docs/design/hand-over.md that
+// of partingTimeout and docs/design/guard.md that of readingTime.
 const (
 	// partingTimeout bounds the time to say goodbye.
 	partingTimeout = time.Second

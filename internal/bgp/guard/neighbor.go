@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
+// docs/design/guard.md has the reasons.
 const (
 	// advertiseInterval is how often we show ourselves to the router. FRR waits
 	// for this before it answers a session over link-local addresses.

@@ -19,10 +19,12 @@ import (
 // MaxPassword is the greatest length of a password (TCP_MD5SIG_MAXKEYLEN).
 const MaxPassword = unix.TCP_MD5SIG_MAXKEYLEN
 
-// dialTimeout bounds one attempt: the SYN and two repetitions.
+// dialTimeout bounds one attempt: the SYN and two repetitions
+// (docs/design/guard.md).
 const dialTimeout = 5 * time.Second
 
-// sendBuffer is the size of a connection's send buffer, in octets.
+// sendBuffer is the size of a connection's send buffer, in octets
+// (docs/design/bounds.md).
 const sendBuffer = 64 << 10
 
 // A Transport is how to reach a router.

@@ -13,7 +13,7 @@ import (
 )
 
 // Limits of a record. A node has a few interfaces and at most some thousand
-// addresses; whatever exceeds this is not ours.
+// addresses; whatever exceeds this is not ours (docs/design/bounds.md).
 const (
 	version       = 1
 	maxNode       = 253 // A node's name is a DNS name.

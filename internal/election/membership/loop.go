@@ -39,6 +39,7 @@ type loop struct {
 	streams   map[netip.Addr]bool         // Under way; true when another is to follow.
 }
 
+// docs/design/gossip.md has the reasons; portTimeout is part of a confirmation.
 const (
 	// streamTimeout bounds one exchange of state.
 	streamTimeout = 2 * time.Second

@@ -186,7 +186,7 @@ type inbox struct {
 	kick  chan struct{}
 }
 
-// inboxDepth bounds what waits from the network.
+// inboxDepth bounds what waits from the network (docs/design/gossip.md).
 const inboxDepth = 8192
 
 func (i *inbox) post(f func(*loop)) { i.add(f, 0) }

@@ -43,7 +43,8 @@ type pace struct {
 // it with fifteen packets a second.
 //
 // A false verdict of this detector is no harm: the suspect is asked on its
-// segment before anything moves. TestScale measures what comes of it all.
+// segment before anything moves. TestScale measures what comes of it all;
+// docs/design/gossip.md has the figures.
 func paceFor(size int) pace {
 	p := pace{
 		probe: 80 * time.Millisecond, ackIn: 40 * time.Millisecond, suspicion: 2,

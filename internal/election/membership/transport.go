@@ -177,7 +177,8 @@ func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
 
 // dialTimeout bounds every attempt to connect. A first SYN that is lost is sent
-// again after a second, by which time a new attempt is the better idea.
+// again after a second, by which time a new attempt is the better idea
+// (docs/design/gossip.md).
 const dialTimeout = 250 * time.Millisecond
 
 // DialTimeout connects.

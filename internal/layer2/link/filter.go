@@ -28,7 +28,8 @@ import (
 // VLAN that has no interface here, which the kernel marks as the latter.
 
 // most bounds the ranges and prefixes of one filter: 4096 instructions is the
-// kernel's limit, and each frame of the segment pays for every one passed.
+// kernel's limit, and each frame of the segment pays for every one passed
+// (docs/design/answering.md).
 const most = 32
 
 // merge returns the same addresses as sorted, disjoint ranges that are not

@@ -25,9 +25,11 @@ type Options struct {
 	Rate int
 }
 
-// DefaultRate is the budget of gratuitous packets per interface and second.
+// DefaultRate is the budget of gratuitous packets per interface and second
+// (docs/design/announcing.md).
 const DefaultRate = 500
 
+// docs/design/answering.md has the reasons, and docs/design/hand-over.md that of hearing.
 const (
 	// settle is the least time between two listings of the kernel's state, so
 	// that a burst of changes costs few of them. The first change of a burst

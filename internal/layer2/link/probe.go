@@ -20,7 +20,7 @@ import (
 // apart, and listens as long after the last time. The kernel of a node that is
 // there answers in microseconds, so what bounds a wrong verdict is loss: on a
 // segment that loses one frame in twenty each way, a question comes to nothing
-// once in ten times, and all six once in a million.
+// once in ten times, and all six once in a million (docs/design/confirmation.md).
 const (
 	confirmations    = 6
 	confirmationWait = 10 * time.Millisecond
