@@ -469,7 +469,7 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 	for _, want := range w.families {
 		f := index(want)
 		if kept[f] = w.held[f]; got[f].pool != nil {
-			kept[f] = p.claim(s, got[f].addr, got[f].pool.Name, true, false)
+			kept[f] = p.claim(s, tenure{addr: got[f].addr, from: got[f].pool.Name, promised: true})
 		}
 		if kept[f] != nil {
 			u := kept[f].use
@@ -514,7 +514,7 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 			p.unclaim(c, false)
 		case c.promised:
 			if kept[f] != nil && !c.leaving {
-				p.alter(c, c.from, true, true)
+				p.alter(c, tenure{from: c.from, promised: true, leaving: true})
 			}
 		default:
 			d.Released = append(d.Released, c.release(kept[f] != nil, w.asked[f], d.Reallocated != s.Reallocated))
@@ -573,7 +573,10 @@ func (c *claim) release(another, asked, anew bool) Release {
 		r.Cause = NoLongerServed
 	case c.lost:
 		r.Cause = LostToOlder
-		if c.edited() {
+		switch {
+		case c.withdrawn:
+			r.Cause = GivenAway
+		case c.edited():
 			r.Cause = SharingEnded
 		}
 		r.Holder, r.Clash, r.Port = c.rival()

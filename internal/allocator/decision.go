@@ -64,7 +64,7 @@ func (d Decision) Allocated() bool {
 
 // Apply returns the Service as it is once the decision is written to it.
 func (d Decision) Apply(s lb.Service) lb.Service {
-	s.Assigned, s.AssignedPools = d.Left, nil
+	s.Assigned, s.AssignedPools, s.Withdrawn = d.Left, nil, nil
 	for _, a := range d.Assignments {
 		s.Assigned = append(s.Assigned, a.Address)
 		s.AssignedPools = append(s.AssignedPools, a.Pool)
@@ -77,7 +77,7 @@ func (d Decision) Apply(s lb.Service) lb.Service {
 // status holds. (A decision that changes nothing may still have news to tell.)
 func (d Decision) Changes(s lb.Service) bool {
 	after := d.Apply(s)
-	return !slices.Equal(after.Assigned, s.Assigned) || after.Reallocated != s.Reallocated || after.Terms != s.Terms ||
+	return len(s.Withdrawn) > 0 || !slices.Equal(after.Assigned, s.Assigned) || after.Reallocated != s.Reallocated || after.Terms != s.Terms ||
 		slices.ContainsFunc(s.Assigned, func(a netip.Addr) bool { return after.RecordOf(a) != s.RecordOf(a) })
 }
 
@@ -185,6 +185,9 @@ const (
 	FamilyDropped
 	// LostToOlder: an older Service holds the same address.
 	LostToOlder
+	// GivenAway: its status showed the address no more, and another Service was given
+	// it meanwhile.
+	GivenAway
 	// SharingEnded: it was edited, and can no longer share the address with those
 	// who were not.
 	SharingEnded
@@ -192,7 +195,7 @@ const (
 	NoLongerServed
 )
 
-var causes = [...]string{"Requested", "Reallocated", "Reassigned", "FamilyDropped", "LostToOlder", "SharingEnded", "NoLongerServed"}
+var causes = [...]string{"Requested", "Reallocated", "Reassigned", "FamilyDropped", "LostToOlder", "GivenAway", "SharingEnded", "NoLongerServed"}
 
 // String returns the cause's name.
 func (c Cause) String() string { return causes[c] }

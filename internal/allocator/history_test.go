@@ -141,6 +141,14 @@ func (h *history) happen() {
 			h.logf("strip %v", s.Key)
 			h.tell(s.Key)
 		}
+	case n < 47:
+		// One that leaves our record takes the addresses out of the status.
+		if s, ok := h.services[h.some()]; ok {
+			s.Withdrawn = slices.DeleteFunc(slices.Clone(s.Assigned), func(a netip.Addr) bool { return s.RecordOf(a) == "" })
+			h.services[s.Key] = s
+			h.logf("withdraw %v", s.Key)
+			h.tell(s.Key)
+		}
 	case n < 50:
 		h.now = h.now.Add(time.Duration(h.IntN(8000)) * time.Millisecond)
 		h.logf("now %v", h.now.Format("15:04:05"))

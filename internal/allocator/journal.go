@@ -316,14 +316,14 @@ func (p *Planner) layOut() {
 		var promised []tenure
 		for _, c := range s.claims {
 			if c.promised {
-				promised = append(promised, tenure{c.use.addr, c.from, true, c.leaving, c.revocable})
+				promised = append(promised, tenure{addr: c.use.addr, from: c.from, promised: true, leaving: c.leaving, revocable: c.revocable})
 			}
 		}
 		s.claims = nil
 		var all []tenure
 		all, s.foreign = p.tenures(&s.Service, promised)
 		for _, t := range all {
-			p.claim(s, t.addr, t.from, t.promised, t.leaving).revocable = t.revocable
+			p.claim(s, t)
 		}
 		p.mark(s)
 	}

@@ -209,6 +209,9 @@ func (g gen) world() World {
 		for range pickOf(g, 0, 0, 1, 1, 2, 3) {
 			s.Assigned = append(s.Assigned, g.addr(g.family()))
 			s.AssignedPools = append(s.AssignedPools, pickOf(g, "", g.poolName(), g.poolName()))
+			if last := len(s.Assigned) - 1; s.AssignedPools[last] != "" && g.one(20) {
+				s.Withdrawn = append(s.Withdrawn, s.Assigned[last])
+			}
 		}
 		if g.one(10) {
 			s.Others = []string{"lb.example.com"}

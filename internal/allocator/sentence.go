@@ -237,6 +237,8 @@ func (r Release) Sentence() string {
 		return what + "the Service has no use for it"
 	case LostToOlder:
 		return what + r.holder() + " is older and holds it too"
+	case GivenAway:
+		return what + "another writer had taken it out of the status, and " + r.holder() + " has it now"
 	case SharingEnded:
 		return fmt.Sprintf("%sas it is now it cannot be shared with %s: %s", what, r.holder(), r.Clash.sentence(r.Port))
 	default:

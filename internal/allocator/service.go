@@ -36,8 +36,8 @@ type service struct {
 // A tenure is a claim to be made.
 type tenure struct {
 	addr
-	from                         string
-	promised, leaving, revocable bool
+	from                                    string
+	promised, withdrawn, leaving, revocable bool
 }
 
 // tenures returns the claims of a Service: those that its status makes, and those it
@@ -49,7 +49,7 @@ func (p *Planner) tenures(s *lb.Service, promised []tenure) (all []tenure, forei
 	ours := func(a netip.Addr) bool { return p.origins.Of(s, a).Standing != origin.Foreign }
 	var seen [2]bool
 	for i, a := range s.Assigned {
-		t := tenure{addr: number(a), revocable: true}
+		t := tenure{addr: number(a), revocable: true, withdrawn: slices.Contains(s.Withdrawn, a)}
 		if i < len(s.AssignedPools) {
 			t.from = s.AssignedPools[i]
 		}
@@ -87,7 +87,7 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 	if slices.Equal(last.Assigned, next.Assigned) {
 		for _, c := range s.claims {
 			if c.promised && !c.leaving && wantsFamily(&next, c.use.family()) {
-				promised = append(promised, tenure{c.use.addr, c.from, true, false, true})
+				promised = append(promised, tenure{addr: c.use.addr, from: c.from, promised: true, revocable: true})
 			}
 		}
 	}
@@ -102,8 +102,8 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 			p.unclaim(c, !served(&next))
 			continue
 		}
-		if w := wants[j]; c.from != w.from || c.leaving != w.leaving || c.lost {
-			p.alter(c, w.from, w.promised, w.leaving)
+		if w := wants[j]; c.from != w.from || c.leaving != w.leaving || c.withdrawn != w.withdrawn || c.lost {
+			p.alter(c, w)
 		}
 		c.promised, c.revocable = wants[j].promised, true
 		wants = slices.Delete(wants, j, j+1)
@@ -113,7 +113,7 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 		p.reconsider(c.use) // on which terms it came to hold it may have changed
 	}
 	for _, w := range wants {
-		p.claim(s, w.addr, w.from, w.promised, w.leaving).revocable = true
+		p.claim(s, w)
 	}
 }
 

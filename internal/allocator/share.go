@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/belfrylb/belfry/internal/lb"
@@ -18,6 +19,8 @@ type claim struct {
 	// newer version of the Service is put, as then no write can fulfil the
 	// promise any more, to when it is promised again.
 	promised, revocable bool
+	// withdrawn is set while another writer keeps the address out of the status.
+	withdrawn bool
 	// leaving is set when the Service gives the address up in any case.
 	leaving bool
 	// lost is set when another that comes before it holds the address and does not
@@ -212,14 +215,17 @@ func (c *claim) rival() (key lb.ServiceKey, why Clash, port lb.Port) {
 }
 
 // claim enters a Service's claim to an address.
-func (p *Planner) claim(s *service, a addr, from string, promised, leaving bool) *claim {
-	u := p.uses[a]
+func (p *Planner) claim(s *service, t tenure) *claim {
+	u := p.uses[t.addr]
 	if u == nil {
-		u = &use{addr: a, owner: p.owner(a), settled: true}
-		p.uses[a] = u
+		u = &use{addr: t.addr, owner: p.owner(t.addr), settled: true}
+		p.uses[t.addr] = u
 		p.take(u)
 	}
-	c := &claim{service: s, use: u, from: from, promised: promised, leaving: leaving}
+	c := &claim{
+		service: s, use: u, from: t.from, promised: t.promised, revocable: t.revocable,
+		withdrawn: t.withdrawn, leaving: t.leaving,
+	}
 	p.uncount(u)
 	i, _ := slices.BinarySearchFunc(u.claims, c, (*claim).older)
 	u.claims = slices.Insert(u.claims, i, c)
@@ -373,20 +379,30 @@ func (u *use) count() {
 }
 
 // contestants returns the claims in the order in which they may keep the address:
-// those who leave yield to those who stay, those who were edited since they came
-// to hold it to those who were not, and the younger to the older.
+// those who leave yield to those who stay, those whose status does not show it to
+// those whose does, those who were edited since they came to hold it to those who were
+// not, and the younger to the older.
 func (u *use) contestants() []*claim {
 	all := slices.Clone(u.claims)
 	slices.SortStableFunc(all, func(a, b *claim) int {
-		if a.leaving == b.leaving && a.edited() != b.edited() {
-			if a.edited() {
-				return 1
-			}
-			return -1
+		if a.leaving != b.leaving {
+			return a.older(b)
 		}
-		return a.older(b)
+		return cmp.Or(last(a.withdrawn, b.withdrawn), last(a.edited(), b.edited()), a.older(b))
 	})
 	return all
+}
+
+// last puts what is so after what is not.
+func last(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	default:
+		return -1
+	}
 }
 
 // contest decides an address that several hold, not all of whom share: each, in
@@ -631,12 +647,12 @@ func (h *shelf) full(s *service) bool {
 }
 
 // alter changes what is known of a claim.
-func (p *Planner) alter(c *claim, from string, promised, leaving bool) {
+func (p *Planner) alter(c *claim, t tenure) {
 	u := c.use
 	p.uncount(u)
-	c.from, c.promised = from, promised
-	if c.leaving != leaving {
-		c.leaving = leaving
+	c.from, c.promised, c.withdrawn = t.from, t.promised, t.withdrawn
+	if c.leaving != t.leaving {
+		c.leaving = t.leaving
 		slices.SortFunc(u.claims, (*claim).older)
 	}
 	if !u.settled {

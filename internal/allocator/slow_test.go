@@ -24,6 +24,8 @@ type slowClaim struct {
 	leaving bool
 	// promised is set until the status shows it.
 	promised bool
+	// withdrawn is set while another writer keeps it out of the status.
+	withdrawn bool
 }
 
 type slowDecision struct {
@@ -43,7 +45,7 @@ func planSlowly(w World) []slowDecision {
 		s := &w.Services[i]
 		var seen []lb.Family
 		for j, a := range s.Assigned {
-			c := &slowClaim{s: s, addr: a}
+			c := &slowClaim{s: s, addr: a, withdrawn: slices.Contains(s.Withdrawn, a)}
 			if j < len(s.AssignedPools) {
 				c.from = s.AssignedPools[j]
 			}
@@ -208,12 +210,13 @@ func slowlyShares(a, b *lb.Service) bool {
 	return !slices.ContainsFunc(a.Ports, func(p lb.Port) bool { return slices.Contains(b.Ports, p) })
 }
 
-// contestants are who claim an address, those last who were edited since.
+// contestants are who claim an address, those last who were edited since, and after
+// them those whose status does not show it.
 func (o *slow) contestants(a netip.Addr) (all []*slowClaim) {
-	for _, last := range []struct{ leaving, edited bool }{{false, false}, {false, true}, {true, false}, {true, true}} {
+	for place := range 8 {
 		for _, c := range o.on(a) {
 			edited := !c.promised && !c.s.Foreign && c.s.Terms != "" && c.s.Terms != terms(c.s)
-			if edited == last.edited && c.leaving == last.leaving {
+			if edited == (place&1 > 0) && c.withdrawn == (place&2 > 0) && c.leaving == (place&4 > 0) {
 				all = append(all, c)
 			}
 		}

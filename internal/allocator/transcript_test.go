@@ -23,7 +23,8 @@ import (
 //	node NAME ADDRESS...
 //	external NAMESPACE/NAME ADDRESS...                    the externalIPs of a Service
 //	service NAMESPACE/NAME [families=4|6|46|64|none] [prefer|require] [address=A,A] [pool=P] [key=K] [ports=TCP/80,...]
-//	     [local] [selects=x] [tier=gold] [token=T] [headless] [class=other] [problem=TEXT] [holds=A@POOL,A@] [shows=HOSTNAME] [older]
+//	     [local] [selects=x] [tier=gold] [token=T] [headless] [class=other] [problem=TEXT] [holds=A@POOL,A@] [withdrawn=A,A]
+//	     [shows=HOSTNAME] [older]
 //	service NAMESPACE/NAME gone
 //	now +1h
 //
@@ -274,6 +275,11 @@ func (s *story) service(name string, words []string) error {
 			v.Created = epoch.Add(-time.Hour)
 		case "shows":
 			v.Others = append(v.Others, value)
+		case "withdrawn":
+			v.Withdrawn = nil
+			for a := range strings.SplitSeq(value, ",") {
+				v.Withdrawn = append(v.Withdrawn, netip.MustParseAddr(a))
+			}
 		case "holds":
 			for h := range strings.SplitSeq(value, ",") {
 				a, pool, _ := strings.Cut(h, "@")

@@ -56,7 +56,7 @@ func (c *Controller) survives(trial planner, setting lb.Snapshot, s lb.Service) 
 func bare(s lb.Service) lb.Service {
 	return lb.Service{
 		Key: s.Key, UID: s.UID, Created: s.Created, Families: s.Families, FamilyPolicy: s.FamilyPolicy,
-		Assigned: s.Assigned, AssignedPools: s.AssignedPools, Others: s.Others, Reallocated: s.Reallocated, Terms: s.Terms, Placed: s.Placed,
+		Assigned: s.Assigned, AssignedPools: s.AssignedPools, Withdrawn: s.Withdrawn, Others: s.Others, Reallocated: s.Reallocated, Terms: s.Terms, Placed: s.Placed,
 		Request: lb.Request{Problems: []string{"the controller cannot handle this Service, which is an error of the controller; its log has more"}},
 	}
 }

@@ -76,6 +76,26 @@ func (g gift) poolsOf(addresses []netip.Addr) []string {
 	return pools
 }
 
+// withdrawn returns what a Service holds given what its status shows, and those of it
+// that another writer took out of the status: what is recorded comes first, since who
+// writes a status moves no Service to another address.
+func (g gift) withdrawn(shown []netip.Addr) (held, withdrawn []netip.Addr) {
+	for _, a := range g.addresses {
+		if !slices.Contains(shown, a) && !slices.Contains(withdrawn, a) {
+			withdrawn = append(withdrawn, a)
+		}
+	}
+	if withdrawn == nil {
+		return shown, nil
+	}
+	for _, a := range slices.Concat(g.addresses, shown) {
+		if !slices.Contains(held, a) {
+			held = append(held, a)
+		}
+	}
+	return held, withdrawn
+}
+
 // maxOthers is how many of the names in an ingress list are told.
 const maxOthers = 3
 

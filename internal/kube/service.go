@@ -174,6 +174,10 @@ func (o Options) service(s *corev1.Service) *Service {
 		}
 	}
 	out.Assigned, out.Exact = assigned(s.Status.LoadBalancer.Ingress)
+	if o.Role == Allocating { // only what is shown is announced
+		out.Assigned, out.Withdrawn = gave.withdrawn(out.Assigned)
+		out.Exact = out.Exact && out.Withdrawn == nil
+	}
 	out.AssignedPools = gave.poolsOf(out.Assigned)
 	if !out.Exact {
 		out.ingress = s.Status.LoadBalancer.Ingress

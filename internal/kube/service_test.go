@@ -452,6 +452,41 @@ func TestTheRecordRoundTripsAndNamesEachAddress(t *testing.T) {
 	}
 }
 
+func TestWhatIsTakenOutOfAStatusIsStillHeldByOurRecord(t *testing.T) {
+	vip, proxy := corev1.LoadBalancerIPModeVIP, corev1.LoadBalancerIPModeProxy
+	ip := func(a string, mode *corev1.LoadBalancerIPMode) corev1.LoadBalancerIngress {
+		return corev1.LoadBalancerIngress{IP: a, IPMode: mode}
+	}
+	name := corev1.LoadBalancerIngress{Hostname: "lb.example.com"}
+	for _, c := range []struct {
+		what, record           string
+		ingress                []corev1.LoadBalancerIngress
+		held, pools, withdrawn string
+		exact                  bool
+	}{
+		{"all is shown", "192.0.2.1 from edge, 2001:db8::1 from six", []corev1.LoadBalancerIngress{ip("192.0.2.1", &vip), ip("2001:db8::1", &vip)}, "[192.0.2.1 2001:db8::1]", "[edge six]", "[]", true},
+		{"all is gone", "192.0.2.1 from edge, 2001:db8::1 from six", nil, "[192.0.2.1 2001:db8::1]", "[edge six]", "[192.0.2.1 2001:db8::1]", false},
+		{"a name instead", "2001:db8::1 from six", []corev1.LoadBalancerIngress{name}, "[2001:db8::1]", "[six]", "[2001:db8::1]", false},
+		{"other addresses instead", "192.0.2.1 from edge", []corev1.LoadBalancerIngress{ip("192.0.2.2", &vip), ip("203.0.113.1", &vip)}, "[192.0.2.1 192.0.2.2 203.0.113.1]", "[edge  ]", "[192.0.2.1]", false},
+		{"one is gone", "192.0.2.1 from edge, 2001:db8::1 from six", []corev1.LoadBalancerIngress{ip("2001:db8::1", &vip)}, "[192.0.2.1 2001:db8::1]", "[edge six]", "[192.0.2.1]", false},
+		{"another mode", "2001:db8::1 from six", []corev1.LoadBalancerIngress{ip("2001:db8::1", &proxy)}, "[2001:db8::1]", "[six]", "[]", false},
+		{"no record", "", []corev1.LoadBalancerIngress{name}, "[]", "[]", "[]", false},
+	} {
+		s := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+		s.Status.LoadBalancer.Ingress = c.ingress
+		s.Status.Conditions = []metav1.Condition{{Type: string(ConditionRecorded), Status: "True", Message: c.record}}
+		got := Options{Role: Allocating, Namespace: defaultNamespace}.service(s)
+		if fmt.Sprint(got.Assigned) != c.held || fmt.Sprint(got.AssignedPools) != c.pools || fmt.Sprint(got.Withdrawn) != c.withdrawn || got.Exact != c.exact {
+			t.Errorf("%s: holds %v from %v, withdrawn %v, exact %v", c.what, got.Assigned, got.AssignedPools, got.Withdrawn, got.Exact)
+		}
+		// Whoever announces takes nothing but what is shown.
+		shown, _ := assigned(c.ingress)
+		if got := (Options{Namespace: defaultNamespace}).service(s); fmt.Sprint(got.Assigned) != fmt.Sprint(shown) || got.Withdrawn != nil {
+			t.Errorf("%s: announced are %v", c.what, got.Assigned)
+		}
+	}
+}
+
 func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 	now := metav1.NewTime(time.Unix(1700000000, 0).UTC())
 	before := metav1.NewTime(time.Unix(1600000000, 0).UTC())

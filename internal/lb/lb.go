@@ -142,6 +142,10 @@ type Service struct {
 	// own record in the Service's status; empty where there is none. Package origin
 	// says what follows from it.
 	AssignedPools []string
+	// Withdrawn are those of Assigned that the status does not show: our record has
+	// them, so it is another writer that took them away. The Service keeps them, and
+	// they are not announced until they are shown again.
+	Withdrawn []netip.Addr
 	// Others is what else the status shows as ingress that is no address, such as a
 	// hostname; cut where it is long.
 	Others []string
