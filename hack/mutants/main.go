@@ -6,6 +6,7 @@
 //	go run ./hack/mutants ./internal/bgp
 //	go run ./hack/mutants --sample 200 --seed 7          # 200 of all, evenly
 //	go run ./hack/mutants --survivors                    # those that survived before
+//	go run ./hack/mutants --only '^loop.go' ./internal/controller
 //
 // All errors of a package are compiled into one test binary, each behind a
 // switch, and one environment variable turns one of them on. So a package is
@@ -25,7 +26,9 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -65,6 +68,7 @@ type options struct {
 	sample    int
 	seed      uint64
 	survivors bool
+	only      *regexp.Regexp
 	least     float64
 	parallel  int
 	cache     string
@@ -78,6 +82,7 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.sample, "sample", 0, "try so many mutants, spread evenly over all; 0 tries all")
 	flags.Uint64Var(&o.seed, "seed", 1, "which ones those are")
 	flags.BoolVar(&o.survivors, "survivors", false, "try only the mutants that survived when they were last tried")
+	only := flags.String("only", "", "try only the mutants of which `file.go function` matches this regular expression")
 	flags.Float64Var(&o.least, "least", 95, "percentage of the mutants of each package that its tests have to kill")
 	flags.IntVar(&o.parallel, "parallel", runtime.GOMAXPROCS(0), "tests that run at the same time")
 	flags.BoolVar(&o.list, "list", false, "print the mutants and try none")
@@ -88,6 +93,9 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.cache, "cache", filepath.Join(dir, "belfry", "mutants"), "where results are kept")
 	if err := flags.Parse(args); err != nil {
 		return o, err
+	}
+	if o.only, err = regexp.Compile(*only); err != nil {
+		return o, fmt.Errorf("--only: %w", err)
 	}
 	if o.packages = flags.Args(); len(o.packages) == 0 {
 		o.packages = deciding
@@ -108,6 +116,9 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	chosen := choose(subjects, o.sample, o.seed)
+	for _, s := range subjects {
+		chosen[s] = slices.DeleteFunc(chosen[s], func(n int) bool { return !o.only.MatchString(s.place(n)) })
+	}
 	if o.list {
 		for _, s := range subjects {
 			for _, n := range chosen[s] {
@@ -178,11 +189,14 @@ type score struct {
 	total, killed, elsewhere, endless, lived, never int
 }
 
+// percent is how many of the mutants that were judged are killed. One that a limit
+// ended was not judged: nobody knows whether it or the machine was slow.
 func (s score) percent() float64 {
-	if s.total == 0 {
+	judged := s.total - s.endless
+	if judged == 0 {
 		return 100
 	}
-	return 100 * float64(s.killed+s.elsewhere+s.endless) / float64(s.total)
+	return 100 * float64(s.killed+s.elsewhere) / float64(judged)
 }
 
 func table(scores []score) string {

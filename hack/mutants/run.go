@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -13,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +30,9 @@ const (
 	longest = 5 * time.Second
 )
 
+// limits matches what the runtime says of itself when a limit ends it.
+var limits = regexp.MustCompile(`(?m)^(panic: test timed out|fatal error: .*(out of memory|cannot allocate))`)
+
 // A fate is what became of a mutant.
 type fate string
 
@@ -37,7 +40,7 @@ type fate string
 const (
 	killed    fate = "killed"
 	elsewhere fate = "killed elsewhere" // by the tests of a package that drives this one
-	endless   fate = "endless"
+	endless   fate = "endless"          // a limit ended it
 	lived     fate = "survived"
 	never     fate = "not reached"
 )
@@ -321,7 +324,7 @@ func (t *trial) run(ctx context.Context, n int) (fate, error) {
 			continue
 		case !errors.As(err, &exit):
 			return "", err
-		case exit.ExitCode() < 0 || bytes.Contains(out, []byte("panic: test timed out")):
+		case exit.ExitCode() < 0 || limits.Match(out):
 			return endless, nil
 		case by > 0:
 			return elsewhere, nil
@@ -340,7 +343,13 @@ func (s *subject) key(n int) string {
 			same++
 		}
 	}
-	return fmt.Sprintf("%s %s %s %d %s", filepath.Base(s.files[m.file].name), m.function, m.kind, same, m.instead)
+	return fmt.Sprintf("%s %s %d %s", s.place(n), m.kind, same, m.instead)
+}
+
+// place is the file and the function that a mutant is in.
+func (s *subject) place(n int) string {
+	m := s.mutants[n]
+	return filepath.Base(s.files[m.file].name) + " " + m.function
 }
 
 // A recollection is what earlier runs have found out about a package.
