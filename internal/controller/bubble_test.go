@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"regexp"
 	"slices"
 	"strings"
@@ -36,6 +37,8 @@ type bubble struct {
 	log      *syncBuffer
 	metrics  *controller.Metrics
 	began    time.Time
+	// reads is asked before each read, and may answer in its place.
+	reads atomic.Pointer[func(*http.Request) *http.Response]
 }
 
 // inBubble runs a test in virtual time. The controller does not lead yet.
@@ -52,7 +55,19 @@ func inBubble(t *testing.T, test func(*bubble)) {
 // waits until all is quiet. Stop returns when everything has ended.
 func (b *bubble) lead(edit ...func(*controller.Controller)) (stop func()) {
 	b.Helper()
-	clients, err := kube.NewClients(b.api.Config(), "test")
+	return b.leads(func(err error) {
+		if err != nil {
+			b.Errorf("lead: %v", err)
+		}
+	}, edit...)
+}
+
+// leads does the same, and hands over what the leader ended with.
+func (b *bubble) leads(ended func(error), edit ...func(*controller.Controller)) (stop func()) {
+	b.Helper()
+	config := b.api.Config()
+	config.Transport = b
+	clients, err := kube.NewClients(config, "test")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -74,11 +89,7 @@ func (b *bubble) lead(edit ...func(*controller.Controller)) (stop func()) {
 	others.Go(func() { cluster.Run(ctx) })
 	others.Go(func() { events.Run(ctx) })
 	leading, resign := context.WithCancel(b.Context())
-	loop.Go(func() {
-		if err := c.Lead(leading); err != nil {
-			b.Errorf("lead: %v", err)
-		}
-	})
+	loop.Go(func() { ended(c.Lead(leading)) })
 	stop = sync.OnceFunc(func() {
 		resign()
 		loop.Wait()
@@ -88,6 +99,16 @@ func (b *bubble) lead(edit ...func(*controller.Controller)) (stop func()) {
 	b.Cleanup(stop)
 	b.quiet()
 	return stop
+}
+
+// RoundTrip is how the controller reaches the API server.
+func (b *bubble) RoundTrip(r *http.Request) (*http.Response, error) {
+	if ask := b.reads.Load(); ask != nil && r.Method == http.MethodGet {
+		if answer := (*ask)(r); answer != nil {
+			return answer, nil
+		}
+	}
+	return b.api.RoundTrip(r)
 }
 
 // quiet waits until nothing happens any more before time goes on, for longer than

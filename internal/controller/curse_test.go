@@ -72,7 +72,7 @@ func (b *syncBuffer) String() string {
 func TestServiceThatMakesTheLoopPanicIsSetAside(t *testing.T) {
 	w := newWorld(t)
 	w.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
-	log := w.lead(func(c *controller.Controller) { c.Curse("curse") })
+	log := w.lead(func(c *controller.Controller) { c.Curse("curse", controller.OnSight) })
 	const served = "pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement"
 	w.expose("web", dualStack)
 	w.becomes("web", "192.0.2.0 2001:db8:: "+served)

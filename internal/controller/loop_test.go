@@ -100,6 +100,23 @@ func (t *trials) times() []time.Duration {
 	return slices.Clone(t.at)
 }
 
+// note takes note of one, now.
+func (t *trials) note(began time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.at = append(t.at, time.Since(began).Round(time.Millisecond))
+}
+
+// pauses returns the times between them.
+func (t *trials) pauses() []time.Duration {
+	at := t.times()
+	pauses := make([]time.Duration, 0, len(at))
+	for i := 1; i < len(at); i++ {
+		pauses = append(pauses, at[i]-at[i-1])
+	}
+	return pauses
+}
+
 // refuse has each write of a resource refused, and notes when it was tried.
 func (b *bubble) refuse(resource string, status *metav1.Status) *trials {
 	out := &trials{}
@@ -108,9 +125,7 @@ func (b *bubble) refuse(resource string, status *metav1.Status) *trials {
 		if w.Resource != resource {
 			return nil
 		}
-		out.mu.Lock()
-		defer out.mu.Unlock()
-		out.at = append(out.at, time.Since(start).Round(time.Millisecond))
+		out.note(start)
 		return status
 	})
 	return out
@@ -136,11 +151,7 @@ func TestAFailedWriteIsTriedAgainByWhatBecameOfIt(t *testing.T) {
 				tried := b.refuse("services", apitest.Refusal(c.code, "InternalError"))
 				b.expose("web")
 				b.passes(4 * time.Hour)
-				at := tried.times()
-				pauses := make([]time.Duration, 0, len(at))
-				for i := 1; i < len(at); i++ {
-					pauses = append(pauses, at[i]-at[i-1])
-				}
+				at, pauses := tried.times(), tried.pauses()
 				if len(pauses) < len(c.first) || !slices.Equal(pauses[:len(c.first)], c.first) || pauses[len(pauses)-1] != c.most {
 					t.Fatalf("the pauses are %v", pauses)
 				}

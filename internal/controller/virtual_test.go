@@ -73,42 +73,6 @@ func (b *bubble) spreads(want map[string]int) {
 	}
 }
 
-func TestAServiceThatMakesThePassPanicIsSetAside(t *testing.T) {
-	inBubble(t, func(b *bubble) {
-		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
-		b.lead(func(c *controller.Controller) { c.Curse("curse") })
-		cursed := func(s *corev1.Service) { s.Labels = map[string]string{"curse": ""} }
-		b.expose("web")
-		b.quiet()
-		b.expose("cursed", cursed)
-		b.expose("damned", cursed)
-		b.passes(time.Minute)
-		b.shows("cursed", "Allocated=False/BadRequest")
-		b.shows("damned", "Allocated=False/BadRequest")
-		b.expose("late")
-		b.passes(time.Minute)
-		b.shows("late", "192.0.2.1 2001:db8::1 "+waits)
-		// One that holds an address keeps it.
-		b.edit("web", cursed)
-		b.passes(time.Minute)
-		b.shows("web", "192.0.2.0 2001:db8:: pool=edge Allocated=True/BadRequest Announced=False/NoAdvertisement")
-		// It is served again once it has changed.
-		blessed := func(s *corev1.Service) { s.Labels = nil }
-		b.edit("cursed", blessed)
-		b.edit("web", blessed)
-		b.passes(time.Minute)
-		b.shows("cursed", "192.0.2.2 2001:db8::2 "+waits)
-		b.shows("web", "192.0.2.0 2001:db8:: "+waits)
-		b.shows("damned", "Allocated=False/BadRequest")
-		for _, name := range []string{"cursed", "damned", "web"} {
-			if n := strings.Count(b.log.String(), "set aside until it changes\" service=default/"+name); n == 0 || n > 2 {
-				// A second time when our own write of its condition is seen.
-				t.Errorf("the log tells %d times that %s is set aside", n, name)
-			}
-		}
-	})
-}
-
 func TestALoopThatHangsIsFoundOutInTime(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")

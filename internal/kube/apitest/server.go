@@ -309,7 +309,7 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 		w.Body = body
 	}
 	if _, served := resources[w.Resource]; !served {
-		return answer(http.StatusNotFound, Refusal(http.StatusNotFound, metav1.StatusReasonNotFound)), nil
+		return Answer(http.StatusNotFound, Refusal(http.StatusNotFound, metav1.StatusReasonNotFound)), nil
 	}
 	if r.Method == http.MethodGet {
 		return s.read(r, w)
@@ -320,7 +320,7 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.mu.Unlock()
 	if ask != nil {
 		if status := ask(w); status != nil {
-			return answer(int(status.Code), status), nil
+			return Answer(int(status.Code), status), nil
 		}
 	}
 	if err := r.Context().Err(); err != nil {
@@ -330,10 +330,10 @@ func (s *Server) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer s.mu.Unlock()
 	f, status := s.write(w, r.Header.Get("Content-Type"))
 	if status != nil {
-		return answer(int(status.Code), status), nil
+		return Answer(int(status.Code), status), nil
 	}
 	s.writes = append(s.writes, w)
-	return answer(http.StatusOK, f), nil
+	return Answer(http.StatusOK, f), nil
 }
 
 func (s *Server) write(w Write, contentType string) (fields, *metav1.Status) {
@@ -397,7 +397,8 @@ func merge(to, patch fields) {
 	}
 }
 
-func answer(code int, o any) *http.Response {
+// Answer is an answer of the API server.
+func Answer(code int, o any) *http.Response {
 	text, err := json.Marshal(o)
 	utilruntime.Must(err)
 	return &http.Response{

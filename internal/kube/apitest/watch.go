@@ -61,9 +61,9 @@ func (s *Server) read(r *http.Request, w Write) (*http.Response, error) {
 	defer s.mu.Unlock()
 	if w.Name != "" {
 		if f, ok := s.objects[w.Resource][key(w.Namespace, w.Name)]; ok {
-			return answer(http.StatusOK, f), nil
+			return Answer(http.StatusOK, f), nil
 		}
-		return answer(http.StatusNotFound, Refusal(http.StatusNotFound, "NotFound")), nil
+		return Answer(http.StatusNotFound, Refusal(http.StatusNotFound, "NotFound")), nil
 	}
 	sel, err := selectionOf(r, w)
 	if err != nil {
@@ -79,7 +79,7 @@ func (s *Server) read(r *http.Request, w Write) (*http.Response, error) {
 		}
 	}
 	if q.Get("watch") == "" || q.Get("watch") == "false" {
-		return answer(http.StatusOK, fields{
+		return Answer(http.StatusOK, fields{
 			"apiVersion": gvk.GroupVersion().String(), "kind": gvk.Kind + "List",
 			"metadata": fields{"resourceVersion": strconv.Itoa(s.version)}, "items": items,
 		}), nil
