@@ -483,8 +483,17 @@ func TestAReservationThatEndsWakesWhoWaits(t *testing.T) {
 		if got := b.carries("new"); strings.Contains(got, "192.0.2.1") {
 			t.Errorf("it has the reserved address: %s", got)
 		}
+		if got := b.poolStatus("edge").IPv6; got.Reserved != 1 || got.Available != 0 {
+			t.Errorf("reserved: %+v", got)
+		}
 		b.passes(2 * time.Minute)
 		b.shows("new", "192.0.2.1 2001:db8::1 "+waits)
+		if got := b.poolStatus("edge").IPv6; got.Reserved != 0 || got.Assigned != 1 {
+			t.Errorf("in use again: %+v", got)
+		}
+		b.api.Writes()
+		b.passes(time.Hour)
+		b.wrote()
 	})
 }
 

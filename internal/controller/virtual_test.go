@@ -389,6 +389,16 @@ func TestAPoolThatShrinksListsItsOrphans(t *testing.T) {
 			t.Errorf("%v are counted", got)
 		}
 		b.tells("Warning IPOrphaned Service also-0: ", "Warning IPOrphaned Service apart: ", "Warning IPOrphaned Service web-0: ", "Warning IPOrphaned Service web-1: ")
+		// It grows back: nothing is left of the orphans.
+		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+		b.passes(time.Minute)
+		s := b.poolStatus("edge")
+		if want := (v1beta1.AddressCount{Total: 4, Assigned: 3, Available: 1}); *s.IPv4 != want || *s.IPv6 != want || len(s.Orphans) > 0 {
+			t.Errorf("edge: %+v %+v %v", s.IPv4, s.IPv6, s.Orphans)
+		}
+		b.api.Writes()
+		b.passes(time.Hour)
+		b.wrote()
 	})
 }
 

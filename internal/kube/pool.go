@@ -24,15 +24,26 @@ func (c *Cluster) WritePoolStatus(ctx context.Context, p *v1beta1.IPAddressPool,
 	if equality.Semantic.DeepEqual(p.Status, status) {
 		return Unchanged, nil
 	}
-	// A merge patch removes what is null: name every field.
+	// A merge patch removes what is null and keeps what it does not name: name every
+	// field.
 	return c.patchPool(ctx, p, object{
 		"metadata": object{"uid": p.UID},
 		"status": object{
 			"conditions": orNull(status.Conditions), "addresses": orNull(status.Addresses),
-			"ipv4": status.IPv4, "ipv6": status.IPv6,
+			"ipv4": everyCount(status.IPv4), "ipv6": everyCount(status.IPv6),
 			"orphans": orNull(status.Orphans), "freed": orNull(status.Freed),
 		},
 	}, "status")
+}
+
+// everyCount names the counts that are zero, too, which their JSON leaves out.
+func everyCount(c *v1beta1.AddressCount) any {
+	if c == nil {
+		return nil
+	}
+	return object{
+		"total": c.Total, "assigned": c.Assigned, "available": c.Available, "reserved": c.Reserved, "orphaned": c.Orphaned,
+	}
 }
 
 // orNull makes an absent list of an empty one.

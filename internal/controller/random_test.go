@@ -1,0 +1,285 @@
+package controller_test
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/kube/apitest"
+)
+
+// A randomWorld is a cluster that people change in every way, while writes fail at
+// times. It is small, so that its Services meet on addresses, pools and nodes.
+type randomWorld struct {
+	*bubble
+	rand *rand.Rand
+}
+
+func (w randomWorld) one(of ...string) string { return of[w.rand.IntN(len(of))] }
+
+func (w randomWorld) chance(percent int) bool { return w.rand.IntN(100) < percent }
+
+// service is one of six, in any shape.
+func (w randomWorld) randomService() {
+	w.expose(w.one("a", "b", "c", "d", "e", "f"), func(s *corev1.Service) {
+		if was, ok := apitest.Get(w.api, s); ok {
+			was.Spec, was.Labels = s.Spec, nil
+			*s = *was
+			for _, of := range []string{"allow-shared-ip", "address-pool", "loadBalancerIPs"} {
+				delete(s.Annotations, "belfry.dev/"+of)
+			}
+		}
+		if w.chance(60) {
+			annotated("belfry.dev/allow-shared-ip", w.one("key", "lock"))(s)
+			s.Spec.Ports[0].Port = int32(80 + w.rand.IntN(8))
+		}
+		if w.chance(20) {
+			annotated("belfry.dev/address-pool", w.one("edge", "spare"))(s)
+		}
+		if w.chance(20) {
+			annotated("belfry.dev/loadBalancerIPs", w.one("192.0.2.1,2001:db8::1", "192.0.2.2,2001:db8::2", "198.51.100.1"))(s)
+		}
+		if w.chance(10) {
+			annotated("belfry.dev/reallocate", w.one("1", "2"))(s)
+		}
+		if w.chance(30) {
+			single(s)
+		}
+		if w.chance(20) {
+			s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+		}
+		if w.chance(10) {
+			s.Spec.Type = corev1.ServiceTypeClusterIP
+			s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+		}
+		if w.chance(10) {
+			s.Spec.LoadBalancerClass = new("example.com/other")
+		}
+		s.Labels = map[string]string{"tier": w.one("one", "two")}
+	})
+}
+
+func (w randomWorld) randomNode() {
+	name := w.one("node1", "node2", "node3")
+	if w.chance(25) {
+		w.api.Delete(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		return
+	}
+	w.node(name, func(n *corev1.Node) {
+		n.Labels = map[string]string{"zone": w.one("one", "two")}
+		if w.chance(20) {
+			n.Labels["node.kubernetes.io/exclude-from-external-load-balancers"] = ""
+		}
+		if w.chance(20) {
+			n.Status.Addresses = []corev1.NodeAddress{
+				{Type: corev1.NodeInternalIP, Address: w.one("192.0.2.1", "203.0.113.1")},
+				{Type: corev1.NodeInternalIP, Address: w.one("2001:db8::1", "2001:db8:9::1")},
+			}
+		}
+	})
+}
+
+func (w randomWorld) randomPool() {
+	name := w.one("edge", "spare")
+	if w.chance(20) {
+		w.api.Delete(&v1beta1.IPAddressPool{ObjectMeta: metav1.ObjectMeta{Name: name}})
+		return
+	}
+	ranges := map[string][]v1beta1.AddressRange{"edge": {"192.0.2.0/30", "2001:db8::/126"}, "spare": {"198.51.100.0/31", "2001:db8:1::/127"}}[name]
+	if w.chance(30) {
+		ranges = []v1beta1.AddressRange{"192.0.2.2/31", "2001:db8::2/127", "198.51.100.1"}
+	}
+	w.pool(name, func(p *v1beta1.IPAddressPoolSpec) {
+		p.OrphanPolicy = v1beta1.OrphanPolicy(w.one("Keep", "Reassign"))
+		p.AutoAssign = new(w.chance(80))
+		p.Drain = w.chance(10)
+		if w.chance(20) {
+			p.ServiceAllocation = &v1beta1.ServiceAllocation{PerNamespaceLimit: int32(1 + w.rand.IntN(3))}
+		}
+		if w.chance(10) {
+			p.Retention = "soon" // not to be read
+		}
+	}, ranges...)
+}
+
+func (w randomWorld) randomAdvertisement() {
+	meta := metav1.ObjectMeta{Name: w.one("first", "second")}
+	zone := []v1beta1.LabelSelector{{MatchLabels: map[string]v1beta1.LabelValue{"zone": "one"}}}
+	tier := []v1beta1.LabelSelector{{MatchLabels: map[string]v1beta1.LabelValue{"tier": "one"}}}
+	switch w.rand.IntN(8) {
+	case 0:
+		w.api.Delete(&v1beta1.L2Advertisement{ObjectMeta: meta})
+	case 1:
+		w.api.Delete(&v1beta1.BGPAdvertisement{ObjectMeta: meta})
+	case 2, 3, 4:
+		ad := &v1beta1.L2Advertisement{ObjectMeta: meta}
+		if was, ok := apitest.Get(w.api, ad); ok {
+			ad = was
+		}
+		ad.Spec = v1beta1.L2AdvertisementSpec{}
+		if w.chance(30) {
+			ad.Spec.IPAddressPools = []v1beta1.ObjectName{"edge"}
+		}
+		if w.chance(30) {
+			ad.Spec.NodeSelectors = zone
+		}
+		if w.chance(30) {
+			ad.Spec.ServiceSelectors = tier
+		}
+		if w.chance(30) {
+			ad.Annotations = map[string]string{"belfry.dev/rebalance": w.one("1", "2", "3")}
+		}
+		apitest.Put(w.api, ad)
+	default:
+		ad := &v1beta1.BGPAdvertisement{ObjectMeta: meta}
+		if was, ok := apitest.Get(w.api, ad); ok {
+			ad = was
+		}
+		ad.Spec = v1beta1.BGPAdvertisementSpec{MED: new(int64(w.rand.IntN(2)))}
+		if w.chance(30) {
+			ad.Spec.NodeSelectors = zone
+		}
+		apitest.Put(w.api, ad)
+	}
+}
+
+func (w randomWorld) randomPeer() {
+	peer := &v1beta1.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: w.one("tor", "twin")}}
+	if was, ok := apitest.Get(w.api, peer); ok {
+		peer = was
+	}
+	if w.chance(20) {
+		w.api.Delete(peer)
+		return
+	}
+	peer.Spec = v1beta1.BGPPeerSpec{
+		MyASN: 65000, PeerASN: 65001, PeerAddress: v1beta1.PeerAddress(w.one("2001:db8:9::1", "192.0.2.99")),
+		AddressFamilies: []v1beta1.AddressFamily{v1beta1.IPv4, v1beta1.IPv6},
+	}
+	if w.chance(50) {
+		peer.Spec.NodeSelectors = []v1beta1.LabelSelector{{MatchLabels: map[string]v1beta1.LabelValue{"zone": v1beta1.LabelValue(w.one("one", "two"))}}}
+	}
+	apitest.Put(w.api, peer)
+}
+
+// change changes one thing.
+func (w randomWorld) change() {
+	name := w.one("a", "b", "c", "d", "e", "f")
+	switch w.rand.IntN(14) {
+	case 0:
+		w.randomNode()
+	case 1:
+		w.randomPool()
+	case 2, 3:
+		w.randomAdvertisement()
+	case 4:
+		w.randomPeer()
+	case 5:
+		w.endpoints(name)
+	case 6, 7:
+		w.api.Delete(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}})
+	case 8, 9: // a speaker, or a person
+		s, ok := apitest.Get(w.api, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}})
+		if ok && len(s.Status.LoadBalancer.Ingress) > 0 {
+			annotated("belfry.dev/l2-node", w.one("node1", "node2", "node3", "nowhere", "node1,node2"))(s)
+			apitest.Put(w.api, s)
+		}
+	default:
+		w.randomService()
+	}
+}
+
+// gauges are what the metrics say there is.
+func (b *bubble) gauges() map[string]float64 {
+	b.Helper()
+	families, err := b.registry.Gather()
+	if err != nil {
+		b.Fatal(err)
+	}
+	out := map[string]float64{}
+	for _, f := range families {
+		if !slices.Contains([]string{"belfry_services", "belfry_pool_addresses"}, f.GetName()) {
+			continue
+		}
+		for _, m := range f.Metric {
+			var labels []string
+			for _, l := range m.Label {
+				labels = append(labels, l.GetName()+"="+l.GetValue())
+			}
+			out[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = value(m)
+		}
+	}
+	return out
+}
+
+// Whatever has happened, and however writes fared meanwhile, a leader that begins
+// anew finds nothing to write and counts the same: what the loop keeps from one
+// pass to the next says no more than the cluster does.
+func TestANewLeaderFindsNothingToCorrect(t *testing.T) {
+	for seed := range uint64(12) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inBubble(t, func(b *bubble) {
+				w := randomWorld{b, rand.New(rand.NewPCG(seed, 1))}
+				b.node("node2")
+				b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+				b.advertise()
+				stop := b.lead()
+				for step := range 8 {
+					var mu sync.Mutex // several writers ask at the same time
+					fails := rand.New(rand.NewPCG(seed, uint64(2+step)))
+					b.api.Before(func(apitest.Write) *metav1.Status {
+						mu.Lock()
+						defer mu.Unlock()
+						switch fails.IntN(10) {
+						case 0:
+							return apitest.Refusal(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable)
+						case 1:
+							return apitest.Refusal(http.StatusForbidden, metav1.StatusReasonForbidden)
+						}
+						return nil
+					})
+					for range 1 + w.rand.IntN(6) {
+						w.change()
+						b.passes(time.Duration(w.rand.IntN(50)) * time.Millisecond)
+					}
+					b.passes(time.Second)
+					b.api.Before(nil)
+					b.passes(15 * time.Minute) // longer than any pause
+					b.api.Writes()
+					counted := b.gauges()
+					b.passes(time.Hour)
+					b.wrote()
+					stop()
+					stop = b.lead()
+					b.passes(time.Minute)
+					b.wrote()
+					if again := b.gauges(); !maps.Equal(counted, again) {
+						for k := range again {
+							if again[k] != counted[k] {
+								t.Errorf("step %d: %s was %v, a new leader counts %v", step, k, counted[k], again[k])
+							}
+						}
+						for k := range counted {
+							if _, has := again[k]; !has {
+								t.Errorf("step %d: %s was %v, a new leader does not count it", step, k, counted[k])
+							}
+						}
+					}
+					if t.Failed() {
+						return
+					}
+				}
+			})
+		})
+	}
+}
