@@ -159,6 +159,8 @@ type Effects struct {
 	Refute bool
 	// News are records to pass on by gossip, this node's own among them.
 	News []*Record
+	// Refused is how many times a name was not taken because there are too many.
+	Refused int
 	// Changes are for the log.
 	Changes []Change
 	// Members is set when the list changed.
@@ -310,9 +312,23 @@ func (v *View) SetPeers(now time.Duration, peers []netip.Addr) {
 	v.places, v.stale = next, true
 }
 
+// Room is how many other names a node knows at most, where so many others should
+// be. Nodes come and go, and one that has the key but no Node may tell of names
+// without end.
+func Room(places int) int { return max(64, 4*places) }
+
+// knows reports whether the name is known or may become so.
+func (v *View) knows(node string) bool {
+	if v.peers[node] == nil && len(v.peers) >= Room(len(v.places)) {
+		v.out.Refused++
+		return false
+	}
+	return true
+}
+
 // Heard is called when gossip finds a member alive.
 func (v *View) Heard(now time.Duration, node string, addr netip.Addr) {
-	if node == v.self.Node {
+	if node == v.self.Node || !v.knows(node) {
 		return
 	}
 	p := v.peer(now, node)
@@ -374,6 +390,9 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 			v.renew()
 			v.tellAll()
 		}
+		return
+	}
+	if !v.knows(r.Node) {
 		return
 	}
 	v.own.Witness(r.Epoch)

@@ -103,8 +103,8 @@ func (c *cluster) start(host int, change ...func(*Config)) *member {
 	if m.Membership, err = New(cfg, testLog(c.t, cfg.Node), m.reg, segment{c}); err != nil {
 		c.t.Fatal(err)
 	}
-	m.open = func(bind netip.AddrPort) (memberlist.NodeAwareTransport, error) {
-		t, err := open(bind)
+	m.open = func(bind netip.AddrPort, b *border) (memberlist.NodeAwareTransport, error) {
+		t, err := open(bind, b)
 		m.wire = &wire{NodeAwareTransport: t, cluster: c, self: cfg.Bind}
 		return m.wire, err
 	}

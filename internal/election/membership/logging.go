@@ -18,7 +18,7 @@ type logSink struct {
 
 // Reasons for which something received was dropped.
 const (
-	dropForeign   = "foreign"   // Not encrypted with our key.
+	dropForeign   = "foreign"   // Not encrypted with our key, or a stream from no Node's address.
 	dropMalformed = "malformed" // Ours by its key, but not understood.
 	dropOverflow  = "overflow"  // More than could be taken in.
 )

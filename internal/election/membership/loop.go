@@ -130,6 +130,7 @@ func (l *loop) perform(e election.Effects) time.Duration {
 	for _, q := range e.Questions {
 		l.ask(q)
 	}
+	l.m.metrics.dropped.WithLabelValues(dropOverflow).Add(float64(e.Refused))
 	for _, c := range e.Changes {
 		if c.State == election.Gone {
 			delete(l.heard, c.Node)

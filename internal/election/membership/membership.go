@@ -64,8 +64,9 @@ type Membership struct {
 	metrics *metrics
 	confirm Confirmer
 	pace    pace
+	border  *border
 	// open opens the transport; a seam for tests.
-	open func(netip.AddrPort) (memberlist.NodeAwareTransport, error)
+	open func(netip.AddrPort, *border) (memberlist.NodeAwareTransport, error)
 
 	changed chan struct{}
 	members atomic.Pointer[[]election.Member]
@@ -77,6 +78,7 @@ type Membership struct {
 	inbox inbox
 	news  *memberlist.TransmitLimitedQueue
 	size  atomic.Int32 // Listed members, for news.
+	room  atomic.Int64 // How many of them there may be.
 }
 
 // New returns a Membership; Run runs it. A nil confirmer knows nothing.
@@ -92,8 +94,10 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 		open: open, changed: make(chan struct{}, 1),
 		inbox: inbox{kick: make(chan struct{}, 1)},
 	}
+	m.border = newBorder(m.metrics.dropped)
 	m.news = &memberlist.TransmitLimitedQueue{RetransmitMult: 2, NumNodes: func() int { return int(m.size.Load()) }}
 	m.size.Store(1)
+	m.room.Store(int64(election.Room(0)))
 	m.members.Store(&[]election.Member{{Node: cfg.Node, Address: cfg.Bind, State: election.Joining}})
 	m.state.Store(&[][]byte{})
 	m.ack.Store(&[]byte{})
@@ -115,6 +119,8 @@ func (m *Membership) SetPeers(peers []netip.Addr) {
 	for i := range peers {
 		peers[i] = peers[i].Unmap()
 	}
+	m.border.setPeers(peers)
+	m.room.Store(int64(election.Room(len(peers))))
 	m.inbox.post(func(l *loop) { l.view.SetPeers(l.now(), peers) })
 }
 
@@ -132,7 +138,7 @@ func (m *Membership) Run(ctx context.Context) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
-	tr, err := m.open(netip.AddrPortFrom(m.cfg.Bind, m.cfg.Port))
+	tr, err := m.open(netip.AddrPortFrom(m.cfg.Bind, m.cfg.Port), m.border)
 	if err != nil {
 		return err
 	}
@@ -160,7 +166,8 @@ func (m *Membership) Run(ctx context.Context) error {
 	conf.EnableCompression = false
 	conf.TCPTimeout = streamTimeout
 	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
-	conf.Delegate, conf.Events, conf.Ping = delegate{m}, delegate{m}, delegate{m}
+	d := newDelegate(m)
+	conf.Delegate, conf.Events, conf.Ping, conf.Alive = d, d, d, d
 	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped}
 	l.ml, err = memberlist.Create(conf)
 	if err != nil {
@@ -220,13 +227,33 @@ func (i *inbox) take() []func(*loop) {
 }
 
 // A delegate is what memberlist calls.
-type delegate struct{ m *Membership }
+type delegate struct {
+	m *Membership
+
+	mu    sync.Mutex
+	alive map[string]bool // The members that memberlist has.
+}
+
+func newDelegate(m *Membership) *delegate { return &delegate{m: m, alive: map[string]bool{}} }
+
+// NotifyAlive refuses members beyond what there is room for.
+func (d *delegate) NotifyAlive(n *memberlist.Node) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.alive[n.Name] && int64(len(d.alive)) > d.m.room.Load() { // This node is one of them.
+		d.m.metrics.dropped.WithLabelValues(dropOverflow).Inc()
+		return errTooManyMembers
+	}
+	return nil
+}
+
+var errTooManyMembers = errors.New("more members than this cluster can have")
 
 // NodeMeta returns nothing: 512 bytes would not hold what we have to say.
-func (d delegate) NodeMeta(int) []byte { return nil }
+func (d *delegate) NodeMeta(int) []byte { return nil }
 
 // NotifyMsg takes a record.
-func (d delegate) NotifyMsg(b []byte) {
+func (d *delegate) NotifyMsg(b []byte) {
 	b = slices.Clone(b)
 	if !d.m.inbox.offer(func(l *loop) { l.receive(b) }) {
 		d.m.metrics.dropped.WithLabelValues(dropOverflow).Inc()
@@ -234,16 +261,16 @@ func (d delegate) NotifyMsg(b []byte) {
 }
 
 // GetBroadcasts returns news to pass on.
-func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
+func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
 	return d.m.news.GetBroadcasts(overhead, limit)
 }
 
 // AckPayload returns this node's record. Pings go round all members for ever, so
 // whatever loss swallowed is repaired within a round.
-func (d delegate) AckPayload() []byte { return *d.m.ack.Load() }
+func (d *delegate) AckPayload() []byte { return *d.m.ack.Load() }
 
 // NotifyPingComplete takes the record that an ack brought.
-func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, b []byte) {
+func (d *delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, b []byte) {
 	if len(b) == 0 {
 		return // Relayed by a third node: without.
 	}
@@ -254,7 +281,7 @@ func (d delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, b []by
 }
 
 // LocalState returns all this node knows, for an exchange.
-func (d delegate) LocalState(bool) []byte {
+func (d *delegate) LocalState(bool) []byte {
 	var b []byte
 	for _, encoded := range *d.m.state.Load() {
 		b = appendFramed(b, encoded)
@@ -263,24 +290,30 @@ func (d delegate) LocalState(bool) []byte {
 }
 
 // MergeRemoteState takes all that another node knows.
-func (d delegate) MergeRemoteState(b []byte, _ bool) {
+func (d *delegate) MergeRemoteState(b []byte, _ bool) {
 	b = slices.Clone(b)
 	d.m.inbox.post(func(l *loop) { l.receiveState(b) })
 }
 
 // NotifyJoin is told of a member that lives.
-func (d delegate) NotifyJoin(n *memberlist.Node) {
+func (d *delegate) NotifyJoin(n *memberlist.Node) {
 	name := n.Name
+	d.mu.Lock()
+	d.alive[name] = true
+	d.mu.Unlock()
 	addr, _ := netip.AddrFromSlice(n.Addr)
 	d.m.inbox.post(func(l *loop) { l.view.Heard(l.now(), name, addr.Unmap()) })
 }
 
 // NotifyUpdate is told of new node meta; there is none.
-func (d delegate) NotifyUpdate(*memberlist.Node) {}
+func (d *delegate) NotifyUpdate(*memberlist.Node) {}
 
 // NotifyLeave is told of a member that gossip lost, or that left.
-func (d delegate) NotifyLeave(n *memberlist.Node) {
+func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	name := n.Name
+	d.mu.Lock()
+	delete(d.alive, name)
+	d.mu.Unlock()
 	d.m.inbox.post(func(l *loop) { l.view.Lost(l.now(), name) })
 }
 
@@ -288,6 +321,11 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 func (m *Membership) publishMembers(list []election.Member) {
 	m.members.Store(&list)
 	m.metrics.count(list)
+	at := make([]netip.Addr, len(list))
+	for i, l := range list {
+		at[i] = l.Address
+	}
+	m.border.setMembers(at)
 	select {
 	case m.changed <- struct{}{}:
 	default:

@@ -410,8 +410,9 @@ func TestStrangersAreDroppedAndCounted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	node := net.Dialer{LocalAddr: &net.TCPAddr{IP: stranger.addr.AsSlice()}}
 	for _, p := range []string{"\x06hello", "\x0a\xff\xff\xff\xff", "\x0a\x00\x00\x00\x40" + strings.Repeat("x", 64)} {
-		tcp, err := net.Dial("tcp", hostPort(m.addr, c.port))
+		tcp, err := node.Dial("tcp", hostPort(m.addr, c.port))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,7 +24,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"state"}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "belfry_gossip_dropped_total",
-			Help: "Packets, streams and records dropped: foreign (not encrypted with our key), malformed, overflow.",
+			Help: "Packets, streams and records dropped: foreign (not encrypted with our key, or a stream from no Node's address), malformed, overflow (more than is taken at a time).",
 		}, []string{"reason"}),
 		suspicions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "belfry_gossip_suspicions_total",

@@ -18,6 +18,7 @@ import (
 // on, and leaves no connection behind.
 type transport struct {
 	bind    netip.AddrPort
+	border  *border
 	udp     *net.UDPConn
 	tcp     *net.TCPListener
 	packets chan *memberlist.Packet
@@ -33,12 +34,16 @@ type transport struct {
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 
-// largest is the largest UDP payload.
-const largest = 64 << 10
+const (
+	// largest is the largest UDP payload.
+	largest = 64 << 10
+	// socketBuffer is what the kernel keeps of a stream that nobody reads.
+	socketBuffer = 128 << 10
+)
 
 // open opens the transport of a speaker; Shutdown closes it.
-func open(bind netip.AddrPort) (memberlist.NodeAwareTransport, error) {
-	t, err := listen(bind)
+func open(bind netip.AddrPort, b *border) (memberlist.NodeAwareTransport, error) {
+	t, err := listen(bind, b)
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +51,7 @@ func open(bind netip.AddrPort) (memberlist.NodeAwareTransport, error) {
 }
 
 // listen opens the sockets.
-func listen(bind netip.AddrPort) (*transport, error) {
+func listen(bind netip.AddrPort, b *border) (*transport, error) {
 	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(bind))
 	if err != nil {
 		return nil, fmt.Errorf("listen for gossip on TCP %s: %w", bind, err)
@@ -60,7 +65,7 @@ func listen(bind netip.AddrPort) (*transport, error) {
 	// kernel caps this at net.core.rmem_max, silently.
 	_ = udp.SetReadBuffer(2 << 20)
 	t := &transport{
-		bind: bind, udp: udp, tcp: tcp,
+		bind: bind, border: b, udp: udp, tcp: tcp,
 		packets: make(chan *memberlist.Packet), streams: make(chan net.Conn), conns: map[*conn]struct{}{},
 	}
 	t.ctx, t.stop = context.WithCancel(context.Background())
@@ -104,10 +109,16 @@ func (t *transport) accept() {
 			}
 			continue
 		}
-		select {
-		case t.streams <- t.track(c):
-		case <-t.ctx.Done():
+		if err := t.border.enter(remote(c)); err != nil {
 			_ = c.Close()
+			continue
+		}
+		_ = c.(*net.TCPConn).SetReadBuffer(socketBuffer) // The kernel would take megabytes.
+		taken := t.track(c, load{streams: 1})
+		select {
+		case t.streams <- taken:
+		case <-t.ctx.Done():
+			_ = taken.Close()
 			return
 		}
 	}
@@ -124,28 +135,58 @@ func (t *transport) pause() bool {
 	}
 }
 
-// A conn is a connection that Shutdown closes.
+// A conn is a connection that Shutdown closes and whose incoming bytes the
+// border counts for as long as it is open.
 type conn struct {
 	net.Conn
-	t *transport
+	t    *transport
+	from netip.Addr
+	had  load // Owned by t.mu.
 }
 
-func (t *transport) track(c net.Conn) net.Conn {
-	tracked := &conn{c, t}
+func (t *transport) track(c net.Conn, had load) net.Conn {
+	tracked := &conn{Conn: c, t: t, from: remote(c), had: had}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.ctx.Err() != nil {
 		_ = c.Close()
-		return tracked
 	}
 	t.conns[tracked] = struct{}{}
 	return tracked
 }
 
+// Read reads what the border lets pass. memberlist keeps all that it reads
+// until it closes the connection.
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		if over := c.t.keep(c, n); over != nil {
+			return 0, over
+		}
+	}
+	return n, err
+}
+
+func (t *transport) keep(c *conn, n int) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, open := t.conns[c]; !open {
+		return net.ErrClosed
+	}
+	if err := t.border.bring(c.from, n); err != nil {
+		return err
+	}
+	c.had.bytes += n
+	return nil
+}
+
 // Close closes the connection.
 func (c *conn) Close() error {
 	c.t.mu.Lock()
-	delete(c.t.conns, c)
+	if _, open := c.t.conns[c]; open {
+		delete(c.t.conns, c)
+		c.t.border.leave(c.from, c.had)
+	}
 	c.t.mu.Unlock()
 	return c.Conn.Close()
 }
@@ -188,7 +229,7 @@ func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, e
 	if err != nil {
 		return nil, err
 	}
-	return t.track(c), nil
+	return t.track(c, load{}), nil
 }
 
 // DialAddressTimeout connects.

@@ -97,7 +97,7 @@ func (m *virtual) start(peers ...netip.Addr) {
 	}
 	m.end = w.lan.open(netip.AddrPortFrom(cfg.Bind, DefaultPort))
 	w.lan.power(cfg.Bind, true)
-	m.open = func(netip.AddrPort) (memberlist.NodeAwareTransport, error) { return m.end, nil }
+	m.open = func(netip.AddrPort, *border) (memberlist.NodeAwareTransport, error) { return m.end, nil }
 	m.SetPeers(peers)
 	m.Publish(Local{Interfaces: m.interfaces(), Owned: m.owned()})
 	ctx, cancel := context.WithCancel(context.Background())
