@@ -359,12 +359,13 @@ func TestDrainHasAnEnd(t *testing.T) {
 	}
 }
 
-// A guess never takes the place of what the router said.
-func TestRoutersWordsStay(t *testing.T) {
+// A guess never takes the place of a fact, least of all of what the router said.
+func TestFactsStay(t *testing.T) {
 	words := &Fault{Cause: Notified, Text: "the router says: cease: administrative shutdown: see you at noon"}
 	guess := &Fault{Cause: ClosedBeforeOpen, Text: "the router closed the connection before OPEN; does it know this node as a neighbor?"}
 	refused := &Fault{Cause: ConnectionRefused, Text: "connection refused by 192.0.2.1:179"}
 	unanswered := &Fault{Cause: Unanswered, Text: "SYN unanswered by [2001:db8::1]:179"}
+	expired := &Fault{Cause: HoldTimerExpired, Text: "hold timer expired"}
 	for _, c := range []struct {
 		name   string
 		faults []*Fault
@@ -379,6 +380,11 @@ func TestRoutersWordsStay(t *testing.T) {
 		{"words are repeated once", []*Fault{words, refused, refused, unanswered}, Unanswered, unanswered.Text + "; before that " + words.Text},
 		{"a guess after that", []*Fault{words, refused, guess}, Notified, words.Text},
 		{"a better reason", []*Fault{words, {Cause: OpenRejected, Text: "bad peer AS 65001, expected 65000"}}, OpenRejected, "bad peer AS 65001, expected 65000"},
+		{"a guess after a fact", []*Fault{expired, guess, guess}, HoldTimerExpired, expired.Text + "; since then " + guess.Text},
+		{"another fact after both", []*Fault{expired, guess, unanswered}, Unanswered, unanswered.Text},
+		{"a fact again after both", []*Fault{expired, guess, expired}, HoldTimerExpired, expired.Text},
+		{"a guess after a refusal of ours", []*Fault{{Cause: OpenRejected, Text: "bad peer AS 65001, expected 65000"}, guess}, OpenRejected, "bad peer AS 65001, expected 65000; since then " + guess.Text},
+		{"silence after words", []*Fault{words, {Cause: Silent, Text: "the router does not confirm our OPEN"}}, Silent, "the router does not confirm our OPEN; before that " + words.Text},
 		{"a fact after a guess", []*Fault{guess, refused}, ConnectionRefused, refused.Text},
 	} {
 		var shown *Fault

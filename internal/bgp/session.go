@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
@@ -49,6 +50,10 @@ const (
 	ClosedBeforeOpen
 	// ConnectionLost: closed or reset in mid-session.
 	ConnectionLost
+	// Silent: the router took the connection, and nothing more is heard of it.
+	Silent
+	// TTLTooLow: what it says comes from farther away than ttlSecurity lets it.
+	TTLTooLow
 	// HoldTimerExpired: the router fell silent.
 	HoldTimerExpired
 	// SendTimeout: the router stopped reading (RFC 9687).
@@ -77,7 +82,7 @@ const (
 
 var causes = [...]string{
 	"None", "ConnectionRefused", "Unanswered", "MD5Suspected", "Unreachable", "SourceUnusable", "ClosedBeforeOpen",
-	"ConnectionLost", "HoldTimerExpired", "SendTimeout", "OpenRejected", "Malformed", "Notified", "AdminShutdown",
+	"ConnectionLost", "Silent", "TTLTooLow", "HoldTimerExpired", "SendTimeout", "OpenRejected", "Malformed", "Notified", "AdminShutdown",
 	"PasswordMissing", "NoNeighbor", "BFDDown", "Reconfigured", "Leave", "Internal",
 }
 
@@ -92,42 +97,84 @@ func (c Cause) Ours() bool { return c == AdminShutdown || c == Reconfigured || c
 type Fault struct {
 	Cause Cause
 	Text  string
-	// words are the router's, which the text repeats.
-	words *Fault
+	// first is what was told first, which the text repeats.
+	first *Fault
 }
 
 // Error returns the text.
 func (f *Fault) Error() string { return f.Text }
 
 // Succeed returns what to tell after a fault that comes while another is told, without
-// a session in between; before is nil for none. The router's words stay until there is
-// something better: that it closes connections without a word is what it has announced,
-// and what we guess from it would hide the reason. What is new beside the words is told
-// with them.
+// a session in between; before is nil for none. A fact stays until there is a better
+// one: that a router closes connections without a word may follow from it, and what we
+// guess from that would hide the reason. The router's own words stay alone, or beside
+// what is new and no guess.
 func (f *Fault) Succeed(before *Fault) *Fault {
-	if before != nil && before.words != nil {
-		before = before.words
-	}
-	if before == nil || before.Cause != Notified {
+	if before == nil {
 		return f
+	}
+	if before.first != nil {
+		before = before.first
 	}
 	switch f.Cause {
 	case ClosedBeforeOpen, ConnectionLost:
-		return before
-	case ConnectionRefused, Unanswered, Unreachable:
-		return &Fault{Cause: f.Cause, Text: f.Text + "; before that " + before.Text, words: before}
-	default:
-		return f
+		switch before.Cause {
+		case Notified:
+			return before
+		case OpenRejected, Malformed, HoldTimerExpired, SendTimeout, Silent, TTLTooLow, BFDDown:
+			return &Fault{Cause: before.Cause, Text: before.Text + "; since then " + f.Text, first: before}
+		}
+	case ConnectionRefused, Unanswered, Unreachable, Silent:
+		if before.Cause == Notified {
+			return &Fault{Cause: f.Cause, Text: f.Text + "; before that " + before.Text, first: before}
+		}
 	}
+	return f
 }
 
-// Silence says what it may mean that a router takes a connection and then sends nothing
-// that arrives. The kernel drops segments with too low a TTL without telling.
-func Silence(p lb.BGPPeer) string {
-	if p.TTLSecurity > 0 {
-		return fmt.Sprintf("nothing of the router's has arrived: with ttlSecurity %d only packets with a TTL of at least %d do; does the router send with 255 (GTSM), and is it no farther away?", p.TTLSecurity, 256-p.TTLSecurity)
+// A Trace is what the kernel knows of a connection on which nothing is heard.
+type Trace struct {
+	// TTL is that of the router's last segment that was dropped because it was too low;
+	// 0 for none.
+	TTL int
+	// Unacknowledged is set when the router has acknowledged nothing of ours lately,
+	// however often it was sent.
+	Unacknowledged bool
+}
+
+// TooFar is the fault when segments of the router arrive with a TTL below the least
+// that ttlSecurity lets in.
+func TooFar(ttl, least int) *Fault {
+	text := fmt.Sprintf("the router's packets arrive with TTL %d; ttlSecurity %d expects %d", ttl, 256-least, least)
+	if least < 255 {
+		text += " or more"
 	}
-	return "nothing of the router's has arrived; if it demands GTSM (ttl-security), set ttlSecurity"
+	// Hosts and routers begin with 1, 64, 128 or 255.
+	if ttl > 128 {
+		return &Fault{Cause: TTLTooLow, Text: fmt.Sprintf("%s: the router is %d hops away", text, 256-ttl)}
+	}
+	return &Fault{Cause: TTLTooLow, Text: text + ": turn on GTSM (ttl-security) on the router, or leave ttlSecurity out"}
+}
+
+// Silence says what it may mean that a session in this state hears nothing.
+func Silence(p lb.BGPPeer, state State, t Trace) *Fault {
+	f := Fault{Cause: Silent}
+	switch {
+	case t.TTL > 0 && p.TTLSecurity > 0:
+		f = *TooFar(t.TTL, 256-p.TTLSecurity)
+	case t.Unacknowledged && p.TTLSecurity > 0:
+		f.Text = fmt.Sprintf("the router acknowledges nothing that it is sent; ttlSecurity %d lets in only what arrives with a TTL of at least %d", p.TTLSecurity, 256-p.TTLSecurity)
+	case t.Unacknowledged:
+		f.Text = "the router acknowledges nothing that it is sent; if it demands GTSM (ttl-security), set ttlSecurity"
+	case state == OpenSent:
+		f.Text = "the router has taken the connection and sends no OPEN"
+	case state == OpenConfirm:
+		f.Text = "the router does not confirm our OPEN"
+	}
+	if state == Established {
+		f.Cause, f.Text = HoldTimerExpired, strings.TrimSuffix("hold timer expired: "+f.Text, ": ")
+	}
+	return &f
 }
 
 // Counters count what went through a session since its peer was configured.

@@ -121,7 +121,8 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 	ours := bgp.LocalOpen(p, netip.MustParseAddr("192.0.2.10"), chance(r, 50))
 	s, e := New(Config{
 		Open: ours, MaximumPrefixes: 10, Jitter: r.Float64,
-		Judge: func(o wire.Open) (bgp.Negotiated, error) { return bgp.Negotiate(p, ours, o) },
+		Judge:   func(o wire.Open) (bgp.Negotiated, error) { return bgp.Negotiate(p, ours, o) },
+		Silence: func(state bgp.State, t bgp.Trace) *bgp.Fault { return bgp.Silence(p, state, t) },
 	}, 0)
 	do(e)
 	took()
@@ -153,7 +154,7 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 	ends := 0
 	for range 30 {
 		now += time.Duration(r.IntN(2000)) * time.Millisecond
-		if !do(s.Tick(now, false)) {
+		if !do(s.Tick(now, false, func() bgp.Trace { return bgp.Trace{} })) {
 			fail("over after %v", now)
 		}
 		if writing && chance(r, 50) {

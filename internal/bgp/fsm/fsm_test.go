@@ -27,6 +27,7 @@ import (
 //	recv keepalive | refresh FAMILY | update PREFIX... | notification CODE SUBCODE [HEX]
 //	say [broken] +PREFIX@NEXTHOP... -PREFIX... | end FAMILY   an UPDATE of gobgp's
 //	stall, resume                            the router reads nothing, or again
+//	trace [ttl=N] [unacknowledged]           what the kernel knows from now on, in this session
 //	sleep DUR [unread]                       lets time pass
 //	fails TEXT, lost TEXT                    what writing, or reading, came to
 //	close TEXT                               we want to end
@@ -39,6 +40,7 @@ type conversation struct {
 	s       *Session
 	now     time.Duration
 	stalled bool
+	trace   bgp.Trace
 	state   bgp.State
 	out     strings.Builder
 }
@@ -86,10 +88,11 @@ func (c *conversation) line(args []string) {
 		}
 		_, p.RequireRole = values["require"]
 		ours := bgp.LocalOpen(p, netip.MustParseAddr("192.0.2.10"), false)
-		c.now, c.stalled, c.state = 0, false, bgp.OpenSent
+		c.now, c.stalled, c.trace, c.state = 0, false, bgp.Trace{}, bgp.OpenSent
 		s, e := New(Config{
-			Open: ours, Silence: bgp.Silence(p), MaximumPrefixes: 2, Jitter: func() float64 { return 1 },
-			Judge: func(theirs wire.Open) (bgp.Negotiated, error) { return bgp.Negotiate(p, ours, theirs) },
+			Open: ours, MaximumPrefixes: 2, Jitter: func() float64 { return 1 },
+			Silence: func(state bgp.State, t bgp.Trace) *bgp.Fault { return bgp.Silence(p, state, t) },
+			Judge:   func(theirs wire.Open) (bgp.Negotiated, error) { return bgp.Negotiate(p, ours, theirs) },
 		}, 0)
 		c.s = s
 		c.happened(e)
@@ -115,6 +118,9 @@ func (c *conversation) line(args []string) {
 	case "resume":
 		c.stalled = false
 		c.happened(c.s.Wrote(c.now))
+	case "trace":
+		_, unacknowledged := values["unacknowledged"]
+		c.trace = bgp.Trace{TTL: transcript.Number(c.t, values["ttl"], 0), Unacknowledged: unacknowledged}
 	case "sleep":
 		_, unread := values["unread"]
 		end := c.now + transcript.Duration(c.t, args[1])
@@ -124,7 +130,7 @@ func (c *conversation) line(args []string) {
 				break
 			}
 			c.now = at
-			if c.happened(c.s.Tick(c.now, unread)); unread {
+			if c.happened(c.s.Tick(c.now, unread, func() bgp.Trace { return c.trace })); unread {
 				if next, _ := c.s.Next(); next == at { // what it waits for is not in this test
 					break
 				}
@@ -151,6 +157,9 @@ func (c *conversation) happened(e Effects) {
 	c.show(e.Write)
 	if e.Refresh != nil {
 		fmt.Fprintf(&c.out, "%v say %v again\n", c.now, e.Refresh)
+	}
+	if e.Doubt != nil {
+		fmt.Fprintf(&c.out, "%v doubt, %v: %s\n", c.now, e.Doubt.Cause, e.Doubt.Text)
 	}
 	if e.End != nil {
 		fmt.Fprintf(&c.out, "%v over, %v: %s\n", c.now, e.End.Fault.Cause, e.End.Fault.Text)

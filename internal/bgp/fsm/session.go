@@ -17,6 +17,9 @@ const (
 	// confirms ours on a session without a hold time. RFC 4271 suggests four minutes;
 	// a router that needs more than one is better tried again.
 	openTimeout = time.Minute
+	// patience is how long a router may be in answering before it is told what that may
+	// mean. It is given more time.
+	patience = 5 * time.Second
 	// lastWords is how long a router's NOTIFICATION may be in coming after a write
 	// has failed.
 	lastWords = time.Second
@@ -38,8 +41,8 @@ func (e *Ending) Error() string { return e.Fault.Text }
 type Config struct {
 	// Open is our OPEN.
 	Open wire.Open
-	// Silence is what it may mean that a router sends nothing at all.
-	Silence string
+	// Silence says what it may mean that a router does not answer in this state.
+	Silence func(bgp.State, bgp.Trace) *bgp.Fault
 	// Judge gives the terms on which a router's OPEN is accepted. An error that is a
 	// [*wire.Error] is told to the router.
 	Judge func(theirs wire.Open) (bgp.Negotiated, error)
@@ -56,6 +59,8 @@ type Effects struct {
 	Write []byte
 	// Refresh is a family whose table the router wants again.
 	Refresh *wire.Family
+	// Doubt is why the session may not come up; it is tried on.
+	Doubt *bgp.Fault
 	// End is why the session is over. No event counts any more.
 	End *Ending
 }
@@ -80,6 +85,10 @@ type Session struct {
 	// hold, keepalive and sendHold are RFC 4271's and RFC 9687's timers. Before the
 	// session is established, hold bounds the wait for the next message.
 	hold, keepalive, sendHold timer
+	// doubt is when the router has been waited for long enough to say so.
+	doubt timer
+	// upAt is when the session was established, heardAt when the router was heard last.
+	upAt, heardAt time.Duration
 	// writing is set while the router is being written to. What is due meanwhile is
 	// one KEEPALIVE at most.
 	writing, keepaliveDue bool
@@ -113,6 +122,7 @@ func New(c Config, now time.Duration) (*Session, Effects) {
 		sent: map[netip.Prefix]struct{}{}, unsaid: map[netip.Prefix]struct{}{}, received: map[netip.Prefix]struct{}{},
 	}
 	s.hold.start(now + openTimeout)
+	s.doubt.start(now + patience)
 	return s, Effects{Write: s.write(wire.AppendOpen(nil, c.Open), now)}
 }
 
@@ -149,7 +159,7 @@ func (s *Session) Ready() bool { return s.state == bgp.Established && !s.writing
 
 // Next returns when Tick is to be called, if nothing happens before.
 func (s *Session) Next() (at time.Duration, any bool) {
-	for _, t := range []timer{s.hold, s.keepalive, s.sendHold, s.words} {
+	for _, t := range []timer{s.hold, s.keepalive, s.sendHold, s.words, s.doubt} {
 		if t.set && (!any || t.at < at) {
 			at, any = t.at, true
 		}
@@ -309,8 +319,9 @@ func (s *Session) opened(body []byte, now time.Duration) Effects {
 }
 
 func (s *Session) established(now time.Duration) Effects {
-	s.state = bgp.Established
+	s.state, s.upAt = bgp.Established, now
 	s.hold.stop()
+	s.doubt.stop()
 	s.heard(now)
 	if s.writing { // the KEEPALIVE that confirms
 		s.sendHold.start(now + s.negotiated.SendHoldTime)
@@ -320,6 +331,7 @@ func (s *Session) established(now time.Duration) Effects {
 
 // heard starts the hold timer anew.
 func (s *Session) heard(now time.Duration) {
+	s.heardAt = now
 	if s.negotiated.HoldTime > 0 {
 		s.hold.start(now + s.negotiated.HoldTime)
 	}
@@ -373,21 +385,20 @@ func (s *Session) Silent(now time.Duration) bool { return s.hold.expired(now) }
 
 // Tick lets time pass. Unread says that something of the router's has arrived that
 // was not given to Receive yet, so that its silence is not judged: a process that was
-// stopped for a while must not blame its routers for it.
-func (s *Session) Tick(now time.Duration, unread bool) Effects {
+// stopped for a while must not blame its routers for it. Trace is asked for when it is.
+func (s *Session) Tick(now time.Duration, unread bool, trace func() bgp.Trace) Effects {
 	switch {
 	case s.ended:
 	case s.words.expired(now):
 		return s.end(*s.failed)
 	case s.hold.expired(now) && !unread:
-		text := "hold timer expired"
-		if s.state != bgp.Established {
-			text += " before the session was established"
+		return s.end(Ending{s.silence(trace()), &wire.Notification{Code: wire.CodeHoldTimer}})
+	case s.doubt.expired(now):
+		s.doubt.stop()
+		if unread || s.failed != nil {
+			return Effects{}
 		}
-		if s.state == bgp.OpenSent && s.config.Silence != "" {
-			text += ": " + s.config.Silence
-		}
-		return s.end(Ending{&bgp.Fault{Cause: bgp.HoldTimerExpired, Text: text}, &wire.Notification{Code: wire.CodeHoldTimer}})
+		return Effects{Doubt: s.silence(trace())}
 	case s.sendHold.expired(now):
 		return s.end(Ending{
 			&bgp.Fault{Cause: bgp.SendTimeout, Text: fmt.Sprintf("send hold timer expired: the router has read nothing for %v", s.negotiated.SendHoldTime)},
@@ -398,6 +409,16 @@ func (s *Session) Tick(now time.Duration, unread bool) Effects {
 		return s.alive(now)
 	}
 	return Effects{}
+}
+
+// silence is the fault of a router that is not heard. One that has confirmed the session
+// and acknowledges nothing since has lost the way, or has died: only the first has never
+// said more.
+func (s *Session) silence(t bgp.Trace) *bgp.Fault {
+	if s.state == bgp.Established && s.heardAt-s.upAt > s.negotiated.HoldTime/6 {
+		t.Unacknowledged = false
+	}
+	return s.config.Silence(s.state, t)
 }
 
 // A Loss is how a connection came to its end.

@@ -254,8 +254,11 @@ func (s *session) attempt(ctx context.Context, t guard.Transport) time.Duration 
 	wanted := s.wanted.Load()
 	link := guard.NewLink(conn, wanted.Peer.MaximumPrefixes, &s.counters, s.peering.notify)
 	ours := bgp.LocalOpen(s.transport, wanted.RouterID, s.peering.restarting(wanted.Peer.Name))
-	n, err := link.Open(ctx, ours, bgp.Silence(s.transport), func(theirs wire.Open) (bgp.Negotiated, error) {
-		return bgp.Negotiate(s.transport, ours, theirs)
+	n, err := link.Open(ctx, guard.Opening{
+		Open:    ours,
+		Judge:   func(theirs wire.Open) (bgp.Negotiated, error) { return bgp.Negotiate(s.transport, ours, theirs) },
+		Silence: func(state bgp.State, t bgp.Trace) *bgp.Fault { return bgp.Silence(s.transport, state, t) },
+		Doubt:   s.doubt,
 	})
 	if err == nil {
 		s.enter(bgp.OpenConfirm)
@@ -447,8 +450,8 @@ func (s *session) enter(state bgp.State) {
 	})
 }
 
-// down shows why there is no session, and logs it when it is news.
-func (s *session) down(f *bgp.Fault) {
+// tell returns what there is to tell of a fault, and logs it when it is news.
+func (s *session) tell(f *bgp.Fault) *bgp.Fault {
 	s.mu.Lock()
 	f = f.Succeed(s.last)
 	s.last = f
@@ -458,6 +461,18 @@ func (s *session) down(f *bgp.Fault) {
 	if news {
 		s.log.Info("no BGP session", "reason", f.Cause.String(), "err", f.Text)
 	}
+	return f
+}
+
+// doubt shows why there may be no session soon.
+func (s *session) doubt(f *bgp.Fault) {
+	f = s.tell(f)
+	s.change(func(v *bgp.SessionView) { v.Fault = f })
+}
+
+// down shows why there is no session.
+func (s *session) down(f *bgp.Fault) {
+	f = s.tell(f)
 	s.change(func(v *bgp.SessionView) {
 		if v.State != bgp.Idle {
 			v.Since = time.Now()

@@ -156,7 +156,15 @@ func dialed(t *testing.T) (*Link, gobgp) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { router.Close() })
-	return NewLink(conn.(*net.TCPConn), 0, &Counters{}, func() {}), gobgp{t, router}
+	return NewLink(&Conn{TCPConn: conn.(*net.TCPConn)}, 0, &Counters{}, func() {}), gobgp{t, router}
+}
+
+// opening opens a session as gobgp would, and judges the router's OPEN.
+func opening(judge func(wire.Open) (bgp.Negotiated, error)) Opening {
+	return Opening{
+		Open: gobgpOpen, Judge: judge, Doubt: func(*bgp.Fault) {},
+		Silence: func(bgp.State, bgp.Trace) *bgp.Fault { return &bgp.Fault{Cause: bgp.Silent} },
+	}
 }
 
 // linked returns a Link with a session, and the router's end of it.
@@ -165,7 +173,7 @@ func linked(t *testing.T, n bgp.Negotiated) (*Link, gobgp) {
 	link, router := dialed(t)
 	router.send(wire.AppendKeepalive(wire.AppendOpen(nil, gobgpOpen)))
 	n.SendHoldTime = max(n.SendHoldTime, time.Second)
-	if _, err := link.Open(t.Context(), gobgpOpen, "", func(wire.Open) (bgp.Negotiated, error) { return n, nil }); err != nil {
+	if _, err := link.Open(t.Context(), opening(func(wire.Open) (bgp.Negotiated, error) { return n, nil })); err != nil {
 		t.Fatal(err)
 	}
 	if err := link.Confirm(t.Context()); err != nil {
@@ -329,7 +337,7 @@ func TestWordsBeforeAResetAreHeard(t *testing.T) {
 	router.send(wire.AppendNotification(nil, wire.Cease(wire.CeaseReset, "")))
 	_ = router.Conn.(*net.TCPConn).SetLinger(0)
 	router.Close()
-	waitFor(t, "the reset arrives", func() bool { return tcpState(t, link.conn) == tcpClose })
+	waitFor(t, "the reset arrives", func() bool { return tcpState(t, link.conn.TCPConn) == tcpClose })
 	link.update(update(1)) // there is something to write as soon as it runs
 	if e := link.Run(nil); e.Fault.Cause != bgp.Notified || e.Fault.Text != "the router says: cease: administrative reset" {
 		t.Errorf("it ended with %v: %s", e.Fault.Cause, e.Fault.Text)
@@ -342,8 +350,8 @@ func TestWordsBeforeAResetAreHeardWhileOpening(t *testing.T) {
 	router.send(wire.AppendNotification(nil, wire.Cease(wire.CeaseRejected, "")))
 	_ = router.Conn.(*net.TCPConn).SetLinger(0)
 	router.Close()
-	waitFor(t, "the reset arrives", func() bool { return tcpState(t, link.conn) == tcpClose })
-	_, err := link.Open(t.Context(), gobgpOpen, "", func(wire.Open) (bgp.Negotiated, error) { return bgp.Negotiated{}, nil })
+	waitFor(t, "the reset arrives", func() bool { return tcpState(t, link.conn.TCPConn) == tcpClose })
+	_, err := link.Open(t.Context(), opening(func(wire.Open) (bgp.Negotiated, error) { return bgp.Negotiated{}, nil }))
 	var e *Ending
 	if !errors.As(err, &e) || e.Fault.Cause != bgp.Notified || e.Fault.Text != "the router says: cease: connection rejected" {
 		t.Errorf("it ended with %v", err)
@@ -446,7 +454,7 @@ func TestReadingKeepsToItsPace(t *testing.T) {
 func TestAPanicEndsOneSession(t *testing.T) {
 	link, router := dialed(t)
 	router.send(wire.AppendOpen(nil, gobgpOpen))
-	_, err := link.Open(t.Context(), gobgpOpen, "", func(wire.Open) (bgp.Negotiated, error) { panic("boom") })
+	_, err := link.Open(t.Context(), opening(func(wire.Open) (bgp.Negotiated, error) { panic("boom") }))
 	var e *Ending
 	if !errors.As(err, &e) || e.Fault.Cause != bgp.InternalFault || e.Fault.Text != "panic: boom" || e.Notification == nil {
 		t.Errorf("%v", err)

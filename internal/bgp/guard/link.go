@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -51,11 +50,12 @@ type Counters struct {
 // A Link is a connection to a router, from OPEN on. The session on it is an
 // [fsm.Session]; the Link gives it what arrives and when, and writes what it says.
 type Link struct {
-	conn     *net.TCPConn
+	conn     *Conn
 	counters *Counters
 	maximum  int
-	// changed is called when a count has settled.
+	// changed is called when a count has settled, doubt when the router seems silent.
 	changed func()
+	doubt   func(*bgp.Fault)
 
 	// session, counted and start belong to whoever runs Open, Confirm or Run.
 	session *fsm.Session
@@ -94,7 +94,7 @@ type inbound struct {
 
 // NewLink wraps a connection to a router. Changed is called from the goroutine of
 // Run when all that was to be sent has been, and must not block.
-func NewLink(conn *net.TCPConn, maximumPrefixes int, counters *Counters, changed func()) *Link {
+func NewLink(conn *Conn, maximumPrefixes int, counters *Counters, changed func()) *Link {
 	if maximumPrefixes <= 0 {
 		maximumPrefixes = bgp.DefaultMaximumPrefixes
 	}
@@ -122,16 +122,29 @@ func (l *Link) Unsaid(f lb.Family) int {
 // are more than are counted.
 func (l *Link) Received() (int, bool) { return int(l.received.Load()), l.tooMany.Load() }
 
-// Open exchanges OPENs: it sends ours, and gives the router's to judge, whose
-// error is told to the router when it is a [*wire.Error]. An error of Open is an
-// [*Ending]; the connection is then closed. Silence is what it may mean that nothing
-// arrives.
-func (l *Link) Open(ctx context.Context, ours wire.Open, silence string, judge func(wire.Open) (bgp.Negotiated, error)) (bgp.Negotiated, error) {
+// An Opening is how a session begins.
+type Opening struct {
+	// Open is our OPEN.
+	Open wire.Open
+	// Judge gives the terms on which the router's OPEN is accepted. An error that is a
+	// [*wire.Error] is told to the router.
+	Judge func(theirs wire.Open) (bgp.Negotiated, error)
+	// Silence says what it may mean that the router does not answer.
+	Silence func(bgp.State, bgp.Trace) *bgp.Fault
+	// Doubt is called with it while the router is still waited for, from the goroutine
+	// of Open or Confirm.
+	Doubt func(*bgp.Fault)
+}
+
+// Open exchanges OPENs. An error of Open is an [*Ending]; the connection is then
+// closed.
+func (l *Link) Open(ctx context.Context, o Opening) (bgp.Negotiated, error) {
+	l.doubt = o.Doubt
 	l.start = time.Now()
 	l.workers.Go(l.read)
 	l.workers.Go(l.write)
 	var first fsm.Effects
-	l.session, first = fsm.New(fsm.Config{Open: ours, Silence: silence, Judge: judge, MaximumPrefixes: l.maximum, Jitter: rand.Float64}, 0)
+	l.session, first = fsm.New(fsm.Config{Open: o.Open, Silence: o.Silence, Judge: o.Judge, MaximumPrefixes: l.maximum, Jitter: rand.Float64}, 0)
 	end := l.apply(first)
 	for end == nil && l.session.State() < bgp.OpenConfirm {
 		end = l.step(ctx, nil)
@@ -265,7 +278,7 @@ func (l *Link) tick() fsm.Effects {
 		case <-timer.C:
 		}
 	}
-	return l.session.Tick(time.Since(l.start), l.unread())
+	return l.session.Tick(time.Since(l.start), l.unread(), l.conn.trace)
 }
 
 // apply carries out what the session asks for, and returns its end.
@@ -276,6 +289,9 @@ func (l *Link) apply(e fsm.Effects) *Ending {
 	}
 	if f := e.Refresh; f != nil {
 		l.ask(*f)
+	}
+	if e.Doubt != nil {
+		l.doubt(e.Doubt)
 	}
 	was, now := l.counted, l.session.Counts()
 	l.counted = now

@@ -63,8 +63,16 @@ func TransportOf(p lb.BGPPeer, address netip.Addr) Transport {
 	return t
 }
 
+// source returns the address to dial from, with the zone that a link-local one needs.
+func (t Transport) source() netip.Addr {
+	if zone := t.Remote.Addr().Zone(); zone != "" && t.Source.IsLinkLocalUnicast() {
+		return t.Source.WithZone(zone)
+	}
+	return t.Source
+}
+
 // Dial connects to the router. The error is a [*bgp.Fault] in words.
-func Dial(ctx context.Context, t Transport) (*net.TCPConn, error) {
+func Dial(ctx context.Context, t Transport) (*Conn, error) {
 	if n := len(t.Password.Reveal()); n > MaxPassword {
 		return nil, &bgp.Fault{Cause: bgp.PasswordMissing, Text: fmt.Sprintf("the password has %d octets, TCP MD5 takes %d", n, MaxPassword)}
 	}
@@ -80,21 +88,23 @@ func Dial(ctx context.Context, t Transport) (*net.TCPConn, error) {
 	}
 	d.SetMultipathTCP(false)
 	if t.Source.IsValid() {
-		source := t.Source
-		if t.Remote.Addr().Zone() != "" && source.IsLinkLocalUnicast() {
-			source = source.WithZone(t.Remote.Addr().Zone())
-		}
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(t.source(), 0))
 	}
 	network := "tcp6"
 	if t.Remote.Addr().Is4() {
 		network = "tcp4"
 	}
+	var distant *witness
+	if t.MinTTL > 0 {
+		// Without it there are fewer words; the session does not need it.
+		distant, _ = newWitness(t)
+	}
 	conn, err := d.DialContext(ctx, network, t.Remote.String())
 	if err != nil {
-		return nil, t.fault(err, control != nil)
+		defer distant.close()
+		return nil, t.fault(err, control != nil, distant.ttl())
 	}
-	return conn.(*net.TCPConn), nil
+	return &Conn{TCPConn: conn.(*net.TCPConn), distant: distant}, nil
 }
 
 // setOptions prepares a socket before it connects.
@@ -149,8 +159,9 @@ func setMD5(fd int, a netip.Addr, password lb.Secret) error {
 	return unix.SetsockoptTCPMD5Sig(fd, unix.IPPROTO_TCP, unix.TCP_MD5SIG, &sig)
 }
 
-// fault classifies an error of dialing.
-func (t Transport) fault(err error, option bool) *bgp.Fault {
+// fault classifies an error of dialing. Ttl is that of segments of the router that the
+// kernel dropped for it, 0 for none.
+func (t Transport) fault(err error, option bool, ttl int) *bgp.Fault {
 	to := t.Remote.String()
 	switch {
 	case option:
@@ -162,10 +173,15 @@ func (t Transport) fault(err error, option bool) *bgp.Fault {
 	case errors.Is(err, unix.ECONNRESET):
 		return &bgp.Fault{Cause: bgp.ClosedBeforeOpen, Text: "connection to " + to + " reset by the router at once; does it know this node as a neighbor?"}
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), errors.Is(err, unix.ETIMEDOUT):
-		if !t.Password.Empty() {
+		switch {
+		case ttl > 0:
+			return bgp.TooFar(ttl, t.MinTTL)
+		case !t.Password.Empty():
 			return &bgp.Fault{Cause: bgp.MD5Suspected, Text: "MD5 mismatch suspected: SYN unanswered by " + to}
+		case t.MinTTL > 0:
+			return &bgp.Fault{Cause: bgp.Unanswered, Text: "SYN unanswered by " + to + " (away, filtered, or it wants a password)"}
 		}
-		return &bgp.Fault{Cause: bgp.Unanswered, Text: "SYN unanswered by " + to + " (away, filtered, or it wants a password)"}
+		return &bgp.Fault{Cause: bgp.Unanswered, Text: "SYN unanswered by " + to + " (away, filtered, or it wants a password, or GTSM: ttlSecurity)"}
 	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EINVAL):
 		return &bgp.Fault{Cause: bgp.SourceUnusable, Text: fmt.Sprintf("source address for %s: %v", to, rootOf(err))}
 	default:
