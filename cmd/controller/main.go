@@ -47,15 +47,15 @@ func main() {
 	log := f.Logger(os.Stderr)
 	kube.LogTo(log)
 	if err := run(ctx, f, log); err != nil {
-		log.Error("stopped", "err", err)
+		log.Error("controller stopped", "err", err)
 		os.Exit(1)
 	}
-	log.Info("stopped")
+	log.Info("controller stopped")
 }
 
 // run wires everything and returns when ctx ends or something cannot go on.
 func run(ctx context.Context, f flags, log *slog.Logger) error {
-	log.Info("starting", "version", daemon.Version(), "identity", f.identity)
+	log.Info("controller starting", "version", daemon.Version(), "identity", f.identity)
 	config, err := kube.LoadConfig(f.kubeconfig)
 	if err != nil {
 		return fmt.Errorf("kubeconfig: %w", err)
@@ -110,9 +110,9 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		created, err := kube.EnsureGossipSecret(ctx, clients.Core, f.namespace, f.gossipSecret)
 		if err != nil {
 			// The speakers wait for it; the Services need not.
-			log.Warn("no gossip secret", "err", err)
+			log.Warn("cannot create the gossip Secret", "err", err)
 		} else if created {
-			log.Info("created the gossip secret", "secret", f.gossipSecret)
+			log.Info("gossip Secret created", "secret", f.gossipSecret)
 		}
 		return c.Lead(ctx)
 	})

@@ -34,12 +34,12 @@ func parse(args []string) (f flags, done bool, err error) {
 	s.StringVar(&f.namespace, "namespace", namespace, "namespace of the Lease and the gossip Secret")
 	s.StringVar(&f.class, "lb-class", "", "spec.loadBalancerClass of the Services to serve; empty serves those without a class")
 	s.StringVar(&f.identity, "identity", hostname, "name of this replica in the Lease; no two replicas may share one")
-	s.DurationVar(&f.lease.Lease, "lease-duration", 15*time.Second, "how long the other replicas wait for a leader that is silent")
-	s.DurationVar(&f.lease.Renew, "renew-deadline", 10*time.Second, "how long a leader goes on without renewing its Lease")
+	s.DurationVar(&f.lease.Lease, "lease-duration", 15*time.Second, "time after the last renewal of the Lease until another replica may lead")
+	s.DurationVar(&f.lease.Renew, "renew-deadline", 10*time.Second, "time after the last renewal of the Lease until the leader stops writing")
 	s.DurationVar(&f.lease.Retry, "retry-period", 2*time.Second, "pause between attempts to get or renew the Lease")
-	s.BoolVar(&f.ignoreExcludeLB, "ignore-exclude-lb", false, "as given to the speakers: nodes labelled node.kubernetes.io/exclude-from-external-load-balancers announce all the same")
-	s.StringVar(&f.drainTaint, "drain-taint", "", "as given to the speakers: key of a taint that drains a node")
-	s.StringVar(&f.gossipSecret, "gossip-secret", "belfry-gossip", "Secret with the speakers' gossip key, created when it does not exist")
+	s.BoolVar(&f.ignoreExcludeLB, "ignore-exclude-lb", false, "nodes with the label node.kubernetes.io/exclude-from-external-load-balancers announce, too; must be as on the speakers")
+	s.StringVar(&f.drainTaint, "drain-taint", "", "key of a taint that drains a node; must be as on the speakers")
+	s.StringVar(&f.gossipSecret, "gossip-secret", "belfry-gossip", "Secret with the key that encrypts gossip; created if it does not exist")
 	f.Options = daemon.Options{HealthAddress: ":7881", MetricsAddress: "127.0.0.1:7882"}
 	f.AddFlags(s)
 	s.BoolVar(&showVersion, "version", false, "print the version and exit")
@@ -55,7 +55,7 @@ func parse(args []string) (f flags, done bool, err error) {
 		errs = append(errs, fmt.Errorf("unexpected argument %q", s.Arg(0)))
 	}
 	if f.identity == "" {
-		errs = append(errs, errors.New("--identity: the hostname is unknown, give a name"))
+		errs = append(errs, errors.New("--identity: required, the hostname is unknown"))
 	}
 	return f, false, errors.Join(errs...)
 }

@@ -37,20 +37,20 @@ func parse(args []string) (options, error) {
 	var o options
 	flags := pflag.NewFlagSet("belfry-speaker", pflag.ContinueOnError)
 	flags.SortFlags = false
-	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; empty: the Pod's own credentials")
-	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "name of this node; default: environment variable NODE_NAME")
-	flags.StringVar(&o.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "belfry-system"), "namespace of the gossip Secret; default: environment variable POD_NAMESPACE")
-	flags.StringVar(&o.class, "lb-class", "", "loadBalancerClass of the Services to announce; empty: those without one")
-	flags.BoolVar(&o.ignoreExclude, "ignore-exclude-lb", false, "announce also from nodes labelled node.kubernetes.io/exclude-from-external-load-balancers")
-	flags.StringVar(&o.drainTaint, "drain-taint", "", "key of a node taint that moves addresses away")
-	flags.StringVar(&o.secret, "gossip-secret", "belfry-gossip", "name of the Secret that gossip is encrypted with")
-	gossip := flags.String("gossip-address", "", "this node's address for gossip; default: the Node's first InternalIP")
-	flags.Uint16Var(&o.gossipPort, "gossip-port", membership.DefaultPort, "UDP and TCP port of gossip, the same on all nodes")
+	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's ServiceAccount")
+	flags.StringVar(&o.node, "node-name", os.Getenv("NODE_NAME"), "name of this node; the environment variable NODE_NAME sets the default")
+	flags.StringVar(&o.namespace, "namespace", cmp.Or(os.Getenv("POD_NAMESPACE"), "belfry-system"), "namespace of the gossip Secret; the environment variable POD_NAMESPACE sets the default")
+	flags.StringVar(&o.class, "lb-class", "", "spec.loadBalancerClass of the Services to announce; empty announces those without a class")
+	flags.BoolVar(&o.ignoreExclude, "ignore-exclude-lb", false, "announce from nodes with the label node.kubernetes.io/exclude-from-external-load-balancers, too")
+	flags.StringVar(&o.drainTaint, "drain-taint", "", "key of a taint that drains a node")
+	flags.StringVar(&o.secret, "gossip-secret", "belfry-gossip", "Secret with the key that encrypts gossip")
+	gossip := flags.String("gossip-address", "", "address of this node for gossip; empty uses the first InternalIP of the Node")
+	flags.Uint16Var(&o.gossipPort, "gossip-port", membership.DefaultPort, "UDP and TCP port of gossip; must be the same on all nodes")
 	o.Options = daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872"}
 	o.AddFlags(flags)
-	flags.DurationVar(&o.refresh, "refresh-interval", time.Minute, "time between two unasked announcements of an address; 0: announce changes only")
-	flags.IntVar(&o.rate, "announce-rate", link.DefaultRate, "most unasked announcements per second and interface")
-	flags.DurationVar(&o.grace, "bgp-grace", speaker.DefaultGrace, "time that routers have to find another way before this node is drained or the speaker stops")
+	flags.DurationVar(&o.refresh, "refresh-interval", time.Minute, "interval at which each address is announced again by gratuitous ARP or unsolicited NA; 0 announces changes only")
+	flags.IntVar(&o.rate, "announce-rate", link.DefaultRate, "maximum of gratuitous ARP and unsolicited NA packets per second on each interface")
+	flags.DurationVar(&o.grace, "bgp-grace", speaker.DefaultGrace, "time between GRACEFUL_SHUTDOWN and the withdrawal of all routes when the node drains or the speaker stops")
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	if err := flags.Parse(args); errors.Is(err, pflag.ErrHelp) {
 		return o, errDone
@@ -69,7 +69,7 @@ func parse(args []string) (options, error) {
 		errs = append(errs, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	}
 	if o.node == "" {
-		wrong("node-name", "must be given, or environment variable NODE_NAME be set")
+		wrong("node-name", "required, unless the environment variable NODE_NAME is set")
 	}
 	if *gossip != "" {
 		var err error

@@ -518,7 +518,7 @@ func TestLeaderThatWakesAfterALongPauseWritesNothing(t *testing.T) {
 	w.eventually("a knows that it leads no more", func() (string, bool) {
 		text, err := os.ReadFile(a.log)
 		w.must(err)
-		return tail(string(text), 3), strings.Contains(string(text), "not leading any more")
+		return tail(string(text), 3), strings.Contains(string(text), "leadership ended")
 	})
 	w.settled()
 	events, err := w.lab.Writes(mark, lab.Namespace)

@@ -22,9 +22,9 @@ func (a *autopsy) note(err error) {
 	defer a.mu.Unlock()
 	switch {
 	case err != nil && !a.stuck:
-		a.log.Error("stuck; unless that ends, the process is restarted", "err", err, "goroutines", ours(stacks()))
+		a.log.Error("loop does not respond; the process is restarted unless it recovers", "err", err, "goroutines", ours(stacks()))
 	case err == nil && a.stuck:
-		a.log.Info("not stuck any more")
+		a.log.Info("loop responds again")
 	}
 	a.stuck = err != nil
 }

@@ -72,13 +72,13 @@ type Options struct {
 
 // AddFlags defines the flags, with o as it is for their defaults.
 func (o *Options) AddFlags(flags *pflag.FlagSet) {
-	flags.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address to serve /healthz and /readyz on; empty: do not")
-	flags.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address to serve /metrics on without encryption, to anybody; empty: do not")
-	flags.StringVar(&o.SecureMetricsAddress, "secure-metrics-address", o.SecureMetricsAddress, "address to serve /metrics on by HTTPS, to bearer tokens whose user may get /metrics; empty: do not")
-	flags.StringVar(&o.Certificate.CertFile, "metrics-cert", "", "PEM file with the certificate for --secure-metrics-address, read anew when it changes; empty: self-signed")
-	flags.StringVar(&o.Certificate.KeyFile, "metrics-key", "", "PEM file with its key")
-	flags.StringVar(&o.LogLevel, "log-level", "info", "debug, info, warn or error")
-	flags.StringVar(&o.LogFormat, "log-format", "text", "text or json")
+	flags.StringVar(&o.HealthAddress, "health-address", o.HealthAddress, "address to serve /healthz and /readyz on; empty disables it")
+	flags.StringVar(&o.MetricsAddress, "metrics-address", o.MetricsAddress, "address to serve /metrics on over plain HTTP, without authentication; empty disables it")
+	flags.StringVar(&o.SecureMetricsAddress, "secure-metrics-address", o.SecureMetricsAddress, "address to serve /metrics on over HTTPS, for bearer tokens whose user may get /metrics; empty disables it")
+	flags.StringVar(&o.Certificate.CertFile, "metrics-cert", "", "PEM file with the certificate for --secure-metrics-address, read again when it changes; empty uses a self-signed one")
+	flags.StringVar(&o.Certificate.KeyFile, "metrics-key", "", "PEM file with the key of --metrics-cert")
+	flags.StringVar(&o.LogLevel, "log-level", "info", "least level to log: debug, info, warn or error")
+	flags.StringVar(&o.LogFormat, "log-format", "text", "log format: text or json")
 }
 
 // Validate reports all that is wrong with the flags.
@@ -159,7 +159,7 @@ func serve(ctx context.Context, wg *sync.WaitGroup, address string, h http.Handl
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
 	wg.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("serve", "address", address, "err", err)
+			log.Error("cannot serve", "address", address, "err", err)
 		}
 	})
 	wg.Go(func() {

@@ -28,7 +28,7 @@ func ReadGossipKey(ctx context.Context, client *CoreClient, namespace, secret st
 		}
 		if text := err.Error(); ctx.Err() == nil && text != said {
 			said = text
-			log.Info("waiting for the key of gossip", "err", err)
+			log.Info("waiting for the gossip Secret", "err", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -130,11 +130,11 @@ func (k *mirrored) met(err error) {
 	case refused == readable:
 		k.log.Info("objects can be read again", "kind", k.resource)
 	case refused == missing:
-		k.log.Warn("cannot read objects: there is no such kind, so there are none", "kind", k.resource, "reason", refused.String(), "err", err)
+		k.log.Warn("cannot read objects: the kind does not exist, so there are none", "kind", k.resource, "reason", refused.String(), "err", err)
 	case read:
-		k.log.Warn("cannot read objects: what was read before still holds", "kind", k.resource, "reason", refused.String(), "err", err)
+		k.log.Warn("cannot read objects: those read before stay in force", "kind", k.resource, "reason", refused.String(), "err", err)
 	default:
-		k.log.Warn("cannot read objects: nothing is done without", "kind", k.resource, "reason", refused.String(), "err", err)
+		k.log.Warn("cannot read objects: waiting for them", "kind", k.resource, "reason", refused.String(), "err", err)
 	}
 }
 
@@ -160,7 +160,7 @@ func (k *mirrored) check(ctx context.Context, o metav1.ListOptions, list func(co
 		return err
 	}
 	if newer(o.ResourceVersion, m.GetResourceVersion()) {
-		k.log.Warn("the API server's history has been put back: reading all objects anew", "kind", k.resource)
+		k.log.Warn("API server history was reset: reading all objects again", "kind", k.resource)
 		return apierrors.NewResourceExpired(fmt.Sprintf("version %s is later than the latest, %s", o.ResourceVersion, m.GetResourceVersion()))
 	}
 	return nil

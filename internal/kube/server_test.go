@@ -310,7 +310,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 					}
 				}
 				each(func(account string, l *life) {
-					l.once("no such kind", "kind=communities")
+					l.once("kind does not exist", "kind=communities")
 					l.sees(account + "-1")
 					if n := len(l.Snapshot().Pools); n != 1 {
 						t.Errorf("%s sees %d pools, want 1", account, n)
@@ -323,7 +323,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 				b.kubectl("delete", "-f", crd)
 				each(func(account string, l *life) {
 					l.eventually("it is told anew", func() (string, bool) {
-						got := l.said.lines("no such kind", "kind=communities")
+						got := l.said.lines("kind does not exist", "kind=communities")
 						return fmt.Sprint(got), len(got) == 2
 					})
 					l.sees(account + "-2")
@@ -376,7 +376,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 				b.eventually("the profile is read", func() (string, bool) { n := accepts(running); return fmt.Sprint(n), n == 1 })
 				b.allow(speaker, "bfdprofiles", false)
 				m.meddle(nil)
-				running.once("what was read before still holds", "kind=bfdprofiles")
+				running.once("those read before stay in force", "kind=bfdprofiles")
 				running.sees("one")
 				if n := accepts(running); n != 1 {
 					t.Errorf("%d profiles are known, want that which was read before", n)

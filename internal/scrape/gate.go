@@ -118,7 +118,7 @@ func (g *Gate) judge(r *http.Request) int {
 		case ok && known.verdict == Allowed && g.now().Sub(known.at) < stale:
 			// Nobody says otherwise.
 		default:
-			g.log.Warn("cannot tell who may read the metrics", "err", err)
+			g.log.Warn("cannot ask the API server who may read metrics", "err", err)
 			return http.StatusServiceUnavailable
 		}
 	}

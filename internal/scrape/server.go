@@ -67,7 +67,7 @@ func Serve(ctx context.Context, wg *sync.WaitGroup, address string, c Certificat
 	}
 	wg.Go(func() {
 		if err := server.ServeTLS(netutil.LimitListener(listener, connections), "", ""); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("serve", "address", address, "err", err)
+			log.Error("cannot serve", "address", address, "err", err)
 		}
 	})
 	wg.Go(func() {
@@ -111,7 +111,7 @@ func (f *files) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if stamps := f.look(); stamps != f.stamps {
 		if err := f.load(); err != nil {
 			f.stamps = stamps // said once per change
-			f.log.Warn("the new certificate is of no use, the old one stays", "err", err)
+			f.log.Warn("cannot use the new certificate; the old one stays in use", "err", err)
 		}
 	}
 	return f.cert, nil

@@ -119,7 +119,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 				m.faults[s] = err
 				m.mu.Unlock()
 				if ctx.Err() == nil && first {
-					m.log.Warn("BFD packets are not received", "port", s.port(), "ipv6", s.v6, "err", err)
+					m.log.Warn("cannot receive BFD packets; will retry", "port", s.port(), "ipv6", s.v6, "err", err)
 				}
 				timer := time.NewTimer(5 * time.Second)
 				select {

@@ -219,7 +219,7 @@ func (s *session) contained(ctx context.Context, t guard.Transport) (up time.Dur
 		if p == nil {
 			return
 		}
-		s.log.Error("the session failed", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+		s.log.Error("BGP session ended by a panic", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
 		s.mu.Lock()
 		s.link = nil
 		s.mu.Unlock()
@@ -375,7 +375,7 @@ func (s *session) resolve(n bgp.Negotiated, local netip.Addr) []hop {
 	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
 		was, is := s.next[f], next[f]
 		if n := unsendable[f]; n > 0 && (is.Lack != was.Lack || lacked[f] == 0) {
-			s.log.Warn("routes are not sent to this router", "family", f.String(), "routes", n, "reason", is.Sentence(f))
+			s.log.Warn("routes not sent to this router", "family", f.String(), "routes", n, "reason", is.Sentence(f))
 		}
 		if was.Address.IsValid() && is.Address.IsValid() && was.Address != is.Address {
 			s.log.Info("next hop changed", "family", f.String(), "from", was.Address, "to", is.Address)
@@ -403,7 +403,7 @@ func (s *session) prepare(ctx context.Context, t guard.Transport) {
 	go func() {
 		t, err := newTable(ctx, s.peering.pool, sh, hops)
 		if err != nil {
-			s.log.Debug("table not ready early", "err", err)
+			s.log.Debug("cannot prepare the table before the session", "err", err)
 		}
 		s.early <- t
 	}()
@@ -459,7 +459,7 @@ func (s *session) tell(f *bgp.Fault) *bgp.Fault {
 	s.told = f.Text
 	s.mu.Unlock()
 	if news {
-		s.log.Info("no BGP session", "reason", f.Cause.String(), "err", f.Text)
+		s.log.Info("BGP session down", "reason", f.Cause.String(), "err", f.Text)
 	}
 	return f
 }

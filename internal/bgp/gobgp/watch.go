@@ -64,7 +64,7 @@ func (s *session) startWatch(n bgp.Negotiated, profile lb.BFDProfile) {
 			if err == nil {
 				continue
 			}
-			s.log.Warn("BFD does not run", "err", err)
+			s.log.Warn("cannot run BFD; will retry", "err", err)
 			s.change(func(v *bgp.SessionView) { v.BFDFault = err.Error() })
 			s.sleep(ctx, 5*time.Second)
 			profile = latest(profile, w.profiles)
@@ -95,7 +95,7 @@ func (s *session) unwatch() {
 // of service does not.
 func (s *session) pathChanged(c udp.Change) {
 	s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = c.State.String(), c.Why })
-	s.log.Info("BFD", "state", c.State.String(), "reason", c.Why)
+	s.log.Info("BFD state changed", "state", c.State.String(), "reason", c.Why)
 	if c.Failed {
 		s.end(guard.Ending{
 			Fault:        &bgp.Fault{Cause: bgp.BFDDown, Text: "BFD down: " + c.Why},

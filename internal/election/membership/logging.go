@@ -55,6 +55,6 @@ func (s *logSink) Write(line []byte) (int, error) {
 	if strings.Contains(text, "Conflicting address for") {
 		level = slog.LevelWarn
 	}
-	s.log.Log(context.Background(), level, "gossip", "text", text)
+	s.log.Log(context.Background(), level, "memberlist", "text", text)
 	return len(line), nil
 }

@@ -76,7 +76,7 @@ func (l *loop) run() {
 		}
 		now := l.now()
 		if gap := now - last - heartbeat; gap > l.deaf {
-			l.m.log.Warn("this process was stopped; others may have taken over", "for", gap)
+			l.m.log.Warn("this process was stopped; others may have taken over its addresses", "for", gap)
 			l.view.Stopped(now)
 		}
 		last = now
@@ -370,7 +370,7 @@ func (l *loop) decode(b []byte) (*election.Record, election.Kind) {
 	r, k, err := decode(b)
 	if err != nil {
 		l.m.metrics.dropped.WithLabelValues(dropMalformed).Inc()
-		l.m.log.Debug("record dropped", "err", err)
+		l.m.log.Debug("gossip record dropped", "err", err)
 		return nil, k
 	}
 	return r, k
@@ -382,7 +382,7 @@ func (l *loop) farewell() {
 	l.view.SetLocal(election.Local{Leaving: true})
 	l.perform(l.view.Settle(l.now()))
 	if err := l.ml.Leave(farewellTime); err != nil {
-		l.m.log.Debug("gossip", "err", err)
+		l.m.log.Debug("no member has confirmed that this node leaves", "err", err)
 	}
 }
 

@@ -130,7 +130,7 @@ func (e *Election) term(ctx context.Context, lead func(context.Context) error) e
 				work, cancel := context.WithCancel(held)
 				defer cancel()
 				defer context.AfterFunc(ctx, cancel)()
-				e.Log.Info("leading", "identity", e.Identity)
+				e.Log.Info("became leader", "identity", e.Identity)
 				led <- lead(work)
 			},
 			OnStoppedLeading: func() {},
@@ -145,7 +145,7 @@ func (e *Election) term(ctx context.Context, lead func(context.Context) error) e
 		return nil
 	}
 	err = <-led
-	e.Log.Info("not leading any more", "identity", e.Identity)
+	e.Log.Info("leadership ended", "identity", e.Identity)
 	return err
 }
 

@@ -116,7 +116,7 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 	l.watched.Store(new([]lb.AddressRange))
 	l.station.Store(layer2.NewStation(nil))
 	if l.sealed {
-		log.Info("no layer 2: this process may not open raw sockets (it lacks NET_RAW)")
+		log.Info("layer 2 disabled: the process lacks the capability NET_RAW")
 	}
 	return l, nil
 }

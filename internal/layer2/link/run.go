@@ -137,7 +137,7 @@ func (r *runner) subscribe(ctx context.Context) error {
 func (r *runner) hear(down []int, ok bool) {
 	for {
 		if !ok {
-			r.log.Warn("subscription to interface changes broke", "err", r.sub.err)
+			r.log.Warn("netlink subscription failed; opening a new one", "err", r.sub.err)
 			r.sub.socket.Close()
 			r.sub = nil
 			return
@@ -157,7 +157,7 @@ func (r *runner) hear(down []int, ok bool) {
 func (r *runner) drop(b broken) {
 	b.ear.close()
 	if r.ports[b.port.index] == b.port && b.port.ears[b.family] == b.ear {
-		r.log.Warn("packet socket broke", "interface", b.port.name, "family", b.family.String(), "err", b.err)
+		r.log.Warn("packet socket failed; opening a new one", "interface", b.port.name, "family", b.family.String(), "err", b.err)
 		delete(b.port.ears, b.family)
 		r.short = true
 	}
@@ -170,7 +170,7 @@ func (r *runner) step(ctx context.Context, now time.Time) {
 		r.unlisted, r.unsettled = true, true
 		if r.sub == nil {
 			if err := r.subscribe(ctx); err != nil {
-				r.log.Warn("cannot subscribe to interface changes", "err", err)
+				r.log.Warn("cannot subscribe to interface changes; will retry", "err", err)
 			}
 		}
 	}
@@ -208,7 +208,7 @@ func (r *runner) list(now time.Time) {
 	r.metrics.listings.Inc()
 	interfaces, err := list()
 	if err != nil { // a dump that was interrupted by another change, as a rule
-		r.log.Debug("cannot list interfaces, trying again", "err", err)
+		r.log.Debug("cannot list interfaces; will retry", "err", err)
 		r.pause = min(2*r.pause, soon)
 		return
 	}
@@ -283,7 +283,7 @@ func (r *runner) complain(p *port, err error) {
 		text = err.Error()
 	}
 	if text != p.refused && text != "" {
-		r.log.Warn("cannot answer as it should be, trying again", "interface", p.name, "err", err)
+		r.log.Warn("cannot set up sockets and groups; will retry", "interface", p.name, "err", err)
 	}
 	p.refused = text
 }
@@ -333,7 +333,7 @@ func (r *runner) refilter(want *wanted) {
 	for _, p := range r.ports {
 		for family, e := range p.ears {
 			if err := e.setFilter(r.filters.programs[family]); err != nil {
-				r.log.Warn("cannot set the socket filter, opening a new socket", "interface", p.name, "err", err)
+				r.log.Warn("cannot set the socket filter; opening a new socket", "interface", p.name, "err", err)
 				e.close()
 				delete(p.ears, family)
 			}
