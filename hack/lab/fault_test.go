@@ -311,3 +311,81 @@ func TestAPausedProcessStaysAndResumes(t *testing.T) {
 		return nil
 	})
 }
+
+// What a planned change loses must be its own. A node goes on sending to a dead
+// backend whatever comes from a port that it was asked from, until it forgets: when
+// it is told to, or after net.netfilter.nf_conntrack_tcp_timeout_syn_sent.
+func TestAPortIsSentToADeadBackendUntilTheNodeForgets(t *testing.T) {
+	l := shared.Get(t)
+	must(t, l.Deploy(t.Context(), "default", "reached", 3))
+	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "deployment", "reached") })
+	v4, v6 := l.Addresses("node1")
+	out, err := l.Kubectl(t.Context(), "get", "pods", "--selector=app=reached", "--field-selector=spec.nodeName=node1", "--output=jsonpath={.items[0].status.podIPs[*].ip}")
+	must(t, err)
+	living := strings.Fields(out)
+	for _, c := range []struct {
+		family, table, address, node, dead, living string
+		port                                       int // of the client, the first of three
+	}{
+		{"ipv4", "ip reached", "192.0.2.9", v4.String(), "10.244.1.200", living[0], 41000},
+		{"ipv6", "ip6 reached", "2001:db8:9::9", v6.String(), "fd00:10:244:1::200", living[1], 41010},
+	} {
+		t.Run(c.family, func(t *testing.T) {
+			on := func(host string, args ...string) string {
+				t.Helper()
+				out, err := l.Exec(context.WithoutCancel(t.Context()), host, args...)
+				must(t, err)
+				return out
+			}
+			on(lab.Client, "ip", "route", "add", c.address, "via", c.node)
+			t.Cleanup(func() { on(lab.Client, "ip", "route", "delete", c.address, "via", c.node) })
+			to := func(backend string) {
+				t.Helper()
+				on("node1", "nft", fmt.Sprintf("table %[1]s; delete table %[1]s; table %[1]s { chain pre { type nat hook prerouting priority -90; %s daddr %s tcp dport 80 dnat to %s; }; }",
+					c.table, strings.Fields(c.table)[0], c.address, backend))
+			}
+			t.Cleanup(func() { on("node1", "nft", "delete table "+c.table) })
+			curl := func(port int) error {
+				_, err := l.Exec(t.Context(), lab.Client, "curl", "--silent", "--show-error", "--max-time", "8", "--local-port", strconv.Itoa(port), lab.URL(netip.MustParseAddr(c.address), 80))
+				return err
+			}
+			refused := func(port int, why string) {
+				t.Helper()
+				if err := curl(port); err == nil || !strings.Contains(err.Error(), "Couldn't connect") {
+					t.Fatalf("%s: %v, want that it cannot connect", why, err)
+				}
+			}
+			used, fresh, brief := c.port, c.port+1, c.port+2
+
+			to(c.dead)
+			refused(used, "the dead backend")
+			to(c.living)
+			if err := curl(fresh); err != nil {
+				t.Fatalf("a port that was not used before: %v", err)
+			}
+			refused(used, "the port from which the dead backend was asked")
+			must(t, l.ForgetConnections(t.Context(), netip.MustParseAddr(c.dead)))
+			if err := curl(used); err != nil {
+				t.Fatalf("that port, when the node was told to forget: %v", err)
+			}
+			must(t, l.ForgetConnections(t.Context(), netip.MustParseAddr(c.dead))) // nothing is left to forget
+
+			const setting = "net.netfilter.nf_conntrack_tcp_timeout_syn_sent"
+			before := strings.TrimSpace(on("node1", "sysctl", "-n", setting))
+			on("node1", "sysctl", "-w", setting+"=2")
+			t.Cleanup(func() { on("node1", "sysctl", "-w", setting+"="+before) })
+			to(c.dead)
+			refused(brief, "the dead backend")
+			to(c.living)
+			eventually(t, 20*time.Second, func() error {
+				if out := on("node1", "conntrack", "--dump", "--family", c.family, "--reply-src", c.dead); out != "" {
+					return fmt.Errorf("it remembers %s", out)
+				}
+				return nil
+			})
+			if err := curl(brief); err != nil {
+				t.Fatalf("that port, when the node has forgotten by itself: %v", err)
+			}
+		})
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -299,6 +300,26 @@ func (l *Lab) Heal(ctx context.Context) error {
 	}
 	for _, p := range l.Processes() {
 		if err := p.Resume(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ForgetConnections has every node forget the connections to a backend that is
+// gone. Linux remembers an attempt that nobody answered for two minutes, with the
+// backend that was chosen for it, and chooses none for whatever comes from the
+// same port meanwhile; kube-proxy lets it forget UDP only. So what a dead Pod
+// leaves behind is charged to what is done next, unless it is forgotten.
+func (l *Lab) ForgetConnections(ctx context.Context, backend netip.Addr) error {
+	family := "ipv4"
+	if backend.Is6() {
+		family = "ipv6"
+	}
+	var errs []error
+	for _, node := range l.Nodes() {
+		_, err := l.Exec(ctx, node, "conntrack", "--delete", "--family", family, "--reply-src", backend.String())
+		if err != nil && !strings.Contains(err.Error(), " 0 flow entries have been deleted") {
 			errs = append(errs, err)
 		}
 	}

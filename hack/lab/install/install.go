@@ -286,13 +286,8 @@ func (r *run) exposeAs(ctx context.Context, name, overrides string) (addresses [
 		if err != nil {
 			return err
 		}
-		addresses = nil
-		for field := range strings.FieldsSeq(out) {
-			a, err := netip.ParseAddr(field)
-			if err != nil {
-				return err
-			}
-			addresses = append(addresses, a)
+		if addresses, err = parseAddresses(out); err != nil {
+			return err
 		}
 		if len(addresses) != 2 {
 			return fmt.Errorf("it has %v", addresses)
@@ -375,4 +370,16 @@ func (i indent) Write(b []byte) (int, error) {
 		}
 	}
 	return len(b), nil
+}
+
+// parseAddresses reads addresses between blanks.
+func parseAddresses(text string) (addresses []netip.Addr, err error) {
+	for field := range strings.FieldsSeq(text) {
+		a, err := netip.ParseAddr(field)
+		if err != nil {
+			return nil, err
+		}
+		addresses = append(addresses, a)
+	}
+	return addresses, nil
 }

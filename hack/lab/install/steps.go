@@ -177,6 +177,14 @@ func (r *run) powerOff(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	pods, err := r.get(ctx, `{range .items[?(@.spec.nodeName=="`+owner+`")]}{.status.podIPs[*].ip} {end}`, "pods", "--selector=app=web")
+	if err != nil {
+		return err
+	}
+	dead, err := parseAddresses(pods)
+	if err != nil {
+		return err
+	}
 	r.step("Cutting the power of %s, which answers for %s; unplanned", owner, r.addresses[0])
 	r.say("(a third of the requests fails until Kubernetes takes the dead node's Pods out of service, ten seconds here)")
 	if err := r.during(ctx, unplanned, func(note func(string, ...any)) error {
@@ -205,7 +213,17 @@ func (r *run) powerOff(ctx context.Context) error {
 	if err := r.lab.PowerOn(ctx, owner); err != nil {
 		return err
 	}
-	return r.whole(ctx, owner)
+	if err := r.whole(ctx, owner); err != nil {
+		return err
+	}
+	// What comes next answers for itself alone.
+	r.say("the nodes forget what was asked of the Pods that died: %v", dead)
+	for _, pod := range dead {
+		if err := r.lab.ForgetConnections(ctx, pod); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // uninstall removes everything while Services have addresses, as the install page
