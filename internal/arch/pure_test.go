@@ -17,7 +17,7 @@ import (
 // standard are the packages of the standard library that pure packages import.
 // They decide nothing by themselves: what of them asks the world is in asking.
 var standard = []string{
-	"bytes", "cmp", "container/heap", "crypto/sha1", "crypto/sha256", "crypto/subtle", "encoding/binary", "encoding/hex", "errors", "fmt", "hash/fnv", "maps", "math",
+	"bytes", "cmp", "container/heap", "container/list", "crypto/sha1", "crypto/sha256", "crypto/subtle", "encoding/binary", "encoding/hex", "errors", "fmt", "hash/fnv", "maps", "math",
 	"math/bits", "net/netip", "path", "reflect", "regexp", "slices", "sort", "strconv", "strings", "time", "unicode", "unicode/utf8",
 }
 

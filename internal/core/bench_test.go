@@ -62,6 +62,24 @@ func BenchmarkLoseANode(b *testing.B) {
 	}
 }
 
+// BenchmarkForeignFrameFull is what one more costs when as many as are remembered
+// have been heard.
+func BenchmarkForeignFrameFull(b *testing.B) {
+	c, _ := large(10, 1000)
+	claim := func(i int) {
+		c.Hear(start, layer2.Heard{Address: netip.AddrFrom4([4]byte{10, 1, 0, 0}), MAC: lb.MAC{0xde, 2: byte(i >> 24), 3: byte(i >> 16), 4: byte(i >> 8), 5: byte(i)}, Interface: 2, Kind: layer2.HeardReply})
+	}
+	for i := range conflictsMost {
+		claim(i)
+	}
+	c.Settle(start)
+	b.ReportAllocs()
+	for i := conflictsMost; b.Loop(); i++ {
+		claim(i)
+		c.Settle(start)
+	}
+}
+
 // BenchmarkForeignFrame is what a frame costs by which a foreign station claims an
 // address.
 func BenchmarkForeignFrame(b *testing.B) {

@@ -1,7 +1,7 @@
 package core
 
 import (
-	"maps"
+	"container/list"
 	"net/netip"
 	"slices"
 	"time"
@@ -38,6 +38,9 @@ const (
 // addresses that the API server knows of it, whether the station is its own.
 type ConflictTracker struct {
 	by map[use]*sighting
+	// order has the sightings, the one heard longest ago first, so that room is
+	// made without looking at all of them.
+	order list.List
 	// suspects are those not confirmed yet, the next to be confirmed first.
 	suspects []use
 	// identifying are the stations that are being asked about.
@@ -54,7 +57,9 @@ type use struct {
 
 // A sighting is what was heard of a use.
 type sighting struct {
+	use
 	last layer2.Heard
+	at   *list.Element // In the order of the tracker.
 	// suspected until due; frames were counted meanwhile.
 	suspected bool
 	due       time.Time
@@ -73,12 +78,28 @@ func (t *ConflictTracker) due() time.Time {
 	return t.by[t.suspects[0]].due
 }
 
-// remembers makes room for one more, and reports whether there is some.
+// remembers makes room for one more, and reports whether there is some. A
+// suspicion ends long before its sighting is old.
 func (t *ConflictTracker) remembers(now time.Time) bool {
-	if len(t.by) >= conflictsMost {
-		maps.DeleteFunc(t.by, func(_ use, s *sighting) bool { return !s.suspected && now.Sub(s.last.At) >= ConflictPause })
+	for first := t.order.Front(); first != nil; first = t.order.Front() {
+		s := first.Value.(*sighting)
+		if s.suspected || now.Sub(s.last.At) < ConflictPause {
+			break
+		}
+		t.forget(s)
 	}
 	return len(t.by) < conflictsMost
+}
+
+func (t *ConflictTracker) forget(s *sighting) {
+	delete(t.by, s.use)
+	t.order.Remove(s.at)
+}
+
+// heard takes note of one more frame.
+func (t *ConflictTracker) heard(s *sighting, h layer2.Heard) {
+	s.last = h
+	t.order.MoveToBack(s.at)
 }
 
 // suspect takes note of a claim by a station that is not known.
@@ -90,17 +111,19 @@ func (c *Core) suspect(now time.Time, h layer2.Heard) {
 	case s == nil && !t.remembers(now):
 		c.count(h.MAC, 1)
 	case s == nil:
-		t.by[key] = &sighting{last: h, suspected: true, due: now.Add(Acquaintance), frames: 1}
+		s = &sighting{use: key, last: h, suspected: true, due: now.Add(Acquaintance), frames: 1}
+		s.at = t.order.PushBack(s)
+		t.by[key] = s
 		t.suspects = append(t.suspects, key)
 		if len(t.identifying) < identifyMost {
 			c.identify(Station{h.Interface, h.MAC})
 		}
 	case s.suspected:
 		s.frames++
-		s.last = h
+		t.heard(s, h)
 	default:
 		news := now.Sub(s.last.At) >= ConflictPause
-		s.last = h
+		t.heard(s, h)
 		c.count(h.MAC, 1)
 		c.oppose(now, h, news)
 	}
@@ -118,7 +141,7 @@ func (c *Core) confirm(now time.Time) {
 		t.suspects = t.suspects[1:]
 		s := t.by[key]
 		if _, known := c.neighbors.stations[key.mac]; known {
-			delete(t.by, key)
+			t.forget(s)
 			continue
 		}
 		s.suspected = false

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
@@ -289,6 +290,47 @@ func (c *conversation) effects(e Effects) string {
 		say("left")
 	}
 	return b.String()
+}
+
+// Which sightings are forgotten when there is need of room, by looking at all.
+func TestTheOldestSightingsAreForgotten(t *testing.T) {
+	forgotten := 0
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		c := newConversation(t)
+		c.Line("configure 192.0.2.1 2001:db8::1 nodes=a announced")
+		c.Line("member a alive")
+		for range 200 {
+			tracker := &c.core.conflicts
+			if r.IntN(3) == 0 {
+				c.sleep((time.Duration(1+r.IntN(int(ConflictPause/time.Second)/2)) * time.Second).String())
+			}
+			if r.IntN(4) == 0 {
+				var want []use
+				for key, s := range tracker.by {
+					if s.suspected || c.now.Sub(s.last.At) < ConflictPause {
+						want = append(want, key)
+					}
+				}
+				forgotten += len(tracker.by) - len(want)
+				tracker.remembers(c.now)
+				if len(tracker.by) != len(want) || tracker.order.Len() != len(want) {
+					t.Fatalf("seed %d: %d sightings in an order of %d, want %d", seed, len(tracker.by), tracker.order.Len(), len(want))
+				}
+				for _, key := range want {
+					if tracker.by[key] == nil {
+						t.Fatalf("seed %d: %v is forgotten", seed, key)
+					}
+				}
+			}
+			a := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}[r.IntN(2)]
+			c.core.Hear(c.now, layer2.Heard{Address: a, MAC: lb.MAC{0xde, 5: byte(r.IntN(20))}, Interface: 2, Kind: layer2.HeardReply})
+			c.settle()
+		}
+	}
+	if forgotten < 100 {
+		t.Errorf("only %d were ever forgotten", forgotten)
+	}
 }
 
 func TestForeignStationsDoNotFillTheMemory(t *testing.T) {
