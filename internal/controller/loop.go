@@ -29,7 +29,10 @@ type loop struct {
 	findings map[verdictKey]*finding
 	// holders are the Services that hold an address, by the latest decisions.
 	holders map[netip.Addr][]lb.ServiceKey
-	places  places
+	// orphaned are the pools whose orphans have come or gone, or have another holder,
+	// in this pass.
+	orphaned map[string]bool
+	places   places
 	// moved are the Services that the last step of a rebalancing moved, at which
 	// time; moving is when the next one is due, zero when none is.
 	moved           []lb.ServiceKey
@@ -107,6 +110,7 @@ func newLoop(c *Controller) *loop {
 		pools:      map[string]*pool{},
 		left:       map[lb.ServiceKey]*leftover{},
 		holders:    map[netip.Addr][]lb.ServiceKey{},
+		orphaned:   map[string]bool{},
 		places:     newPlaces(),
 		verdicts:   map[verdictKey]config.Verdict{},
 
@@ -294,9 +298,7 @@ func (l *loop) pass(ch kube.Changes) {
 	}
 	affected := slices.Clone(ch.Endpoints)
 	for _, key := range ch.Services {
-		if l.put(key) {
-			affected = append(affected, key)
-		}
+		affected = append(affected, l.put(key)...)
 	}
 	plan := l.planner.Plan(began)
 	l.until = plan.Until
@@ -339,20 +341,21 @@ func (l *loop) pass(ch kube.Changes) {
 	l.leave(ch.Left)
 }
 
-// put tells the planner what a Service is now. It reports whether the Service
-// has to be looked at even if the planner has nothing new to say.
-func (l *loop) put(key lb.ServiceKey) (look bool) {
+// put tells the planner what a Service is now. It returns the Services that have to
+// be looked at even if the planner has nothing new to say.
+func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 	is, ok := l.Cluster.Service(key)
 	s := l.services[key]
 	if !ok {
 		l.planner.Delete(key)
-		if s != nil {
-			l.hold(key, s.decision.Assignments, nil)
-			l.Metrics.count(s.decision.Reason, -1)
-			delete(l.delayed, &s.attempt)
-			delete(l.services, key)
+		if s == nil {
+			return nil
 		}
-		return false
+		l.hold(key, s.decision.Assignments, nil)
+		l.Metrics.count(s.decision.Reason, -1)
+		delete(l.delayed, &s.attempt)
+		delete(l.services, key)
+		return append(l.sharing(s.decision), key)
 	}
 	if s == nil {
 		s = &service{}
@@ -373,7 +376,10 @@ func (l *loop) put(key lb.ServiceKey) (look bool) {
 		delete(l.cursed, key)
 		l.planner.Put(is.Service)
 	}
-	return l.replaced(s, is.Service)
+	if l.replaced(s, is.Service) {
+		return []lb.ServiceKey{key}
+	}
+	return nil
 }
 
 // decided takes note of a decision and returns the Services whose announcing it
@@ -406,6 +412,11 @@ func (l *loop) hold(key lb.ServiceKey, was, is []allocator.Assignment) {
 	}
 	for _, a := range is {
 		l.holders[a.Address] = append(l.holders[a.Address], key)
+	}
+	for _, a := range slices.Concat(was, is) {
+		if a.Orphan {
+			l.orphaned[a.Pool] = true
+		}
 	}
 	for _, a := range was {
 		if len(l.holders[a.Address]) == 0 {

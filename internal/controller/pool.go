@@ -140,10 +140,11 @@ func (l *loop) settlePools(decisions []allocator.PoolDecision, ch kube.Changes) 
 		}
 		clashed := !slices.Equal(p.clashes, l.clashes[name])
 		p.clashes = l.clashes[name]
-		if ch.Config || ch.Pools || clashed || slices.ContainsFunc(decisions, func(d allocator.PoolDecision) bool { return d.Pool == name }) {
+		if ch.Config || ch.Pools || clashed || l.orphaned[name] || slices.ContainsFunc(decisions, func(d allocator.PoolDecision) bool { return d.Pool == name }) {
 			l.look(&p.attempt)
 		}
 	}
+	clear(l.orphaned)
 }
 
 // settlePool keeps a pool from being deleted while it is in use, and then writes

@@ -333,6 +333,13 @@ func TestWhatTheYoungerContradictsIsToldOnIt(t *testing.T) {
 		b.passes(2 * time.Second)
 		says("z-older", "Accepted True")
 		says("a-younger", "Conflict False spec.med")
+		// It ends with the last Service that they disagree about.
+		b.remove("web")
+		b.passes(2 * time.Second)
+		says("a-younger", "Accepted True")
+		b.expose("web")
+		b.passes(2 * time.Second)
+		says("a-younger", "Conflict False spec.med")
 		// A converged disagreement is not written again, and its end is told.
 		b.api.Writes()
 		b.told()
