@@ -2,10 +2,13 @@ package lab_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -241,4 +244,46 @@ func TestBackendsServeOnEveryNodeAndTellWhoAsked(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A node says it of a Pod that is not there, three seconds after it began to ask for
+// its hardware address; and of a port of its own on which nothing listens, at once.
+func TestACaptureTellsWhoRefusedAConnection(t *testing.T) {
+	l := shared.Get(t)
+	capture, err := l.Capture(t.Context(), "capture", lab.Client, "node1")
+	must(t, err)
+	t.Cleanup(func() { must(t, capture.Remove()) })
+	v4, v6 := l.Addresses("node1")
+	cases := []struct {
+		address string
+		want    error
+		told    string
+	}{
+		{"10.244.1.200", syscall.EHOSTUNREACH, fmt.Sprintf("IP %s: ICMP host 10.244.1.200 unreachable", v4)},
+		{"fd00:10:244:1::200", syscall.EHOSTUNREACH, fmt.Sprintf("IP6 %s: ICMP6, destination unreachable, unreachable address fd00:10:244:1::200", v6)},
+		{v4.String(), syscall.ECONNREFUSED, fmt.Sprintf("IP %s.9: Flags [R.]", v4)},
+		{v6.String(), syscall.ECONNREFUSED, fmt.Sprintf("IP6 %s.9: Flags [R.]", v6)},
+	}
+	var asking sync.WaitGroup
+	for _, c := range cases {
+		asking.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			if _, err := l.Get(ctx, lab.Client, netip.MustParseAddr(c.address), 9); !errors.Is(err, c.want) {
+				t.Errorf("a connection to %s: %v, want %v", c.address, err, c.want)
+			}
+		})
+	}
+	asking.Wait()
+	lines, err := capture.Explain(t.Context())
+	must(t, err)
+	for _, c := range cases {
+		for _, host := range []string{lab.Client, "node1"} {
+			if !slices.ContainsFunc(lines, func(line string) bool {
+				return strings.HasPrefix(line, host+" saw ") && strings.HasSuffix(line, c.told)
+			}) {
+				t.Errorf("no line tells that %s saw %q:\n%s", host, c.told, strings.Join(lines, "\n"))
+			}
+		}
+	}
 }

@@ -163,3 +163,19 @@ func TestTheSwitchDropsWhatItIsTold(t *testing.T) {
 		}
 	}
 }
+
+func TestRefusalsAreCountedByWhoSaysThem(t *testing.T) {
+	printed := "09:00:00.000001 eth0  Out IP 198.51.100.11 > 198.51.100.3: ICMP host 10.244.1.200 unreachable, length 68\n" +
+		"09:00:00.000002 eth0  Out IP6 2001:db8:51::11 > 2001:db8:51::3: ICMP6, destination unreachable, unreachable address fd00:10:244:1::200, length 88\n" +
+		"09:00:00.000003 eth0  In  IP 10.244.2.3.8080 > 198.51.100.11.5559: Flags [R.], seq 0, ack 681966308, win 0, length 0\n" +
+		"09:00:00.000004 eth0  In  IP 10.244.2.3.8080 > 198.51.100.11.50026: Flags [R.], seq 0, ack 686257653, win 0, length 0\n" +
+		"09:00:00.000005 eth0  Out IP 198.51.100.11 > 198.51.100.1: ICMP host 10.244.1.200 unreachable, length 68\n"
+	want := []string{
+		"2 from 09:00:00.000001 on: eth0  Out IP 198.51.100.11: ICMP host 10.244.1.200 unreachable",
+		"1 from 09:00:00.000002 on: eth0  Out IP6 2001:db8:51::11: ICMP6, destination unreachable, unreachable address fd00:10:244:1::200",
+		"2 from 09:00:00.000003 on: eth0  In  IP 10.244.2.3.8080: Flags [R.]",
+	}
+	if got := refused(printed); !slices.Equal(got, want) {
+		t.Errorf("they are\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
