@@ -52,6 +52,10 @@ demo: ## Bring up a cluster of namespaces, expose a Service, kill its owner, sho
 e2e: ## Install the image and manifests on nodes with kubelets; use, update, drain, break and remove it, and tell what was lost
 	$(LAB) e2e $(if $(KEEP),--keep)
 
+.PHONY: planned
+planned: ## Make N rounds of planned changes on one cluster, after a power cut, and tabulate what each lost (default 5)
+	$(LAB) e2e --planned $(or $(N),5)
+
 .PHONY: test
 test: deps lint check ## Install what the tests need, then run all of them with the race detector
 	go build -race ./...

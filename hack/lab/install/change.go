@@ -99,6 +99,11 @@ func (w watch) stop() (result lab.LoadResult, report lab.Report) {
 // during makes a change while the client asks for all addresses, and tells what
 // the client saw of it. More is lost than may be: that is a fault.
 func (r *run) during(ctx context.Context, k kind, change func(note func(format string, args ...any)) error) error {
+	capture, err := r.lab.Capture(ctx, fmt.Sprintf("step-%d", r.steps), append(r.lab.Nodes(), lab.Client, lab.Router)...)
+	if err != nil {
+		return err
+	}
+	defer capture.Stop()
 	routes, err := r.watchRoutes(ctx)
 	if err != nil {
 		return err
@@ -120,7 +125,10 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 	ended := time.Now()
 	events = append(events, event{ended, "done"})
 	pause(ctx, after)
-	var summary []string
+	var (
+		summary []string
+		total   tally
+	)
 	for _, w := range watches {
 		result, report := w.stop()
 		if report.Err != nil {
@@ -138,6 +146,7 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 			summary = append(summary, fmt.Sprintf("%s: %d questions, %d unanswered, longest silence %s", w.address, len(report.Questions), unanswered, silence.Round(time.Millisecond)))
 		}
 		summary = append(summary, fmt.Sprintf("%s: %d requests, %d lost, %d cut, longest time without a success %s", w.address, result.Requests, len(lost), len(cut), result.LongestGap.Round(time.Millisecond)))
+		total.add(tally{requests: result.Requests, lost: len(lost), unanswered: unanswered, cut: len(cut), longest: result.LongestGap})
 		switch k {
 		case planned:
 			for _, c := range rerouted {
@@ -164,6 +173,16 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 	for _, line := range summary {
 		r.say("%s", line)
 	}
+	if k == unplanned || total.lost+total.unanswered == 0 {
+		err = errors.Join(err, capture.Remove())
+	} else {
+		lines, why := capture.Explain(ctx)
+		for _, line := range lines {
+			r.say("%s", line)
+		}
+		err = errors.Join(err, why)
+	}
+	r.last = total
 	return err
 }
 

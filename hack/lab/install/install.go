@@ -31,6 +31,9 @@ type Options struct {
 	Short bool
 	// Chart leaves out all that is not done by Helm.
 	Chart bool
+	// Planned is how many rounds of planned changes are made, and nothing else;
+	// 0 is for all that there is, once.
+	Planned int
 	// Keep leaves the lab up, and says how to use it.
 	Keep bool
 	// Out takes what is said.
@@ -98,8 +101,12 @@ func Run(ctx context.Context, opts Options) (err error) {
 		byKubectl = append(byKubectl, r.restartControllers, r.upgrade, r.drainAnnotated, r.drainNode, r.deleteNode, r.powerOff)
 	}
 	byKubectl = append(byKubectl, r.uninstall)
-	byHelm := []func(context.Context) error{r.chart, r.changeValue, r.withoutPowers, r.uninstallChart}
+	byHelm := []func(context.Context) error{r.chart, func(ctx context.Context) error { return r.changeValue(ctx, "log.level=debug") }, r.withoutPowers, r.uninstallChart}
 	switch {
+	case opts.Planned > 0:
+		byKubectl = []func(context.Context) error{r.deploy, r.startRouter}
+		// A failure comes first, as what it leaves behind must not matter.
+		byHelm = []func(context.Context) error{r.chart, r.powerOff, func(ctx context.Context) error { return r.rounds(ctx, opts.Planned) }}
 	case opts.Chart:
 		byKubectl = []func(context.Context) error{r.deploy, r.startRouter}
 	case opts.Short:
@@ -124,6 +131,8 @@ type run struct {
 	addresses, routed []netip.Addr
 	// faults are what did not hold, so far.
 	faults []error
+	// last is what the last change cost.
+	last tally
 }
 
 func (r *run) step(format string, args ...any) {
@@ -157,7 +166,7 @@ func (r *run) get(ctx context.Context, jsonpath string, what ...string) (string,
 // its version.
 func (r *run) images(ctx context.Context, dir string, opts Options) ([]string, error) {
 	versions := []string{""}
-	if !opts.Short {
+	if !opts.Short && opts.Planned == 0 {
 		versions = append(versions, newer)
 	}
 	var files []string

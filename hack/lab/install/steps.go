@@ -317,15 +317,15 @@ func (r *run) chart(ctx context.Context) (err error) {
 }
 
 // changeValue upgrades the release by one value; planned.
-func (r *run) changeValue(ctx context.Context) error {
-	r.step("Upgrading the release with a value changed; planned")
+func (r *run) changeValue(ctx context.Context, value string) error {
+	r.step("Upgrading the release with %s changed; planned", value)
 	script, err := Commands(r.root, "## Upgrade", 1)
 	if err != nil {
 		return err
 	}
 	return r.during(ctx, planned, func(note func(string, ...any)) error {
-		note("helm upgrade ... --set log.level=debug")
-		if err := r.shell(ctx, strings.TrimSuffix(script, "\n")+" --set log.level=debug"); err != nil {
+		note("helm upgrade ... --set %s", value)
+		if err := r.shell(ctx, strings.TrimSuffix(script, "\n")+" --set "+value); err != nil {
 			return err
 		}
 		return r.rolledOut(ctx)

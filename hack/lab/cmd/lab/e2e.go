@@ -22,6 +22,7 @@ what a client lost of it. It fails when a planned change lost anything.`,
 	}
 	cmd.Flags().BoolVar(&opts.Short, "short", false, "only what the tests run on every change")
 	cmd.Flags().BoolVar(&opts.Chart, "chart", false, "only what is done by Helm")
+	cmd.Flags().IntVar(&opts.Planned, "planned", 0, "make this many rounds of planned changes, and nothing else")
 	cmd.Flags().BoolVar(&opts.Keep, "keep", false, "leave the cluster up")
 	return cmd
 }
