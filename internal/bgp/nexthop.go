@@ -51,7 +51,9 @@ func HostInterfaces(s lb.Snapshot, node string, interfaces []lb.Interface) []Hos
 			set = own
 		}
 		for _, a := range n.Addresses {
-			set[a] = true
+			if here[a] {
+				set[a] = true
+			}
 		}
 	}
 	out := make([]HostInterface, 0, len(interfaces))
@@ -59,7 +61,7 @@ func HostInterfaces(s lb.Snapshot, node string, interfaces []lb.Interface) []Hos
 		h := HostInterface{Name: i.Name, Addresses: make([]HostAddress, 0, len(i.Addresses))}
 		for _, p := range i.Addresses {
 			a := HostAddress{Prefix: p, Flags: i.Flags[p], Node: own[p.Addr()]}
-			if !a.Node {
+			if !a.Node && p.Addr().IsGlobalUnicast() {
 				a.Lent = lent[p.Addr()]
 				a.Pooled = slices.ContainsFunc(s.Pools, func(pool lb.Pool) bool { return ranges.Contains(pool.Ranges, p.Addr()) })
 			}
