@@ -182,9 +182,18 @@ func (l *labs) wire(n int, ns namespace) error {
 			return err
 		}
 	}
+	return errors.Join(address(n, "192.0.%d.%d/24"), address(n, "2001:db8:%d::%d/64"))
+}
+
+// address gives us our addresses of a family on wire n.
+func address(n int, form string) error {
 	var ours strings.Builder
 	for i := 10; i < 250; i++ {
-		fmt.Fprintf(&ours, "addr add 192.0.%d.%d/24 dev %s\naddr add 2001:db8:%d::%d/64 dev %s nodad\n", n, i, here, n, i, here)
+		fmt.Fprintf(&ours, "addr add "+form+" dev node%d", n, i, n)
+		if strings.Contains(form, ":") {
+			ours.WriteString(" nodad")
+		}
+		ours.WriteByte('\n')
 	}
 	batch := exec.Command("ip", "-batch", "-")
 	batch.Stdin = strings.NewReader(ours.String())

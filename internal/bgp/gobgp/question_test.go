@@ -19,6 +19,7 @@ const (
 	askedRoutes     question = "routes come, change and go"
 	askedAttributes question = "attributes and communities, external and internal; four-octet AS numbers; a router without capabilities; IPv4 over IPv6 (RFC 8950)"
 	askedFamilies   question = "both families over one session, with RFC 8950 and without"
+	askedNextHops   question = "next hops of the other family follow the interface's addresses"
 	askedFewer      question = "a router comes back with fewer families, and with more"
 	askedUnnumbered question = "unnumbered sessions, plain and signed"
 	askedPasswords  question = "passwords (TCP MD5): wrong, right, rotated, lost"
@@ -40,7 +41,7 @@ const (
 )
 
 var questions = []question{
-	askedRoutes, askedAttributes, askedFamilies, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedRelation, askedRoles, askedDistance,
+	askedRoutes, askedAttributes, askedFamilies, askedNextHops, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedRelation, askedRoles, askedDistance,
 	askedPreference, askedAggregates, askedResets, askedSilence, askedTables, askedFlaps, askedBFD, askedCrash, askedUpgrade,
 	askedLeave, askedShutdown,
 }
