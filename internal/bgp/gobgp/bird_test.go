@@ -175,6 +175,9 @@ func (b *bird) neighbor(t *testing.T, family string, as uint32, traits ...trait)
 		}
 	}
 	lines += birdChannels(slices.Contains(traits, withIPv6NextHop), families...)
+	if slices.Contains(traits, twoRoutes) {
+		lines = strings.ReplaceAll(lines, "import all;", "import all; receive limit 2 action disable;")
+	}
 	judged(t, b.name(), true)
 	return lb.BGPPeer{
 		Name: b.add(t, birdPart{lines: lines}), MyASN: as, PeerASN: birdAS, Address: netip.MustParseAddr(router), Source: source,

@@ -169,6 +169,9 @@ func (f *frr) neighbor(t *testing.T, family string, as uint32, traits ...trait) 
 			// As docs/how-to/routers.md has it: nodes need not hear of any route.
 			conf = append(conf, n+"prefix-list nothing out")
 		}
+		if slices.Contains(traits, twoRoutes) {
+			conf = append(conf, n+"maximum-prefix 2")
+		}
 		conf = append(conf, "exit-address-family")
 	}
 	f.configure(t, conf...)

@@ -85,6 +85,8 @@ const (
 	peer
 	routeServer
 	rolesRequired
+	// twoRoutes takes two of a family, and ends the session for a third.
+	twoRoutes
 )
 
 // What a router heard is what it makes of one route of ours.

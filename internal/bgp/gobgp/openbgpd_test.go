@@ -134,6 +134,7 @@ var openbgpdTraits = map[trait]string{
 	peer:          "announce policy peer\n",
 	routeServer:   "announce policy rs\n",
 	rolesRequired: "announce policy provider enforce\n",
+	twoRoutes:     "max-prefix 2\n",
 }
 
 // openbgpdLacks is what it does not have.

@@ -24,6 +24,7 @@ const (
 	askedUnnumbered question = "unnumbered sessions, plain and signed"
 	askedPasswords  question = "passwords (TCP MD5): wrong, right, rotated, lost"
 	askedTrouble    question = "a session that does not come up is explained in words"
+	askedFull       question = "a router's limit of prefixes"
 	askedRelation   question = "AS numbers by relation: internal, external"
 	askedRoles      question = "roles that fit, that do not, that one side does not tell; OTC (RFC 9234)"
 	askedDistance   question = "TTL security on both sides and on one; several hops"
@@ -41,7 +42,7 @@ const (
 )
 
 var questions = []question{
-	askedRoutes, askedAttributes, askedFamilies, askedNextHops, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedRelation, askedRoles, askedDistance,
+	askedRoutes, askedAttributes, askedFamilies, askedNextHops, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedFull, askedRelation, askedRoles, askedDistance,
 	askedPreference, askedAggregates, askedResets, askedSilence, askedTables, askedFlaps, askedBFD, askedCrash, askedUpgrade,
 	askedLeave, askedShutdown,
 }

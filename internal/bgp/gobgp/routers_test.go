@@ -269,23 +269,35 @@ func TestPasswordsAreWrongRightRotatedAndLost(t *testing.T) {
 	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
 		prefix := map[string]string{"ipv4": "198.51.100.33/32", "ipv6": "2001:db8:100::33/128"}[family]
 		p := j.neighbor(t, family, 65000)
-		j.sign(t, p, "first-secret")
 		s := speak(t)
-		mismatch := func() {
+		unanswered := func(cause bgp.Cause, words string) {
 			t.Helper()
-			v := s.faults(p.Name, bgp.MD5Suspected)
-			if want := "MD5 mismatch suspected: SYN unanswered by " + netip.AddrPortFrom(p.Address, 179).String(); v.Fault.Text != want {
+			v := s.faults(p.Name, cause)
+			if want := fmt.Sprintf(words, netip.AddrPortFrom(p.Address, 179)); v.Fault.Text != want {
 				t.Errorf("%q, want %q", v.Fault.Text, want)
 			}
+			if j.up(t, p) {
+				t.Errorf("%s, and the session is up", show(v))
+			}
+		}
+		mismatch := func() {
+			t.Helper()
+			unanswered(bgp.MD5Suspected, "MD5 mismatch suspected: SYN unanswered by %v")
 		}
 		say := func(password string) {
 			t.Helper()
 			p.Password = lb.NewSecret(password)
 			s.say(p, route(prefix))
 		}
+		// At one end only.
+		say("first-secret")
+		mismatch()
+		j.sign(t, p, "first-secret")
+		say("")
+		unanswered(bgp.Unanswered, "SYN unanswered by %v (away, filtered, or it wants a password, or GTSM: ttlSecurity)")
 		say("wrong-secret")
 		mismatch()
-		if v := s.view(p.Name); v.Counters.Established != 0 || j.up(t, p) {
+		if v := s.view(p.Name); v.Counters.Established != 0 {
 			t.Errorf("with the wrong password: %s", show(v))
 		}
 		say("first-secret")
@@ -351,6 +363,39 @@ func TestTroubleHasWords(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestRouterThatHasEnoughRoutesSaysSo(t *testing.T) {
+	ask(t, askedFull)
+	t.Parallel()
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		host := map[string]string{"ipv4": "198.51.117.%d/32", "ipv6": "2001:db8:117::%d/128"}[family]
+		p := j.neighbor(t, family, 65000, twoRoutes)
+		s := speak(t)
+		s.say(p, route(fmt.Sprintf(host, 1)), route(fmt.Sprintf(host, 2)))
+		s.established(p.Name)
+		holds(t, j, p, family, fmt.Sprintf(host, 1), fmt.Sprintf(host, 2))
+		var more []bgp.Route // FRR counts a route after it has looked whether it is one too many
+		for i := range 6 {
+			more = append(more, route(fmt.Sprintf(host, i+1)))
+		}
+		s.say(p, more...)
+		want := "the router says: cease: maximum number of prefixes reached"
+		if j.name() == "frr" { // the others say no number
+			want += ": 2 of " + family + "-unicast"
+		}
+		if v := s.faults(p.Name, bgp.Notified); v.Fault.Text != want {
+			t.Errorf("%s, want %q", show(v), want)
+		}
+		// It takes no connection until somebody tells it to.
+		eventually(t, within, func() (bool, any) {
+			v := s.view(p.Name)
+			return !v.Retry.IsZero(), show(v)
+		})
+		if v := s.view(p.Name); !strings.Contains(v.Fault.Text, want) {
+			t.Errorf("%s, want %q", show(v), want)
+		}
+	})
 }
 
 func TestPeersAreFoundByRelation(t *testing.T) {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,13 +32,15 @@ const (
 	OpenRole       = 11
 )
 
-// Subcodes of CodeCease (RFC 4486, RFC 9003, RFC 9384).
+// Subcodes of CodeCease (RFC 4486, RFC 8538, RFC 9003, RFC 9384).
 const (
+	CeasePrefixes      = 1
 	CeaseShutdown      = 2
 	CeaseDeconfigured  = 3
 	CeaseReset         = 4
 	CeaseRejected      = 5
 	CeaseConfiguration = 6
+	CeaseHardReset     = 9
 	CeaseBFDDown       = 10
 )
 
@@ -135,7 +138,7 @@ var subcodes = map[[2]uint8]string{
 }
 
 // String returns the notification in words, with the sender's own when it sent
-// any (RFC 9003).
+// any.
 func (n Notification) String() string {
 	s := fmt.Sprintf("code %d", n.Code)
 	if n.Code > 0 && int(n.Code) < len(codes) {
@@ -146,15 +149,32 @@ func (n Notification) String() string {
 	} else if n.Subcode != 0 {
 		s += fmt.Sprintf(": subcode %d", n.Subcode)
 	}
-	if n.Code == CodeOpen && n.Subcode == OpenCapability {
-		if names := capabilityNames(n.Data); len(names) > 0 {
-			s += ": " + strings.Join(names, ", ")
-		}
-	}
-	if n.Code == CodeCease && (n.Subcode == CeaseShutdown || n.Subcode == CeaseReset) && len(n.Data) > 1 && int(n.Data[0]) <= len(n.Data)-1 && n.Data[0] > 0 {
-		s += ": " + printable(n.Data[1:1+int(n.Data[0])])
+	if more := n.dataText(); more != "" {
+		s += ": " + more
 	}
 	return s
+}
+
+// dataText returns what Data says to people; "" when it is nothing, or not well formed.
+func (n Notification) dataText() string {
+	switch [2]uint8{n.Code, n.Subcode} {
+	case [2]uint8{CodeOpen, OpenCapability}:
+		return strings.Join(capabilityNames(n.Data), ", ")
+	case [2]uint8{CodeCease, CeasePrefixes}: // family and upper bound (RFC 4486 section 4)
+		if len(n.Data) == 7 {
+			f := Family{binary.BigEndian.Uint16(n.Data), n.Data[2]}
+			return fmt.Sprintf("%d of %v", binary.BigEndian.Uint32(n.Data[3:]), f)
+		}
+	case [2]uint8{CodeCease, CeaseShutdown}, [2]uint8{CodeCease, CeaseReset}: // RFC 9003
+		if len(n.Data) > 1 && int(n.Data[0]) <= len(n.Data)-1 {
+			return printable(n.Data[1 : 1+int(n.Data[0])])
+		}
+	case [2]uint8{CodeCease, CeaseHardReset}: // another NOTIFICATION (RFC 8538 section 3)
+		if in, err := ParseNotification(n.Data); err == nil && in.Subcode != CeaseHardReset {
+			return in.String()
+		}
+	}
+	return ""
 }
 
 // MissingFamilies returns the Data of subcode [OpenCapability]: the capabilities that
