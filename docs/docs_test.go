@@ -23,6 +23,7 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/controller"
 )
 
 // A block is a fenced block of a page.
@@ -320,7 +321,7 @@ func TestEveryReasonIsDocumentedAndNoOther(t *testing.T) {
 		heading string
 		want    []string
 	}{
-		{"belfry.dev/Allocated", constants(t, "../internal/allocator", "Reason")},
+		{"belfry.dev/Allocated", append(constants(t, "../internal/allocator", "Reason"), controller.Contested)},
 		// The condition that is True has a reason of its own.
 		{"belfry.dev/Announced", append(constants(t, "../internal/announce", "Reason"), "Announced")},
 		{"Accepted", constants(t, "../api/v1beta1", "Reason")},
@@ -381,6 +382,9 @@ func TestEveryReasonToWaitHasAWayOut(t *testing.T) {
 		if (r.Waiting() || r == allocator.Headless) && !strings.Contains(text, "\n## "+r.String()+"\n") {
 			t.Errorf("how-to/pending.md has no heading %s", r)
 		}
+	}
+	if !strings.Contains(text, "\n## "+controller.Contested+"\n") {
+		t.Errorf("how-to/pending.md has no heading %s", controller.Contested)
 	}
 	silent := listed(section(t, text, "It has an address, but nobody answers"))
 	for _, reason := range constants(t, "../internal/announce", "Reason") {

@@ -39,12 +39,14 @@ type bubble struct {
 	began    time.Time
 	// reads is asked before each read, and may answer in its place.
 	reads atomic.Pointer[func(*http.Request) *http.Response]
+	// namespace is where who leads next is installed.
+	namespace string
 }
 
 // inBubble runs a test in virtual time. The controller does not lead yet.
 func inBubble(t *testing.T, test func(*bubble)) {
 	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{T: t, api: apitest.New(), registry: prometheus.NewRegistry(), log: &syncBuffer{}, began: time.Now()}
+		b := &bubble{T: t, api: apitest.New(), registry: prometheus.NewRegistry(), log: &syncBuffer{}, began: time.Now(), namespace: "belfry-system"}
 		b.held.Store(true)
 		b.node("node1")
 		test(b)
@@ -72,7 +74,7 @@ func (b *bubble) leads(ended func(error), edit ...func(*controller.Controller)) 
 		b.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Role: kube.Allocating, Namespace: "belfry-system"})
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Role: kube.Allocating, Namespace: b.namespace})
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", "test", log)
 	if b.metrics == nil {
 		b.metrics = controller.NewMetrics(b.registry, events)

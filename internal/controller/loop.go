@@ -67,7 +67,8 @@ type attempt struct {
 	// again is set when settle is due as soon as the write under way is over.
 	underWay, again bool
 	failures        int
-	notUntil        time.Time
+	// notUntil is when it may be settled again, and due when it is at the latest.
+	notUntil, due time.Time
 	// told is the failure that was told last; the zero cause once it is written.
 	told cause
 }
@@ -83,8 +84,9 @@ type cause struct {
 type service struct {
 	attempt
 	decision allocator.Decision
-	// version is the one that the planner knows.
-	version string
+	// version is the one that the planner knows, of the Service with that UID.
+	version, uid string
+	rivalry      rivalry
 	// refused says why no node may announce any of its addresses; the zero
 	// Condition when one may.
 	refused kube.Condition
@@ -174,8 +176,8 @@ func (l *loop) run(ctx context.Context) (err error) {
 func (l *loop) rest() time.Duration {
 	next := l.until
 	for a := range l.delayed {
-		if next.IsZero() || a.notUntil.Before(next) {
-			next = a.notUntil
+		if next.IsZero() || a.due.Before(next) {
+			next = a.due
 		}
 	}
 	for _, t := range []time.Time{l.moving, l.disputing} {
@@ -193,7 +195,7 @@ func (l *loop) rest() time.Duration {
 func (l *loop) wake() {
 	now := time.Now()
 	for a := range l.delayed {
-		if !now.Before(a.notUntil) {
+		if !now.Before(a.due) {
 			delete(l.delayed, a)
 			l.look(a)
 		}
@@ -216,7 +218,7 @@ func (l *loop) look(a *attempt) {
 	case a.underWay:
 		a.again = true
 	case time.Now().Before(a.notUntil):
-		l.delayed[a] = struct{}{}
+		l.lookAt(a, a.notUntil)
 	default:
 		a.settle()
 	}
@@ -225,6 +227,14 @@ func (l *loop) look(a *attempt) {
 // delay keeps an attempt from being settled for a while.
 func (l *loop) delay(a *attempt, d time.Duration) {
 	a.notUntil = time.Now().Add(d)
+	l.lookAt(a, a.notUntil)
+}
+
+// lookAt has an attempt looked at at a time, or before.
+func (l *loop) lookAt(a *attempt, t time.Time) {
+	if _, waits := l.delayed[a]; !waits || t.Before(a.due) {
+		a.due = t
+	}
 	l.delayed[a] = struct{}{}
 }
 
@@ -352,7 +362,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 			return nil
 		}
 		l.hold(key, s.decision.Assignments, nil)
-		l.Metrics.count(s.decision.Reason, -1)
+		l.Metrics.count(s.reason(), -1)
 		delete(l.delayed, &s.attempt)
 		delete(l.services, key)
 		return append(l.sharing(s.decision), key)
@@ -361,7 +371,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		s = &service{}
 		s.settle = func() { l.settle(key, s) }
 		l.services[key] = s
-		l.Metrics.count(s.decision.Reason, +1)
+		l.Metrics.count(s.reason(), +1)
 		if is.Allocated == (kube.Condition{}) {
 			s.fresh = is.Seen
 		}
@@ -370,6 +380,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		s.version = is.Version
 		l.forgive(&s.attempt)
 	}
+	is.Service = s.remember(is.Service)
 	if version, cursed := l.cursed[key]; cursed && version == is.Version {
 		l.planner.Put(bare(is.Service))
 	} else {
@@ -393,9 +404,9 @@ func (l *loop) decided(d allocator.Decision) []lb.ServiceKey {
 	affected = append(affected, l.sharing(s.decision)...)
 	affected = append(affected, l.sharing(d)...)
 	l.hold(d.Service, s.decision.Assignments, d.Assignments)
-	l.Metrics.count(s.decision.Reason, -1)
-	l.Metrics.count(d.Reason, +1)
+	l.Metrics.count(s.reason(), -1)
 	s.decision = d
+	l.Metrics.count(s.reason(), +1)
 	return affected
 }
 
@@ -441,22 +452,39 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 		return // the next pass knows more, or another installation does
 	}
 	want := s.want()
-	if is.Carries(want) {
+	write := l.insist(s, &is, want)
+	d, over, by, ask := s.decision, s.rivalry.over, s.rivalry.by, s.rivalry.nameless()
+	if !ask && is.Missing(s.contested(want, &is))&write == 0 {
 		return
 	}
-	d := s.decision
-	s.wrote = lb.Service{Assigned: want.Addresses, Placed: want.Placed}
+	was := is
+	was.Service = s.remember(is.Service)
+	var carries kube.ServiceWrite
+	s.wrote = lb.Service{Assigned: want.Addresses, Placed: want.Placed, Reallocated: want.Reallocated, Terms: want.Terms}
 	l.submit(&s.attempt, job{
 		kind: kindService, object: key.String(),
-		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteService(ctx, is, want) },
+		do: func(ctx context.Context) (kube.Outcome, error) {
+			if ask {
+				by = l.Cluster.Rival(ctx, is)
+			}
+			carries = contestedWrite(want, over, by, d, &is)
+			return l.Cluster.WriteService(ctx, is, carries, write)
+		},
 		done: func(o kube.Outcome) {
 			if o == kube.Done && s.version == is.Version {
 				s.seen = s.wrote // and whatever is seen from now on came later
 			}
 			s.wrote = lb.Service{}
+			if o == kube.Done {
+				s.rivalry.wrote(is.Missing(carries)&write, want.Digests())
+			}
+			if ask && by != "" && s.rivalry.nameless() {
+				s.rivalry.by, s.again = by, true
+				l.contests(is, carries, over, by)
+			}
 			switch o {
 			case kube.Done:
-				l.tell(is, d, want)
+				l.tell(was, d, carries)
 				if len(want.Addresses) > 0 && !s.fresh.IsZero() {
 					l.Metrics.latency.Observe(time.Since(s.fresh).Seconds())
 				}

@@ -1,6 +1,8 @@
 package controller
 
 import (
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/allocator"
@@ -80,13 +82,15 @@ func (m *Metrics) forget(pool string) {
 	m.pools.DeletePartialMatch(prometheus.Labels{"pool": pool})
 }
 
-// count moves a Service from one reason to another.
-func (m *Metrics) count(r allocator.Reason, by float64) {
-	waiting := "false"
-	if r.Waiting() {
-		waiting = "true"
-	}
-	m.waiting.WithLabelValues(r.String(), waiting).Add(by)
+// A standing is by what a Service is counted.
+type standing struct {
+	reason  string
+	waiting bool
+}
+
+// count counts a Service, or no longer.
+func (m *Metrics) count(s standing, by float64) {
+	m.waiting.WithLabelValues(s.reason, strconv.FormatBool(s.waiting)).Add(by)
 }
 
 // reset forgets what a term as leader has shown.
@@ -94,6 +98,7 @@ func (m *Metrics) reset() {
 	m.pools.Reset()
 	m.waiting.Reset()
 	for _, r := range allocator.Reasons() {
-		m.count(r, 0)
+		m.count(standing{r.String(), r.Waiting()}, 0)
 	}
+	m.count(standing{Contested, false}, 0)
 }

@@ -55,7 +55,7 @@ func (l *loop) replaced(s *service, is lb.Service) bool {
 			l.places.set(a, node)
 		}
 	}
-	s.seen = lb.Service{Assigned: is.Assigned, Placed: is.Placed}
+	s.seen = lb.Service{Assigned: is.Assigned, Placed: is.Placed, Reallocated: is.Reallocated, Terms: is.Terms}
 	return differs
 }
 

@@ -80,9 +80,10 @@ func (l *loop) rebalance() {
 	}
 }
 
-// pending reports whether a Service does not carry yet what it should.
+// pending reports whether a Service does not carry yet what it should, but for what
+// others insist on.
 func (l *loop) pending(key lb.ServiceKey) bool {
 	s := l.services[key]
 	is, ok := l.Cluster.Service(key)
-	return s != nil && ok && !is.Carries(s.want())
+	return s != nil && ok && is.Missing(s.contested(s.want(), &is))&^s.rivalry.over != 0
 }

@@ -1,15 +1,19 @@
 package controller_test
 
 import (
+	"context"
 	"fmt"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
@@ -215,4 +219,83 @@ func growOver(t *testing.T, policy v1beta1.OrphanPolicy) {
 	if got := w.events("web"); slices.ContainsFunc(got, func(e string) bool { return strings.HasPrefix(e, "IPReleased") }) {
 		t.Errorf("%q", got)
 	}
+}
+
+// A fighter puts its name into a Service's status whenever that shows anything else.
+type fighter struct {
+	stop   context.CancelFunc
+	ended  chan struct{}
+	writes atomic.Int64
+}
+
+func (w *world) fighter(manager, name string) *fighter {
+	w.Helper()
+	config := rest.CopyConfig(w.lab.AdminConfig())
+	config.UserAgent = manager + "/1"
+	services := kubernetes.NewForConfigOrDie(config).CoreV1().Services("default")
+	ctx, stop := context.WithCancel(w.Context())
+	f := &fighter{stop: stop, ended: make(chan struct{})}
+	watch, err := services.Watch(ctx, metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	w.must(err)
+	go func() {
+		defer close(f.ended)
+		defer watch.Stop()
+		for event := range watch.ResultChan() {
+			s, ok := event.Object.(*corev1.Service)
+			if !ok || len(s.Status.LoadBalancer.Ingress) == 1 && s.Status.LoadBalancer.Ingress[0].Hostname != "" {
+				continue
+			}
+			patch := `{"status":{"loadBalancer":{"ingress":[{"hostname":"lb.example.com"}]}}}`
+			if _, err := services.Patch(ctx, name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}, "status"); err == nil {
+				f.writes.Add(1)
+			}
+		}
+	}()
+	w.Cleanup(f.end)
+	return f
+}
+
+// end has it stop.
+func (f *fighter) end() {
+	f.stop()
+	<-f.ended
+}
+
+func TestAWriterThatFightsForAStatusIsFoughtThreeTimes(t *testing.T) {
+	w := newWorld(t)
+	w.start("a")
+	w.expose("web", dualStack)
+	f := w.fighter("lb-operator", "web")
+	w.becomes("web", " Allocated=False/ForeignAddress")
+	mark := w.mark()
+	w.pool("edge", nil, "192.0.2.0-192.0.2.50", "2001:db8::-2001:db8::32")
+	w.eventually("the status is contested", func() (string, bool) {
+		got := told(w.service("web"))
+		return got, strings.Contains(got, "Allocated=False/Contested")
+	})
+	w.expose("beside", dualStack)
+	w.settled()
+	writes := slices.DeleteFunc(w.writes(mark), func(line string) bool { return !strings.Contains(line, "services/web") })
+	if len(writes) != 4 {
+		t.Errorf("we wrote, want three times and once that it is contested:\n%s", strings.Join(writes, "\n"))
+	}
+	if n := f.writes.Load(); n != 4 {
+		t.Errorf("the other one wrote %d times, want once and after each of three", n)
+	}
+	message := meta.FindStatusCondition(w.service("web").Status.Conditions, "belfry.dev/Allocated").Message
+	if !strings.HasPrefix(message, "field manager lb-operator changes ") || !strings.Contains(message, "keeps 192.0.2.0 and 2001:db8:: from pool edge") {
+		t.Errorf("it says %q", message)
+	}
+	if s := w.status("edge"); s.IPv4.Assigned != 2 || s.IPv6.Assigned != 2 || len(s.Freed) > 0 {
+		t.Errorf("in use are %+v and %+v, freed %v", s.IPv4, s.IPv6, s.Freed)
+	}
+
+	// The other writer has gone, and the owner of the Service changes it.
+	f.end()
+	w.patch("web", `{"metadata":{"labels":{"fixed":"yes"}}}`)
+	w.within(90*time.Second, "all is as before", func() (string, bool) {
+		got := told(w.service("web"))
+		return got, got == "192.0.2.0 2001:db8:: pool=edge Allocated=True/Allocated"+unannounced
+	})
+	w.becomes("beside", "192.0.2.1 2001:db8::1 pool=edge Allocated=True/Allocated"+unannounced)
 }

@@ -136,12 +136,15 @@ func (l *loop) tell(was kube.Service, d allocator.Decision, is kube.ServiceWrite
 		event(false, eventAllocated, "Allocate", "assigned %s", strings.Join(gained, " and "))
 	}
 	for _, r := range d.Released {
-		if slices.Contains(was.Assigned, r.Address) {
+		// What another writer puts in the place of ours was never given.
+		given := was.RecordOf(r.Address) != "" || len(was.Withdrawn) == 0
+		if given && slices.Contains(was.Assigned, r.Address) {
 			event(r.Cause == allocator.LostToOlder || r.Cause == allocator.SharingEnded, eventReleased, "Release", "%s", r.Sentence())
 		}
 	}
 	if is.Allocated.Reason != was.Allocated.Reason {
 		switch {
+		case is.Allocated.Reason == Contested: // told when it began
 		case d.Reason == allocator.Orphaned || d.Reason == allocator.Kept:
 			event(true, eventOrphaned, "Allocate", "%s", is.Allocated.Message)
 		case !d.Reason.Satisfied() && d.Reason != allocator.NotOurs:

@@ -300,7 +300,7 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	want.Announced = &kube.Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}
 	mark, err := b.lab.AuditNow()
 	b.must(err)
-	out, err := c.WriteService(ctx, s, want)
+	out, err := c.WriteService(ctx, s, want, kube.AllParts)
 	if out != kube.Done || err != nil {
 		t.Fatalf("%v, %v", out, err)
 	}
@@ -309,7 +309,7 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	if !now.Carries(want) || !now.Exact || fmt.Sprint(now.AssignedPools) != "[edge edge]" {
 		t.Errorf("after the write the cluster shows %+v", now)
 	}
-	if out, err := c.WriteService(ctx, now, want); out != kube.Unchanged || err != nil {
+	if out, err := c.WriteService(ctx, now, want, kube.AllParts); out != kube.Unchanged || err != nil {
 		t.Errorf("the same again: %v, %v", out, err)
 	}
 	writes, err := b.lab.Writes(mark, lab.Namespace)
@@ -322,7 +322,7 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 		[]byte(`{"status":{"conditions":[{"type":"else.example/Seen","status":"True","reason":"R","message":"","lastTransitionTime":"2024-01-01T00:00:00Z"}]}}`), metav1.PatchOptions{}, "status")
 	b.must(err)
 	now = b.see(c, "web", func(s kube.Service) bool { return s.Version != now.Version })
-	if out, err := c.WriteService(ctx, now, kube.ServiceWrite{Announced: &kube.Condition{}}); out != kube.Done || err != nil {
+	if out, err := c.WriteService(ctx, now, kube.ServiceWrite{Announced: &kube.Condition{}}, kube.AllParts); out != kube.Done || err != nil {
 		t.Fatalf("%v, %v", out, err)
 	}
 	got, err := b.admin.CoreV1().Services(b.ns).Get(ctx, "web", metav1.GetOptions{})
@@ -343,12 +343,12 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 
 	s := fresh("stale")
 	b.patch("stale", `{"metadata":{"labels":{"x":"y"}}}`)
-	if out, err := c.WriteService(ctx, s, write("192.0.2.1")); out != kube.Stale {
+	if out, err := c.WriteService(ctx, s, write("192.0.2.1"), kube.AllParts); out != kube.Stale {
 		t.Errorf("a version that is not the latest: %v, %v", out, err)
 	}
 	s = fresh("gone")
 	b.must(b.admin.CoreV1().Services(b.ns).Delete(ctx, "gone", metav1.DeleteOptions{}))
-	if out, err := c.WriteService(ctx, s, write("2001:db8::1")); out != kube.Gone {
+	if out, err := c.WriteService(ctx, s, write("2001:db8::1"), kube.AllParts); out != kube.Gone {
 		t.Errorf("a service that is gone: %v, %v", out, err)
 	}
 	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}, nil); out != kube.Gone {
@@ -361,12 +361,12 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 	s = fresh("refused")
 	bad := write("192.0.2.1")
 	bad.Pools[0] = strings.Repeat("long", 100_000)
-	if out, err := c.WriteService(ctx, s, bad); out != kube.Refused || err == nil {
+	if out, err := c.WriteService(ctx, s, bad, kube.AllParts); out != kube.Refused || err == nil {
 		t.Errorf("an annotation that is too long: %v, %v", out, err)
 	}
 	expired, cancel := context.WithCancel(ctx)
 	cancel()
-	if out, err := c.WriteService(expired, s, write("192.0.2.1")); out != kube.Unknown || err == nil {
+	if out, err := c.WriteService(expired, s, write("192.0.2.1"), kube.AllParts); out != kube.Unknown || err == nil {
 		t.Errorf("no answer: %v, %v", out, err)
 	}
 	s = fresh("moved")
@@ -382,7 +382,7 @@ func TestWhatLeftIsReportedAndCleaned(t *testing.T) {
 	c := b.cluster(controller, kube.Options{})
 	for _, name := range []string{"marked", "deleted", "returned"} {
 		b.create(name)
-		if out, err := c.WriteService(ctx, b.see(c, name, whatever), write("192.0.2.1")); out != kube.Done {
+		if out, err := c.WriteService(ctx, b.see(c, name, whatever), write("192.0.2.1"), kube.AllParts); out != kube.Done {
 			t.Fatalf("%v, %v", out, err)
 		}
 	}
@@ -441,7 +441,7 @@ func TestCatchUpKnowsWhatTheWatchDoesNotYet(t *testing.T) {
 	<-c.Synced()
 	stop()
 	<-done
-	if out, err := other.WriteService(ctx, b.see(other, "old", whatever), write("2001:db8::1")); out != kube.Done {
+	if out, err := other.WriteService(ctx, b.see(other, "old", whatever), write("2001:db8::1"), kube.AllParts); out != kube.Done {
 		t.Fatalf("%v, %v", out, err)
 	}
 	b.create("new")

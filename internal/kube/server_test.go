@@ -426,7 +426,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		key := lb.ServiceKey{Namespace: b.ns, Name: "kept"}
 		allocated := kube.ServiceWrite{Allocated: kube.Condition{Status: "False", Reason: "NoPool", Message: "m"}}
 		now, _ := l.Service(key)
-		if o, err := l.WriteService(t.Context(), now, allocated); o != kube.Done {
+		if o, err := l.WriteService(t.Context(), now, allocated, kube.AllParts); o != kube.Done {
 			t.Fatal(o, err)
 		}
 		b.must(b.lab.RestoreEtcd(t.Context()))
@@ -437,7 +437,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		})
 		l.sees("after")
 		now, _ = l.Service(key)
-		if o, err := l.WriteService(t.Context(), now, allocated); o != kube.Done {
+		if o, err := l.WriteService(t.Context(), now, allocated, kube.AllParts); o != kube.Done {
 			t.Errorf("writing goes on: %v, %v", o, err)
 		}
 		if now, _ = l.Service(key); now.Allocated.Reason != "NoPool" {

@@ -98,8 +98,15 @@ type Service struct {
 	sharing Condition
 	// pool and placed are the annotations of these names, verbatim.
 	pool, placed string
+	// edition is a digest of what its owner wrote, for whoever allocates.
+	edition uint64
 	// external are its externalIPs, for whoever allocates.
 	external []netip.Addr
+}
+
+// Shows reports whether the status shows an address.
+func (s *Service) Shows(a netip.Addr) bool {
+	return slices.Contains(s.Assigned, a) && !slices.Contains(s.Withdrawn, a)
 }
 
 // A Class decides which Services are ours.
@@ -190,7 +197,7 @@ func (o Options) service(s *corev1.Service) *Service {
 		return out // whoever announces does not depend on what was asked for
 	}
 	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
-	out.external = externalIPs(s)
+	out.external, out.edition = externalIPs(s), edition(s)
 	if foreign {
 		return out
 	}

@@ -373,7 +373,7 @@ func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 		Allocated: Condition{Status: "False", Reason: "InvalidRequest", Message: long},
 		Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: long},
 	}
-	patch, _ := s.patch(w, metav1.Now())
+	patch, _ := s.patch(w, AllParts, metav1.Now())
 	body, err := json.Marshal(patch)
 	if err != nil || len(body) > 16<<10 || len(body) < 8<<10 {
 		t.Errorf("%d bytes, want at most 16 KiB and nearly that; %v", len(body), err)
@@ -383,7 +383,7 @@ func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 	s.Allocated.Message, s.Announced.Message = cut(long, maxMessage), cut(long, maxMessage)
 	s.recorded, s.reallocated = w.record(""), fact("Honored", w.Reallocated)
 	s.Assigned, s.Exact, s.pool, s.placed = w.Addresses, true, joinNames(names), joinNames(names)
-	if again, changes := s.patch(w, metav1.Now()); changes {
+	if again, changed := s.patch(w, AllParts, metav1.Now()); changed != 0 {
 		t.Errorf("written again: %.300v", again)
 	}
 }
@@ -576,9 +576,9 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 			"",
 		},
 	} {
-		patch, changes := c.s.patch(c.w, now)
+		patch, changed := c.s.patch(c.w, AllParts, now)
 		got := ""
-		if changes {
+		if changed != 0 {
 			b, err := json.Marshal(patch)
 			if err != nil {
 				t.Fatal(err)
@@ -588,8 +588,14 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s:\n%s\nwant\n%s", c.name, got, c.want)
 		}
-		if c.s.Carries(c.w) == changes {
-			t.Errorf("%s: Carries and patch disagree", c.name)
+		if c.s.Missing(c.w) != changed || c.s.Carries(c.w) != (changed == 0) {
+			t.Errorf("%s: Missing, Carries and patch disagree", c.name)
+		}
+		// Each part by itself holds nothing of the others.
+		for p := range NumParts {
+			if part, is := c.s.patch(c.w, Parts(0).With(p), now); is != changed&Parts(0).With(p) || is == 0 && len(part) > 1 {
+				t.Errorf("%s: part %d by itself changes %b: %v", c.name, p, is, part)
+			}
 		}
 	}
 }

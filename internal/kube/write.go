@@ -40,9 +40,9 @@ type ServiceWrite struct {
 // object is a part of a patch.
 type object map[string]any
 
-// patch returns what changes a Service into what it is to carry, and false when
-// it already does.
-func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
+// patch returns what changes some parts of a Service into what it is to carry, and
+// which of them differ from it.
+func (s *Service) patch(w ServiceWrite, only Parts, now metav1.Time) (out object, changed Parts) {
 	annotations := object{}
 	annotate := func(key, have, want string) {
 		switch {
@@ -61,38 +61,35 @@ func (s *Service) patch(w ServiceWrite, now metav1.Time) (object, bool) {
 	if len(w.Addresses) == 0 {
 		ingress, differs = s.stays(w.Left)
 	}
-	if differs {
+	if changed.add(PartIngress, differs && only.Has(PartIngress)) {
 		status["loadBalancer"] = object{"ingress": ingress}
 	}
 	var conditions []any
-	set := func(t ConditionType, have, want Condition) {
-		if c := conditionPatch(t, have, want, now); c != nil {
+	set := func(p Part, t ConditionType, have, want Condition) {
+		if c := conditionPatch(t, have, want, now); changed.add(p, c != nil && only.Has(p)) {
 			conditions = append(conditions, c)
 		}
 	}
-	set(ConditionAllocated, s.Allocated, w.Allocated)
-	set(ConditionRecorded, s.recorded, w.record(s.us))
-	set(ConditionReallocated, s.reallocated, fact("Honored", w.Reallocated))
-	set(ConditionSharing, s.sharing, sharing(w.Terms))
+	set(PartRecords, ConditionAllocated, s.Allocated, w.Allocated)
+	set(PartRecords, ConditionRecorded, s.recorded, w.record(s.us))
+	set(PartRecords, ConditionReallocated, s.reallocated, fact("Honored", w.Reallocated))
+	set(PartRecords, ConditionSharing, s.sharing, sharing(w.Terms))
 	if w.Announced != nil {
-		set(ConditionAnnounced, s.Announced, *w.Announced)
+		set(PartAnnounced, ConditionAnnounced, s.Announced, *w.Announced)
 	}
 	if conditions != nil {
 		status["conditions"] = conditions
 	}
 
-	if len(annotations) == 0 && len(status) == 0 {
-		return nil, false
-	}
 	metadata := object{"uid": s.UID, "resourceVersion": s.Version}
-	if len(annotations) > 0 {
+	if changed.add(PartAnnotations, len(annotations) > 0 && only.Has(PartAnnotations)) {
 		metadata["annotations"] = annotations
 	}
-	out := object{"metadata": metadata}
+	out = object{"metadata": metadata}
 	if len(status) > 0 {
 		out["status"] = status
 	}
-	return out, true
+	return out, changed
 }
 
 // maxMessage is how many bytes of a condition's message are written, as of an
@@ -138,16 +135,13 @@ func conditionPatch(t ConditionType, have, want Condition, now metav1.Time) any 
 }
 
 // Carries reports whether the Service already is what a write would make of it.
-func (s *Service) Carries(w ServiceWrite) bool {
-	_, changes := s.patch(w, metav1.Time{})
-	return !changes
-}
+func (s *Service) Carries(w ServiceWrite) bool { return s.Missing(w) == 0 }
 
-// WriteService makes a Service carry w, all of it in one write, provided that
-// the Service still is the version s.
-func (c *Cluster) WriteService(ctx context.Context, s Service, w ServiceWrite) (Outcome, error) {
-	patch, changes := s.patch(w, metav1.Now())
-	if !changes {
+// WriteService makes a Service carry w, as far as the parts go and all of that in one
+// write, provided that the Service still is the version s.
+func (c *Cluster) WriteService(ctx context.Context, s Service, w ServiceWrite, only Parts) (Outcome, error) {
+	patch, changed := s.patch(w, only, metav1.Now())
+	if changed == 0 {
 		return Unchanged, nil
 	}
 	return c.patchService(ctx, s.Key, patch)
@@ -218,7 +212,7 @@ func (c *Cluster) CleanService(ctx context.Context, key lb.ServiceKey, uid strin
 			w.Left = append(w.Left, a)
 		}
 	}
-	return c.WriteService(ctx, *s, w)
+	return c.WriteService(ctx, *s, w, AllParts)
 }
 
 // page is how many objects are listed at a time.
