@@ -207,6 +207,29 @@ func TestObjectsWithEveryFieldAreAccepted(t *testing.T) {
 	}
 }
 
+// Somebody who asks for what there is not is told so, and by its name: TCP-AO, for one
+// (docs/design/tcp-ao.md).
+func TestUnknownFieldsAreRefused(t *testing.T) {
+	j := judge{api(t), nil}
+	for _, d := range definitions(t) {
+		if d.kind != "BGPPeer" {
+			continue
+		}
+		o := &unstructured.Unstructured{Object: examples(t, d.kind)[0]}
+		o.SetName("unknown-field")
+		if err := unstructured.SetNestedField(o.Object, "tor", "spec", "tcpAO"); err != nil {
+			t.Fatal(err)
+		}
+		// As kubectl asks by default.
+		_, err := j.client.Resource(d.resource).Create(t.Context(), o, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: "Strict"})
+		if !apierrors.IsBadRequest(err) || !strings.Contains(err.Error(), `unknown field "spec.tcpAO"`) {
+			t.Errorf("%v", err)
+		}
+		return
+	}
+	t.Fatal("there is no BGPPeer")
+}
+
 // A site is a place of a schema.
 type site struct {
 	kind string
