@@ -24,7 +24,7 @@ import (
 //
 //	session [hold=DUR] [keepalive=DUR] [families=4,6] [over=IP] [restart] [role=R [require]] [ttl=HOPS]   begins anew; we are AS 65000, the router is 65001
 //	recv open [as=N] [hold=N] [families=4,6] [octets=2] [nexthop6] [restart] [role=R] | nothing in it: no capabilities
-//	recv keepalive | refresh FAMILY | update PREFIX... | notification CODE SUBCODE [HEX]
+//	recv keepalive | half | refresh FAMILY | update PREFIX... | notification CODE SUBCODE [HEX]
 //	say [broken] +PREFIX@NEXTHOP... -PREFIX... | end FAMILY   an UPDATE of gobgp's
 //	stall, resume                            the router reads nothing, or again
 //	trace [ttl=N] [unacknowledged]           what the kernel knows from now on, in this session
@@ -221,6 +221,8 @@ func (c *conversation) message(args []string, values map[string]string) (wire.Ty
 			}
 		}
 		b = wire.AppendOpen(nil, o)
+	case "half": // of a NOTIFICATION
+		return wire.TypeNotification, []byte{6}
 	case "keepalive":
 		b = wire.AppendKeepalive(nil)
 	case "refresh":

@@ -480,7 +480,7 @@ func (s *Session) end(e Ending) Effects {
 
 func (s *Session) unexpected(state uint8, typ wire.Type) Effects {
 	return s.end(Ending{
-		&bgp.Fault{Cause: bgp.Malformed, Text: fmt.Sprintf("unexpected %v", typ)},
+		&bgp.Fault{Cause: bgp.Malformed, Text: fmt.Sprintf("the router sends %v where it has no place", typ)},
 		&wire.Notification{Code: wire.CodeFSM, Subcode: state},
 	})
 }
@@ -491,8 +491,11 @@ func (s *Session) rejected(err error, cause bgp.Cause) Effects {
 	if !errors.As(err, &bad) {
 		return s.end(Internal(err))
 	}
-	n := bad.Notification()
-	return s.end(Ending{&bgp.Fault{Cause: cause, Text: bad.Text}, &n})
+	e := Ending{Fault: &bgp.Fault{Cause: cause, Text: bad.Text}}
+	if !bad.Mute {
+		e.Notification = new(bad.Notification())
+	}
+	return s.end(e)
 }
 
 // Internal is the ending for a trouble of our own.

@@ -3,6 +3,7 @@ package gobgp
 import (
 	"bufio"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -133,6 +134,19 @@ func (c *call) notified() wire.Notification {
 	}
 }
 
+// unanswered reads until the speaker goes, which says nothing.
+func (c *call) unanswered() {
+	c.t.Helper()
+	for {
+		switch typ, body, err := c.read(); {
+		case errors.Is(err, io.EOF):
+			return
+		case err != nil, typ == wire.TypeNotification:
+			c.t.Fatalf("%v %x, %v", typ, body, err)
+		}
+	}
+}
+
 // drain reads until the connection ends, so that the speaker can write.
 func (c *call) drain() {
 	go func() {
@@ -252,21 +266,21 @@ func TestEvilOpensAreAnsweredAndTriedAgain(t *testing.T) {
 		code, subcode uint8
 		text          string
 	}{
-		{"version 3", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "03 fde9 00b4 c0000202 00") }, 2, 1, "BGP version 3"},
-		{"hold time 1", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "04 fde9 0001 c0000202 00") }, 2, 6, "hold time 1 s"},
-		{"identifier 0", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "04 fde9 00b4 00000000 00") }, 2, 3, "BGP identifier 0.0.0.0"},
+		{"version 3", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "03 fde9 00b4 c0000202 00") }, 2, 1, "the router speaks version 3 of BGP, not 4"},
+		{"hold time 1", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "04 fde9 0001 c0000202 00") }, 2, 6, "the router offers a hold time of 1 s; there is none between 0 and 3"},
+		{"identifier 0", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "04 fde9 00b4 00000000 00") }, 2, 3, "the router has the BGP identifier 0.0.0.0"},
 		{"capability that is cut", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "04 fde9 00b4 c0000202 04 02 02 41 04") }, 2, 0, "a capability is cut short"},
 		{"capability of the wrong length", func(t *testing.T) []byte {
 			return message(t, wire.TypeOpen, "04 fde9 00b4 c0000202 06 02 04 4102 fde9")
 		}, 2, 0, "malformed capability 65"},
 		{"parameters beyond the end", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "04 fde9 00b4 c0000202 ff") }, 2, 0, "0 octets of optional parameters, 255 said"},
 		{"bad AS", func(t *testing.T) []byte { return message(t, wire.TypeOpen, "04 fdea 00b4 c0000202 00") }, 2, 2, "bad peer AS 65002, expected 65001"},
-		{"not OPEN", func(*testing.T) []byte { return wire.AppendKeepalive(nil) }, 5, 1, "unexpected KEEPALIVE"},
+		{"not OPEN", func(*testing.T) []byte { return wire.AppendKeepalive(nil) }, 5, 1, "the router sends KEEPALIVE where it has no place"},
 		{"not BGP", func(*testing.T) []byte { return []byte("HTTP/1.1 400 Bad Request\r\n\r\n") }, 1, 1, "the marker is not all ones"},
 		{"a message of no type", func(t *testing.T) []byte { return message(t, 9, "") }, 1, 3, "unknown message type 9"},
 		{"an update in confirmation", func(t *testing.T) []byte {
 			return append(wire.AppendOpen(nil, polite), message(t, wire.TypeUpdate, "0000 0000")...)
-		}, 5, 2, "unexpected UPDATE"},
+		}, 5, 2, "the router sends UPDATE where it has no place"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -306,7 +320,8 @@ func TestWhatEndsASessionIsTold(t *testing.T) {
 			}, bgp.Notified, "the router says: cease: administrative shutdown: replaced at noon", nil,
 		},
 		{"a notification of nothing", func(t *testing.T, c *call) { c.send(message(t, wire.TypeNotification, "00 00")) }, bgp.Notified, "the router says: code 0", nil},
-		{"an OPEN again", func(_ *testing.T, c *call) { c.send(wire.AppendOpen(nil, polite)) }, bgp.Malformed, "unexpected OPEN", &wire.Notification{Code: 5, Subcode: 3}},
+		{"half a notification", func(t *testing.T, c *call) { c.send(message(t, wire.TypeNotification, "06")); c.unanswered() }, bgp.Malformed, "NOTIFICATION of 20 octets", nil},
+		{"an OPEN again", func(_ *testing.T, c *call) { c.send(wire.AppendOpen(nil, polite)) }, bgp.Malformed, "the router sends OPEN where it has no place", &wire.Notification{Code: 5, Subcode: 3}},
 		{"an update without room for its lengths", func(t *testing.T, c *call) { c.send(message(t, wire.TypeUpdate, "ffff")) }, bgp.Malformed, "UPDATE of 21 octets", &wire.Notification{Code: 1, Subcode: 2}},
 		{"a keepalive with a body", func(t *testing.T, c *call) { c.send(message(t, wire.TypeKeepalive, "00")) }, bgp.Malformed, "KEEPALIVE of 20 octets", &wire.Notification{Code: 1, Subcode: 2}},
 		{"half a message", func(t *testing.T, c *call) {

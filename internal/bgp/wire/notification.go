@@ -57,6 +57,9 @@ type Error struct {
 	Data          []byte
 	// Text says it to people.
 	Text string
+	// Mute is set where nothing may be answered: a NOTIFICATION that is not well formed
+	// (RFC 4271 section 6.4).
+	Mute bool
 }
 
 // Error returns Text.
@@ -70,7 +73,7 @@ func (e *Error) Notification() Notification {
 // ParseNotification parses the body of a NOTIFICATION.
 func ParseNotification(body []byte) (Notification, error) {
 	if len(body) < 2 {
-		return Notification{}, &Error{Code: CodeHeader, Subcode: 2, Text: fmt.Sprintf("NOTIFICATION with a body of %d octets", len(body))}
+		return Notification{}, &Error{Code: CodeHeader, Subcode: 2, Text: fmt.Sprintf("NOTIFICATION with a body of %d octets", len(body)), Mute: true}
 	}
 	return Notification{Code: body[0], Subcode: body[1], Data: slices.Clone(body[2:])}, nil
 }

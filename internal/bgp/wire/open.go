@@ -95,7 +95,7 @@ func ParseOpen(body []byte) (Open, error) {
 		return o, &Error{Code: CodeHeader, Subcode: 2, Text: fmt.Sprintf("OPEN with a body of %d octets", len(body))}
 	}
 	if body[0] != 4 {
-		return o, &Error{Code: CodeOpen, Subcode: OpenVersion, Data: []byte{0, 4}, Text: fmt.Sprintf("BGP version %d", body[0])}
+		return o, &Error{Code: CodeOpen, Subcode: OpenVersion, Data: []byte{0, 4}, Text: fmt.Sprintf("the router speaks version %d of BGP, not 4", body[0])}
 	}
 	o.AS = uint32(binary.BigEndian.Uint16(body[1:]))
 	o.HoldTime = binary.BigEndian.Uint16(body[3:])
@@ -109,12 +109,12 @@ func ParseOpen(body []byte) (Open, error) {
 		o.ExtendedNextHop = false
 	}
 	switch {
-	case o.AS == 0:
-		return o, &Error{Code: CodeOpen, Subcode: OpenPeerAS, Text: "peer AS 0"}
+	case o.AS == 0, o.AS == asTrans: // RFC 7607, RFC 6793 section 9
+		return o, &Error{Code: CodeOpen, Subcode: OpenPeerAS, Text: fmt.Sprintf("the router says that its AS is %d, which is reserved", o.AS)}
 	case o.HoldTime == 1 || o.HoldTime == 2:
-		return o, &Error{Code: CodeOpen, Subcode: OpenHoldTime, Text: fmt.Sprintf("hold time %d s", o.HoldTime)}
+		return o, &Error{Code: CodeOpen, Subcode: OpenHoldTime, Text: fmt.Sprintf("the router offers a hold time of %d s; there is none between 0 and 3", o.HoldTime)}
 	case o.ID.IsUnspecified():
-		return o, &Error{Code: CodeOpen, Subcode: OpenIdentifier, Text: "BGP identifier 0.0.0.0"}
+		return o, &Error{Code: CodeOpen, Subcode: OpenIdentifier, Text: "the router has the BGP identifier 0.0.0.0"}
 	}
 	return o, nil
 }

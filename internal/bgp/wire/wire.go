@@ -69,7 +69,7 @@ func ParseHeader(h [HeaderLen]byte) (Type, int, error) {
 	// KEEPALIVE has no body; ROUTE-REFRESH has one of four octets, but for the
 	// outbound filters that we do not offer.
 	if n < minLen[t] || n > MaxLen || n != minLen[t] && (t == TypeKeepalive || t == TypeRouteRefresh) {
-		return 0, 0, &Error{Code: CodeHeader, Subcode: 2, Data: slices.Clone(h[16:18]), Text: fmt.Sprintf("%v of %d octets", t, n)}
+		return 0, 0, &Error{Code: CodeHeader, Subcode: 2, Data: slices.Clone(h[16:18]), Text: fmt.Sprintf("%v of %d octets", t, n), Mute: t == TypeNotification}
 	}
 	return t, n - HeaderLen, nil
 }
