@@ -50,8 +50,8 @@
 //
 // A node that is cut off finds out slowly: it loses the others one after the
 // other, and finds them again in the same way. So nobody is sure of a majority
-// until half a second passed since the last loss or return; what it claims
-// before that is raised then, unless contested. A cut shorter than that leaves
+// until a second and a half passed since the last loss or return; what it
+// claims before that is raised then, unless contested. A cut shorter than that leaves
 // everything where it was.
 //
 // Later and earlier are Lamport's: an epoch exceeds every epoch its claimant

@@ -105,7 +105,7 @@ func DefaultPace(size int, slow, lostAfter time.Duration) Pace {
 		KnockShare: 20 * time.Millisecond,
 		Exchange:   2 * time.Second,
 		Remember:   10 * time.Minute,
-		Sure:       500 * time.Millisecond,
+		Sure:       1500 * time.Millisecond, // docs/design/claims.md
 	}
 }
 

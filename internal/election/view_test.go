@@ -82,7 +82,7 @@ func (f *fixture) together() {
 	f.v.ReceiveState(f.now, []*Record{rec("b", addrB, 1, false, Claims{v4: claim(Majority, 5)}), rec("c", addrC, 1, false, Claims{})})
 	f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{}), Direct)
 	f.settle()
-	f.pass(time.Second) // So that it is sure of that.
+	f.pass(2 * time.Second) // So that it is sure of that.
 	if f.state("a") != Alive || f.state("b") != Alive || f.state("c") != Alive {
 		f.Fatalf("they do not come together: %+v", f.list)
 	}
@@ -144,7 +144,7 @@ func TestANodeThatFindsNobodyClaimsBlindly(t *testing.T) {
 	f.v.Heard(f.now, "b", addrB)
 	f.v.ReceiveState(f.now, []*Record{rec("b", addrB, 1, false, Claims{v6: claim(Majority, 40)})})
 	f.settle()
-	f.pass(500 * time.Millisecond)
+	f.pass(1500 * time.Millisecond)
 	if got := f.own().Claims[v4]; got.Quorum != Majority {
 		t.Errorf("uncontested, but %v", got)
 	}
@@ -347,7 +347,7 @@ func TestNobodyIsSureOfAMajorityRightAfterALoss(t *testing.T) {
 	if got := f.own().Claims[v4]; got.Quorum != Minority {
 		t.Errorf("at once: %v", got)
 	}
-	f.pass(499 * time.Millisecond)
+	f.pass(1499 * time.Millisecond)
 	if got := f.own().Claims[v4]; got.Quorum != Minority {
 		t.Errorf("soon: %v", got)
 	}
