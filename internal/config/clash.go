@@ -71,6 +71,12 @@ func Clashes(pools []lb.Pool, nodes []lb.Node) map[string][]Problem {
 
 // Deleting says what a pool that is being deleted waits for.
 func Deleting(held []v1beta1.OrphanedAddress) Problem {
+	if len(held) == 0 {
+		return Problem{
+			"metadata.deletionTimestamp", v1beta1.ReasonDeleting,
+			"no Service holds an address of the pool; finalizers of others keep it",
+		}
+	}
 	var names []string
 	for _, o := range held {
 		names = append(names, fmt.Sprintf("%s (%s)", o.Service, o.Address))

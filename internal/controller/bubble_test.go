@@ -45,12 +45,14 @@ type bubble struct {
 
 // inBubble runs a test in virtual time. The controller does not lead yet.
 func inBubble(t *testing.T, test func(*bubble)) {
-	synctest.Test(t, func(t *testing.T) {
-		b := &bubble{T: t, api: apitest.New(), registry: prometheus.NewRegistry(), log: &syncBuffer{}, began: time.Now(), namespace: "belfry-system"}
-		b.held.Store(true)
-		b.node("node1")
-		test(b)
-	})
+	synctest.Test(t, func(t *testing.T) { test(newBubble(t)) })
+}
+
+func newBubble(t *testing.T) *bubble {
+	b := &bubble{T: t, api: apitest.New(), registry: prometheus.NewRegistry(), log: &syncBuffer{}, began: time.Now(), namespace: "belfry-system"}
+	b.held.Store(true)
+	b.node("node1")
+	return b
 }
 
 // lead makes a controller the leader until the test ends or stop is called, and

@@ -167,6 +167,10 @@ func (l *loop) settlePool(name string, p *pool) {
 		return
 	}
 	report := l.poolReport(is, p)
+	leaving := p.decision.InUse && len(report.orphans) == 0 // the last Service is written elsewhere
+	if is.DeletionTimestamp != nil && (leaving || len(is.Finalizers) == 0) {
+		return // it goes, or has gone
+	}
 	want := report.status(is.Status)
 	if kube.SamePoolStatus(is.Status, want) {
 		return
@@ -208,7 +212,7 @@ func (l *loop) poolReport(is *v1beta1.IPAddressPool, p *pool) poolReport {
 	if p.decision.V4.Orphans+p.decision.V6.Orphans > 0 {
 		r.orphans = l.orphans(is.Name)
 	}
-	if is.DeletionTimestamp != nil && len(r.orphans) > 0 {
+	if is.DeletionTimestamp != nil {
 		r.verdict.Problems = append(r.verdict.Problems, config.Deleting(r.orphans))
 	}
 	return r

@@ -27,6 +27,12 @@ type World interface {
 // Run runs each file that matches a pattern in a World of its own.
 func Run(t *testing.T, pattern string, world func(*testing.T) World) {
 	t.Helper()
+	RunWithin(t, pattern, func(t *testing.T, file func(*testing.T)) { file(t) }, world)
+}
+
+// RunWithin is Run with each file inside of something, such as synctest.Test.
+func RunWithin(t *testing.T, pattern string, within func(*testing.T, func(*testing.T)), world func(*testing.T) World) {
+	t.Helper()
 	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no transcripts match %s: %v", pattern, err)
@@ -37,7 +43,8 @@ func Run(t *testing.T, pattern string, world func(*testing.T) World) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := play(t, string(text), world(t))
+			var got string
+			within(t, func(t *testing.T) { got = play(t, string(text), world(t)) })
 			switch {
 			case got == string(text):
 			case *rewrite:
