@@ -103,9 +103,9 @@ format: ## Format all Go code
 	$(TOOL) gofumpt -w $$(git ls-files '*.go')
 
 .PHONY: generate
-generate: ## Regenerate deepcopy, clients, CRDs, manifests/belfry.yaml and the chart's copies, and the list of licences
+generate: ## Regenerate deepcopy, clients, CRDs, manifests/belfry.yaml and the chart's copies, and the list of licenses
 	hack/generate.sh
-	go run ./hack/release --licences
+	go run ./hack/release --licenses
 
 .PHONY: check
 check: ## Check that generated files and go.mod are current

@@ -88,7 +88,7 @@ func TestExamplesAreAcceptedByTheAPIServer(t *testing.T) {
 		_, err := l.KubectlInput(t.Context(), text, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
 		return err
 	}
-	if apply("apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [192.0.2.0/24], colour: red}\n") == nil {
+	if apply("apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [192.0.2.0/24], color: red}\n") == nil {
 		t.Fatal("an unknown field is accepted: the test sees nothing")
 	}
 	seen := 0

@@ -20,15 +20,15 @@ func TestEachRowIsMeasuredByOneExperiment(t *testing.T) {
 		measured = append(measured, e.rows...)
 	}
 	var rows []string
-	for _, r := range catalogue {
+	for _, r := range catalog {
 		rows = append(rows, r.Name)
 	}
 	slices.Sort(measured)
 	slices.Sort(rows)
 	if !slices.Equal(measured, rows) {
-		t.Errorf("the experiments measure\n%v\nthe catalogue has\n%v", measured, rows)
+		t.Errorf("the experiments measure\n%v\nthe catalog has\n%v", measured, rows)
 	}
-	if distinct := slices.Compact(rows); len(distinct) != len(catalogue) {
+	if distinct := slices.Compact(rows); len(distinct) != len(catalog) {
 		t.Errorf("a row is there twice: %v", rows)
 	}
 }
@@ -55,7 +55,7 @@ func TestRowsAreSelectedByNameByFirstPartAndByPattern(t *testing.T) {
 			t.Errorf("%v selects %v, want %v", c.only, got, c.want)
 		}
 	}
-	if rows, err := selected(nil); err != nil || len(rows) != len(catalogue) {
+	if rows, err := selected(nil); err != nil || len(rows) != len(catalog) {
 		t.Errorf("nothing selects %d rows (%v), want all", len(rows), err)
 	}
 	for _, wrong := range []string{"look", "lookup/mis", "", "["} {
@@ -80,7 +80,7 @@ func TestAWrongCommandLineIsRefusedWithAllThatIsWrong(t *testing.T) {
 // sample has a figure of every kind.
 func sample() report {
 	var all []figure
-	for i, r := range catalogue {
+	for i, r := range catalog {
 		f := figure{row: r, Value: 0.001}
 		switch r.Unit {
 		case inBytes:
@@ -339,7 +339,7 @@ func TestThePageOnPerformanceHasEveryRow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, r := range catalogue {
+	for _, r := range catalog {
 		if !strings.Contains(string(page), "\n"+r.Name+" ") {
 			t.Errorf("docs/performance.md has no figure of %s", r.Name)
 		}

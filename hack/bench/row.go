@@ -35,8 +35,8 @@ type row struct {
 
 func within(limit float64) *float64 { return &limit }
 
-// catalogue is every row there is.
-var catalogue = []row{
+// catalog is every row there is.
+var catalog = []row{
 	{"allocate/1k", inSeconds, nil, "", "1,000 Services one after the other: seen, planned, written, seen again"},
 	{"allocate/4k", inSeconds, nil, "", "the same for 4,000"},
 	{"allocate/16k", inSeconds, within(0.5), "298 s", "the same for 16,000"},
@@ -98,20 +98,20 @@ var catalogue = []row{
 }
 
 func rowNamed(name string) row {
-	i := slices.IndexFunc(catalogue, func(r row) bool { return r.Name == name })
+	i := slices.IndexFunc(catalog, func(r row) bool { return r.Name == name })
 	if i < 0 {
 		panic("no such row: " + name)
 	}
-	return catalogue[i]
+	return catalog[i]
 }
 
 // selected returns the rows that patterns name, all without patterns.
 func selected(patterns []string) ([]row, error) {
 	if len(patterns) == 0 {
-		return catalogue, nil
+		return catalog, nil
 	}
 	used := make([]bool, len(patterns))
-	rows := slices.DeleteFunc(slices.Clone(catalogue), func(r row) bool {
+	rows := slices.DeleteFunc(slices.Clone(catalog), func(r row) bool {
 		chosen := false
 		for i, p := range patterns {
 			if matches(p, r.Name) {

@@ -125,7 +125,7 @@ samples() {
 }
 
 # router_config prints FRR's configuration: whoever is in subnet $1 and in AS 64512
-# may be a neighbour, and may send routes of the pool.
+# may be a neighbor, and may send routes of the pool.
 router_config() {
 	cat <<-END
 		hostname router

@@ -52,7 +52,7 @@ type Lab struct {
 	ca *authority
 	// release ends the handling of signals.
 	release func()
-	// ending serialises what takes the run down: its owner, and an interrupt.
+	// ending serializes what takes the run down: its owner, and an interrupt.
 	ending sync.Mutex
 }
 

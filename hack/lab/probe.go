@@ -278,7 +278,7 @@ func (r Report) String() string {
 	return b.String()
 }
 
-// question is an ARP request or a neighbour solicitation, as a whole frame.
+// question is an ARP request or a neighbor solicitation, as a whole frame.
 func question(mac net.HardwareAddr, sender, target netip.Addr) []byte {
 	if target.Is4() {
 		b := slices.Concat([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 1},

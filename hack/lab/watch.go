@@ -180,7 +180,7 @@ func parseARP(b []byte) (Claim, bool) {
 	return c, true
 }
 
-// parseNA decodes a neighbour advertisement (RFC 4861, 4.4). Without the
+// parseNA decodes a neighbor advertisement (RFC 4861, 4.4). Without the
 // option for it, the hardware address is the frame's source.
 func parseNA(b []byte, source net.HardwareAddr) (Claim, bool) {
 	const header, icmp = 40, 24

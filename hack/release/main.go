@@ -4,7 +4,7 @@
 //
 //	go run ./hack/release --output dist/release     after git tag $(cat VERSION)
 //	go run ./hack/release --snapshot                whatever the tree is
-//	go run ./hack/release --licences                write docs/reference/licences.md
+//	go run ./hack/release --licenses                write docs/reference/licenses.md
 package main
 
 import (
@@ -23,8 +23,8 @@ import (
 	"strings"
 )
 
-// licencesPage lists the licences of everything that is linked.
-const licencesPage = "docs/reference/licences.md"
+// licensesPage lists the licenses of everything that is linked.
+const licensesPage = "docs/reference/licenses.md"
 
 var (
 	programs      = []string{"controller", "speaker"}
@@ -36,14 +36,14 @@ func main() {
 	defer stop()
 	output := flag.String("output", filepath.Join("dist", "release"), "directory to write to; what is in it is removed")
 	snapshot := flag.Bool("snapshot", false, "whatever the tree is: no tag is asked for")
-	licences := flag.Bool("licences", false, "write "+licencesPage+" and do nothing else")
+	licenses := flag.Bool("licenses", false, "write "+licensesPage+" and do nothing else")
 	flag.Parse()
 	var err error
 	switch {
 	case flag.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", flag.Arg(0))
-	case *licences:
-		err = writeLicences(ctx)
+	case *licenses:
+		err = writeLicenses(ctx)
 	default:
 		err = release(ctx, *output, *snapshot)
 	}
@@ -53,16 +53,16 @@ func main() {
 	}
 }
 
-func writeLicences(ctx context.Context) error {
+func writeLicenses(ctx context.Context) error {
 	modules, err := linked(ctx, ".")
 	if err != nil {
 		return err
 	}
-	page, err := licencePage(modules)
+	page, err := licensePage(modules)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(licencesPage, []byte(page), 0o644)
+	return os.WriteFile(licensesPage, []byte(page), 0o644)
 }
 
 // release makes all files of a release in a directory.
@@ -128,7 +128,7 @@ func release(ctx context.Context, dir string, snapshot bool) error {
 	if _, err := run(ctx, nil, "go", "-C", "hack/manifests", "run", ".", "package", "../../manifests/helm/belfry", absolute); err != nil {
 		return err
 	}
-	for from, to := range map[string]string{"manifests/belfry.yaml": "belfry.yaml", licencesPage: "LICENCES.md", "LICENSE": "LICENSE"} {
+	for from, to := range map[string]string{"manifests/belfry.yaml": "belfry.yaml", licensesPage: "LICENSES.md", "LICENSE": "LICENSE"} {
 		if err := copyFile(from, filepath.Join(dir, to)); err != nil {
 			return err
 		}

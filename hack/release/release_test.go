@@ -10,21 +10,21 @@ import (
 	"testing"
 )
 
-func TestTheListOfLicencesIsWhatIsLinked(t *testing.T) {
+func TestTheListOfLicensesIsWhatIsLinked(t *testing.T) {
 	modules, err := linked(t.Context(), filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, err := licencePage(modules)
+	want, err := licensePage(modules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := os.ReadFile(filepath.Join("..", "..", licencesPage))
+	got, err := os.ReadFile(filepath.Join("..", "..", licensesPage))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if string(got) != want {
-		t.Errorf("%s is not current: go run ./hack/release --licences writes it", licencesPage)
+		t.Errorf("%s is not current: go run ./hack/release --licenses writes it", licensesPage)
 	}
 	// The same modules as the goldens of the dependencies.
 	for _, name := range programs {
@@ -40,13 +40,13 @@ func TestTheListOfLicencesIsWhatIsLinked(t *testing.T) {
 	}
 }
 
-func TestALicenceThatIsNotPermittedIsAnError(t *testing.T) {
+func TestALicenseThatIsNotPermittedIsAnError(t *testing.T) {
 	for _, m := range []module{
-		{path: "example.com/copyleft", licences: []string{"GPL"}},
-		{path: "example.com/both", licences: []string{"AGPL", "MIT"}},
+		{path: "example.com/copyleft", licenses: []string{"GPL"}},
+		{path: "example.com/both", licenses: []string{"AGPL", "MIT"}},
 		{path: "example.com/none"},
 	} {
-		if _, err := licencePage([]module{m}); err == nil || !strings.Contains(err.Error(), m.path) {
+		if _, err := licensePage([]module{m}); err == nil || !strings.Contains(err.Error(), m.path) {
 			t.Errorf("%s: %v", m.path, err)
 		}
 	}
@@ -110,7 +110,7 @@ func TestTheBillOfMaterialsNamesEveryModuleOfAProgram(t *testing.T) {
 		t.Error("the standard library is missing")
 	}
 	if _, err := describe(file, "belfry-controller", "v1.2.3", modules[1:]); err == nil {
-		t.Error("a module whose licence is not known goes unnoticed")
+		t.Error("a module whose license is not known goes unnoticed")
 	}
 }
 

@@ -30,7 +30,7 @@ type component struct {
 	Version  string          `json:"version"`
 	PURL     string          `json:"purl,omitempty"`
 	Hashes   []hash          `json:"hashes,omitempty"`
-	Licenses []licenceChoice `json:"licenses,omitempty"`
+	Licenses []licenseChoice `json:"licenses,omitempty"`
 }
 
 type hash struct {
@@ -38,11 +38,11 @@ type hash struct {
 	Content   string `json:"content"`
 }
 
-type licenceChoice struct {
-	License licenceID `json:"license"`
+type licenseChoice struct {
+	License licenseID `json:"license"`
 }
 
-type licenceID struct {
+type licenseID struct {
 	ID string `json:"id"`
 }
 
@@ -80,11 +80,11 @@ func describe(file, name, version string, modules []module) ([]byte, error) {
 		}
 		m, ok := known[d.Path]
 		if !ok || m.version != d.Version {
-			return nil, fmt.Errorf("%s is linked from %s %s, whose licence was not read", file, d.Path, d.Version)
+			return nil, fmt.Errorf("%s is linked from %s %s, whose license was not read", file, d.Path, d.Version)
 		}
 		c := component{
 			Type: "library", Ref: d.Path, Name: d.Path, Version: d.Version,
-			PURL: "pkg:golang/" + d.Path + "@" + d.Version, Licenses: licensed(m.licences...),
+			PURL: "pkg:golang/" + d.Path + "@" + d.Version, Licenses: licensed(m.licenses...),
 		}
 		b.Components = append(b.Components, c)
 	}
@@ -92,9 +92,9 @@ func describe(file, name, version string, modules []module) ([]byte, error) {
 	return append(out, '\n'), err
 }
 
-func licensed(ids ...string) (all []licenceChoice) {
+func licensed(ids ...string) (all []licenseChoice) {
 	for _, id := range ids {
-		all = append(all, licenceChoice{licenceID{id}})
+		all = append(all, licenseChoice{licenseID{id}})
 	}
 	return all
 }

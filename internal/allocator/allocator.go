@@ -68,7 +68,7 @@ func Plan(w World) Result {
 // not, tell it of its own writes before they are seen. In return a write must be
 // conditional: it succeeds only if the Service still is the version that was put
 // last. Then, once a newer version is put, a promise that it does not show is
-// one that no write will fulfil, and is free to be dropped.
+// one that no write will fulfill, and is free to be dropped.
 //
 // A Planner is not safe for concurrent use. What is put into it must not be
 // changed afterwards.

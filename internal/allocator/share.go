@@ -16,7 +16,7 @@ type claim struct {
 	// from is the pool that it comes from by our record; empty without one.
 	from string
 	// promised is set until the status shows the address; revocable from when a
-	// newer version of the Service is put, as then no write can fulfil the
+	// newer version of the Service is put, as then no write can fulfill the
 	// promise any more, to when it is promised again.
 	promised, revocable bool
 	// withdrawn is set while another writer keeps the address out of the status.

@@ -75,7 +75,7 @@ func Decide(ix *Index, members []election.Member, turns *election.Holdoff, self 
 // Confirms reports whether all that changed from one list of members to another
 // is that nodes claim what the intent already says is theirs, so that Decide
 // would return it again. While a cluster settles most changes are of this kind:
-// every decision is followed by the claim of whom it favoured.
+// every decision is followed by the claim of whom it favored.
 //
 // An address that self answers for is never left out of account: its claims are
 // about who stops. Nor is one that is offered as soon as it is claimed: that is

@@ -17,7 +17,7 @@ import (
 
 // Options are the operator's switches that bear on who may announce.
 type Options struct {
-	// IgnoreExcludeLB lets nodes announce that are labelled
+	// IgnoreExcludeLB lets nodes announce that are labeled
 	// node.kubernetes.io/exclude-from-external-load-balancers.
 	IgnoreExcludeLB bool
 }

@@ -31,7 +31,7 @@ const (
 	NoPeer
 	// FamilyNotOffered: no such BGPPeer carries the address's family.
 	FamilyNotOffered
-	// NodeExcluded: the node is labelled
+	// NodeExcluded: the node is labeled
 	// node.kubernetes.io/exclude-from-external-load-balancers.
 	NodeExcluded
 	// NetworkUnavailable: the node's condition of that name is True.

@@ -336,7 +336,7 @@ func TestBackoffGrowsToItsLimit(t *testing.T) {
 		}
 	}
 	if Backoff(3, time.Second, 0.5) != 875*time.Millisecond || Backoff(99, 0, 0) != DefaultConnectTime {
-		t.Error("limit or jitter is not honoured")
+		t.Error("limit or jitter is not honored")
 	}
 }
 

@@ -44,7 +44,7 @@ func PhaseAt(drain bool, since, now time.Time, grace time.Duration) (Phase, time
 
 // Options are what Decide depends on beside the snapshot.
 type Options struct {
-	// IgnoreExcludeLB lets nodes advertise that are labelled
+	// IgnoreExcludeLB lets nodes advertise that are labeled
 	// node.kubernetes.io/exclude-from-external-load-balancers.
 	IgnoreExcludeLB bool
 	// Phase is that of the node, which may be drained.
@@ -119,7 +119,7 @@ var sentences = [...]string{
 	"no BGPAdvertisement that selects the address selects this node",
 	"this node has no BGPPeer to advertise the address to",
 	"no BGPPeer of this node carries the address's family",
-	"the node is labelled " + lb.LabelExcludeLB,
+	"the node is labeled " + lb.LabelExcludeLB,
 	"the node's network is unavailable",
 	"the node is draining",
 	"no endpoint of the address's family is ready",

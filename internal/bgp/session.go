@@ -46,7 +46,7 @@ const (
 	// SourceUnusable: the source address or device is not there.
 	SourceUnusable
 	// ClosedBeforeOpen: the router took the connection and closed it without a
-	// word, as for a neighbour that it does not know.
+	// word, as for a neighbor that it does not know.
 	ClosedBeforeOpen
 	// ConnectionLost: closed or reset in mid-session.
 	ConnectionLost

@@ -21,7 +21,7 @@ var special = []struct {
 	{netip.MustParsePrefix("255.255.255.255/32"), "broadcast"},
 	// ::, ::1, IPv4-compatible and IPv4-mapped addresses (RFC 4291, section 2.5).
 	{netip.MustParsePrefix("::/80"), "unspecified, loopback or IPv4-mapped"},
-	// fe80::/10 and its neighbour, the abolished site-local fec0::/10 (RFC 3879).
+	// fe80::/10 and its neighbor, the abolished site-local fec0::/10 (RFC 3879).
 	{netip.MustParsePrefix("fe80::/9"), "link-local"},
 	{netip.MustParsePrefix("ff00::/8"), "multicast"},
 }

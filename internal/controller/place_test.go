@@ -273,7 +273,7 @@ func TestRebalancesOnRequestInSteps(t *testing.T) {
 		t.Errorf("%d services were written to for 15 moves: %v", len(moved), moved)
 	}
 
-	// A new request with nothing to do is honoured at once.
+	// A new request with nothing to do is honored at once.
 	mark = w.mark()
 	w.rebalance("tuesday")
 	w.rebalanced("tuesday", 0)

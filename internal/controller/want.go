@@ -37,7 +37,7 @@ func (s *service) want() kube.ServiceWrite {
 	case len(d.Assignments) == 0:
 		w.Announced = &kube.Condition{}
 	case s.refused != kube.Condition{}:
-		refused := s.refused // the write outlives the judgement
+		refused := s.refused // the write outlives the judgment
 		w.Announced = &refused
 	}
 	return w

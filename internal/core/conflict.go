@@ -21,7 +21,7 @@ const (
 	ConflictPause = 10 * time.Minute
 	conflictsMost = 4096
 	// defendInterval is RFC 5227's DEFEND_INTERVAL: the least time between two
-	// defences of an address.
+	// defenses of an address.
 	defendInterval = 10 * time.Second
 	// unmetMost bounds how many nodes that were never members are asked whether a
 	// station is theirs, and identifyMost about how many stations at once.

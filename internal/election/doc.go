@@ -31,7 +31,7 @@
 // may have seen in different orders. Writing the owner to the API server is
 // what the controller's placement does; it is too slow, and may be away. A
 // digest of the owned set says that something differs and not what. The set
-// itself is small: neighbouring addresses claimed together code as one range,
+// itself is small: neighboring addresses claimed together code as one range,
 // so thousands take a few kilobytes.
 //
 // # Two claims for one address

@@ -15,9 +15,9 @@ import (
 	"github.com/belfrylb/belfry/internal/kube"
 )
 
-// judgement returns what a Cluster finds about an object, and a peer's password
+// judgment returns what a Cluster finds about an object, and a peer's password
 // as it is held.
-func judgement(c *kube.Cluster, kind, name string) (reason v1beta1.Reason, password string) {
+func judgment(c *kube.Cluster, kind, name string) (reason v1beta1.Reason, password string) {
 	snapshot, verdicts := c.Setting()
 	if i := slices.IndexFunc(verdicts, func(v config.Verdict) bool { return v.Kind == kind && v.Name == name }); i >= 0 {
 		reason = verdicts[i].Reason()
@@ -63,8 +63,8 @@ func TestPeersFollowTheSecretsThatTheyName(t *testing.T) {
 		for i := range 2 {
 			peer := fmt.Sprintf("tor%d", i)
 			b.eventually("the peer is judged", func() (string, bool) {
-				reason, got := judgement(signs, kube.KindBGPPeer, peer)
-				other, held := judgement(judges, kube.KindBGPPeer, peer)
+				reason, got := judgment(signs, kube.KindBGPPeer, peer)
+				other, held := judgment(judges, kube.KindBGPPeer, peer)
 				seen := fmt.Sprintf("%s %q for the speaker, %s %q for the controller", reason, got, other, held)
 				return seen, reason == want && other == want && got == text && held == shown
 			})

@@ -222,9 +222,9 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		l := b.begin(b.configFor(speaker), kube.Options{})
 		const schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/"
 		b.kubectl("patch", "crd", "l2advertisements.belfry.dev", "--type=json", "-p",
-			`[{"op":"add","path":"`+schema+`failback/enum/-","value":"Sometimes"},{"op":"add","path":"`+schema+`colour","value":{"type":"string"}}]`)
+			`[{"op":"add","path":"`+schema+`failback/enum/-","value":"Sometimes"},{"op":"add","path":"`+schema+`color","value":{"type":"string"}}]`)
 		b.eventually("the API server takes what is new", func() (string, bool) {
-			_, err := b.lab.KubectlInput(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: newer}, spec: {failback: Sometimes, colour: blue}}`, "create", "-f", "-")
+			_, err := b.lab.KubectlInput(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: newer}, spec: {failback: Sometimes, color: blue}}`, "create", "-f", "-")
 			return fmt.Sprint(err), err == nil
 		})
 		b.must(b.lab.Apply(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: plain}, spec: {}}`))

@@ -22,7 +22,7 @@ type DetectionTiming struct {
 // which everything is switched on at once: four to seven seconds.
 var RFC5227Timing = DetectionTiming{Wait: time.Second, Probes: 3, Min: time.Second, Max: 2 * time.Second, Settle: 2 * time.Second}
 
-// ServiceTiming asks as often in half a second. Stations of a data centre
+// ServiceTiming asks as often in half a second. Stations of a data center
 // answer within milliseconds; one that does not is heard later, since a claimed
 // address is watched for as long as it is claimed (docs/design/announcing.md).
 var ServiceTiming = DetectionTiming{Wait: 50 * time.Millisecond, Probes: 3, Min: 100 * time.Millisecond, Max: 150 * time.Millisecond, Settle: 200 * time.Millisecond}

@@ -177,7 +177,7 @@ func (s *Schedule) Update(now time.Time, claims []Claim, interfaces []lb.Interfa
 	}
 }
 
-// Restart announces everything on an interface afresh: its neighbours may have
+// Restart announces everything on an interface afresh: its neighbors may have
 // forgotten us.
 func (s *Schedule) Restart(now time.Time, ifindex int) {
 	p := s.ports[ifindex]

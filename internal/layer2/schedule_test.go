@@ -111,7 +111,7 @@ func TestWhatIsWithdrawnIsNotAnnouncedAnyMore(t *testing.T) {
 	}
 }
 
-func TestNeighboursAreToldAgain(t *testing.T) {
+func TestNeighborsAreToldAgain(t *testing.T) {
 	other := eth0
 	other.MAC = lb.MAC{2, 0, 0, 0, 0, 9}
 	down := eth0
@@ -270,7 +270,7 @@ func TestTheBudgetHoldsWhateverHappens(t *testing.T) {
 	}
 }
 
-func TestADefenceIsOnePacketPerInterfaceWithinTheBudget(t *testing.T) {
+func TestADefenseIsOnePacketPerInterfaceWithinTheBudget(t *testing.T) {
 	for a, form := range map[string]Form{"192.0.2.1": GratuitousRequest, "2001:db8::1": UnsolicitedAdvertisement} {
 		const rate = 20
 		s := NewSchedule(Pace{Rate: rate, Refresh: time.Minute})

@@ -354,7 +354,7 @@ func TestRebalancingRandomAddressesIsPermittedAndEnds(t *testing.T) {
 }
 
 // The moves that are made in small steps are no more than those made at once.
-func TestStepsHonourATokenOnce(t *testing.T) {
+func TestStepsHonorATokenOnce(t *testing.T) {
 	addresses := equal(100, 4)
 	for i := range addresses {
 		addresses[i].Placed = "node-000"
@@ -379,7 +379,7 @@ func TestStepsHonourATokenOnce(t *testing.T) {
 		t.Errorf("%d moves in %d steps, %v", made, steps, p)
 	}
 	if p, n := p.Step("now", 5, 7); n != 0 || p != (Progress{"now", 0}) {
-		t.Errorf("honoured again: %d, %v", n, p)
+		t.Errorf("honored again: %d, %v", n, p)
 	}
 	if p, n := (Progress{"old", 3}).Step("", 5, 7); n != 0 || p != (Progress{"old", 3}) {
 		t.Errorf("unasked: %d, %v", n, p)

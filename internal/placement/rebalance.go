@@ -105,7 +105,7 @@ func (h *homes) extremes(load map[string]int) (full, empty string, ok bool) {
 // kept in the advertisement's status, so that whoever leads next goes on with
 // it.
 type Progress struct {
-	// Token is the value of the annotation that is being honoured, or was.
+	// Token is the value of the annotation that is being honored, or was.
 	Token string
 	// Left is how many moves it may still take.
 	Left int

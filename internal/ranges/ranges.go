@@ -1,7 +1,7 @@
 // Package ranges is the arithmetic of sets of addresses.
 //
 // A set of addresses is a list of ranges that is sorted (IPv4 first), disjoint
-// and without neighbours, so that equal sets are equal lists.
+// and without neighbors, so that equal sets are equal lists.
 package ranges
 
 import (

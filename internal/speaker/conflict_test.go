@@ -254,8 +254,8 @@ func TestAStrangerIsDefendedAgainstAtMostOnceInTenSeconds(t *testing.T) {
 			if !slices.Equal(got, want) {
 				t.Errorf("policy %v: defended %v, want %v", c.policy, got, want)
 			}
-			if n := testutil.ToFloat64(w.node("a").speaker.metrics.defences); n != float64(len(want)) {
-				t.Errorf("policy %v: %v defences counted, want %d", c.policy, n, len(want))
+			if n := testutil.ToFloat64(w.node("a").speaker.metrics.defenses); n != float64(len(want)) {
+				t.Errorf("policy %v: %v defenses counted, want %d", c.policy, n, len(want))
 			}
 			w.owned("a")
 		})

@@ -18,7 +18,7 @@ type metrics struct {
 	rivals    prometheus.Counter
 	wins      prometheus.Counter
 	withheld  prometheus.Gauge
-	defences  prometheus.Counter
+	defenses  prometheus.Counter
 	takeovers prometheus.Histogram
 	passes    prometheus.Histogram
 }
@@ -69,7 +69,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "belfry", Subsystem: "speaker", Name: "addresses_withheld",
 			Help: "Addresses that this node is to announce and does not, because a foreign station uses them.",
 		}),
-		defences: counter("defences_total", "Addresses claimed anew because a foreign station claimed them."),
+		defenses: counter("defenses_total", "Addresses claimed anew because a foreign station claimed them."),
 		rivals:   counter("rival_claims_total", "Times that another speaker was heard to claim an address that this node owns."),
 		wins:     counter("contests_won_total", "Addresses that another speaker claimed too and has let go of."),
 		takeovers: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -93,7 +93,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.reports.WithLabelValues(r)
 	}
 	if reg != nil {
-		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.withheld, m.defences, m.takeovers, m.passes)
+		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.withheld, m.defenses, m.takeovers, m.passes)
 	}
 	return m
 }
@@ -131,7 +131,7 @@ func (m *metrics) count(e core.Effects) {
 	}
 	m.rivals.Add(float64(e.Rivals))
 	m.wins.Add(float64(len(e.Won)))
-	m.defences.Add(float64(len(e.Defend)))
+	m.defenses.Add(float64(len(e.Defend)))
 	if e.View == nil {
 		return
 	}

@@ -115,7 +115,7 @@ func rank(i v1beta1.InterfaceStatus) int {
 }
 
 // subnetsOf returns the subnets of an interface, link-local ones left out, and
-// whether there is a neighbour in one of them.
+// whether there is a neighbor in one of them.
 func subnetsOf(i lb.Interface) (subnets []string, segment bool) {
 	var prefixes []netip.Prefix
 	for _, p := range i.Addresses {

@@ -148,8 +148,8 @@ func TestAnAddressInServiceIsDefendedWhereThatIsAskedFor(t *testing.T) {
 		foreign, err := l.Resolve(t.Context(), router)
 		must(t, err)
 		conflicts := metrics[fmt.Sprintf("belfry_speaker_conflicts_total{mac=%q}", foreign[0])]
-		if metrics["belfry_speaker_defences_total"] < 1 || conflicts < 1 {
-			t.Errorf("%v: %v defences, %v conflicts with %v", a, metrics["belfry_speaker_defences_total"], conflicts, foreign)
+		if metrics["belfry_speaker_defenses_total"] < 1 || conflicts < 1 {
+			t.Errorf("%v: %v defenses, %v conflicts with %v", a, metrics["belfry_speaker_defenses_total"], conflicts, foreign)
 		}
 	}
 }

@@ -23,7 +23,7 @@ type frr struct {
 	dir     string
 	ns      namespace
 	sources *sources
-	// mu serialises configuration; FRR locks it.
+	// mu serializes configuration; FRR locks it.
 	mu sync.Mutex
 }
 

@@ -75,7 +75,7 @@ func TestDialingFailsInWords(t *testing.T) {
 	cancel()
 	var f *bgp.Fault
 	if _, err := Dial(ctx, Transport{Remote: gone}); !errors.As(err, &f) || f.Cause != bgp.Leave {
-		t.Errorf("cancelled: %v", err)
+		t.Errorf("canceled: %v", err)
 	}
 }
 

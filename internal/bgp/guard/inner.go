@@ -31,7 +31,7 @@ type Inner struct {
 	said func(wire.Family)
 	// conn is set by Accept.
 	conn net.Conn
-	// writing serialises writes to conn, which are short and read at once.
+	// writing serializes writes to conn, which are short and read at once.
 	writing sync.Mutex
 
 	// mu guards what follows. It is not held while anything waits.

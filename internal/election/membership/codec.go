@@ -46,7 +46,7 @@ const (
 //	claims              count of groups, each: quorum, epoch, ranges
 //
 // Numbers are unsigned varints. Addresses claimed together make a group, and
-// neighbouring ones a range, as (gap, length) from the end of the previous
+// neighboring ones a range, as (gap, length) from the end of the previous
 // range; IPv6 ranges are listed below their upper 64 bits.
 func encode(r *election.Record, k election.Kind) []byte {
 	var b []byte

@@ -34,7 +34,7 @@ type line struct {
 	unheard   bool // refused by the socket filter, before the codec sees it
 }
 
-// conversation is what a neighbour may say to the station with hardware address
+// conversation is what a neighbor may say to the station with hardware address
 // us, and what that has to answer.
 func conversation(us, them lb.MAC) []line {
 	ask4 := func(to, senderMAC lb.MAC, sender, target netip.Addr) []byte {
@@ -60,9 +60,9 @@ func conversation(us, them lb.MAC) []line {
 	}
 	// options puts other options behind a solicitation.
 	options := func(source netip.Addr, b ...byte) []byte {
-		frame := bytes.Clone(ask6(lb.MAC{}, source, vip6)[:etherLen+ipv6Len+neighbourLen])
+		frame := bytes.Clone(ask6(lb.MAC{}, source, vip6)[:etherLen+ipv6Len+neighborLen])
 		frame = append(frame, b...)
-		binary.BigEndian.PutUint16(frame[etherLen+4:], uint16(neighbourLen+len(b)))
+		binary.BigEndian.PutUint16(frame[etherLen+4:], uint16(neighborLen+len(b)))
 		return resum(frame)
 	}
 	const icmp = etherLen + ipv6Len
@@ -71,7 +71,7 @@ func conversation(us, them lb.MAC) []line {
 	good4, good6 := ask4(broadcast, them, peer4, vip4), ask6(lb.MAC{}, peer6, vip6)
 	return []line{
 		{name: "ARP: broadcast", frame: good4, reply: reply4(peer4)},
-		{name: "ARP: unicast, as a neighbour that refreshes its cache", frame: ask4(us, them, peer4, vip4), reply: reply4(peer4)},
+		{name: "ARP: unicast, as a neighbor that refreshes its cache", frame: ask4(us, them, peer4, vip4), reply: reply4(peer4)},
 		{name: "ARP: probe (RFC 5227)", frame: ask4(broadcast, them, netip.IPv4Unspecified(), vip4), reply: reply4(netip.IPv4Unspecified())},
 		{name: "ARP: hardware type of IEEE 802", frame: edit(good4, etherLen, 0, 6), reply: reply4(peer4)},
 		{name: "ARP: padded to the shortest frame", frame: append(bytes.Clone(good4), make([]byte, 18)...), reply: reply4(peer4)},
@@ -92,7 +92,7 @@ func conversation(us, them lb.MAC) []line {
 		{name: "ARP: sender is a group of addresses", frame: ask4(broadcast, them, netip.MustParseAddr("224.0.0.1"), vip4), malformed: badSender},
 
 		{name: "NDP: to the group", frame: good6, reply: reply6},
-		{name: "NDP: unicast, as a neighbour that checks whether we are there", frame: ask6(us, peer6, vip6), reply: reply6},
+		{name: "NDP: unicast, as a neighbor that checks whether we are there", frame: ask6(us, peer6, vip6), reply: reply6},
 		{name: "NDP: duplicate address detection", frame: ask6(lb.MAC{}, unspecified6, vip6), reply: advertisement(allNodesMAC, us, vip6, allNodes, false)},
 		{name: "NDP: without options", frame: options(peer6), reply: reply6},
 		{name: "NDP: with a nonce (RFC 3971)", frame: options(peer6, 14, 1, 1, 2, 3, 4, 5, 6), reply: reply6},

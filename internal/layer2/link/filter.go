@@ -140,7 +140,7 @@ func filterNDP(s scope) []bpf.Instruction {
 	program = append(
 		program,
 		bpf.LoadAbsolute{Off: hops, Size: 1},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: neighbourHops, SkipTrue: 1}, refuse,
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: neighborHops, SkipTrue: 1}, refuse,
 		bpf.LoadAbsolute{Off: kind, Size: 1},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeSolicitation, SkipTrue: 2},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: typeAdvertising, SkipTrue: 1}, refuse,
@@ -226,7 +226,7 @@ func widen(ranges []lb.AddressRange) []lb.AddressRange {
 }
 
 // cover returns few prefixes that contain all IPv6 ranges: the smallest around
-// each, and where these are too many, the closest neighbours joined.
+// each, and where these are too many, the closest neighbors joined.
 func cover(ranges []lb.AddressRange) []netip.Prefix {
 	var prefixes []netip.Prefix
 	add := func(p netip.Prefix) {

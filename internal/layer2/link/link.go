@@ -45,7 +45,7 @@ const (
 	// threads bounds how many sockets have a thread of their own to wait by: a
 	// node's number of threads is limited, its number of interfaces is not.
 	threads = 32
-	// ears is how many unread Heard are kept. A neighbour announces at most
+	// ears is how many unread Heard are kept. A neighbor announces at most
 	// some hundreds of addresses a second.
 	ears = 1024
 )

@@ -109,7 +109,7 @@ func TestDuplicateAddressDetectionOfOthersFails(t *testing.T) {
 	})
 }
 
-func TestNeighboursThatCheckByUnicastFindUsReachable(t *testing.T) {
+func TestNeighborsThatCheckByUnicastFindUsReachable(t *testing.T) {
 	n := newLAN(t)
 	l, _ := n.node.runLink(Options{})
 	l.Set(claims(n.node.index("eth0")))
@@ -153,7 +153,7 @@ func drain(frames <-chan []byte) {
 	}
 }
 
-func TestNeighboursAreToldOfEveryChange(t *testing.T) {
+func TestNeighborsAreToldOfEveryChange(t *testing.T) {
 	need(t, "arping", "ndisc6")
 	n := newLAN(t)
 	_, frames := n.peer.tap("eth0")

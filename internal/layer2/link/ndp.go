@@ -14,10 +14,10 @@ import (
 const (
 	ipv6Len          = 40
 	protocolICMPv6   = 58
-	neighbourHops    = 255 // RFC 4861 section 7.1: nothing that a router passed on
+	neighborHops     = 255 // RFC 4861 section 7.1: nothing that a router passed on
 	typeSolicitation = 135
 	typeAdvertising  = 136
-	neighbourLen     = 24 // ICMPv6 header, flags, target
+	neighborLen      = 24 // ICMPv6 header, flags, target
 	optionSourceMAC  = 1
 	optionTargetMAC  = 2
 )
@@ -53,11 +53,11 @@ func parseNDP(frame []byte) (ndpMessage, malformation) {
 	if m != wellFormed {
 		return ndpMessage{}, m
 	}
-	if len(packet) < ipv6Len+neighbourLen || packet[0]>>4 != 6 {
+	if len(packet) < ipv6Len+neighborLen || packet[0]>>4 != 6 {
 		return ndpMessage{}, truncated
 	}
 	length := int(binary.BigEndian.Uint16(packet[4:]))
-	if length < neighbourLen || length > len(packet)-ipv6Len {
+	if length < neighborLen || length > len(packet)-ipv6Len {
 		return ndpMessage{}, truncated
 	}
 	body := packet[ipv6Len : ipv6Len+length]
@@ -69,7 +69,7 @@ func parseNDP(frame []byte) (ndpMessage, malformation) {
 	switch {
 	case packet[6] != protocolICMPv6 || body[0] != typeSolicitation && body[0] != typeAdvertising:
 		return ndpMessage{}, badOperation
-	case packet[7] != neighbourHops:
+	case packet[7] != neighborHops:
 		return ndpMessage{}, badHopLimit
 	case n.source.IsMulticast() || n.source.IsLoopback():
 		return ndpMessage{}, badSender
@@ -80,7 +80,7 @@ func parseNDP(frame []byte) (ndpMessage, malformation) {
 	}
 	// The codec reads the fixed part. It would refuse a message for an option
 	// that has no meaning here, which is to be ignored instead.
-	message, err := ndp.ParseMessage(body[:neighbourLen])
+	message, err := ndp.ParseMessage(body[:neighborLen])
 	if err != nil {
 		return ndpMessage{}, badTarget
 	}
@@ -94,7 +94,7 @@ func parseNDP(frame []byte) (ndpMessage, malformation) {
 	if n.target.IsMulticast() || n.target.IsUnspecified() {
 		return ndpMessage{}, badTarget
 	}
-	mac, present, ok := linkOption(body[neighbourLen:], link)
+	mac, present, ok := linkOption(body[neighborLen:], link)
 	if !ok || present && !station(mac) {
 		return ndpMessage{}, badOption
 	}
@@ -228,7 +228,7 @@ func marshalNDP(to, from lb.MAC, source, destination netip.Addr, m ndp.Message) 
 	b := ethernet(make([]byte, 0, etherLen+ipv6Len+len(body)), to, from, etherIPv6)
 	b = append(b, 0x60, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(body)))
-	b = append(b, protocolICMPv6, neighbourHops)
+	b = append(b, protocolICMPv6, neighborHops)
 	b = append(b, source.AsSlice()...)
 	b = append(b, destination.AsSlice()...)
 	return append(b, body...)

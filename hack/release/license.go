@@ -15,14 +15,14 @@ import (
 // A module is what a program is linked from.
 type module struct {
 	path, version string
-	// licences are SPDX identifiers; files are where they stand.
-	licences, files []string
+	// licenses are SPDX identifiers; files are where they stand.
+	licenses, files []string
 	// programs are those that it is linked into.
 	programs []string
 }
 
 // linked lists the modules that our programs are linked from, without our own,
-// and reads their licences in the module cache.
+// and reads their licenses in the module cache.
 func linked(ctx context.Context, root string) ([]module, error) {
 	all := map[string]*module{}
 	for _, name := range programs {
@@ -48,7 +48,7 @@ func linked(ctx context.Context, root string) ([]module, error) {
 			}
 			if all[m.Path] == nil {
 				one := &module{path: m.Path, version: m.Version}
-				if one.licences, one.files, err = licencesOf(m.Dir); err != nil {
+				if one.licenses, one.files, err = licensesOf(m.Dir); err != nil {
 					return nil, fmt.Errorf("%s: %w", m.Path, err)
 				}
 				all[m.Path] = one
@@ -66,8 +66,8 @@ func linked(ctx context.Context, root string) ([]module, error) {
 	return modules, nil
 }
 
-// licencesOf reads the licence files at the top of a module.
-func licencesOf(dir string) (licences, files []string, err error) {
+// licensesOf reads the license files at the top of a module.
+func licensesOf(dir string) (licenses, files []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, nil, err
@@ -83,17 +83,17 @@ func licencesOf(dir string) (licences, files []string, err error) {
 		}
 		found := classify(string(text))
 		if len(found) == 0 {
-			return nil, nil, fmt.Errorf("%s is a licence that is not known here", e.Name())
+			return nil, nil, fmt.Errorf("%s is a license that is not known here", e.Name())
 		}
-		licences = append(licences, found...)
+		licenses = append(licenses, found...)
 		files = append(files, e.Name())
 	}
-	slices.Sort(licences)
-	return slices.Compact(licences), files, nil
+	slices.Sort(licenses)
+	return slices.Compact(licenses), files, nil
 }
 
-// phrases tell licences by what each says and no other does.
-var phrases = []struct{ licence, says string }{
+// phrases tell licenses by what each says and no other does.
+var phrases = []struct{ license, says string }{
 	{"Apache-2.0", "apache license version 2.0"},
 	{"MPL-2.0", "mozilla public license version 2.0"},
 	{"MIT", "permission is hereby granted, free of charge, to any person obtaining a copy"},
@@ -105,19 +105,19 @@ var phrases = []struct{ licence, says string }{
 	{"AGPL", "gnu affero general public license"},
 }
 
-// classify returns the SPDX identifiers of the licences that a text is.
+// classify returns the SPDX identifiers of the licenses that a text is.
 func classify(text string) []string {
 	plain := strings.Join(strings.Fields(strings.ToLower(text)), " ")
 	plain = strings.NewReplacer(`"`, "", "“", "", "”", "", "apache license, version 2.0", "apache license version 2.0",
 		"mozilla public license, version 2.0", "mozilla public license version 2.0").Replace(plain)
 	var found []string
 	for _, p := range phrases {
-		// The Mozilla licence names the GNU ones as such that it goes with.
-		if strings.Contains(p.licence, "GPL") && slices.Contains(found, "MPL-2.0") {
+		// The Mozilla license names the GNU ones as such that it goes with.
+		if strings.Contains(p.license, "GPL") && slices.Contains(found, "MPL-2.0") {
 			continue
 		}
 		if strings.Contains(plain, p.says) {
-			found = append(found, p.licence)
+			found = append(found, p.license)
 		}
 	}
 	if strings.Contains(plain, "redistribution and use in source and binary forms") {
@@ -131,36 +131,36 @@ func classify(text string) []string {
 	return slices.Compact(found)
 }
 
-// permitted are the licences that may be linked into a program under
+// permitted are the licenses that may be linked into a program under
 // Apache-2.0, and what each asks of whoever passes the program on.
 var permitted = map[string]string{
-	"Apache-2.0":   "pass on the licence and the NOTICE file",
-	"MIT":          "pass on the copyright notice and the licence",
-	"BSD-2-Clause": "pass on the copyright notice and the licence",
-	"BSD-3-Clause": "pass on the copyright notice and the licence; do not advertise with the authors' names",
-	"ISC":          "pass on the copyright notice and the licence",
+	"Apache-2.0":   "pass on the license and the NOTICE file",
+	"MIT":          "pass on the copyright notice and the license",
+	"BSD-2-Clause": "pass on the copyright notice and the license",
+	"BSD-3-Clause": "pass on the copyright notice and the license; do not advertise with the authors' names",
+	"ISC":          "pass on the copyright notice and the license",
 	"MPL-2.0":      "say where the source of these files can be had; changed files stay under it",
 }
 
-// licencePage is the page that lists all modules. It fails when one has no
-// licence, or one that is not permitted.
-func licencePage(modules []module) (string, error) {
+// licensePage is the page that lists all modules. It fails when one has no
+// license, or one that is not permitted.
+func licensePage(modules []module) (string, error) {
 	var b strings.Builder
-	b.WriteString(`# Licences
+	b.WriteString(`# Licenses
 
-Belfry is under the Apache License 2.0. Its two programs are linked from the modules below, whose licences permit that.
-This page is written by ` + "`go run ./hack/release --licences`" + `, and a test holds it to what is linked.
+Belfry is under the Apache License 2.0. Its two programs are linked from the modules below, whose licenses permit that.
+This page is written by ` + "`go run ./hack/release --licenses`" + `, and a test holds it to what is linked.
 
-| licence | modules | asks |
+| license | modules | asks |
 |---|---|---|
 `)
 	var errs []error
 	count := map[string]int{}
 	for _, m := range modules {
-		if len(m.licences) == 0 {
-			errs = append(errs, fmt.Errorf("%s has no licence", m.path))
+		if len(m.licenses) == 0 {
+			errs = append(errs, fmt.Errorf("%s has no license", m.path))
 		}
-		for _, l := range m.licences {
+		for _, l := range m.licenses {
 			count[l]++
 			if permitted[l] == "" {
 				errs = append(errs, fmt.Errorf("%s is under %s, which is not permitted", m.path, l))
@@ -178,13 +178,13 @@ This page is written by ` + "`go run ./hack/release --licences`" + `, and a test
 	for _, l := range names {
 		fmt.Fprintf(&b, "| %s | %d | %s |\n", l, count[l], permitted[l])
 	}
-	b.WriteString("\n| module | version | licence | in |\n|---|---|---|---|\n")
+	b.WriteString("\n| module | version | license | in |\n|---|---|---|---|\n")
 	for _, m := range modules {
 		in := "both"
 		if len(m.programs) == 1 {
 			in = m.programs[0]
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", m.path, m.version, strings.Join(m.licences, " and "), in)
+		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", m.path, m.version, strings.Join(m.licenses, " and "), in)
 	}
 	return b.String(), nil
 }
