@@ -596,5 +596,23 @@ func TestExternalIPsOfAnotherServiceAreNotHandedOut(t *testing.T) {
 		b.edit("inside", external("192.0.2.2", "2001:db8::"))
 		b.passes(2 * time.Second)
 		b.shows("other", "192.0.2.2 2001:db8::"+one)
+		// Of whatever type and class: one of another class, before and after it gets that.
+		foreign := func(s *corev1.Service) { s.Spec.LoadBalancerClass = new("example.com/other") }
+		b.expose("foreign", foreign, external("192.0.2.1", "2001:db8::2"))
+		b.expose("turned", external("192.0.2.3", "2001:db8::3"), annotated("belfry.dev/address-pool", "none"))
+		b.quiet()
+		b.edit("turned", foreign, func(s *corev1.Service) { s.Annotations = nil })
+		b.expose("port", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeNodePort }, external("192.0.2.4", "2001:db8::4"))
+		b.quiet()
+		b.expose("late")
+		b.quiet()
+		b.shows("late", "192.0.2.5 2001:db8::5"+one)
+		b.remove("foreign")
+		b.edit("turned", external())
+		b.quiet()
+		b.expose("later")
+		b.quiet()
+		b.shows("later", "192.0.2.3 2001:db8::2"+one) // web still names 192.0.2.1
+		b.shows("turned", "")
 	})
 }

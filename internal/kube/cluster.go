@@ -246,8 +246,18 @@ func (c *Cluster) reduceService(s *corev1.Service) *Service {
 	out := c.options.service(s)
 	if out != nil {
 		out.Seen = time.Now()
+	} else if external := externalIPs(s); c.options.Role == Allocating && external != nil {
+		out = &Service{bystander: true, external: external}
 	}
 	return out
+}
+
+// ours returns the Service of a name if it concerns us, or nil.
+func (c *Cluster) ours(n name) *Service {
+	if r := c.services.rows[n]; r != nil && r.value.concerns() {
+		return r.value
+	}
+	return nil
 }
 
 func (c *Cluster) serviceChanged(was, is *row[*Service]) {
@@ -258,17 +268,16 @@ func (c *Cluster) serviceChanged(was, is *row[*Service]) {
 	if is != nil {
 		now = is.value
 	}
+	c.externalChanged(old.externalIPs(), now.externalIPs())
+	if !old.concerns() {
+		old = nil
+	}
+	if !now.concerns() {
+		now = nil
+	}
 	if old == nil && now == nil {
 		return
 	}
-	var before, after []netip.Addr
-	if old != nil {
-		before = old.external
-	}
-	if now != nil {
-		after = now.external
-	}
-	c.externalChanged(before, after)
 	var key lb.ServiceKey
 	if old != nil {
 		key = old.Key
@@ -322,7 +331,7 @@ func (c *Cluster) sum(key lb.ServiceKey) {
 	} else {
 		c.endpoints[key] = is
 	}
-	if s := c.services.rows[name{Namespace: key.Namespace, Name: key.Name}]; s == nil || s.value == nil {
+	if c.ours(name{Namespace: key.Namespace, Name: key.Name}) == nil {
 		return
 	}
 	c.changes.endpoints[key] = struct{}{}
@@ -343,7 +352,7 @@ func (c *Cluster) namespaceChanged(was, is *row[map[string]string]) {
 		return // its Services go before a namespace does
 	}
 	for n, s := range c.services.rows {
-		if n.Namespace == is.name.Name && s.value != nil {
+		if n.Namespace == is.name.Name && s.value.concerns() {
 			c.changes.services[s.value.Key] = struct{}{}
 			c.stale[s.value.Key] = struct{}{}
 			c.notify()
@@ -422,7 +431,7 @@ func (c *Cluster) Everything() Changes {
 	defer c.mu.Unlock()
 	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Sessions: true, External: true}
 	for s := range rows(c.services) {
-		if s != nil {
+		if s.concerns() {
 			out.Services = append(out.Services, s.Key)
 		}
 	}
@@ -440,11 +449,11 @@ func (c *Cluster) Service(key lb.ServiceKey) (Service, bool) {
 
 // service completes a row with what other objects say about it.
 func (c *Cluster) service(key lb.ServiceKey) (Service, bool) {
-	r := c.services.rows[name{Namespace: key.Namespace, Name: key.Name}]
-	if r == nil || r.value == nil {
+	known := c.ours(name{Namespace: key.Namespace, Name: key.Name})
+	if known == nil {
 		return Service{}, false
 	}
-	s := *r.value
+	s := *known
 	s.Endpoints = c.endpoints[key]
 	if ns := c.namespaces.rows[name{Name: key.Namespace}]; ns != nil {
 		s.NamespaceLabels = ns.value

@@ -48,8 +48,7 @@ func (c *Cluster) otherServiceChanged(was, is *row[[]netip.Addr]) {
 	c.externalChanged(old, now)
 }
 
-// ExternalIPs returns the externalIPs of Services of any type, in no order; of those of
-// type LoadBalancer only of ours.
+// ExternalIPs returns the externalIPs of Services of any type and class, in no order.
 func (c *Cluster) ExternalIPs() (all []lb.ExternalIP) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -62,9 +61,7 @@ func (c *Cluster) ExternalIPs() (all []lb.ExternalIP) {
 		enter(n, r.value)
 	}
 	for n, r := range c.services.rows {
-		if r.value != nil {
-			enter(n, r.value.external)
-		}
+		enter(n, r.value.externalIPs())
 	}
 	return all
 }

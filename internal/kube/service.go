@@ -100,8 +100,21 @@ type Service struct {
 	pool, placed string
 	// edition is a digest of what its owner wrote, for whoever allocates.
 	edition uint64
-	// external are its externalIPs, for whoever allocates.
-	external []netip.Addr
+	// external are its externalIPs, for whoever allocates; bystander is set when they are
+	// all that concerns us of it.
+	external  []netip.Addr
+	bystander bool
+}
+
+// concerns reports whether there is a Service, and it is more than a bystander.
+func (s *Service) concerns() bool { return s != nil && !s.bystander }
+
+// externalIPs returns those of a Service, if there is one.
+func (s *Service) externalIPs() []netip.Addr {
+	if s == nil {
+		return nil
+	}
+	return s.external
 }
 
 // Shows reports whether the status shows an address.
