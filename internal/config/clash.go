@@ -16,11 +16,11 @@ import (
 const maxClashes = 5
 
 // Clashes says of divided pools, by name, which of their addresses the cluster has for
-// itself: those of Nodes, which are never handed out, and those of Pods, which are.
-// Nothing depends on the order of pools and Nodes.
-func Clashes(pools []lb.Pool, nodes []lb.Node) map[string][]Problem {
+// itself: those of Nodes, which are never handed out, and those of the networks of Pods
+// and Services, which are. Nothing depends on the order of pools and Nodes.
+func Clashes(pools []lb.Pool, nodes []lb.Node, services []lb.ServiceNetwork) map[string][]Problem {
 	type clash struct {
-		addresses, networks []string
+		addresses, networks, services []string
 		// taken are those of the addresses that are the pool's.
 		taken []lb.AddressRange
 	}
@@ -50,6 +50,13 @@ func Clashes(pools []lb.Pool, nodes []lb.Node) map[string][]Problem {
 			})
 		}
 	}
+	for _, n := range services {
+		for _, network := range n.Prefixes {
+			meet(ranges.Of(network), func(c *clash, both lb.AddressRange) {
+				c.services = append(c.services, fmt.Sprintf("%v of %s", both, n.Name))
+			})
+		}
+	}
 
 	problems := map[string][]Problem{}
 	for p, c := range found {
@@ -64,6 +71,9 @@ func Clashes(pools []lb.Pool, nodes []lb.Node) map[string][]Problem {
 		}
 		if len(c.networks) > 0 {
 			tell("Pods may have the same addresses, so exclude the networks of Pods: %s", c.networks)
+		}
+		if len(c.services) > 0 {
+			tell("Services may have the same addresses as cluster IPs, so exclude the networks of Services: %s", c.services)
 		}
 	}
 	return problems

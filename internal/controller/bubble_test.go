@@ -76,7 +76,7 @@ func (b *bubble) leads(ended func(error), edit ...func(*controller.Controller)) 
 		b.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Role: kube.Allocating, Namespace: b.namespace})
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Role: kube.Allocating, Namespace: b.namespace, Log: log})
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", "test", log)
 	if b.metrics == nil {
 		b.metrics = controller.NewMetrics(b.registry, events)

@@ -297,8 +297,8 @@ func (l *loop) pass(ch kube.Changes) {
 	if ch.Config || ch.Pools {
 		l.planner.SetPools(l.setting.Pools)
 	}
-	if ch.Config || ch.Nodes {
-		l.clashes = config.Clashes(l.setting.Pools, l.setting.Nodes)
+	if ch.Config || ch.Nodes || ch.Networks {
+		l.clashes = config.Clashes(l.setting.Pools, l.setting.Nodes, l.Cluster.ServiceNetworks())
 	}
 	if ch.Nodes {
 		l.planner.SetNodes(l.setting.Nodes)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
@@ -551,6 +552,15 @@ func TestAPoolSaysWhatIsTheClustersAndWhoKeepsItFromGoing(t *testing.T) {
 		tells("False/Overlaps: spec.addresses: Pods may have the same addresses, so exclude the networks of Pods: 192.0.2.128-192.0.2.255 of node1.")
 		b.node("node1")
 		tells(accepted)
+		cidr := &networkingv1.ServiceCIDR{
+			ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"},
+			Spec:       networkingv1.ServiceCIDRSpec{CIDRs: []string{"192.0.2.0/26", "2001:db8::/112", "no network"}},
+		}
+		apitest.Put(b.api, cidr)
+		tells("False/Overlaps: spec.addresses: Services may have the same addresses as cluster IPs, so exclude the networks of Services: " +
+			"192.0.2.0-192.0.2.63 of kubernetes, 2001:db8::-2001:db8::ff of kubernetes.")
+		b.api.Delete(cidr)
+		tells(accepted)
 
 		b.expose("web")
 		b.quiet()
@@ -615,4 +625,36 @@ func TestExternalIPsOfAnotherServiceAreNotHandedOut(t *testing.T) {
 		b.shows("later", "192.0.2.3 2001:db8::2"+one) // web still names 192.0.2.1
 		b.shows("turned", "")
 	})
+}
+
+// An API server that is older than the kind, or RBAC that is.
+func TestNetworksOfServicesThatCannotBeReadHoldNothingUp(t *testing.T) {
+	for _, status := range []*metav1.Status{
+		apitest.Refusal(http.StatusNotFound, metav1.StatusReasonNotFound), apitest.Refusal(http.StatusForbidden, metav1.StatusReasonForbidden),
+		apitest.Refusal(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable),
+	} {
+		t.Run(string(status.Reason), func(t *testing.T) {
+			inBubble(t, func(b *bubble) {
+				ask := func(r *http.Request) *http.Response {
+					if !strings.Contains(r.URL.Path, "servicecidrs") {
+						return nil
+					}
+					return apitest.Answer(int(status.Code), status)
+				}
+				b.reads.Store(&ask)
+				b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
+				b.expose("web")
+				b.lead()
+				b.shows("web", "192.0.2.0 2001:db8:: "+waits)
+				b.passes(time.Hour)
+				want := 0
+				if status.Code == http.StatusForbidden {
+					want = 1
+				}
+				if n := strings.Count(b.log.String(), "level=WARN"); n != want {
+					t.Errorf("%d warnings, want %d:\n%s", n, want, b.log)
+				}
+			})
+		})
+	}
 }

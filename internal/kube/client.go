@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -75,6 +76,8 @@ func init() {
 	} {
 		utilruntime.Must(add(scheme))
 	}
+	scheme.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.ServiceCIDR{}, &networkingv1.ServiceCIDRList{})
+	metav1.AddToGroupVersion(scheme, networkingv1.SchemeGroupVersion)
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 }
 
@@ -93,8 +96,8 @@ func newRESTClient(config *rest.Config, group schema.GroupVersion, content strin
 // A CoreClient is a client of Kubernetes' own kinds. Its methods return clients
 // of one kind, in one namespace or, by an empty name, in all.
 type CoreClient struct {
-	core, discovery, events       rest.Interface
-	authentication, authorization rest.Interface
+	core, discovery, events, networking rest.Interface
+	authentication, authorization       rest.Interface
 }
 
 // NewCoreClient makes a CoreClient.
@@ -104,6 +107,7 @@ func NewCoreClient(config *rest.Config) (*CoreClient, error) {
 		&c.core:           corev1.SchemeGroupVersion,
 		&c.discovery:      discoveryv1.SchemeGroupVersion,
 		&c.events:         eventsv1.SchemeGroupVersion,
+		&c.networking:     networkingv1.SchemeGroupVersion,
 		&c.authentication: authenticationv1.SchemeGroupVersion,
 		&c.authorization:  authorizationv1.SchemeGroupVersion,
 	} {
@@ -143,6 +147,11 @@ func (c *CoreClient) EndpointSlices(namespace string) Kind[*discoveryv1.Endpoint
 // Events are Events, of group events.k8s.io.
 func (c *CoreClient) Events(namespace string) Kind[*eventsv1.Event, *eventsv1.EventList] {
 	return kind[eventsv1.Event, eventsv1.EventList](c.events, "events", namespace)
+}
+
+// ServiceCIDRs are the networks of cluster IPs.
+func (c *CoreClient) ServiceCIDRs() Kind[*networkingv1.ServiceCIDR, *networkingv1.ServiceCIDRList] {
+	return kind[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList](c.networking, "servicecidrs", "")
 }
 
 // TokenReviews ask whose a token is; none is ever kept, so there are no lists.

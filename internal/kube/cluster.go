@@ -76,7 +76,9 @@ type Cluster struct {
 	sessions *table[map[string]bool]
 	// others are the externalIPs of Services of other types ([Allocating] only).
 	others *table[[]netip.Addr]
-	judged map[string]judged
+	// networks are those of cluster IPs ([Allocating] only).
+	networks *table[lb.ServiceNetwork]
+	judged   map[string]judged
 	// byService are the EndpointSlices of each Service, endpoints their sums.
 	byService map[lb.ServiceKey]map[name]*slice
 	endpoints map[lb.ServiceKey]lb.Endpoints
@@ -96,6 +98,7 @@ type changes struct {
 	left                 map[lb.ServiceKey]string
 	config, pools, nodes bool
 	sessions, external   bool
+	networks             bool
 }
 
 // Changes are the parts of the cluster that changed since they were last asked
@@ -117,6 +120,8 @@ type Changes struct {
 	// External is set when the externalIPs of some Service changed ([Allocating]
 	// only).
 	External bool
+	// Networks is set when those of cluster IPs changed ([Allocating] only).
+	Networks bool
 }
 
 // NewCluster prepares to watch a cluster.
@@ -145,11 +150,12 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	c.communities = register(c, optional, own.Communities(), everything, stripped, specChanged[*v1beta1.Community](c))
 	c.profiles = register(c, optional, own.BFDProfiles(), everything, stripped, specChanged[*v1beta1.BFDProfile](c))
 	c.namespaces, c.sessions, c.secrets = empty(c, c.namespaceChanged), empty(c, c.sessionsChanged), empty(c, c.secretChanged)
-	c.others = empty(c, c.otherServiceChanged)
+	c.others, c.networks = empty(c, c.otherServiceChanged), empty(c, c.networkChanged)
 	if o.Role == Allocating {
 		c.namespaces = register(c, vital, core.Namespaces(), everything, func(n *corev1.Namespace) map[string]string { return n.Labels }, c.namespaceChanged)
 		c.sessions = register(c, optional, own.SpeakerStatuses(), everything, reduceSessions, c.sessionsChanged)
 		c.others = register(c, optional, core.Services(""), otherServices, externalIPs, c.otherServiceChanged)
+		c.networks = register(c, incidental, core.ServiceCIDRs(), everything, reduceNetwork, c.networkChanged)
 	}
 	if o.Namespace != "" {
 		c.secrets = register(c, optional, core.Secrets(o.Namespace), perhapsPasswords, c.reduceSecret, c.secretChanged)
@@ -419,6 +425,7 @@ func (c *Cluster) Changes() Changes {
 		Nodes:     c.changes.nodes,
 		Sessions:  c.changes.sessions,
 		External:  c.changes.external,
+		Networks:  c.changes.networks,
 	}
 	c.changes.reset()
 	return out
@@ -429,7 +436,7 @@ func (c *Cluster) Changes() Changes {
 func (c *Cluster) Everything() Changes {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Sessions: true, External: true}
+	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Sessions: true, External: true, Networks: true}
 	for s := range rows(c.services) {
 		if s.concerns() {
 			out.Services = append(out.Services, s.Key)

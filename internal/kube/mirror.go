@@ -19,13 +19,18 @@ import (
 	"k8s.io/utils/clock"
 )
 
-// A need says whether a kind is waited for when we may not read it; see [reading].
-type need bool
+// A need says whether a kind is waited for when it cannot be read; see [reading].
+type need uint8
 
 // Needs.
 const (
-	optional need = false
-	vital    need = true
+	// optional kinds are waited for until it is clear that they cannot be read.
+	optional need = iota
+	// vital kinds are waited for when we may not read them.
+	vital
+	// incidental kinds are not waited for: nothing is done otherwise without them. Not
+	// every API server that we work with has them.
+	incidental
 )
 
 // A mirrored is one kind of objects and how a table is kept up to date with it.
@@ -49,7 +54,8 @@ func register[T apiObject, L runtime.Object, V any](
 	reduce func(T) V, changed func(was, is *row[V]),
 ) *table[V] {
 	t, k := mirror(&c.mu, c.options.Log, client, only, reduce, changed, c.settle)
-	k.vital = n == vital
+	k.need = n
+	k.read = n == incidental
 	c.kinds = append(c.kinds, k)
 	return t
 }
@@ -129,6 +135,8 @@ func (k *mirrored) met(err error) {
 	case !do.Tell:
 	case refused == readable:
 		k.log.Info("objects can be read again", "kind", k.resource)
+	case refused == missing && k.need == incidental:
+		k.log.Debug("cannot read objects: there is no such kind", "kind", k.resource, "reason", refused.String(), "err", err)
 	case refused == missing:
 		k.log.Warn("cannot read objects: the kind does not exist, so there are none", "kind", k.resource, "reason", refused.String(), "err", err)
 	case read:

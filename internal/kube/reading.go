@@ -45,10 +45,10 @@ func refusalOf(err error) refusal {
 // A kind that does not exist has no objects: it counts as read, and as empty. A
 // kind that we may not read keeps the objects that were read before; when there
 // never were any, everything goes on without, unless the kind is vital, since
-// whoever decides without knowing of pools or Services does harm.
+// whoever decides without knowing of pools or Services does harm. One that is incidental
+// counts as read from the start.
 type reading struct {
-	// vital kinds are waited for when they may not be read.
-	vital bool
+	need need
 	// read is set once all objects are known, or are not waited for.
 	read bool
 	// refusal is what the last attempts met, since the first of them; told is set
@@ -82,7 +82,7 @@ func (r *reading) tried(now time.Time, met refusal) (do readingEffect) {
 	switch {
 	case met == missing:
 		r.read, do.Empty = true, true
-	case !r.vital:
+	case r.need != vital:
 		r.read = true
 	}
 	return do

@@ -31,9 +31,11 @@ func TestAKindThatCannotBeReadIsToldOnceAndHoldsNothingUpThatCanDoWithout(t *tes
 		{"forbidden at start, vital", vital, "0 Forbidden, 5 Forbidden, 10 Forbidden, 11 listed, 11 Readable", "-, - tell, -, read, read tell"},
 		{"forbidden while running keeps what is known", optional, "0 listed, 9 Forbidden, 14 Forbidden", "read, read, read tell"},
 		{"forbidden, then missing", optional, "0 Forbidden, 5 Forbidden, 6 Missing, 10 Missing, 11 Missing", "-, read tell, read, read, read tell empty"},
+		{"missing, and nothing depends on it", incidental, "0 Missing, 5 Missing, 6 listed", "read, read tell empty, read"},
+		{"forbidden, and nothing depends on it", incidental, "0 Forbidden, 5 Forbidden, 6 listed, 6 Readable", "read, read tell, read, read tell"},
 		{"an API server that is away refuses nothing", vital, "0 Missing, 3 Readable, 5 Missing, 8 Missing", "-, -, -, -"},
 	} {
-		r := reading{vital: c.need == vital}
+		r := reading{need: c.need, read: c.need == incidental}
 		var got []string
 		for fact := range strings.SplitSeq(c.facts, ", ") {
 			var second int

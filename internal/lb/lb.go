@@ -291,6 +291,13 @@ type ExternalIP struct {
 	Service ServiceKey
 }
 
+// A ServiceNetwork is one that Services have their cluster IPs from.
+type ServiceNetwork struct {
+	// Name is that of the ServiceCIDR.
+	Name     string
+	Prefixes []netip.Prefix
+}
+
 // LabelExcludeLB is the well-known node label that keeps a node from
 // announcing; its value does not matter.
 const LabelExcludeLB = "node.kubernetes.io/exclude-from-external-load-balancers"

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -109,7 +110,7 @@ var (
 
 func init() {
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, v1beta1.AddToScheme,
+		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, networkingv1.AddToScheme, v1beta1.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}
@@ -123,6 +124,7 @@ var resources = map[string]schema.GroupVersionKind{
 	"secrets":           corev1.SchemeGroupVersion.WithKind("Secret"),
 	"endpointslices":    discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
 	"events":            eventsv1.SchemeGroupVersion.WithKind("Event"),
+	"servicecidrs":      networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"),
 	"ipaddresspools":    v1beta1.SchemeGroupVersion.WithKind("IPAddressPool"),
 	"l2advertisements":  v1beta1.SchemeGroupVersion.WithKind("L2Advertisement"),
 	"bgpadvertisements": v1beta1.SchemeGroupVersion.WithKind("BGPAdvertisement"),
