@@ -51,13 +51,13 @@ func (e AuditEvent) ByServiceAccount(namespace string) bool {
 // An AuditMark is a point in the API server's audit log.
 type AuditMark int64
 
-func (l *Lab) auditLog() string { return filepath.Join(l.LogDir(), "audit.log") }
+func (c *Cluster) auditLog() string { return filepath.Join(c.run.logDir(), "audit.log") }
 
 // AuditNow marks the present end of the audit log. The API server writes an
 // event before it answers, so every request answered by now is before it. A line
 // that is being written comes after it.
-func (l *Lab) AuditNow() (AuditMark, error) {
-	f, err := os.Open(l.auditLog())
+func (c *Cluster) AuditNow() (AuditMark, error) {
+	f, err := os.Open(c.auditLog())
 	if err != nil {
 		return 0, err
 	}
@@ -81,8 +81,8 @@ func (l *Lab) AuditNow() (AuditMark, error) {
 }
 
 // Audit returns the requests after a mark (0 is the start) that keep keeps.
-func (l *Lab) Audit(since AuditMark, keep func(AuditEvent) bool) ([]AuditEvent, error) {
-	f, err := os.Open(l.auditLog())
+func (c *Cluster) Audit(since AuditMark, keep func(AuditEvent) bool) ([]AuditEvent, error) {
+	f, err := os.Open(c.auditLog())
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +112,8 @@ func (l *Lab) Audit(since AuditMark, keep func(AuditEvent) bool) ([]AuditEvent, 
 
 // Writes are the requests after a mark by which ServiceAccounts of a namespace
 // meant to change something other than their leases.
-func (l *Lab) Writes(since AuditMark, namespace string) ([]AuditEvent, error) {
-	return l.Audit(since, func(e AuditEvent) bool {
+func (c *Cluster) Writes(since AuditMark, namespace string) ([]AuditEvent, error) {
+	return c.Audit(since, func(e AuditEvent) bool {
 		return e.Writes() && e.ByServiceAccount(namespace) && e.ObjectRef.Resource != "leases"
 	})
 }

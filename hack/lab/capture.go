@@ -28,19 +28,19 @@ const refusals = "not host 127.0.0.1 and ((icmp[0] == 3 and icmp[17] == 6) or (i
 // A Capture records on some hosts the packets that explain a failed connection,
 // and what becomes of neighbors, links, addresses and routes, in files.
 type Capture struct {
-	lab   *Lab
-	dir   string
-	hosts []string
-	cmds  []*exec.Cmd
-	files []*os.File
+	network *Network
+	dir     string
+	hosts   []string
+	cmds    []*exec.Cmd
+	files   []*os.File
 	// marks are the ports of marks so far.
 	marks int
 }
 
 // Capture starts a capture into a new directory of the run's logs, on all
 // interfaces of the hosts.
-func (l *Lab) Capture(ctx context.Context, name string, hosts ...string) (_ *Capture, err error) {
-	c := &Capture{lab: l, dir: filepath.Join(l.LogDir(), name), hosts: hosts}
+func (o *Observers) Capture(ctx context.Context, name string, hosts ...string) (_ *Capture, err error) {
+	c := &Capture{network: o.network, dir: filepath.Join(o.run.logDir(), name), hosts: hosts}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Stop())
@@ -71,7 +71,7 @@ func (c *Capture) start(ctx context.Context, host, file string, args []string) e
 		return err
 	}
 	c.files = append(c.files, out)
-	cmd := c.lab.Command(ctx, host, args...)
+	cmd := c.network.Command(ctx, host, args...)
 	cmd.Stdout, cmd.Stderr = out, out
 	if err := cmd.Start(); err != nil {
 		return err
@@ -88,12 +88,12 @@ func (c *Capture) recorded(ctx context.Context) error {
 	c.marks++
 	for _, host := range c.hosts {
 		if err := await(ctx, "capture on "+host, func() error {
-			conn, err := c.lab.dialer(host)(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", c.marks))
+			conn, err := c.network.dialer(host)(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", c.marks))
 			if err == nil {
 				conn.Close()
 				return fmt.Errorf("something listens on port %d", c.marks)
 			}
-			out, err := c.lab.Exec(ctx, host, "tcpdump", "-n", "-r", c.packets(host), fmt.Sprintf("src host 127.0.0.1 and dst port %d", c.marks))
+			out, err := c.network.Exec(ctx, host, "tcpdump", "-n", "-r", c.packets(host), fmt.Sprintf("src host 127.0.0.1 and dst port %d", c.marks))
 			if err == nil && out == "" {
 				err = errors.New("its file does not have the mark")
 			}
@@ -139,12 +139,12 @@ func (c *Capture) Explain(ctx context.Context) ([]string, error) {
 			".connections6": {"conntrack", "--dump", "--family", "ipv6"},
 			".neighbors":    {"ip", "-statistics", "neigh", "show", "nud", "all"},
 		} {
-			out, err := c.lab.Exec(ctx, host, args...)
+			out, err := c.network.Exec(ctx, host, args...)
 			if err := errors.Join(err, os.WriteFile(filepath.Join(c.dir, host+file), []byte(out), 0o644)); err != nil {
 				return lines, err
 			}
 		}
-		out, err := c.lab.Exec(ctx, host, "tcpdump", "-n", "-r", c.packets(host), refusals)
+		out, err := c.network.Exec(ctx, host, "tcpdump", "-n", "-r", c.packets(host), refusals)
 		if err != nil {
 			return lines, err
 		}

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509/pkix"
 	"errors"
@@ -10,19 +9,29 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
+
+// A Cluster is etcd, the API server and the controllers, and how one speaks to
+// them: credentials, kubectl, and the log of what was asked.
+type Cluster struct {
+	run       *run
+	network   *Network
+	processes *Processes
+	// ca signs the run's certificates; nil in a process that did not bring it up.
+	ca *authority
+}
 
 const (
 	serviceCIDRv4 = "10.96.0.0/16"
@@ -54,69 +63,76 @@ var identities = map[string]pkix.Name{
 const apiserverClient = "apiserver-kubelet-client"
 
 // identities are those of this run, with its kubelets.
-func (l *Lab) identities() map[string]pkix.Name {
+func (c *Cluster) identities() map[string]pkix.Name {
 	all := maps.Clone(identities)
-	if l.state.Options.Containers {
+	if c.run.options.Containers {
 		all[apiserverClient] = pkix.Name{CommonName: apiserverClient, Organization: []string{"system:masters"}}
-		for _, node := range l.Nodes() {
+		for _, node := range c.network.Nodes() {
 			all["kubelet-"+node] = pkix.Name{CommonName: "system:node:" + node, Organization: []string{"system:nodes"}}
 		}
 	}
 	return all
 }
 
-// controlPlaneAddress is where etcd and the API server listen. A run without
+// address is where etcd and the API server listen. A run without
 // namespaces takes a loopback address that its name decides.
-func (l *Lab) controlPlaneAddress() netip.Addr {
-	if !l.state.Options.ControlPlaneOnly {
+func (c *Cluster) address() netip.Addr {
+	if !c.run.options.ControlPlaneOnly {
 		return addressesOf(ControlPlane).v4
 	}
-	n, err := strconv.ParseUint(strings.TrimPrefix(l.Name, "bf"), 16, 16)
+	n, err := strconv.ParseUint(strings.TrimPrefix(c.run.name, "bf"), 16, 16)
 	if err != nil {
-		panic(fmt.Sprintf("run name %q", l.Name)) // create made it
+		panic(fmt.Sprintf("run name %q", c.run.name)) // create made it
 	}
 	return netip.AddrFrom4([4]byte{127, 77, byte(n >> 8), byte(n)})
 }
 
 // Server is the URL of the API server, as every host reaches it.
-func (l *Lab) Server() string {
-	return "https://" + net.JoinHostPort(l.controlPlaneAddress().String(), apiPort)
+func (c *Cluster) Server() string {
+	return "https://" + net.JoinHostPort(c.address().String(), apiPort)
 }
 
-func (l *Lab) controlPlaneHost() string {
-	if l.state.Options.ControlPlaneOnly {
+// host is where they run; empty for a run without namespaces.
+func (c *Cluster) host() string {
+	if c.run.options.ControlPlaneOnly {
 		return ""
 	}
 	return ControlPlane
 }
 
-func (l *Lab) pki(file string) string { return filepath.Join(l.Dir, pkiDir, file) }
+// pki is a file among the run's keys and certificates, or their directory.
+func (c *Cluster) pki(file ...string) string {
+	return filepath.Join(append([]string{c.run.dir, "pki"}, file...)...)
+}
 
 // writeCredentials makes the run's authority, certificates and kubeconfigs.
-func (l *Lab) writeCredentials() error {
-	ca, err := newAuthority(l.Name)
+func (c *Cluster) writeCredentials() error {
+	ca, err := newAuthority(c.run.name)
 	if err != nil {
 		return fmt.Errorf("certificate authority: %w", err)
 	}
-	l.ca = ca
-	if err := os.WriteFile(l.pki("ca.crt"), ca.pem, 0o644); err != nil {
+	c.ca = ca
+	if err := os.Mkdir(c.pki(), 0o755); err != nil {
 		return err
 	}
-	if err := writeSigningKey(filepath.Join(l.Dir, pkiDir)); err != nil {
+	if err := os.WriteFile(c.pki("ca.crt"), ca.pem, 0o644); err != nil {
+		return err
+	}
+	if err := writeSigningKey(c.pki()); err != nil {
 		return fmt.Errorf("token signing key: %w", err)
 	}
-	if err := l.ReplaceServingCertificate(); err != nil {
+	if err := c.ReplaceServingCertificate(); err != nil {
 		return err
 	}
-	for name, subject := range l.identities() {
+	for name, subject := range c.identities() {
 		cert, key, err := ca.issue(subject, nil)
 		if err != nil {
 			return err
 		}
-		if err := writeCert(filepath.Join(l.Dir, pkiDir), name, cert, key); err != nil {
+		if err := writeCert(c.pki(), name, cert, key); err != nil {
 			return err
 		}
-		if err := l.writeKubeconfig(name, &clientcmdapi.AuthInfo{ClientCertificate: l.pki(name + ".crt"), ClientKey: l.pki(name + ".key")}); err != nil {
+		if err := c.writeKubeconfig(name, &clientcmdapi.AuthInfo{ClientCertificate: c.pki(name + ".crt"), ClientKey: c.pki(name + ".key")}); err != nil {
 			return err
 		}
 	}
@@ -125,91 +141,150 @@ func (l *Lab) writeCredentials() error {
 
 // ReplaceServingCertificate writes another certificate for the API server, which
 // takes it up by itself. Only the process that brought the run up can.
-func (l *Lab) ReplaceServingCertificate() error {
-	if l.ca == nil {
+func (c *Cluster) ReplaceServingCertificate() error {
+	if c.ca == nil {
 		return errors.New("replace the serving certificate: another process has the authority")
 	}
 	serving := []netip.Addr{
-		l.controlPlaneAddress(), netip.MustParseAddr("127.0.0.1"),
+		c.address(), netip.MustParseAddr("127.0.0.1"),
 		netip.MustParsePrefix(serviceCIDRv4).Addr().Next(), netip.MustParsePrefix(serviceCIDRv6).Addr().Next(),
 	}
-	cert, key, err := l.ca.issue(pkix.Name{CommonName: "kube-apiserver"}, serving, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
+	cert, key, err := c.ca.issue(pkix.Name{CommonName: "kube-apiserver"}, serving, "localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 	if err != nil {
 		return err
 	}
-	return writeCert(filepath.Join(l.Dir, pkiDir), "apiserver", cert, key)
+	return writeCert(c.pki(), "apiserver", cert, key)
 }
 
-func (l *Lab) writeKubeconfig(name string, who *clientcmdapi.AuthInfo) error {
+func (c *Cluster) writeKubeconfig(name string, who *clientcmdapi.AuthInfo) error {
 	cfg := clientcmdapi.NewConfig()
-	cfg.Clusters[l.Name] = &clientcmdapi.Cluster{Server: l.Server(), CertificateAuthority: l.pki("ca.crt")}
+	cfg.Clusters[c.run.name] = &clientcmdapi.Cluster{Server: c.Server(), CertificateAuthority: c.pki("ca.crt")}
 	cfg.AuthInfos[name] = who
-	cfg.Contexts[l.Name] = &clientcmdapi.Context{Cluster: l.Name, AuthInfo: name}
-	cfg.CurrentContext = l.Name
+	cfg.Contexts[c.run.name] = &clientcmdapi.Context{Cluster: c.run.name, AuthInfo: name}
+	cfg.CurrentContext = c.run.name
 	// At once: a process that was just started may be reading the one before.
-	path := l.kubeconfig(name)
+	path := c.kubeconfig(name)
 	if err := clientcmd.WriteToFile(*cfg, path+".new"); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
 }
 
-func (l *Lab) kubeconfig(name string) string {
-	return filepath.Join(l.Dir, pkiDir, logName(name)[:len(logName(name))-len(".log")]+".kubeconfig")
+func (c *Cluster) kubeconfig(name string) string {
+	return c.pki(fileName(name) + ".kubeconfig")
 }
 
 // AdminKubeconfig is the path of a kubeconfig that may do everything. It works
 // where the API server's address does: in the run's hosts.
-func (l *Lab) AdminKubeconfig() string { return l.kubeconfig(admin) }
+func (c *Cluster) AdminKubeconfig() string { return c.kubeconfig(admin) }
 
-// startControlPlane starts etcd and the API server and waits until it is ready.
-func (l *Lab) startControlPlane(ctx context.Context) error {
-	if err := l.writeCredentials(); err != nil {
+// start starts etcd and the API server and waits until it is ready.
+func (c *Cluster) start(ctx context.Context) error {
+	if err := c.writeCredentials(); err != nil {
 		return err
 	}
 	var (
-		host   = l.controlPlaneHost()
-		ip     = l.controlPlaneAddress().String()
+		host   = c.host()
+		ip     = c.address().String()
 		client = "http://" + net.JoinHostPort(ip, "2379")
 		peer   = "http://" + net.JoinHostPort(ip, "2380")
-		policy = filepath.Join(l.Dir, dataDir, "audit-policy.yaml")
+		policy = c.run.data("audit-policy.yaml")
 	)
 	if err := os.WriteFile(policy, []byte(auditPolicy), 0o644); err != nil {
 		return err
 	}
-	l.say("starting etcd and kube-apiserver")
-	etcd, err := l.spawn("etcd", host, l.state.Programs["etcd"],
-		"--name=lab", "--data-dir="+filepath.Join(l.Dir, dataDir, "etcd"), "--unsafe-no-fsync",
+	c.run.say("starting etcd and kube-apiserver")
+	etcd, err := c.processes.spawn("etcd", host, c.run.programs["etcd"],
+		"--name=lab", "--data-dir="+c.run.data("etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls="+client, "--advertise-client-urls="+client,
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=lab="+peer,
 		"--log-level=warn")
 	if err != nil {
 		return err
 	}
-	apiserver, err := l.spawn("kube-apiserver", host, append([]string{
-		l.state.Programs["kube-apiserver"],
+	apiserver, err := c.processes.spawn("kube-apiserver", host, append([]string{
+		c.run.programs["kube-apiserver"],
 		"--etcd-servers=" + client,
 		"--bind-address=" + ip, "--advertise-address=" + ip, "--secure-port=" + apiPort,
-		"--tls-cert-file=" + l.pki("apiserver.crt"), "--tls-private-key-file=" + l.pki("apiserver.key"), "--client-ca-file=" + l.pki("ca.crt"),
+		"--tls-cert-file=" + c.pki("apiserver.crt"), "--tls-private-key-file=" + c.pki("apiserver.key"), "--client-ca-file=" + c.pki("ca.crt"),
 		"--service-account-issuer=https://kubernetes.default.svc",
-		"--service-account-key-file=" + l.pki("sa.pub"), "--service-account-signing-key-file=" + l.pki("sa.key"),
+		"--service-account-key-file=" + c.pki("sa.pub"), "--service-account-signing-key-file=" + c.pki("sa.key"),
 		"--authorization-mode=Node,RBAC",
 		"--service-cluster-ip-range=" + serviceCIDRv4 + "," + serviceCIDRv6,
 		"--allow-privileged=true",
-		"--audit-policy-file=" + policy, "--audit-log-path=" + l.auditLog(), "--audit-log-maxsize=1000",
+		"--audit-policy-file=" + policy, "--audit-log-path=" + c.auditLog(), "--audit-log-maxsize=1000",
 		"--profiling=false", "--shutdown-delay-duration=0s",
-	}, l.nodeFlags()...)...)
+	}, c.nodeFlags()...)...)
 	if err != nil {
 		return err
 	}
-	return l.awaitAPI(ctx, etcd, apiserver)
+	return c.awaitAPI(ctx, etcd, apiserver)
+}
+
+// controllers are the parts of the controller manager that run. None of them
+// judges the health of nodes: a node of the lab is Ready for as long as the
+// test leaves it so, and its endpoints change when the test says so.
+var controllers = []string{
+	"clusterrole-aggregation-controller",
+	"deployment-controller",
+	"endpointslice-controller",
+	"garbage-collector-controller",
+	"namespace-controller",
+	"replicaset-controller",
+	"serviceaccount-controller",
+}
+
+// startControllers starts the controller manager and the scheduler.
+func (c *Cluster) startControllers() error {
+	manager := []string{"--use-service-account-credentials=true"}
+	if c.run.options.Containers {
+		manager = append(manager,
+			"--controllers=*",
+			"--root-ca-file="+c.pki("ca.crt"),
+			// A dead node is noticed sooner, for the tests' sake.
+			"--node-monitor-grace-period=10s", "--node-monitor-period=1s")
+	} else {
+		manager = append(manager, "--controllers="+strings.Join(controllers, ","))
+	}
+	for _, program := range []struct {
+		name  string
+		flags []string
+	}{{"kube-controller-manager", manager}, {"kube-scheduler", nil}} {
+		args := append([]string{
+			c.run.programs[program.name],
+			"--kubeconfig=" + c.kubeconfig(program.name),
+			"--authentication-skip-lookup=true",
+			"--leader-elect=false",
+			"--kube-api-qps=200", "--kube-api-burst=400",
+		}, program.flags...)
+		if _, err := c.processes.spawn(program.name, ControlPlane, args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitControllers returns when what the controllers make, and a Pod's creation
+// needs, is there.
+func (c *Cluster) awaitControllers(ctx context.Context) error {
+	cs, err := kubernetes.NewForConfig(c.AdminConfig())
+	if err != nil {
+		return err
+	}
+	return await(ctx, "wait for the service account controller", func() error {
+		_, err := cs.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return err
+		}
+		return c.processes.firstDead(err)
+	})
 }
 
 // awaitAPI waits until the API server is ready, as long as what it is made of runs.
-func (l *Lab) awaitAPI(ctx context.Context, parts ...*Process) error {
+func (c *Cluster) awaitAPI(ctx context.Context, parts ...*Process) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("a minute has passed"))
 	defer cancel()
-	cs, err := kubernetes.NewForConfig(l.AdminConfig())
+	cs, err := kubernetes.NewForConfig(c.AdminConfig())
 	if err != nil {
 		return err
 	}
@@ -232,11 +307,11 @@ func (l *Lab) awaitAPI(ctx context.Context, parts ...*Process) error {
 }
 
 // nodeFlags are what the API server is told of the kind of nodes.
-func (l *Lab) nodeFlags() []string {
-	if l.state.Options.Containers {
+func (c *Cluster) nodeFlags() []string {
+	if c.run.options.Containers {
 		return []string{
 			"--enable-admission-plugins=NodeRestriction",
-			"--kubelet-client-certificate=" + l.pki(apiserverClient+".crt"), "--kubelet-client-key=" + l.pki(apiserverClient+".key"),
+			"--kubelet-client-certificate=" + c.pki(apiserverClient+".crt"), "--kubelet-client-key=" + c.pki(apiserverClient+".key"),
 			"--kubelet-preferred-address-types=InternalIP",
 		}
 	}
@@ -262,44 +337,44 @@ func failingChecks(body []byte) string {
 
 // AdminConfig is a client configuration of the admin for this process: it
 // dials inside the run's namespaces, and its rate is not limited.
-func (l *Lab) AdminConfig() *rest.Config {
+func (c *Cluster) AdminConfig() *rest.Config {
 	cfg := &rest.Config{
-		Host:            l.Server(),
-		TLSClientConfig: rest.TLSClientConfig{CAFile: l.pki("ca.crt"), CertFile: l.pki(admin + ".crt"), KeyFile: l.pki(admin + ".key")},
+		Host:            c.Server(),
+		TLSClientConfig: rest.TLSClientConfig{CAFile: c.pki("ca.crt"), CertFile: c.pki(admin + ".crt"), KeyFile: c.pki(admin + ".key")},
 		QPS:             -1,
 	}
-	if host := l.controlPlaneHost(); host != "" {
-		cfg.Dial = l.dialer(host)
+	if host := c.host(); host != "" {
+		cfg.Dial = c.network.dialer(host)
 	}
 	return cfg
 }
 
 // ConfigFor is a client configuration of a ServiceAccount for this process,
 // with a token of its own. The account must exist.
-func (l *Lab) ConfigFor(ctx context.Context, namespace, serviceAccount string) (*rest.Config, error) {
-	token, err := l.token(ctx, namespace, serviceAccount)
+func (c *Cluster) ConfigFor(ctx context.Context, namespace, serviceAccount string) (*rest.Config, error) {
+	token, err := c.token(ctx, namespace, serviceAccount)
 	if err != nil {
 		return nil, err
 	}
-	cfg := l.AdminConfig()
-	cfg.TLSClientConfig = rest.TLSClientConfig{CAFile: l.pki("ca.crt")}
+	cfg := c.AdminConfig()
+	cfg.TLSClientConfig = rest.TLSClientConfig{CAFile: c.pki("ca.crt")}
 	cfg.BearerToken = token
 	return cfg, nil
 }
 
 // KubeconfigFor writes a kubeconfig of a ServiceAccount for a process in the
 // run's hosts and returns its path. The account must exist.
-func (l *Lab) KubeconfigFor(ctx context.Context, namespace, serviceAccount string) (string, error) {
-	token, err := l.token(ctx, namespace, serviceAccount)
+func (c *Cluster) KubeconfigFor(ctx context.Context, namespace, serviceAccount string) (string, error) {
+	token, err := c.token(ctx, namespace, serviceAccount)
 	if err != nil {
 		return "", err
 	}
 	name := namespace + "/" + serviceAccount
-	return l.kubeconfig(name), l.writeKubeconfig(name, &clientcmdapi.AuthInfo{Token: token})
+	return c.kubeconfig(name), c.writeKubeconfig(name, &clientcmdapi.AuthInfo{Token: token})
 }
 
-func (l *Lab) token(ctx context.Context, namespace, serviceAccount string) (string, error) {
-	cs, err := kubernetes.NewForConfig(l.AdminConfig())
+func (c *Cluster) token(ctx context.Context, namespace, serviceAccount string) (string, error) {
+	cs, err := kubernetes.NewForConfig(c.AdminConfig())
 	if err != nil {
 		return "", err
 	}
@@ -310,51 +385,4 @@ func (l *Lab) token(ctx context.Context, namespace, serviceAccount string) (stri
 		return "", fmt.Errorf("token for %s/%s: %w", namespace, serviceAccount, err)
 	}
 	return tr.Status.Token, nil
-}
-
-// Kubectl runs kubectl as the admin and returns what it prints. Its complaint
-// is in the error.
-func (l *Lab) Kubectl(ctx context.Context, args ...string) (string, error) {
-	return l.KubectlInput(ctx, "", args...)
-}
-
-// Apply applies YAML as the admin.
-func (l *Lab) Apply(ctx context.Context, yaml string) error {
-	_, err := l.KubectlInput(ctx, yaml, "apply", "-f", "-")
-	return err
-}
-
-// KubectlInput is Kubectl with something on its standard input.
-func (l *Lab) KubectlInput(ctx context.Context, stdin string, args ...string) (string, error) {
-	return output(l.KubectlCommand(ctx, args...), stdin, "kubectl", args)
-}
-
-// Exec runs a program in a host's namespace and returns its standard output.
-// What it wrote to standard error is in the error.
-func (l *Lab) Exec(ctx context.Context, host string, args ...string) (string, error) {
-	return l.run(ctx, host, "", args...)
-}
-
-func (l *Lab) run(ctx context.Context, host, stdin string, args ...string) (string, error) {
-	return output(l.Command(ctx, host, args...), stdin, filepath.Base(args[0]), args[1:])
-}
-
-// output runs a prepared program, of which what and args tell in an error.
-func output(cmd *exec.Cmd, stdin, what string, args []string) (string, error) {
-	var out, complaint bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &complaint
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("%s %s: %w: %s", what, strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
-	}
-	return out.String(), nil
-}
-
-// Command prepares a program that runs in a host's namespace.
-func (l *Lab) Command(ctx context.Context, host string, args ...string) *exec.Cmd {
-	if ns := l.netnsPath(host); ns != "" {
-		args = append([]string{"nsenter", "--net=" + ns, "--"}, args...)
-	}
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.WaitDelay = time.Second // a grandchild must not hold us by our pipe
-	return cmd
 }

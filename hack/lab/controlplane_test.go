@@ -9,14 +9,14 @@ import (
 
 func TestControlPlaneAloneServesTheAPI(t *testing.T) {
 	l := lab.Start(t, lab.Options{ControlPlaneOnly: true})
-	out, err := l.Kubectl(t.Context(), "create", "service", "loadbalancer", "web", "--tcp=80")
+	out, err := l.Cluster.Kubectl(t.Context(), "create", "service", "loadbalancer", "web", "--tcp=80")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(out, "service/web created") {
 		t.Errorf("kubectl printed %q", out)
 	}
-	writes, err := l.Audit(0, func(e lab.AuditEvent) bool { return e.Writes() && e.ObjectRef.Name == "web" })
+	writes, err := l.Cluster.Audit(0, func(e lab.AuditEvent) bool { return e.Writes() && e.ObjectRef.Name == "web" })
 	if err != nil {
 		t.Fatal(err)
 	}

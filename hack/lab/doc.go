@@ -10,6 +10,28 @@
 //	l.StartSpeaker("node1")
 //	l.CutLink("node1")
 //
+// # Parts
+//
+// A [Lab] puts parts together. Each owns its part of the run and is given, when it is
+// made, the parts that it needs; they are above it in this list. What two parts need
+// of each other is a part above both.
+//
+//	run        the name, the directory, the options, state.json    run.go, state.go
+//	Network    hosts, addresses, cables, what goes wrong between   network.go, netns.go, faults.go
+//	           them; programs and sockets on a host
+//	Processes  what was started, and its restart                   processes.go, process.go
+//	Cluster    etcd, API server, controllers; credentials,         controlplane.go, pki.go, etcd.go,
+//	           kubectl, the audit log                              kubectl.go, audit.go
+//	Machines   the nodes: power, kubelets, Pods                    machines.go, machine.go, kubelet.go
+//	Product    the controller, the speakers, what they need        product.go
+//	           installed
+//	Routers    FRR and BIRD on the router                          routers.go, frr.go, bird.go
+//	Observers  what hosts see: probe, watch, requests, capture     probe.go, watch.go, request.go, capture.go
+//
+// The parts are one package: they share what a host is (its namespace, its
+// addresses), which nobody else needs to know, and packages of their own would have
+// to export that. A test of this package holds their order.
+//
 // [Options.ControlPlaneOnly] gives etcd and the API server alone, on a loopback
 // address of its own; that needs no root.
 //

@@ -20,8 +20,8 @@ import (
 // answers came to count questions.
 func arping(t *testing.T, l *lab.Lab, from, to string, count int) int {
 	t.Helper()
-	v4, _ := l.Addresses(to)
-	out, err := l.Exec(t.Context(), from, "arping", "-b", "-c", strconv.Itoa(count), "-w", "1", "-I", lab.NIC, v4.String())
+	v4, _ := l.Network.Addresses(to)
+	out, err := l.Network.Exec(t.Context(), from, "arping", "-b", "-c", strconv.Itoa(count), "-w", "1", "-I", lab.NIC, v4.String())
 	m := regexp.MustCompile(`Received (\d+) response`).FindStringSubmatch(out)
 	if m == nil {
 		t.Fatalf("arping printed %q: %v", out, err)
@@ -46,7 +46,7 @@ func reaches(t *testing.T, l *lab.Lab, from, to string, want bool) {
 
 func carrier(t *testing.T, l *lab.Lab, host string) bool {
 	t.Helper()
-	out, err := l.Exec(t.Context(), host, "ip", "-brief", "link", "show", lab.NIC)
+	out, err := l.Network.Exec(t.Context(), host, "ip", "-brief", "link", "show", lab.NIC)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +56,7 @@ func carrier(t *testing.T, l *lab.Lab, host string) bool {
 // carrierChanges is how often the kernel saw a host's carrier come or go.
 func carrierChanges(t *testing.T, l *lab.Lab, host string) int {
 	t.Helper()
-	out, err := l.Exec(t.Context(), host, "ip", "-json", "-stats", "-stats", "link", "show", lab.NIC)
+	out, err := l.Network.Exec(t.Context(), host, "ip", "-json", "-stats", "-stats", "link", "show", lab.NIC)
 	must(t, err)
 	var links []struct {
 		Stats64 struct {
@@ -79,14 +79,14 @@ func must(t *testing.T, err error) {
 func TestACutLinkLosesCarrierAndTraffic(t *testing.T) {
 	l := shared.Get(t)
 	reaches(t, l, lab.Client, "node1", true)
-	must(t, l.CutLink(t.Context(), "node1"))
-	t.Cleanup(func() { must(t, l.HealLink(context.Background(), "node1")) })
+	must(t, l.Network.CutLink(t.Context(), "node1"))
+	t.Cleanup(func() { must(t, l.Network.HealLink(context.Background(), "node1")) })
 	if carrier(t, l, "node1") {
 		t.Error("node1 has carrier on a cut link")
 	}
 	reaches(t, l, lab.Client, "node1", false)
 	reaches(t, l, lab.Client, "node2", true)
-	must(t, l.HealLink(t.Context(), "node1"))
+	must(t, l.Network.HealLink(t.Context(), "node1"))
 	reaches(t, l, lab.Client, "node1", true)
 	if !carrier(t, l, "node1") {
 		t.Error("node1 has no carrier after healing")
@@ -95,8 +95,8 @@ func TestACutLinkLosesCarrierAndTraffic(t *testing.T) {
 
 func TestAPartitionSeparatesItsGroupsOnly(t *testing.T) {
 	l := shared.Get(t)
-	must(t, l.Partition(t.Context(), []string{"node1", lab.Client}, []string{"node2"}))
-	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
+	must(t, l.Network.Partition(t.Context(), []string{"node1", lab.Client}, []string{"node2"}))
+	t.Cleanup(func() { must(t, l.Network.HealNetwork(context.Background())) })
 	reaches(t, l, "node1", lab.Client, true)
 	reaches(t, l, "node1", "node2", false)
 	reaches(t, l, "node2", "node1", false)
@@ -105,17 +105,17 @@ func TestAPartitionSeparatesItsGroupsOnly(t *testing.T) {
 	if !carrier(t, l, "node2") {
 		t.Error("a partition behind the switch took node2's carrier")
 	}
-	must(t, l.HealNetwork(t.Context()))
+	must(t, l.Network.HealNetwork(t.Context()))
 	reaches(t, l, "node1", "node2", true)
 }
 
 func TestABlockIsOneWay(t *testing.T) {
 	l := shared.Get(t)
-	must(t, l.Block(t.Context(), []string{"node1"}, []string{lab.Client}))
-	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
+	must(t, l.Network.Block(t.Context(), []string{"node1"}, []string{lab.Client}))
+	t.Cleanup(func() { must(t, l.Network.HealNetwork(context.Background())) })
 	// Questions still arrive: tcpdump on node1 sees what the client asks,
 	// although the client hears no answer.
-	dump := l.Command(t.Context(), "node1", "tcpdump", "-c", "1", "-nl", "-i", lab.NIC, "arp and src 198.51.100.3")
+	dump := l.Network.Command(t.Context(), "node1", "tcpdump", "-c", "1", "-nl", "-i", lab.NIC, "arp and src 198.51.100.3")
 	out := new(strings.Builder)
 	dump.Stdout = out
 	must(t, dump.Start())
@@ -148,12 +148,12 @@ func TestABlockIsOneWay(t *testing.T) {
 
 func TestLossTakesItsShare(t *testing.T) {
 	l := shared.Get(t)
-	must(t, l.Lose(t.Context(), []string{"node1"}, []string{lab.Client}, 0.5))
-	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
-	v4, _ := l.Addresses(lab.Client)
+	must(t, l.Network.Lose(t.Context(), []string{"node1"}, []string{lab.Client}, 0.5))
+	t.Cleanup(func() { must(t, l.Network.HealNetwork(context.Background())) })
+	v4, _ := l.Network.Addresses(lab.Client)
 	before := udpNoPorts(t, l, lab.Client)
 	const sent = 200
-	_, err := l.Exec(t.Context(), "node1", "bash", "-c", fmt.Sprintf("for i in $(seq %d); do echo >/dev/udp/%s/9; done", sent, v4))
+	_, err := l.Network.Exec(t.Context(), "node1", "bash", "-c", fmt.Sprintf("for i in $(seq %d); do echo >/dev/udp/%s/9; done", sent, v4))
 	must(t, err)
 	// 200 draws of one half: beyond 50 and 150 less than once in 10^11 times.
 	eventually(t, 5*time.Second, func() error {
@@ -168,7 +168,7 @@ func TestLossTakesItsShare(t *testing.T) {
 // kernel has counted.
 func udpNoPorts(t *testing.T, l *lab.Lab, host string) int {
 	t.Helper()
-	out, err := l.Exec(t.Context(), host, "grep", "^Udp: [0-9]", "/proc/net/snmp")
+	out, err := l.Network.Exec(t.Context(), host, "grep", "^Udp: [0-9]", "/proc/net/snmp")
 	must(t, err)
 	var datagrams, noPorts int
 	if _, err := fmt.Sscanf(out, "Udp: %d %d", &datagrams, &noPorts); err != nil {
@@ -180,10 +180,10 @@ func udpNoPorts(t *testing.T, l *lab.Lab, host string) int {
 func TestAFaultThatMakesNoSenseIsRefused(t *testing.T) {
 	l := shared.Get(t)
 	for what, err := range map[string]error{
-		"unknown host":  l.Block(t.Context(), []string{"node9"}, []string{"node1"}),
-		"nobody":        l.Block(t.Context(), nil, []string{"node1"}),
-		"share above 1": l.Lose(t.Context(), []string{"node1"}, []string{"node2"}, 5),
-		"no such host":  l.CutLink(t.Context(), "node9"),
+		"unknown host":  l.Network.Block(t.Context(), []string{"node9"}, []string{"node1"}),
+		"nobody":        l.Network.Block(t.Context(), nil, []string{"node1"}),
+		"share above 1": l.Network.Lose(t.Context(), []string{"node1"}, []string{"node2"}, 5),
+		"no such host":  l.Network.CutLink(t.Context(), "node9"),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", what)
@@ -193,22 +193,22 @@ func TestAFaultThatMakesNoSenseIsRefused(t *testing.T) {
 
 func TestAChangedMACIsSeenAndKnown(t *testing.T) {
 	l := shared.Get(t)
-	v4, v6 := l.Addresses("node2")
-	before, err := l.Resolve(t.Context(), v4)
+	v4, v6 := l.Network.Addresses("node2")
+	before, err := l.Observers.Resolve(t.Context(), v4)
 	must(t, err)
 	if len(before) != 1 {
 		t.Fatalf("%v answer for node2", before)
 	}
 	mac := net.HardwareAddr{0x02, 0xbe, 0x1f, 0, 1, 0x02}
-	must(t, l.ChangeMAC(t.Context(), "node2", mac))
-	t.Cleanup(func() { must(t, l.ChangeMAC(context.Background(), "node2", before[0])) })
+	must(t, l.Network.ChangeMAC(t.Context(), "node2", mac))
+	t.Cleanup(func() { must(t, l.Network.ChangeMAC(context.Background(), "node2", before[0])) })
 	for _, address := range []netip.Addr{v4, v6} {
-		after, err := l.Resolve(t.Context(), address)
+		after, err := l.Observers.Resolve(t.Context(), address)
 		must(t, err)
 		if len(after) != 1 || !slices.Equal(after[0], mac) {
 			t.Errorf("%v answers for %s, want %s", after, address, mac)
 		}
-		hosts, err := l.Resolvers(t.Context(), address)
+		hosts, err := l.Observers.Resolvers(t.Context(), address)
 		must(t, err)
 		if !slices.Equal(hosts, []string{"node2"}) {
 			t.Errorf("%s is known as %v, want node2", mac, hosts)
@@ -221,7 +221,7 @@ func TestAFlapEndsWithAddressesAndRoutesRestored(t *testing.T) {
 	facts := func() string {
 		var all []string
 		for _, args := range [][]string{{"-4", "route"}, {"-6", "route"}, {"-brief", "address", "show", lab.NIC}} {
-			out, err := l.Exec(t.Context(), "node3", append([]string{"ip"}, args...)...)
+			out, err := l.Network.Exec(t.Context(), "node3", append([]string{"ip"}, args...)...)
 			must(t, err)
 			lines := strings.Split(strings.TrimSpace(out), "\n")
 			slices.Sort(lines)
@@ -230,7 +230,7 @@ func TestAFlapEndsWithAddressesAndRoutesRestored(t *testing.T) {
 		return strings.Join(all, "\n")
 	}
 	before, changes := facts(), carrierChanges(t, l, "node3")
-	must(t, l.Flap(t.Context(), "node3", 200*time.Millisecond))
+	must(t, l.Network.Flap(t.Context(), "node3", 200*time.Millisecond))
 	eventually(t, 5*time.Second, func() error {
 		if after := facts(); after != before {
 			return fmt.Errorf("before:\n%s\nafter:\n%s", before, after)
@@ -248,35 +248,35 @@ func TestAPausedAPIServerAnswersNothingAndGoesOn(t *testing.T) {
 	ask := func(limit time.Duration) error {
 		ctx, cancel := context.WithTimeout(t.Context(), limit)
 		defer cancel()
-		_, err := l.Exec(ctx, lab.Client, "curl", "--silent", "--insecure", "--max-time", "10", l.Server()+"/readyz")
+		_, err := l.Network.Exec(ctx, lab.Client, "curl", "--silent", "--insecure", "--max-time", "10", l.Cluster.Server()+"/readyz")
 		return err
 	}
 	must(t, ask(10*time.Second))
-	must(t, l.PauseAPI())
-	t.Cleanup(func() { must(t, l.ResumeAPI()) })
+	must(t, l.Cluster.PauseAPI())
+	t.Cleanup(func() { must(t, l.Cluster.ResumeAPI()) })
 	if err := ask(500 * time.Millisecond); err == nil {
 		t.Error("a paused API server answered")
 	}
-	must(t, l.ResumeAPI())
+	must(t, l.Cluster.ResumeAPI())
 	must(t, ask(10*time.Second))
 }
 
 func TestAPoweredOffNodeRunsNothingUntilItIsPoweredOn(t *testing.T) {
 	l := shared.Get(t)
-	proxy, err := l.Process("kube-proxy/node1")
+	proxy, err := l.Processes.Process("kube-proxy/node1")
 	must(t, err)
 	old := proxy.PID()
-	t.Cleanup(func() { must(t, l.PowerOn(context.Background(), "node1")) })
-	must(t, l.PowerOff(t.Context(), "node1"))
+	t.Cleanup(func() { must(t, l.Machines.PowerOn(context.Background(), "node1")) })
+	must(t, l.Machines.PowerOff(t.Context(), "node1"))
 	if proxy.Alive() {
 		t.Error("kube-proxy runs on a node without power")
 	}
-	out, err := l.Exec(t.Context(), "", "ps", "-o", "stat=", "-p", strconv.Itoa(old))
+	out, err := l.Network.Exec(t.Context(), "", "ps", "-o", "stat=", "-p", strconv.Itoa(old))
 	if err == nil && !strings.HasPrefix(strings.TrimSpace(out), "Z") {
 		t.Errorf("ps still shows kube-proxy: %q", out)
 	}
 	reaches(t, l, lab.Client, "node1", false)
-	must(t, l.PowerOn(t.Context(), "node1"))
+	must(t, l.Machines.PowerOn(t.Context(), "node1"))
 	reaches(t, l, lab.Client, "node1", true)
 	if !proxy.Alive() || proxy.PID() == old {
 		t.Errorf("kube-proxy after power on: running %t, pid %d, before %d", proxy.Alive(), proxy.PID(), old)
@@ -285,10 +285,10 @@ func TestAPoweredOffNodeRunsNothingUntilItIsPoweredOn(t *testing.T) {
 
 func TestAPausedProcessStaysAndResumes(t *testing.T) {
 	l := shared.Get(t)
-	proxy, err := l.Process("kube-proxy/node2")
+	proxy, err := l.Processes.Process("kube-proxy/node2")
 	must(t, err)
 	state := func() string {
-		out, err := l.Exec(t.Context(), "", "ps", "-o", "stat=", "-p", strconv.Itoa(proxy.PID()))
+		out, err := l.Network.Exec(t.Context(), "", "ps", "-o", "stat=", "-p", strconv.Itoa(proxy.PID()))
 		must(t, err)
 		return strings.TrimSpace(out)
 	}
@@ -317,10 +317,10 @@ func TestAPausedProcessStaysAndResumes(t *testing.T) {
 // it is told to, or after net.netfilter.nf_conntrack_tcp_timeout_syn_sent.
 func TestAPortIsSentToADeadBackendUntilTheNodeForgets(t *testing.T) {
 	l := shared.Get(t)
-	must(t, l.Deploy(t.Context(), "default", "reached", 3))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "deployment", "reached") })
-	v4, v6 := l.Addresses("node1")
-	out, err := l.Kubectl(t.Context(), "get", "pods", "--selector=app=reached", "--field-selector=spec.nodeName=node1", "--output=jsonpath={.items[0].status.podIPs[*].ip}")
+	must(t, l.Machines.Deploy(t.Context(), "default", "reached", 3))
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "deployment", "reached") })
+	v4, v6 := l.Network.Addresses("node1")
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "pods", "--selector=app=reached", "--field-selector=spec.nodeName=node1", "--output=jsonpath={.items[0].status.podIPs[*].ip}")
 	must(t, err)
 	living := strings.Fields(out)
 	for _, c := range []struct {
@@ -333,7 +333,7 @@ func TestAPortIsSentToADeadBackendUntilTheNodeForgets(t *testing.T) {
 		t.Run(c.family, func(t *testing.T) {
 			on := func(host string, args ...string) string {
 				t.Helper()
-				out, err := l.Exec(context.WithoutCancel(t.Context()), host, args...)
+				out, err := l.Network.Exec(context.WithoutCancel(t.Context()), host, args...)
 				must(t, err)
 				return out
 			}
@@ -346,7 +346,7 @@ func TestAPortIsSentToADeadBackendUntilTheNodeForgets(t *testing.T) {
 			}
 			t.Cleanup(func() { on("node1", "nft", "delete table "+c.table) })
 			curl := func(port int) error {
-				_, err := l.Exec(t.Context(), lab.Client, "curl", "--silent", "--show-error", "--max-time", "8", "--local-port", strconv.Itoa(port), lab.URL(netip.MustParseAddr(c.address), 80))
+				_, err := l.Network.Exec(t.Context(), lab.Client, "curl", "--silent", "--show-error", "--max-time", "8", "--local-port", strconv.Itoa(port), lab.URL(netip.MustParseAddr(c.address), 80))
 				return err
 			}
 			refused := func(port int, why string) {
@@ -364,11 +364,11 @@ func TestAPortIsSentToADeadBackendUntilTheNodeForgets(t *testing.T) {
 				t.Fatalf("a port that was not used before: %v", err)
 			}
 			refused(used, "the port from which the dead backend was asked")
-			must(t, l.ForgetConnections(t.Context(), netip.MustParseAddr(c.dead)))
+			must(t, l.Machines.ForgetConnections(t.Context(), netip.MustParseAddr(c.dead)))
 			if err := curl(used); err != nil {
 				t.Fatalf("that port, when the node was told to forget: %v", err)
 			}
-			must(t, l.ForgetConnections(t.Context(), netip.MustParseAddr(c.dead))) // nothing is left to forget
+			must(t, l.Machines.ForgetConnections(t.Context(), netip.MustParseAddr(c.dead))) // nothing is left to forget
 
 			const setting = "net.netfilter.nf_conntrack_tcp_timeout_syn_sent"
 			before := strings.TrimSpace(on("node1", "sysctl", "-n", setting))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,8 +26,8 @@ func UnableFRR() error {
 // StartFRR starts FRR on the router: zebra, bgpd with a configuration, and bfdd.
 // What bgpd learns enters the router's kernel, which spreads connections over
 // next hops that are equally good.
-func (l *Lab) StartFRR(ctx context.Context, bgpd string) error {
-	dir := l.frrDir()
+func (r *Routers) StartFRR(ctx context.Context, bgpd string) error {
+	dir := r.frrDir()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -36,7 +35,7 @@ func (l *Lab) StartFRR(ctx context.Context, bgpd string) error {
 	if out, err := exec.CommandContext(ctx, "chown", "frr:frr", dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("chown %s: %w: %s", dir, err, out)
 	}
-	if err := l.spreadByPorts(); err != nil {
+	if err := r.spreadByPorts(); err != nil {
 		return err
 	}
 	for _, d := range []struct{ name, conf string }{{"zebra", ""}, {"bfdd", ""}, {"bgpd", bgpd}} {
@@ -51,7 +50,7 @@ func (l *Lab) StartFRR(ctx context.Context, bgpd string) error {
 		if d.name == "bfdd" {
 			args = append(args, "--bfdctl", filepath.Join(dir, "bfdd.sock"))
 		}
-		if _, err := l.spawn("frr/"+d.name, Router, args...); err != nil {
+		if _, err := r.processes.spawn("frr/"+d.name, Router, args...); err != nil {
 			return err
 		}
 		limit, cancel := context.WithTimeout(ctx, 20*time.Second)
@@ -61,26 +60,26 @@ func (l *Lab) StartFRR(ctx context.Context, bgpd string) error {
 		})
 		cancel()
 		if err != nil {
-			return l.firstDead(err)
+			return r.processes.firstDead(err)
 		}
 	}
 	return nil
 }
 
-func (l *Lab) frrDir() string { return filepath.Join(l.Dir, dataDir, "frr") }
+func (r *Routers) frrDir() string { return r.run.data("frr") }
 
 // Vtysh enters commands into FRR and returns what it prints.
-func (l *Lab) Vtysh(ctx context.Context, commands ...string) (string, error) {
-	args := []string{"vtysh", "--vty_socket", l.frrDir()}
+func (r *Routers) Vtysh(ctx context.Context, commands ...string) (string, error) {
+	args := []string{"vtysh", "--vty_socket", r.frrDir()}
 	for _, c := range commands {
 		args = append(args, "-c", c)
 	}
-	return l.Exec(ctx, "", args...)
+	return r.network.Exec(ctx, "", args...)
 }
 
 // VtyshJSON decodes what a show command prints as JSON.
-func (l *Lab) VtyshJSON(ctx context.Context, command string, into any) error {
-	out, err := l.Vtysh(ctx, command+" json")
+func (r *Routers) VtyshJSON(ctx context.Context, command string, into any) error {
+	out, err := r.Vtysh(ctx, command+" json")
 	if err != nil {
 		return err
 	}
@@ -88,15 +87,4 @@ func (l *Lab) VtyshJSON(ctx context.Context, command string, into any) error {
 		return fmt.Errorf("%s: %w: %s", command, err, out)
 	}
 	return nil
-}
-
-// Listen listens on a host, at a literal address and port.
-func (l *Lab) Listen(ctx context.Context, host, network, address string) (listener net.Listener, err error) {
-	err = l.inside(host, func() error {
-		var lc net.ListenConfig
-		lc.SetMultipathTCP(false)
-		listener, err = lc.Listen(ctx, network, address)
-		return err
-	})
-	return listener, err
 }

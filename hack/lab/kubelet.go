@@ -40,12 +40,12 @@ const resync = 2 * time.Second
 // a node gets addresses of that node's range and an HTTP server in the
 // namespace of that node's pods, and is Ready at once. It returns when ctx
 // ends.
-func (l *Lab) RunKubelet(ctx context.Context, log *slog.Logger) error {
-	cs, err := kubernetes.NewForConfig(l.AdminConfig())
+func (m *Machines) RunKubelet(ctx context.Context, log *slog.Logger) error {
+	cs, err := kubernetes.NewForConfig(m.cluster.AdminConfig())
 	if err != nil {
 		return err
 	}
-	k := &kubelet{lab: l, cs: cs, log: log, pods: map[types.UID]*pod{}}
+	k := &kubelet{network: m.network, cs: cs, log: log, pods: map[types.UID]*pod{}}
 	factory := informers.NewSharedInformerFactory(cs, resync)
 	informer := factory.Core().V1().Pods().Informer()
 	sync := func(obj any) {
@@ -75,10 +75,10 @@ func (l *Lab) RunKubelet(ctx context.Context, log *slog.Logger) error {
 }
 
 type kubelet struct {
-	lab  *Lab
-	cs   kubernetes.Interface
-	log  *slog.Logger
-	wait sync.WaitGroup
+	network *Network
+	cs      kubernetes.Interface
+	log     *slog.Logger
+	wait    sync.WaitGroup
 
 	mu   sync.Mutex
 	pods map[types.UID]*pod
@@ -139,14 +139,14 @@ func (k *kubelet) ensure(p *corev1.Pod) (*pod, error) {
 // serve gives a Pod its addresses and starts its servers.
 func (k *kubelet) serve(p *corev1.Pod, running *pod) error {
 	host := podHost(running.node)
-	if err := ipBatch(context.Background(), k.lab.Netns(host), addressLines("replace", running.ips, "nodad")); err != nil {
+	if err := ipBatch(context.Background(), k.network.Netns(host), addressLines("replace", running.ips, "nodad")); err != nil {
 		return err
 	}
 	handler := answer(p)
 	for _, ip := range running.ips {
 		for _, port := range ports(p) {
 			var ln net.Listener
-			if err := k.lab.inside(host, func() (err error) {
+			if err := k.network.inside(host, func() (err error) {
 				ln, err = net.Listen("tcp", net.JoinHostPort(ip.String(), port))
 				return err
 			}); err != nil {
@@ -268,7 +268,7 @@ func (k *kubelet) end(running *pod) {
 			_ = srv.Close()
 		}
 	}
-	if err := ipBatch(context.Background(), k.lab.Netns(podHost(running.node)), addressLines("delete", running.ips)); err != nil {
+	if err := ipBatch(context.Background(), k.network.Netns(podHost(running.node)), addressLines("delete", running.ips)); err != nil {
 		k.log.Error("cannot remove addresses", "node", running.node, "err", err)
 	}
 }

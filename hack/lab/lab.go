@@ -2,8 +2,6 @@ package lab
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,10 +9,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // Options say what a run consists of.
@@ -37,7 +36,7 @@ type Options struct {
 	Progress io.Writer `json:"-"`
 }
 
-// A Lab is a run that is up.
+// A Lab is a run that is up. What one can do with it is in its parts.
 type Lab struct {
 	// Name is the run's name and the prefix of its namespaces: bf and four hex
 	// digits.
@@ -45,15 +44,42 @@ type Lab struct {
 	// Dir is the run's directory.
 	Dir string
 
-	progress io.Writer
-	mu       sync.Mutex // guards state, and state.json
-	state    state
-	// ca signs the run's certificates; nil in a process that did not bring it up.
-	ca *authority
+	*Network
+	*Processes
+	*Cluster
+	*Machines
+	*Product
+	*Routers
+	*Observers
+
+	run *run
 	// release ends the handling of signals.
 	release func()
 	// ending serializes what takes the run down: its owner, and an interrupt.
 	ending sync.Mutex
+}
+
+// compose makes a run's parts. Each gets those that it needs; none needs one that
+// is made after it.
+func compose(r *run) *Lab {
+	var (
+		network   = &Network{run: r}
+		processes = newProcesses(r)
+		cluster   = &Cluster{run: r, network: network, processes: processes}
+		tree      = &tree{run: r}
+	)
+	return &Lab{
+		Name: r.name, Dir: r.dir,
+		Network:   network,
+		Processes: processes,
+		Cluster:   cluster,
+		Machines:  &Machines{run: r, network: network, processes: processes, cluster: cluster, tree: tree},
+		Product:   &Product{run: r, processes: processes, cluster: cluster, tree: tree},
+		Routers:   &Routers{run: r, network: network, processes: processes},
+		Observers: &Observers{run: r, network: network},
+		run:       r,
+		release:   func() {},
+	}
 }
 
 // Up brings a run up, and takes down whatever it had begun when it fails or
@@ -86,10 +112,11 @@ func Up(ctx context.Context, opts Options) (_ *Lab, err error) {
 	} else if len(dead) > 0 {
 		fmt.Fprintf(opts.Progress, "removed what dead runs left behind: %v\n", dead)
 	}
-	l, err := create(opts, programs)
+	r, err := create(opts, programs)
 	if err != nil {
 		return nil, err
 	}
+	l := compose(r)
 	begun := time.Now()
 	ctx, stop := context.WithCancelCause(ctx)
 	settled := make(chan struct{})
@@ -104,73 +131,21 @@ func Up(ctx context.Context, opts Options) (_ *Lab, err error) {
 		}
 	}()
 	if opts.ControlPlaneOnly {
-		err = l.startControlPlane(ctx)
+		err = l.Cluster.start(ctx)
 	} else {
 		err = l.bringUp(ctx)
 	}
 	if err != nil {
 		return nil, err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.state.Ready = true
-	if err := l.save(); err != nil {
+	if err := r.change(func(st *state) error {
+		st.Ready = true
+		return nil
+	}); err != nil {
 		return nil, err
 	}
-	l.say("lab %s is up after %s", l.Name, time.Since(begun).Round(100*time.Millisecond))
+	r.say("lab %s is up after %s", l.Name, time.Since(begun).Round(100*time.Millisecond))
 	return l, nil
-}
-
-// create makes the run's directory, which reserves its name.
-func create(opts Options, programs Programs) (*Lab, error) {
-	if err := os.MkdirAll(StateDir(), 0o755); err != nil {
-		return nil, err
-	}
-	var owner pid
-	if !opts.Keep {
-		var err error
-		if owner, err = self(); err != nil {
-			return nil, err
-		}
-	}
-	for {
-		var b [2]byte
-		if _, err := rand.Read(b[:]); err != nil {
-			return nil, err
-		}
-		name := "bf" + hex.EncodeToString(b[:])
-		dir := filepath.Join(StateDir(), name)
-		err := os.Mkdir(dir, 0o755)
-		if errors.Is(err, fs.ErrExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		l := &Lab{Name: name, Dir: dir, progress: opts.Progress, release: func() {}}
-		l.state = state{Name: name, Options: opts, Owner: owner, Programs: programs}
-		for _, sub := range []string{logDir, pkiDir, dataDir} {
-			if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
-				return nil, err
-			}
-		}
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l, l.save()
-	}
-}
-
-const (
-	logDir  = "logs"
-	pkiDir  = "pki"
-	dataDir = "data"
-)
-
-// LogDir holds one log per process, and the API server's audit log.
-func (l *Lab) LogDir() string { return filepath.Join(l.Dir, logDir) }
-
-func (l *Lab) say(format string, args ...any) {
-	fmt.Fprintf(l.progress, format+"\n", args...)
 }
 
 // handleInterrupts takes the run down on SIGINT and SIGTERM, and then lets the
@@ -188,9 +163,8 @@ func (l *Lab) handleInterrupts(stop context.CancelCauseFunc, settled <-chan stru
 		case sig := <-c:
 			stop(fmt.Errorf("interrupted by signal %s", sig))
 			<-settled
-			l.mu.Lock()
-			stays := l.state.Options.Keep && l.state.Ready
-			l.mu.Unlock()
+			stays := false
+			l.run.look(func(st state) { stays = st.Options.Keep && st.Ready })
 			if !stays {
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 				defer cancel()
@@ -204,120 +178,22 @@ func (l *Lab) handleInterrupts(stop context.CancelCauseFunc, settled <-chan stru
 	}()
 }
 
-// spawn starts a program in a host's namespace and remembers it. Its log is
-// named after it.
-func (l *Lab) spawn(name, host string, args ...string) (*Process, error) {
-	return l.add(&Process{Name: name, Host: host, Args: args})
-}
-
-// spawnMachine starts the first process of a node.
-func (l *Lab) spawnMachine(name, host string, args ...string) (*Process, error) {
-	return l.add(&Process{Name: name, Host: host, Args: args, Machine: true})
-}
-
-func (l *Lab) add(p *Process) (*Process, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if i := slices.IndexFunc(l.state.Procs, func(other *Process) bool { return other.Name == p.Name }); i >= 0 {
-		if l.state.Procs[i].Alive() {
-			return nil, fmt.Errorf("%s runs already", p.Name)
-		}
-		l.state.Procs = slices.Delete(l.state.Procs, i, i+1)
-	}
-	p.Log = filepath.Join(l.LogDir(), logName(p.Name))
-	p.netns = l.netnsPath(p.Host)
-	p.attend = !l.state.Options.Keep
-	if err := p.start(); err != nil {
-		return nil, err
-	}
-	l.state.Procs = append(l.state.Procs, p)
-	return p, l.save()
-}
-
-func logName(process string) string {
-	b := []byte(process)
-	for i, c := range b {
-		if c == '/' {
-			b[i] = '-'
-		}
-	}
-	return string(b) + ".log"
-}
-
-// Process returns the process of that name.
-func (l *Lab) Process(name string) (*Process, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var names []string
-	for _, p := range l.state.Procs {
-		if p.Name == name {
-			return p, nil
-		}
-		names = append(names, p.Name)
-	}
-	return nil, fmt.Errorf("no process %q; there are %v", name, names)
-}
-
-// Processes returns all that were started, in that order.
-func (l *Lab) Processes() []*Process {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.state.Procs)
-}
-
-// Restart starts a process again with the same command line; if it still
-// runs it is terminated first (SIGTERM).
-func (l *Lab) Restart(ctx context.Context, name string) error {
-	p, err := l.Process(name)
-	if err != nil {
-		return err
-	}
-	if p.Alive() {
-		if err := p.Terminate(ctx); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			return err
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.state.Options.Keep {
-		p.attend = false
-	}
-	if err := p.start(); err != nil {
-		return err
-	}
-	return l.save()
-}
-
 // Down ends every process and removes every namespace and file of the run but
 // its logs.
 func (l *Lab) Down(ctx context.Context) error {
-	if l.release != nil {
-		l.release()
-	}
+	l.release()
 	return l.down(ctx)
 }
 
 func (l *Lab) down(ctx context.Context) error {
 	l.ending.Lock()
 	defer l.ending.Unlock()
-	var errs []error
-	procs := l.Processes()
-	slices.Reverse(procs)
-	for _, p := range procs {
-		if err := p.id().signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			errs = append(errs, fmt.Errorf("kill %s: %w", p.Name, err))
-		}
+	errs := []error{l.Processes.end(ctx)}
+	if !l.run.options.ControlPlaneOnly {
+		errs = append(errs, l.Network.remove(ctx))
 	}
-	for _, p := range procs {
-		if err := p.Wait(ctx); err != nil {
-			errs = append(errs, err)
-		}
-	}
-	if !l.state.Options.ControlPlaneOnly {
-		errs = append(errs, l.removeNamespaces(ctx))
-	}
-	if l.state.Options.Containers {
-		errs = append(errs, l.removeCgroups(ctx))
+	if l.run.options.Containers {
+		errs = append(errs, l.Machines.removeCgroups(ctx))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // the state stays, so that it can be tried again
@@ -327,7 +203,7 @@ func (l *Lab) down(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
-		if e.Name() != logDir {
+		if e.Name() != logs {
 			errs = append(errs, os.RemoveAll(filepath.Join(l.Dir, e.Name())))
 		}
 	}
@@ -336,3 +212,47 @@ func (l *Lab) down(ctx context.Context) error {
 
 // RemoveLogs removes what Down leaves.
 func (l *Lab) RemoveLogs() error { return os.RemoveAll(l.Dir) }
+
+// Heal ends every fault of the network and lets stopped processes go on. What
+// was killed stays dead.
+func (l *Lab) Heal(ctx context.Context) error {
+	return errors.Join(l.Network.heal(ctx), l.Processes.resume())
+}
+
+// bringUp makes the hosts, the cluster and its nodes.
+func (l *Lab) bringUp(ctx context.Context) error {
+	// What runs Pods is of this tree; it links while the API server starts.
+	var g errgroup.Group
+	g.Go(func() error { return l.Machines.build(ctx) })
+	if err := l.Network.build(ctx); err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	if err := l.Cluster.start(ctx); err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	if err := l.Machines.register(ctx); err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	l.run.say("starting kube-controller-manager, kube-scheduler, and kube-proxy on each node")
+	if err := l.Cluster.startControllers(); err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	if err := l.Machines.startKubeProxies(); err != nil {
+		return errors.Join(err, g.Wait())
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := l.Machines.start(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("a minute has passed"))
+	defer cancel()
+	if err := l.Cluster.awaitControllers(ctx); err != nil {
+		return err
+	}
+	return l.Machines.await(ctx)
+}
+
+// LogDir holds one log per process, and the API server's audit log.
+func (l *Lab) LogDir() string { return l.run.logDir() }

@@ -74,11 +74,11 @@ func TestRunsStandSideBySideAndLeaveNothing(t *testing.T) {
 		t.Fatal("nothing remains of a run that is up: the check sees nothing")
 	}
 	for _, l := range []*lab.Lab{first, second} {
-		out, err := l.Kubectl(t.Context(), "get", "nodes", "--output=name")
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "nodes", "--output=name")
 		if err != nil {
 			t.Error(err)
 		}
-		if got, want := len(strings.Fields(out)), len(l.Nodes()); got != want {
+		if got, want := len(strings.Fields(out)), len(l.Network.Nodes()); got != want {
 			t.Errorf("lab %s has the nodes %q, want %d", l.Name, out, want)
 		}
 	}
@@ -91,7 +91,7 @@ func TestRunsStandSideBySideAndLeaveNothing(t *testing.T) {
 	if err := second.RemoveLogs(); err != nil {
 		t.Error(err)
 	}
-	if _, err := first.Kubectl(t.Context(), "get", "nodes"); err != nil {
+	if _, err := first.Cluster.Kubectl(t.Context(), "get", "nodes"); err != nil {
 		t.Errorf("the end of one run ended the other: %v", err)
 	}
 }
@@ -198,7 +198,7 @@ func isRemovedByTheNext(t *testing.T, l *lab.Lab, kind string) {
 	}
 	// Another run may have swept it meanwhile, and may still be at it.
 	eventually(t, 20*time.Second, func() error { return remains(t, name) })
-	if _, err := l.Kubectl(t.Context(), "get", "nodes"); err != nil {
+	if _, err := l.Cluster.Kubectl(t.Context(), "get", "nodes"); err != nil {
 		t.Errorf("the sweep hurt a living run: %v", err)
 	}
 }

@@ -151,21 +151,21 @@ func unableTo(opts Options) error {
 }
 
 // disk is the directory of what a node keeps when its power goes.
-func (l *Lab) disk(node string) string { return filepath.Join(l.Dir, dataDir, "disk-"+node) }
+func (m *Machines) disk(node string) string { return m.run.data("disk-" + node) }
 
 // MachineOn is the name of the process that is all of a node but its kernel
 // and its kube-proxy.
 func MachineOn(node string) string { return "machine/" + node }
 
 // cgroup is the name of a node's control group.
-func (l *Lab) cgroup(node string) string { return l.Name + "-" + node }
+func (m *Machines) cgroup(node string) string { return m.run.name + "-" + node }
 
-// buildMachines builds what nodes are made of, with the lab's own images.
-func (l *Lab) buildMachines(ctx context.Context) error {
-	if _, err := l.buildOwn(ctx, "node"); err != nil {
+// buildKubelets builds what nodes are made of, with the lab's own images.
+func (m *Machines) buildKubelets(ctx context.Context) error {
+	if _, err := m.tree.build(ctx, "node"); err != nil {
 		return err
 	}
-	return BuildImages(ctx, filepath.Join(l.Dir, dataDir), labTag, "pause", "web")
+	return BuildImages(ctx, m.run.data(), labTag, "pause", "web")
 }
 
 // BuildImages builds images of this tree for this machine, and writes each as
@@ -184,39 +184,39 @@ func BuildImages(ctx context.Context, dir, tag string, names ...string) error {
 	return nil
 }
 
-// startMachines starts all nodes.
-func (l *Lab) startMachines(ctx context.Context) error {
-	init, err := l.buildOwn(ctx, "node")
+// startKubelets starts all nodes.
+func (m *Machines) startKubelets(ctx context.Context) error {
+	init, err := m.tree.build(ctx, "node")
 	if err != nil {
 		return err
 	}
-	images := slices.Clone(l.state.Options.Images)
+	images := slices.Clone(m.run.options.Images)
 	for _, name := range []string{"pause", "web"} {
-		images = append(images, filepath.Join(l.Dir, dataDir, name+".tar"))
+		images = append(images, m.run.data(name+".tar"))
 	}
 	// In place of runc; it becomes runc (hack/lab/cmd/node).
 	if err := os.Symlink(init, filepath.Join(filepath.Dir(init), "runc")); err != nil {
 		return err
 	}
-	for _, node := range l.Nodes() {
-		if err := l.startMachine(node, init, images); err != nil {
+	for _, node := range m.network.Nodes() {
+		if err := m.startKubelet(node, init, images); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *Lab) startMachine(node, init string, images []string) error {
+func (m *Machines) startKubelet(node, init string, images []string) error {
 	plugins, err := cniDir()
 	if err != nil {
 		return err
 	}
-	disk, name := l.disk(node), "kubelet-"+node
+	disk, name := m.disk(node), "kubelet-"+node
 	v4, v6 := podPrefixes(node)
 	files := map[string]string{
 		"containerd.toml":     fmt.Sprintf(containerdConfig, pauseImage, plugins, filepath.Join(disk, "cni"), filepath.Join(filepath.Dir(init), "runc")),
 		"cni/10-lab.conflist": fmt.Sprintf(cniConfig, podNIC, v4, v6),
-		"kubelet.yaml":        fmt.Sprintf(kubeletConfig, containerdSocket, l.pki("ca.crt"), l.cgroup(node)),
+		"kubelet.yaml":        fmt.Sprintf(kubeletConfig, containerdSocket, m.cluster.pki("ca.crt"), m.cgroup(node)),
 	}
 	for file, text := range files {
 		file = filepath.Join(disk, file)
@@ -227,16 +227,16 @@ func (l *Lab) startMachine(node, init string, images []string) error {
 			return err
 		}
 	}
-	if err := makeCgroup(l.cgroup(node)); err != nil {
+	if err := makeCgroup(m.cgroup(node)); err != nil {
 		return err
 	}
 	a := addressesOf(node)
-	m, err := json.MarshalIndent(machine{
+	told, err := json.MarshalIndent(machine{
 		Disk:       disk,
 		Socket:     containerdSocket,
 		Containerd: []string{"containerd", "--config=" + filepath.Join(disk, "containerd.toml"), "--log-level=warn"},
 		Kubelet: []string{
-			l.state.Programs["kubelet"], "--config=" + filepath.Join(disk, "kubelet.yaml"), "--kubeconfig=" + l.kubeconfig(name),
+			m.run.programs["kubelet"], "--config=" + filepath.Join(disk, "kubelet.yaml"), "--kubeconfig=" + m.cluster.kubeconfig(name),
 			"--hostname-override=" + node, fmt.Sprintf("--node-ip=%s,%s", a.v4, a.v6),
 		},
 		Images: images,
@@ -245,32 +245,32 @@ func (l *Lab) startMachine(node, init string, images []string) error {
 		return err
 	}
 	file := filepath.Join(disk, "machine.json")
-	if err := os.WriteFile(file, m, 0o644); err != nil {
+	if err := os.WriteFile(file, told, 0o644); err != nil {
 		return err
 	}
-	_, err = l.spawnMachine(MachineOn(node), node, init, file)
+	_, err = m.processes.spawnMachine(MachineOn(node), node, init, file)
 	return err
 }
 
 // awaitNodes returns when every node's kubelet has registered it and says that
 // it is Ready.
-func (l *Lab) awaitNodes(ctx context.Context) error {
-	cs, err := kubernetes.NewForConfig(l.AdminConfig())
+func (m *Machines) awaitNodes(ctx context.Context) error {
+	cs, err := kubernetes.NewForConfig(m.cluster.AdminConfig())
 	if err != nil {
 		return err
 	}
-	for _, name := range l.Nodes() {
+	for _, name := range m.network.Nodes() {
 		if err := await(ctx, "wait for node "+name+" to be Ready", func() error {
 			node, err := cs.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 			if err != nil {
-				return l.firstDead(err)
+				return m.processes.firstDead(err)
 			}
 			for _, c := range node.Status.Conditions {
 				if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
 					return nil
 				}
 			}
-			return l.firstDead(fmt.Errorf("its conditions are %v", node.Status.Conditions))
+			return m.processes.firstDead(fmt.Errorf("its conditions are %v", node.Status.Conditions))
 		}); err != nil {
 			return err
 		}
@@ -334,11 +334,11 @@ func makeCgroup(name string) error {
 
 // removeCgroups removes the run's groups and all below them. Their processes
 // have ended; the kernel may need a moment to see it.
-func (l *Lab) removeCgroups(ctx context.Context) error {
+func (m *Machines) removeCgroups(ctx context.Context) error {
 	return await(ctx, "remove control groups", func() error {
 		var errs []error
 		for _, mount := range cgroupMounts() {
-			tops, err := filepath.Glob(filepath.Join(mount, l.Name+"-*"))
+			tops, err := filepath.Glob(filepath.Join(mount, m.run.name+"-*"))
 			errs = append(errs, err)
 			for _, top := range tops {
 				var dirs []string

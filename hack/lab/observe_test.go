@@ -22,7 +22,7 @@ func hold(t *testing.T, l *lab.Lab, host string, address netip.Addr) {
 	if address.Is6() {
 		args = append(args, "nodad")
 	}
-	_, err := l.Exec(t.Context(), host, args...)
+	_, err := l.Network.Exec(t.Context(), host, args...)
 	must(t, err)
 	t.Cleanup(func() { release(t, l, host, address) })
 }
@@ -30,7 +30,7 @@ func hold(t *testing.T, l *lab.Lab, host string, address netip.Addr) {
 func release(t *testing.T, l *lab.Lab, host string, address netip.Addr) {
 	t.Helper()
 	// It may have been released already.
-	_, _ = l.Exec(context.Background(), host, "ip", "address", "delete", fmt.Sprintf("%s/%d", address, address.BitLen()), "dev", lab.NIC)
+	_, _ = l.Network.Exec(context.Background(), host, "ip", "address", "delete", fmt.Sprintf("%s/%d", address, address.BitLen()), "dev", lab.NIC)
 }
 
 var families = map[string]netip.Addr{
@@ -42,7 +42,7 @@ func TestTheProberTellsWhoAnsweredWhen(t *testing.T) {
 	l := shared.Get(t)
 	for family, address := range families {
 		t.Run(family, func(t *testing.T) {
-			prober, err := l.Probe(address, 5*time.Millisecond)
+			prober, err := l.Observers.Probe(address, 5*time.Millisecond)
 			must(t, err)
 			by := func(host string) {
 				t.Helper()
@@ -65,7 +65,7 @@ func TestTheProberTellsWhoAnsweredWhen(t *testing.T) {
 			release(t, l, "node1", address)
 			alone := time.Now()
 			by("node2")
-			macs, err := l.Resolvers(t.Context(), address)
+			macs, err := l.Observers.Resolvers(t.Context(), address)
 			must(t, err)
 			if !slices.Equal(macs, []string{"node2"}) {
 				t.Errorf("the independent tool sees %v, want node2", macs)
@@ -98,10 +98,10 @@ func TestTheWatcherSeesEveryClaimAndWhose(t *testing.T) {
 	for family, address := range families {
 		t.Run(family, func(t *testing.T) {
 			hold(t, l, "node3", address)
-			onClient, err := l.Watch(lab.Client)
+			onClient, err := l.Observers.Watch(lab.Client)
 			must(t, err)
 			defer onClient.Close()
-			onSwitch, err := l.Watch(lab.Switch)
+			onSwitch, err := l.Observers.Watch(lab.Switch)
 			must(t, err)
 			defer onSwitch.Close()
 			// Asked by another host than the client, the answer is for that host
@@ -109,9 +109,9 @@ func TestTheWatcherSeesEveryClaimAndWhose(t *testing.T) {
 			answer := lab.SolicitedNA
 			if address.Is4() {
 				answer = lab.ARPReply
-				_, err = l.Exec(t.Context(), lab.Router, "arping", "-c", "1", "-w", "2", "-I", lab.NIC, address.String())
+				_, err = l.Network.Exec(t.Context(), lab.Router, "arping", "-c", "1", "-w", "2", "-I", lab.NIC, address.String())
 			} else {
-				_, err = l.Exec(t.Context(), lab.Router, "ndisc6", "-r", "2", address.String(), lab.NIC)
+				_, err = l.Network.Exec(t.Context(), lab.Router, "ndisc6", "-r", "2", address.String(), lab.NIC)
 			}
 			must(t, err)
 			is := func(kind lab.ClaimKind) func(lab.Claim) bool {
@@ -124,7 +124,7 @@ func TestTheWatcherSeesEveryClaimAndWhose(t *testing.T) {
 				return nil
 			})
 			if address.Is4() {
-				_, err = l.Exec(t.Context(), "node3", "arping", "-U", "-c", "1", "-I", lab.NIC, address.String())
+				_, err = l.Network.Exec(t.Context(), "node3", "arping", "-U", "-c", "1", "-I", lab.NIC, address.String())
 				must(t, err)
 				eventually(t, 5*time.Second, func() error {
 					if claims := onClient.Claims(address); !slices.ContainsFunc(claims, is(lab.ARPAnnounce)) {
@@ -133,7 +133,7 @@ func TestTheWatcherSeesEveryClaimAndWhose(t *testing.T) {
 					return nil
 				})
 			}
-			if _, err := l.Resolve(t.Context(), address); err != nil {
+			if _, err := l.Observers.Resolve(t.Context(), address); err != nil {
 				t.Fatal(err)
 			}
 			eventually(t, 5*time.Second, func() error {
@@ -149,24 +149,24 @@ func TestTheWatcherSeesEveryClaimAndWhose(t *testing.T) {
 func TestBackendsServeOnEveryNodeAndTellWhoAsked(t *testing.T) {
 	l := shared.Get(t)
 	ctx := t.Context()
-	must(t, l.Deploy(ctx, "default", "web", 3))
+	must(t, l.Machines.Deploy(ctx, "default", "web", 3))
 	t.Cleanup(func() {
-		_, _ = l.Kubectl(context.Background(), "delete", "service,deployment", "web", "--ignore-not-found")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "service,deployment", "web", "--ignore-not-found")
 	})
-	_, err := l.Kubectl(ctx, "expose", "deployment", "web", "--port=80", "--type=NodePort",
+	_, err := l.Cluster.Kubectl(ctx, "expose", "deployment", "web", "--port=80", "--type=NodePort",
 		`--overrides={"spec":{"ipFamilyPolicy":"RequireDualStack","externalTrafficPolicy":"Local"}}`)
 	must(t, err)
 	var port int
-	out, err := l.Kubectl(ctx, "get", "service", "web", "--output=jsonpath={.spec.ports[0].nodePort}")
+	out, err := l.Cluster.Kubectl(ctx, "get", "service", "web", "--output=jsonpath={.spec.ports[0].nodePort}")
 	must(t, err)
 	_, err = fmt.Sscan(out, &port)
 	must(t, err)
-	clientV4, clientV6 := l.Addresses(lab.Client)
-	for _, node := range l.Nodes() {
-		v4, v6 := l.Addresses(node)
+	clientV4, clientV6 := l.Network.Addresses(lab.Client)
+	for _, node := range l.Network.Nodes() {
+		v4, v6 := l.Network.Addresses(node)
 		for _, to := range []struct{ node, client netip.Addr }{{v4, clientV4}, {v6, clientV6}} {
 			eventually(t, 10*time.Second, func() error {
-				r, err := l.Curl(ctx, to.node, port)
+				r, err := l.Observers.Curl(ctx, to.node, port)
 				if err != nil {
 					return err
 				}
@@ -179,28 +179,28 @@ func TestBackendsServeOnEveryNodeAndTellWhoAsked(t *testing.T) {
 	}
 
 	t.Run("an unready Pod is no endpoint", func(t *testing.T) {
-		pod, err := l.Kubectl(ctx, "get", "pods", "--selector=app=web", "--field-selector=spec.nodeName=node1", "--output=name")
+		pod, err := l.Cluster.Kubectl(ctx, "get", "pods", "--selector=app=web", "--field-selector=spec.nodeName=node1", "--output=name")
 		must(t, err)
-		_, err = l.Kubectl(ctx, "annotate", strings.TrimSpace(pod), lab.AnnotationReady+"=false")
+		_, err = l.Cluster.Kubectl(ctx, "annotate", strings.TrimSpace(pod), lab.AnnotationReady+"=false")
 		must(t, err)
-		node1, _ := l.Addresses("node1")
+		node1, _ := l.Network.Addresses("node1")
 		eventually(t, 10*time.Second, func() error {
-			if r, err := l.Curl(ctx, node1, port); err == nil {
+			if r, err := l.Observers.Curl(ctx, node1, port); err == nil {
 				return fmt.Errorf("node1 still answers: %+v", r)
 			}
 			return nil
 		})
-		_, err = l.Kubectl(ctx, "annotate", strings.TrimSpace(pod), lab.AnnotationReady+"-")
+		_, err = l.Cluster.Kubectl(ctx, "annotate", strings.TrimSpace(pod), lab.AnnotationReady+"-")
 		must(t, err)
 		eventually(t, 10*time.Second, func() error {
-			_, err := l.Curl(ctx, node1, port)
+			_, err := l.Observers.Curl(ctx, node1, port)
 			return err
 		})
 	})
 
 	t.Run("a steady load measures an outage", func(t *testing.T) {
-		node2, _ := l.Addresses("node2")
-		load := l.Load(node2, port, 10*time.Millisecond)
+		node2, _ := l.Network.Addresses("node2")
+		load := l.Observers.Load(node2, port, 10*time.Millisecond)
 		served := func(failures int) func() error {
 			return func() error {
 				r := load.Result()
@@ -211,13 +211,13 @@ func TestBackendsServeOnEveryNodeAndTellWhoAsked(t *testing.T) {
 			}
 		}
 		eventually(t, 5*time.Second, served(0))
-		must(t, l.CutLink(ctx, "node2"))
+		must(t, l.Network.CutLink(ctx, "node2"))
 		cut := time.Now()
 		eventually(t, 5*time.Second, served(10))
-		must(t, l.HealLink(ctx, "node2"))
+		must(t, l.Network.HealLink(ctx, "node2"))
 		lasted := time.Since(cut)
 		eventually(t, 10*time.Second, func() error {
-			_, err := l.Curl(ctx, node2, port)
+			_, err := l.Observers.Curl(ctx, node2, port)
 			return err
 		})
 		r := load.Stop()
@@ -230,13 +230,13 @@ func TestBackendsServeOnEveryNodeAndTellWhoAsked(t *testing.T) {
 	})
 
 	t.Run("a deleted Pod is gone and replaced", func(t *testing.T) {
-		old, err := l.Kubectl(ctx, "get", "pods", "--selector=app=web", "--output=name")
+		old, err := l.Cluster.Kubectl(ctx, "get", "pods", "--selector=app=web", "--output=name")
 		must(t, err)
-		_, err = l.Kubectl(ctx, "delete", "pods", "--selector=app=web", "--wait=true")
+		_, err = l.Cluster.Kubectl(ctx, "delete", "pods", "--selector=app=web", "--wait=true")
 		must(t, err)
-		_, err = l.Kubectl(ctx, "rollout", "status", "deployment/web", "--timeout=30s")
+		_, err = l.Cluster.Kubectl(ctx, "rollout", "status", "deployment/web", "--timeout=30s")
 		must(t, err)
-		replaced, err := l.Kubectl(ctx, "get", "pods", "--selector=app=web", "--output=name")
+		replaced, err := l.Cluster.Kubectl(ctx, "get", "pods", "--selector=app=web", "--output=name")
 		must(t, err)
 		for name := range strings.FieldsSeq(replaced) {
 			if strings.Contains(old, name) {
@@ -250,10 +250,10 @@ func TestBackendsServeOnEveryNodeAndTellWhoAsked(t *testing.T) {
 // its hardware address; and of a port of its own on which nothing listens, at once.
 func TestACaptureTellsWhoRefusedAConnection(t *testing.T) {
 	l := shared.Get(t)
-	capture, err := l.Capture(t.Context(), "capture", lab.Client, "node1")
+	capture, err := l.Observers.Capture(t.Context(), "capture", lab.Client, "node1")
 	must(t, err)
 	t.Cleanup(func() { must(t, capture.Remove()) })
-	v4, v6 := l.Addresses("node1")
+	v4, v6 := l.Network.Addresses("node1")
 	cases := []struct {
 		address string
 		want    error
@@ -269,7 +269,7 @@ func TestACaptureTellsWhoRefusedAConnection(t *testing.T) {
 		asking.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 			defer cancel()
-			if _, err := l.Get(ctx, lab.Client, netip.MustParseAddr(c.address), 9); !errors.Is(err, c.want) {
+			if _, err := l.Observers.Get(ctx, lab.Client, netip.MustParseAddr(c.address), 9); !errors.Is(err, c.want) {
 				t.Errorf("a connection to %s: %v, want %v", c.address, err, c.want)
 			}
 		})

@@ -33,7 +33,7 @@ type Question struct {
 // Each question carries another sender address, so each answer is known to
 // belong to its question and none is counted for another.
 type Prober struct {
-	lab     *Lab
+	network *Network
 	address netip.Addr
 	sock    *rawSocket
 	cancel  context.CancelFunc
@@ -58,13 +58,13 @@ func probeSender(v6 bool, n int) netip.Addr {
 }
 
 // Probe starts asking for an address every interval.
-func (l *Lab) Probe(address netip.Addr, interval time.Duration) (*Prober, error) {
-	sock, err := l.openRaw(Client)
+func (o *Observers) Probe(address netip.Addr, interval time.Duration) (*Prober, error) {
+	sock, err := o.openRaw(Client)
 	if err != nil {
 		return nil, fmt.Errorf("probe %s: %w", address, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &Prober{lab: l, address: address, sock: sock, cancel: cancel}
+	p := &Prober{network: o.network, address: address, sock: sock, cancel: cancel}
 	p.done.Go(func() { _ = sock.receive(p.received) })
 	p.done.Go(func() {
 		tick := time.NewTicker(interval)
@@ -101,7 +101,7 @@ func (p *Prober) received(at time.Time, frame []byte) {
 	for i := len(p.questions) - 1; i >= 0 && i > len(p.questions)-1-probeSenders; i-- {
 		if probeSender(p.address.Is6(), i) == c.To {
 			q := &p.questions[i]
-			q.Answers = append(q.Answers, Answer{At: at, MAC: c.MAC, Host: p.lab.HostOf(c.MAC)})
+			q.Answers = append(q.Answers, Answer{At: at, MAC: c.MAC, Host: p.network.HostOf(c.MAC)})
 			return
 		}
 	}
@@ -322,12 +322,12 @@ var macPattern = regexp.MustCompile(`(?i)\b[0-9a-f]{1,2}(:[0-9a-f]{1,2}){5}\b`)
 // Resolve asks from the client who has an address, by the tools that people
 // use: arping for IPv4, ndisc6 for IPv6. It returns the hardware addresses of
 // all that answered, sorted, without repetition; none is no error.
-func (l *Lab) Resolve(ctx context.Context, address netip.Addr) ([]net.HardwareAddr, error) {
+func (o *Observers) Resolve(ctx context.Context, address netip.Addr) ([]net.HardwareAddr, error) {
 	args := []string{"arping", "-b", "-c", "2", "-w", "3", "-I", NIC, address.String()}
 	if address.Is6() {
 		args = []string{"ndisc6", "-m", "-r", "1", "-w", "1000", address.String(), NIC}
 	}
-	out, err := l.Exec(ctx, Client, args...)
+	out, err := o.network.Exec(ctx, Client, args...)
 	var macs []net.HardwareAddr
 	for _, text := range macPattern.FindAllString(out, -1) {
 		var mac net.HardwareAddr
@@ -356,11 +356,11 @@ func silence(err error, out string) bool {
 }
 
 // Resolvers is Resolve by the hosts' names.
-func (l *Lab) Resolvers(ctx context.Context, address netip.Addr) ([]string, error) {
-	macs, err := l.Resolve(ctx, address)
+func (o *Observers) Resolvers(ctx context.Context, address netip.Addr) ([]string, error) {
+	macs, err := o.Resolve(ctx, address)
 	var hosts []string
 	for _, mac := range macs {
-		hosts = append(hosts, l.HostOf(mac))
+		hosts = append(hosts, o.network.HostOf(mac))
 	}
 	return hosts, err
 }

@@ -52,8 +52,8 @@ func URL(address netip.Addr, port int) string {
 }
 
 // Curl runs curl on the client, once.
-func (l *Lab) Curl(ctx context.Context, address netip.Addr, port int) (Reply, error) {
-	out, err := l.Exec(ctx, Client, "curl", "--silent", "--show-error", "--max-time", "2", URL(address, port))
+func (o *Observers) Curl(ctx context.Context, address netip.Addr, port int) (Reply, error) {
+	out, err := o.network.Exec(ctx, Client, "curl", "--silent", "--show-error", "--max-time", "2", URL(address, port))
 	if err != nil {
 		return Reply{}, err
 	}
@@ -61,8 +61,8 @@ func (l *Lab) Curl(ctx context.Context, address netip.Addr, port int) (Reply, er
 }
 
 // Get makes one HTTP request from a host, over a connection of its own.
-func (l *Lab) Get(ctx context.Context, host string, address netip.Addr, port int) (Reply, error) {
-	tr := &http.Transport{DisableKeepAlives: true, DialContext: l.dialer(host)}
+func (o *Observers) Get(ctx context.Context, host string, address netip.Addr, port int) (Reply, error) {
+	tr := &http.Transport{DisableKeepAlives: true, DialContext: o.network.dialer(host)}
 	defer tr.CloseIdleConnections()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, URL(address, port), nil)
 	if err != nil {
@@ -107,13 +107,13 @@ type Load struct {
 const requestTimeout = 900 * time.Millisecond
 
 // Load starts requests from the client, one every interval.
-func (l *Lab) Load(address netip.Addr, port int, interval time.Duration) *Load {
-	return l.PatientLoad(address, port, interval, requestTimeout)
+func (o *Observers) Load(address netip.Addr, port int, interval time.Duration) *Load {
+	return o.PatientLoad(address, port, interval, requestTimeout)
 }
 
 // PatientLoad is Load with requests that wait for longer, so that they survive
 // the loss of a packet.
-func (l *Lab) PatientLoad(address netip.Addr, port int, interval, patience time.Duration) *Load {
+func (o *Observers) PatientLoad(address netip.Addr, port int, interval, patience time.Duration) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	load := &Load{stop: cancel}
 	load.done.Go(func() {
@@ -125,7 +125,7 @@ func (l *Lab) PatientLoad(address netip.Addr, port int, interval, patience time.
 				// Not ctx: what was begun is finished.
 				limit, cancel := context.WithTimeout(context.Background(), patience)
 				defer cancel()
-				a.Reply, a.Err = l.Get(limit, Client, address, port)
+				a.Reply, a.Err = o.Get(limit, Client, address, port)
 				a.Ended = time.Now()
 				load.mu.Lock()
 				defer load.mu.Unlock()
@@ -196,8 +196,8 @@ func (r LoadResult) String() string {
 
 // Metrics reads the metrics that a process serves on a port of its host's
 // loopback: the value of each series, by its text.
-func (l *Lab) Metrics(ctx context.Context, host string, port int) (map[string]float64, error) {
-	body, err := l.Exec(ctx, host, "curl", "--silent", "--show-error", "--fail", "--max-time", "2", "http://127.0.0.1:"+strconv.Itoa(port)+"/metrics")
+func (o *Observers) Metrics(ctx context.Context, host string, port int) (map[string]float64, error) {
+	body, err := o.network.Exec(ctx, host, "curl", "--silent", "--show-error", "--fail", "--max-time", "2", "http://127.0.0.1:"+strconv.Itoa(port)+"/metrics")
 	if err != nil {
 		return nil, err
 	}

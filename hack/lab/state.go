@@ -90,21 +90,6 @@ func readState(dir string) (state, error) {
 	return st, nil
 }
 
-const stateFile = "state.json"
-
-// save writes the state; l.mu is held.
-func (l *Lab) save() error {
-	b, err := json.MarshalIndent(&l.state, "", "  ")
-	if err != nil {
-		return err
-	}
-	tmp := filepath.Join(l.Dir, stateFile+".tmp")
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, filepath.Join(l.Dir, stateFile))
-}
-
 // Attach returns the run of that name, which another process brought up. An
 // empty name means the only one there is.
 func Attach(name string) (*Lab, error) {
@@ -140,11 +125,7 @@ func Attach(name string) (*Lab, error) {
 }
 
 func attach(dir string, st state) *Lab {
-	l := &Lab{Name: st.Name, Dir: dir, state: st, progress: io.Discard}
-	for _, p := range l.state.Procs {
-		p.netns = l.netnsPath(p.Host)
-	}
-	return l
+	return compose(newRun(dir, st, io.Discard))
 }
 
 // Sweep removes what dead runs left behind, and returns their names.

@@ -62,13 +62,13 @@ func unable(t testing.TB, why error) {
 
 // finish takes the run down after a test that used it.
 func finish(t testing.TB, l *Lab) {
-	for _, p := range l.Processes() {
+	for _, p := range l.Processes.All() {
 		if report := dataRace(p.Log); report != "" {
 			t.Errorf("%s has a data race (log %s):\n%s", p.Name, p.Log, report)
 		}
 	}
 	if t.Failed() {
-		l.showLogs(t)
+		showLogs(t, l)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
 	defer cancel()
@@ -86,8 +86,8 @@ func finish(t testing.TB, l *Lab) {
 }
 
 // showLogs writes the end of each log into the test's own.
-func (l *Lab) showLogs(t testing.TB) {
-	for _, p := range l.Processes() {
+func showLogs(t testing.TB, l *Lab) {
+	for _, p := range l.Processes.All() {
 		switch filepath.Base(p.Args[0]) {
 		case "etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kube-proxy":
 			if p.Alive() {
@@ -163,7 +163,7 @@ func (s *Shared) Get(t testing.TB) *Lab {
 			s.mu.Lock()
 			s.failed = true
 			s.mu.Unlock()
-			l.showLogs(t)
+			showLogs(t, l)
 			t.Logf("the logs of lab %s are in %s", l.Name, l.LogDir())
 		}
 	})
@@ -179,7 +179,7 @@ func (s *Shared) Run(m *testing.M) int {
 	if s.lab == nil {
 		return code
 	}
-	for _, p := range s.lab.Processes() {
+	for _, p := range s.lab.Processes.All() {
 		if report := dataRace(p.Log); report != "" {
 			println(p.Name + " has a data race (log " + p.Log + "):\n" + report)
 			code, s.failed = 1, true

@@ -72,9 +72,9 @@ func (c Claim) String() string {
 // see: broadcasts, and what is sent to it. On the switch it sees every frame
 // of the segment as it comes in.
 type Watcher struct {
-	lab  *Lab
-	sock *rawSocket
-	done chan struct{}
+	network *Network
+	sock    *rawSocket
+	done    chan struct{}
 
 	mu     sync.Mutex
 	claims []Claim
@@ -82,12 +82,12 @@ type Watcher struct {
 }
 
 // Watch starts a watcher on a host; it records until it is closed.
-func (l *Lab) Watch(host string) (*Watcher, error) {
-	sock, err := l.openRaw(host)
+func (o *Observers) Watch(host string) (*Watcher, error) {
+	sock, err := o.openRaw(host)
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", host, err)
 	}
-	w := &Watcher{lab: l, sock: sock, done: make(chan struct{}), news: make(chan struct{})}
+	w := &Watcher{network: o.network, sock: sock, done: make(chan struct{}), news: make(chan struct{})}
 	go func() {
 		defer close(w.done)
 		_ = sock.receive(func(at time.Time, frame []byte) {
@@ -95,7 +95,7 @@ func (l *Lab) Watch(host string) (*Watcher, error) {
 			if !ok {
 				return
 			}
-			c.At, c.Host = at, l.HostOf(c.MAC)
+			c.At, c.Host = at, o.network.HostOf(c.MAC)
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.claims = append(w.claims, c)
@@ -215,9 +215,9 @@ type rawSocket struct {
 
 // openRaw opens a packet socket on a host's interface, or on all of the
 // switch's ports. It is promiscuous.
-func (l *Lab) openRaw(host string) (*rawSocket, error) {
+func (o *Observers) openRaw(host string) (*rawSocket, error) {
 	var s *rawSocket
-	err := l.inside(host, func() error {
+	err := o.network.inside(host, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, int(htons(unix.ETH_P_ALL)))
 		if err != nil {
 			return fmt.Errorf("packet socket: %w", err)

@@ -530,7 +530,7 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 
 	// Nothing that people look at shows either.
 	seen := map[string]string{}
-	for _, p := range l.Processes() {
+	for _, p := range l.Processes.All() {
 		if !strings.HasPrefix(p.Name, "frr/") {
 			log, err := os.ReadFile(p.Log)
 			must(t, err)

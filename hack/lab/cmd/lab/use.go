@@ -41,7 +41,7 @@ func names(attach attachFunc, of func(*lab.Lab) []string) cobra.CompletionFunc {
 
 func processNames(l *lab.Lab) []string {
 	var all []string
-	for _, p := range l.Processes() {
+	for _, p := range l.Processes.All() {
 		all = append(all, p.Name)
 	}
 	return all
@@ -124,7 +124,7 @@ func useCommands(attach attachFunc) []*cobra.Command {
 			RunE: onLab(attach, func(_ context.Context, l *lab.Lab, _ []string) error {
 				w := tabwriter.NewWriter(os.Stdout, 0, 4, 2, ' ', 0)
 				fmt.Fprintln(w, "PROCESS\tHOST\tPID\tRUNS\tLOG")
-				for _, p := range l.Processes() {
+				for _, p := range l.Processes.All() {
 					fmt.Fprintf(w, "%s\t%s\t%d\t%t\t%s\n", p.Name, p.Host, p.PID(), p.Alive(), p.Log)
 				}
 				return w.Flush()
