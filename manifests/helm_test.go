@@ -16,7 +16,7 @@ import (
 // shell runs a script and returns what it printed.
 func shell(t *testing.T, l *lab.Lab, script string) (string, error) {
 	t.Helper()
-	cmd, err := l.Shell(t.Context(), script)
+	cmd, err := l.Cluster.Shell(t.Context(), script)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func older(t *testing.T) string {
 
 func TestHelmInstallsUpgradesAndUninstalls(t *testing.T) {
 	l := lab.Start(t, lab.Options{ControlPlaneOnly: true})
-	kubectl := func(args ...string) (string, error) { return l.Kubectl(t.Context(), args...) }
+	kubectl := func(args ...string) (string, error) { return l.Cluster.Kubectl(t.Context(), args...) }
 	run := func(script string) string {
 		t.Helper()
 		out, err := shell(t, l, script)
@@ -103,7 +103,7 @@ func TestHelmInstallsUpgradesAndUninstalls(t *testing.T) {
 	if !strings.HasSuffix(old, ":v0.0.9-dev") {
 		t.Errorf("the older version's image is %s", old)
 	}
-	if err := l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: edge}\nspec: {addresses: [203.0.113.0/24]}\n"); err != nil {
+	if err := l.Cluster.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: edge}\nspec: {addresses: [203.0.113.0/24]}\n"); err != nil {
 		t.Fatal(err)
 	}
 	drains := func() bool {
@@ -185,11 +185,11 @@ func TestHelmTakesOverWhatKubectlInstalled(t *testing.T) {
 		t.Error(err)
 	}
 	t.Cleanup(func() {
-		if cmd, err := l.Shell(context.Background(), "helm uninstall belfry --namespace belfry-system"); err != nil || cmd.Run() != nil {
+		if cmd, err := l.Cluster.Shell(context.Background(), "helm uninstall belfry --namespace belfry-system"); err != nil || cmd.Run() != nil {
 			t.Errorf("helm uninstall (%v)", err)
 		}
 	})
-	if out, err := l.Kubectl(t.Context(), "get", "daemonset", "belfry-speaker", "--namespace=belfry-system", `--output=jsonpath={.metadata.annotations.meta\.helm\.sh/release-name}`); err != nil || out != "belfry" {
+	if out, err := l.Cluster.Kubectl(t.Context(), "get", "daemonset", "belfry-speaker", "--namespace=belfry-system", `--output=jsonpath={.metadata.annotations.meta\.helm\.sh/release-name}`); err != nil || out != "belfry" {
 		t.Errorf("the DaemonSet belongs to release %q, %v", out, err)
 	}
 }

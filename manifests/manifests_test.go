@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { os.Exit(shared.Run(m)) }
 func installed(t *testing.T) *lab.Lab {
 	t.Helper()
 	l := shared.Get(t)
-	if _, err := l.Kubectl(t.Context(), "apply", "--server-side", "--validate=strict", "-f", "belfry.yaml"); err != nil {
+	if _, err := l.Cluster.Kubectl(t.Context(), "apply", "--server-side", "--validate=strict", "-f", "belfry.yaml"); err != nil {
 		t.Fatal(err)
 	}
 	return l
@@ -39,16 +39,16 @@ func installed(t *testing.T) *lab.Lab {
 
 func TestTheSingleFileAppliesInOneGoAndAgainWithoutAChange(t *testing.T) {
 	l := installed(t)
-	out, err := l.Kubectl(t.Context(), "diff", "--server-side", "-f", "belfry.yaml")
+	out, err := l.Cluster.Kubectl(t.Context(), "diff", "--server-side", "-f", "belfry.yaml")
 	if err != nil || out != "" {
 		t.Errorf("applied, it differs: %v\n%s", err, out)
 	}
 	// And client-side, as most people apply.
-	if _, err := l.Kubectl(t.Context(), "apply", "--validate=strict", "--dry-run=server", "-f", "belfry.yaml"); err != nil {
+	if _, err := l.Cluster.Kubectl(t.Context(), "apply", "--validate=strict", "--dry-run=server", "-f", "belfry.yaml"); err != nil {
 		t.Error(err)
 	}
 	unknown := strings.Replace(read(t, "belfry.yaml"), "hostNetwork: true", "hostNetworks: true", 1)
-	if _, err := l.KubectlInput(t.Context(), unknown, "apply", "--validate=strict", "--dry-run=server", "-f", "-"); err == nil {
+	if _, err := l.Cluster.KubectlInput(t.Context(), unknown, "apply", "--validate=strict", "--dry-run=server", "-f", "-"); err == nil {
 		t.Error("an unknown field is accepted: the test sees nothing")
 	}
 }
@@ -86,7 +86,7 @@ func TestEachOverlayAndComponentApplies(t *testing.T) {
 		t.Errorf("only %v are found", kustomizations)
 	}
 	for _, k := range kustomizations {
-		if _, err := l.Kubectl(t.Context(), "apply", "--validate=strict", "--dry-run=server", "-k", k); err != nil {
+		if _, err := l.Cluster.Kubectl(t.Context(), "apply", "--validate=strict", "--dry-run=server", "-k", k); err != nil {
 			t.Errorf("%s: %v", k, err)
 		}
 	}
@@ -109,7 +109,7 @@ func TestTheChartApplies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.KubectlInput(t.Context(), string(text), "apply", "--validate=strict", "--dry-run=server", "-f", "-"); err != nil {
+		if _, err := l.Cluster.KubectlInput(t.Context(), string(text), "apply", "--validate=strict", "--dry-run=server", "-f", "-"); err != nil {
 			t.Errorf("values %s: %v", values, err)
 		}
 	}
@@ -163,7 +163,7 @@ func (w *warnings) take() []string {
 func TestPodSecurityMindsNothingButTheSpeakersNetwork(t *testing.T) {
 	l := installed(t)
 	w := &warnings{}
-	config := rest.CopyConfig(l.AdminConfig())
+	config := rest.CopyConfig(l.Cluster.AdminConfig())
 	config.WarningHandler = w
 	client := kubernetes.NewForConfigOrDie(config)
 	const ns = "strict"

@@ -47,18 +47,18 @@ spec: {addresses: [192.0.2.0/24, "2001:db8::/64"]}
 
 func TestTheUninstallLeavesOtherPeoplesObjects(t *testing.T) {
 	l := installed(t)
-	if err := l.Apply(t.Context(), foreignKinds); err != nil {
+	if err := l.Cluster.Apply(t.Context(), foreignKinds); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		for _, name := range []string{"customresourcedefinitions/bgppeers.another.example", "customresourcedefinitions/ipaddresspools.another.example"} {
-			if _, err := l.Kubectl(context.Background(), "delete", name, "--ignore-not-found"); err != nil {
+			if _, err := l.Cluster.Kubectl(context.Background(), "delete", name, "--ignore-not-found"); err != nil {
 				t.Error(err)
 			}
 		}
 	})
 	names := func(args ...string) string {
-		out, err := l.Kubectl(t.Context(), append(args, "--output=name")...)
+		out, err := l.Cluster.Kubectl(t.Context(), append(args, "--output=name")...)
 		if err != nil {
 			t.Log(err)
 		}
@@ -67,7 +67,7 @@ func TestTheUninstallLeavesOtherPeoplesObjects(t *testing.T) {
 	const theirs, ours = "bgppeers.another.example,ipaddresspools.another.example", "bgppeers.belfry.dev,ipaddresspools.belfry.dev"
 	for n, how := range []string{"manifests", "Helm"} {
 		eventually(t, "both groups take objects", func() bool {
-			err := l.Apply(t.Context(), bothKinds)
+			err := l.Cluster.Apply(t.Context(), bothKinds)
 			if err != nil {
 				t.Log(err)
 			}
@@ -80,7 +80,7 @@ func TestTheUninstallLeavesOtherPeoplesObjects(t *testing.T) {
 		for line := range strings.Lines(script) {
 			if args := strings.Fields(line); len(args) > 2 && args[0] == "kubectl" && args[1] == "delete" && args[2] == "--all" {
 				ran++
-				if _, err := l.Kubectl(t.Context(), args[1:]...); err != nil {
+				if _, err := l.Cluster.Kubectl(t.Context(), args[1:]...); err != nil {
 					t.Errorf("%s: %v", how, err)
 				}
 			}

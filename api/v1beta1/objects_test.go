@@ -68,7 +68,7 @@ func composite(v any) bool {
 // were never defaulted are the same.
 func TestDefaultsAreTheSameInTheSchemaAndInConfig(t *testing.T) {
 	api(t)
-	client, err := versioned.NewForConfig(current.AdminConfig())
+	client, err := versioned.NewForConfig(current.Cluster.AdminConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ provider [{"name":"customer-1","value":"64512:100"},{"name":"Everyone","value":"
 NAME L2-ADDRESSES BGP-UP BGP-TOTAL MEMBERS VERSION AGE
 node1 2 1 2 3 v0.1.0 AGE`},
 	} {
-		out, err := current.Kubectl(t.Context(), "get", c.resource)
+		out, err := current.Cluster.Kubectl(t.Context(), "get", c.resource)
 		if err != nil {
 			t.Errorf("%s: %v", c.resource, err)
 			continue
@@ -222,7 +222,7 @@ node1 2 1 2 3 v0.1.0 AGE`},
 			t.Errorf("kubectl get %s:%s\nwant:%s", c.resource, got, c.want)
 		}
 	}
-	out, err := current.Kubectl(t.Context(), "get", "belfry", "-o", "name")
+	out, err := current.Cluster.Kubectl(t.Context(), "get", "belfry", "-o", "name")
 	if got := strings.Count(out, "belfry.dev/"); err != nil || got != len(definitions(t)) {
 		t.Errorf("kubectl get belfry: %v, %s", err, out)
 	}

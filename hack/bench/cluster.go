@@ -90,19 +90,19 @@ func (b *bench) need(ctx context.Context) (*cluster, error) {
 		return nil, err
 	}
 	b.cluster = &cluster{Lab: l}
-	config := l.AdminConfig()
+	config := l.Cluster.AdminConfig()
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	if b.cluster.api, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, err
 	}
-	if err := l.Install(ctx); err != nil {
+	if err := l.Product.Install(ctx); err != nil {
 		return nil, err
 	}
-	if err := l.Apply(ctx, configuration); err != nil {
+	if err := l.Cluster.Apply(ctx, configuration); err != nil {
 		return nil, err
 	}
-	return b.cluster, l.Deploy(ctx, namespace, "web", nodes)
+	return b.cluster, l.Machines.Deploy(ctx, namespace, "web", nodes)
 }
 
 // well returns the cluster with all of ours running. What prevents that prevents

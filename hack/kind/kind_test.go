@@ -92,10 +92,10 @@ func TestTheSamplesAreAcceptedByTheAPIServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := lab.Start(t, lab.Options{ControlPlaneOnly: true})
-	if err := l.Install(t.Context()); err != nil {
+	if err := l.Product.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.KubectlInput(t.Context(), samples, "apply", "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
+	if _, err := l.Cluster.KubectlInput(t.Context(), samples, "apply", "--dry-run=server", "--validate=strict", "-f", "-"); err != nil {
 		t.Errorf("%v in:\n%s", err, samples)
 	}
 }

@@ -7,8 +7,8 @@
 // A test says what it needs and gets it, with everything removed afterwards:
 //
 //	l := lab.Start(t, lab.Options{Nodes: 3})
-//	l.StartSpeaker("node1")
-//	l.CutLink("node1")
+//	l.Product.StartSpeaker(ctx, "node1")
+//	l.Network.CutLink(ctx, "node1")
 //
 // # Parts
 //

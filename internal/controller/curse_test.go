@@ -22,7 +22,7 @@ import (
 // lead runs a controller in this process, as the leader, until the test ends.
 func (w *world) lead(edit func(*controller.Controller)) *syncBuffer {
 	w.Helper()
-	config, err := w.lab.ConfigFor(w.Context(), lab.Namespace, "belfry-controller")
+	config, err := w.lab.Cluster.ConfigFor(w.Context(), lab.Namespace, "belfry-controller")
 	w.must(err)
 	clients, err := kube.NewClients(config, "test")
 	w.must(err)

@@ -69,13 +69,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	l := shared.Get(t)
-	if err := l.Install(t.Context()); err != nil {
+	if err := l.Product.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	config := l.AdminConfig()
+	config := l.Cluster.AdminConfig()
 	config.ContentType = "application/vnd.kubernetes.protobuf" // there are thousands of Services in some tests
 	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
-	w := &world{T: t, lab: l, core: kubernetes.NewForConfigOrDie(config), own: versioned.NewForConfigOrDie(l.AdminConfig())}
+	w := &world{T: t, lab: l, core: kubernetes.NewForConfigOrDie(config), own: versioned.NewForConfigOrDie(l.Cluster.AdminConfig())}
 	w.clear(t.Context())
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
 	if _, err := w.core.CoreV1().Nodes().Create(t.Context(), node, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
@@ -131,7 +131,7 @@ func (w *world) start(name string, flags ...string) *replica {
 	w.Helper()
 	path, err := binary()
 	w.must(err)
-	kubeconfig, err := w.lab.KubeconfigFor(w.Context(), lab.Namespace, "belfry-controller")
+	kubeconfig, err := w.lab.Cluster.KubeconfigFor(w.Context(), lab.Namespace, "belfry-controller")
 	w.must(err)
 	r := &replica{log: filepath.Join(w.TempDir(), name+".log"), exited: make(chan struct{})}
 	log, err := os.Create(r.log)
@@ -302,7 +302,7 @@ func (w *world) status(pool string) v1beta1.IPAddressPoolStatus {
 // writes are those of the controllers since a mark, Leases left out.
 func (w *world) writes(since lab.AuditMark) []string {
 	w.Helper()
-	events, err := w.lab.Writes(since, lab.Namespace)
+	events, err := w.lab.Cluster.Writes(since, lab.Namespace)
 	w.must(err)
 	var out []string
 	for _, e := range events {
@@ -313,7 +313,7 @@ func (w *world) writes(since lab.AuditMark) []string {
 
 func (w *world) mark() lab.AuditMark {
 	w.Helper()
-	m, err := w.lab.AuditNow()
+	m, err := w.lab.Cluster.AuditNow()
 	w.must(err)
 	return m
 }
@@ -521,7 +521,7 @@ func TestLeaderThatWakesAfterALongPauseWritesNothing(t *testing.T) {
 		return tail(string(text), 3), strings.Contains(string(text), "leadership ended")
 	})
 	w.settled()
-	events, err := w.lab.Writes(mark, lab.Namespace)
+	events, err := w.lab.Cluster.Writes(mark, lab.Namespace)
 	w.must(err)
 	for _, e := range events {
 		// A request that had left before may be answered now, and what it did before
@@ -809,7 +809,7 @@ func TestSilentAPIServerLosesAndDuplicatesNothing(t *testing.T) {
 	w.pool("edge", nil, "2001:db8:5::/120", "192.0.2.0/24", "198.51.100.0/24")
 	w.start("a")
 	w.start("b")
-	apiserver, err := w.lab.Process("kube-apiserver")
+	apiserver, err := w.lab.Processes.Process("kube-apiserver")
 	w.must(err)
 	defer apiserver.Resume()
 	var wg sync.WaitGroup

@@ -39,7 +39,7 @@ func (w *world) tenant() kubernetes.Interface {
 			w.must(err)
 		}
 	}
-	config := rest.CopyConfig(w.lab.AdminConfig())
+	config := rest.CopyConfig(w.lab.Cluster.AdminConfig())
 	config.Impersonate = rest.ImpersonationConfig{UserName: "tenant", Groups: []string{"system:authenticated"}}
 	return kubernetes.NewForConfigOrDie(config)
 }

@@ -108,7 +108,7 @@ func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.out, "   "+format
 // kubectl shows a command and what it prints.
 func (d *demo) kubectl(ctx context.Context, args ...string) error {
 	d.say("$ kubectl %s", quoted(args))
-	out, err := d.lab.Kubectl(ctx, args...)
+	out, err := d.lab.Cluster.Kubectl(ctx, args...)
 	if err != nil {
 		return err
 	}
@@ -119,16 +119,16 @@ func (d *demo) kubectl(ctx context.Context, args ...string) error {
 // install puts the product into the cluster.
 func (d *demo) install(ctx context.Context) error {
 	d.step("Installing Belfry: CRDs and RBAC from manifests/, two controllers, a speaker on each node")
-	if err := d.lab.Install(ctx); err != nil {
+	if err := d.lab.Product.Install(ctx); err != nil {
 		return err
 	}
 	for replica := range 2 {
-		if _, err := d.lab.StartController(ctx, replica); err != nil {
+		if _, err := d.lab.Product.StartController(ctx, replica); err != nil {
 			return err
 		}
 	}
-	for _, node := range d.lab.Nodes() {
-		if _, err := d.lab.StartSpeaker(ctx, node); err != nil {
+	for _, node := range d.lab.Network.Nodes() {
+		if _, err := d.lab.Product.StartSpeaker(ctx, node); err != nil {
 			return err
 		}
 	}
@@ -140,7 +140,7 @@ func (d *demo) configure(ctx context.Context) error {
 	d.step("Saying which addresses there are, and that they are announced on this segment")
 	fmt.Fprint(indent{d.out}, config)
 	d.say("$ kubectl apply -f -")
-	out, err := d.lab.KubectlInput(ctx, config, "apply", "-f", "-")
+	out, err := d.lab.Cluster.KubectlInput(ctx, config, "apply", "-f", "-")
 	if err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (d *demo) expose(ctx context.Context) error {
 	if err := d.kubectl(ctx, "create", "deployment", "web", "--image=lab/web", "--port=80", "--replicas=3"); err != nil {
 		return err
 	}
-	if _, err := d.lab.Kubectl(ctx, "rollout", "status", "deployment/web", "--timeout=60s"); err != nil {
+	if _, err := d.lab.Cluster.Kubectl(ctx, "rollout", "status", "deployment/web", "--timeout=60s"); err != nil {
 		return err
 	}
 	if err := d.kubectl(ctx, "expose", "deployment", "web", "--port=80", "--type=LoadBalancer"); err != nil {
@@ -166,7 +166,7 @@ func (d *demo) expose(ctx context.Context) error {
 	limit, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	for len(d.addresses) < 2 {
-		out, err := d.lab.Kubectl(limit, "get", "service", "web", "--output=jsonpath={.status.loadBalancer.ingress[*].ip}")
+		out, err := d.lab.Cluster.Kubectl(limit, "get", "service", "web", "--output=jsonpath={.status.loadBalancer.ingress[*].ip}")
 		if err != nil {
 			return err
 		}
@@ -179,7 +179,7 @@ func (d *demo) expose(ctx context.Context) error {
 			d.addresses = append(d.addresses, a)
 		}
 		if err := pause(limit, 20*time.Millisecond); err != nil {
-			status, _ := d.lab.Kubectl(ctx, "get", "service", "web", "--output=jsonpath={.status}")
+			status, _ := d.lab.Cluster.Kubectl(ctx, "get", "service", "web", "--output=jsonpath={.status}")
 			return fmt.Errorf("the Service got no two addresses in 30 s: %s", status)
 		}
 	}
@@ -194,7 +194,7 @@ func (d *demo) request(ctx context.Context) error {
 		limit, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		for {
-			reply, err := d.lab.Curl(limit, address, 80)
+			reply, err := d.lab.Observers.Curl(limit, address, 80)
 			if err == nil {
 				d.say("node=%s pod=%s client=%s", reply.Node, reply.Pod, reply.Client)
 				break
@@ -209,7 +209,7 @@ func (d *demo) request(ctx context.Context) error {
 		if address.Is6() {
 			tool = "ndisc6"
 		}
-		hosts, err := d.lab.Resolvers(ctx, address)
+		hosts, err := d.lab.Observers.Resolvers(ctx, address)
 		if err != nil {
 			return err
 		}
@@ -226,7 +226,7 @@ type event struct {
 
 // killOwner powers the owner off while the client asks, and tells what it saw.
 func (d *demo) killOwner(ctx context.Context) error {
-	owners, err := d.lab.Resolvers(ctx, d.addresses[0])
+	owners, err := d.lab.Observers.Resolvers(ctx, d.addresses[0])
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (d *demo) killOwner(ctx context.Context) error {
 	if err := d.moveBackends(ctx, owner); err != nil {
 		return err
 	}
-	watch, err := d.lab.Watch(lab.Client)
+	watch, err := d.lab.Observers.Watch(lab.Client)
 	if err != nil {
 		return err
 	}
@@ -248,13 +248,13 @@ func (d *demo) killOwner(ctx context.Context) error {
 		loads   []*lab.Load
 	)
 	for _, address := range d.addresses {
-		prober, err := d.lab.Probe(address, 5*time.Millisecond)
+		prober, err := d.lab.Observers.Probe(address, 5*time.Millisecond)
 		if err != nil {
 			return err
 		}
 		defer prober.Stop()
 		probers = append(probers, prober)
-		load := d.lab.Load(address, 80, 20*time.Millisecond)
+		load := d.lab.Observers.Load(address, 80, 20*time.Millisecond)
 		defer load.Stop()
 		loads = append(loads, load)
 	}
@@ -262,7 +262,7 @@ func (d *demo) killOwner(ctx context.Context) error {
 		return err
 	}
 	died := time.Now()
-	if err := d.lab.PowerOff(ctx, owner); err != nil {
+	if err := d.lab.Machines.PowerOff(ctx, owner); err != nil {
 		return err
 	}
 	limit, cancel := context.WithTimeout(ctx, 15*time.Second)
@@ -304,14 +304,14 @@ func (d *demo) killOwner(ctx context.Context) error {
 // connections to dead Pods until the cluster notices.
 func (d *demo) moveBackends(ctx context.Context, node string) error {
 	d.say("(its Pods are taken out of service first, so that what fails is due to the address alone)")
-	if err := d.lab.Withdraw(ctx, node); err != nil {
+	if err := d.lab.Machines.Withdraw(ctx, node); err != nil {
 		return err
 	}
 	limit, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
 	const enough = 20 // requests in a row that went elsewhere
 	for elsewhere := 0; elsewhere < enough; elsewhere++ {
-		reply, err := d.lab.Get(limit, lab.Client, d.addresses[elsewhere%len(d.addresses)], 80)
+		reply, err := d.lab.Observers.Get(limit, lab.Client, d.addresses[elsewhere%len(d.addresses)], 80)
 		if limit.Err() != nil {
 			return fmt.Errorf("requests still go to the Pods of %s, or fail: %w", node, cmp.Or(err, limit.Err()))
 		}

@@ -55,9 +55,9 @@ protocol kernel { merge paths on; ipv4 { export all; import none; }; }
 protocol kernel { merge paths on; ipv6 { export all; import none; }; }
 filter from_k8s { if (65535, 0) ~ bgp_community then bgp_local_pref = 0; accept; }
 `
-	router4, router6 := l.Addresses(lab.Router)
-	for _, node := range l.Nodes() {
-		v4, v6 := l.Addresses(node)
+	router4, router6 := l.Network.Addresses(lab.Router)
+	for _, node := range l.Network.Nodes() {
+		v4, v6 := l.Network.Addresses(node)
 		for family, ends := range map[string][2]netip.Addr{"ipv4": {router4, v4}, "ipv6": {router6, v6}} {
 			conf += fmt.Sprintf("protocol bgp %s_%s { local %s port %d as %d; neighbor %s as %d; passive on; hold time 3; error wait time 1, 2; %s { import filter from_k8s; export none; }; }\n",
 				node, family, ends[0], birdPort, birdAS, ends[1], nodeAS, family)
@@ -71,7 +71,7 @@ func birdHas(t *testing.T, l *lab.Lab, address netip.Addr, nodes ...string) {
 	t.Helper()
 	family := map[bool]string{true: "ipv4", false: "ipv6"}[address.Is4()]
 	eventually(t, 20*time.Second, fmt.Sprintf("BIRD has %s from %v", address, nodes), func() error {
-		out, err := l.Birdc(t.Context(), "show route "+netip.PrefixFrom(address, address.BitLen()).String())
+		out, err := l.Routers.Birdc(t.Context(), "show route "+netip.PrefixFrom(address, address.BitLen()).String())
 		if err != nil && len(nodes) > 0 {
 			return fmt.Errorf("%w: %s", err, out)
 		}
@@ -93,41 +93,41 @@ func TestBIRDIsARouterToo(t *testing.T) {
 		t.Skipf("SKIPPED, NOT PASSED: %v", why)
 	}
 	l := cluster(t)
-	must(t, l.StartBIRD(t.Context(), birdConfig(l)))
+	must(t, l.Routers.StartBIRD(t.Context(), birdConfig(l)))
 	t.Cleanup(func() {
-		p, err := l.Process(lab.BIRD)
+		p, err := l.Processes.Process(lab.BIRD)
 		must(t, err)
 		must(t, p.Terminate(context.Background()))
 	})
-	must(t, l.Apply(t.Context(), birds))
+	must(t, l.Cluster.Apply(t.Context(), birds))
 	t.Cleanup(func() {
-		_, err := l.KubectlInput(context.Background(), birds, "delete", "--wait=false", "-f", "-")
+		_, err := l.Cluster.KubectlInput(context.Background(), birds, "delete", "--wait=false", "-f", "-")
 		must(t, err)
 	})
 	everywhere := serveWith(t, l, "everywhere", "{belfry.dev/address-pool: birds}")
 	near := serveWith(t, l, "nearby", "{belfry.dev/address-pool: birds}", "externalTrafficPolicy: Local")
 	all := slices.Concat(everywhere, near)
 	for _, a := range all {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
 
 	t.Run("it spreads connections over the nodes", func(t *testing.T) {
 		for _, a := range all {
-			reached(t, l, a, len(l.Nodes()))
+			reached(t, l, a, len(l.Network.Nodes()))
 		}
 		announcedBecomes(t, l, "nearby", "True", "advertised by BGP from 3 nodes")
 	})
 
 	t.Run("it follows the endpoints of a Local Service", func(t *testing.T) {
-		t.Cleanup(func() { must(t, l.Reinstate(context.Background(), "node2")) })
-		must(t, l.Withdraw(t.Context(), "node2"))
+		t.Cleanup(func() { must(t, l.Machines.Reinstate(context.Background(), "node2")) })
+		must(t, l.Machines.Withdraw(t.Context(), "node2"))
 		for _, a := range near {
 			leads(t, l, a, "node1", "node3")
 			birdHas(t, l, a, "node1", "node3")
 		}
-		must(t, l.Reinstate(t.Context(), "node2"))
+		must(t, l.Machines.Reinstate(t.Context(), "node2"))
 		for _, a := range near {
-			leads(t, l, a, l.Nodes()...)
+			leads(t, l, a, l.Network.Nodes()...)
 		}
 	})
 
@@ -140,17 +140,17 @@ func TestBIRDIsARouterToo(t *testing.T) {
 	})
 
 	t.Run("it misses a node that dies", func(t *testing.T) {
-		must(t, l.CutLink(t.Context(), "node3"))
-		t.Cleanup(func() { must(t, l.HealLink(context.Background(), "node3")) })
+		must(t, l.Network.CutLink(t.Context(), "node3"))
+		t.Cleanup(func() { must(t, l.Network.HealLink(context.Background(), "node3")) })
 		for _, a := range all {
 			leads(t, l, a, "node1", "node2")
 		}
 		for _, a := range near {
 			reached(t, l, a, 2)
 		}
-		must(t, l.HealLink(t.Context(), "node3"))
+		must(t, l.Network.HealLink(t.Context(), "node3"))
 		for _, a := range all {
-			leads(t, l, a, l.Nodes()...)
+			leads(t, l, a, l.Network.Nodes()...)
 		}
 	})
 
@@ -159,7 +159,7 @@ func TestBIRDIsARouterToo(t *testing.T) {
 			edited(t, l, peer, `{"gracefulRestart":{"enabled":true,"restartTime":"120s"}}`, `{"gracefulRestart":null}`)
 		}
 		state := func(family, text string) error {
-			out, err := l.Birdc(t.Context(), "show protocols all node2_"+family)
+			out, err := l.Routers.Birdc(t.Context(), "show protocols all node2_"+family)
 			if err == nil && !strings.Contains(out, text) {
 				err = errors.New(out)
 			}
@@ -172,29 +172,29 @@ func TestBIRDIsARouterToo(t *testing.T) {
 			})
 		}
 		for _, a := range all {
-			birdHas(t, l, a, l.Nodes()...)
-			leads(t, l, a, l.Nodes()...)
+			birdHas(t, l, a, l.Network.Nodes()...)
+			leads(t, l, a, l.Network.Nodes()...)
 		}
 		stop := undisturbed(t, l, all)
-		p, err := l.Process(lab.SpeakerOn("node2"))
+		p, err := l.Processes.Process(lab.SpeakerOn("node2"))
 		must(t, err)
 		must(t, p.Terminate(t.Context()))
 		for _, family := range []string{"ipv4", "ipv6"} {
 			eventually(t, 30*time.Second, "BIRD waits for node2", func() error { return state(family, "Neighbor graceful restart active") })
 		}
 		for _, a := range all {
-			birdHas(t, l, a, l.Nodes()...)
-			if got := nextHops(t, l, a); !slices.Equal(got, l.Nodes()) {
+			birdHas(t, l, a, l.Network.Nodes()...)
+			if got := nextHops(t, l, a); !slices.Equal(got, l.Network.Nodes()) {
 				t.Errorf("while the speaker is away, %v goes to %v", a, got)
 			}
 		}
-		must(t, l.Restart(t.Context(), lab.SpeakerOn("node2")))
+		must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn("node2")))
 		for _, family := range []string{"ipv4", "ipv6"} {
 			eventually(t, 60*time.Second, "the next speaker has the session", func() error { return state(family, "Established") })
 		}
 		for _, a := range all {
-			birdHas(t, l, a, l.Nodes()...)
-			leads(t, l, a, l.Nodes()...)
+			birdHas(t, l, a, l.Network.Nodes()...)
+			leads(t, l, a, l.Network.Nodes()...)
 		}
 		stop()
 	})

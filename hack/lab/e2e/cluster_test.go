@@ -39,23 +39,23 @@ var install = sync.OnceValue(func() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	l := installed
-	if err := l.Install(ctx); err != nil {
+	if err := l.Product.Install(ctx); err != nil {
 		return err
 	}
 	for replica := range 2 {
-		if _, err := l.StartController(ctx, replica); err != nil {
+		if _, err := l.Product.StartController(ctx, replica); err != nil {
 			return err
 		}
 	}
-	for _, node := range l.Nodes() {
-		if _, err := l.StartSpeaker(ctx, node); err != nil {
+	for _, node := range l.Network.Nodes() {
+		if _, err := l.Product.StartSpeaker(ctx, node); err != nil {
 			return err
 		}
 	}
-	if err := l.Apply(ctx, pool); err != nil {
+	if err := l.Cluster.Apply(ctx, pool); err != nil {
 		return err
 	}
-	return l.Deploy(ctx, "default", "web", 3)
+	return l.Machines.Deploy(ctx, "default", "web", 3)
 })
 
 // installed is the lab that install works on.
@@ -81,9 +81,9 @@ const (
 // settle waits until every speaker knows every other.
 func settle(t *testing.T, l *lab.Lab) {
 	t.Helper()
-	for _, node := range l.Nodes() {
+	for _, node := range l.Network.Nodes() {
 		eventually(t, 30*time.Second, "the speaker on "+node+" knows all members", func() error {
-			metrics, err := l.Metrics(t.Context(), node, speakerMetrics)
+			metrics, err := l.Observers.Metrics(t.Context(), node, speakerMetrics)
 			if err != nil {
 				return err
 			}
@@ -93,7 +93,7 @@ func settle(t *testing.T, l *lab.Lab) {
 					members += int(value)
 				}
 			}
-			if members != len(l.Nodes()) {
+			if members != len(l.Network.Nodes()) {
 				return fmt.Errorf("it knows %d members", members)
 			}
 			return nil
@@ -134,7 +134,7 @@ func serve(t *testing.T, l *lab.Lab, name string, extra ...string) []netip.Addr 
 // serveWith does it with annotations.
 func serveWith(t *testing.T, l *lab.Lab, name, annotations string, extra ...string) []netip.Addr {
 	t.Helper()
-	must(t, l.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
+	must(t, l.Cluster.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
 kind: Service
 metadata: {name: %s, annotations: %s}
 spec:
@@ -146,13 +146,13 @@ spec:
   %s
 `, name, annotations, strings.Join(extra, "\n  "))))
 	t.Cleanup(func() {
-		_, _ = l.Kubectl(context.Background(), "delete", "service", name, "--ignore-not-found")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "service", name, "--ignore-not-found")
 	})
 	var addresses []netip.Addr
 	eventually(t, 20*time.Second, "Service "+name+" gets two addresses", func() error {
 		addresses = ingress(t, l, name)
 		if len(addresses) != 2 {
-			status, _ := l.Kubectl(t.Context(), "get", "service", name, "--output=jsonpath={.status}")
+			status, _ := l.Cluster.Kubectl(t.Context(), "get", "service", name, "--output=jsonpath={.status}")
 			return errors.New(status)
 		}
 		return nil
@@ -163,7 +163,7 @@ spec:
 // ingress returns the addresses in a Service's status.
 func ingress(t *testing.T, l *lab.Lab, name string) []netip.Addr {
 	t.Helper()
-	out, err := l.Kubectl(t.Context(), "get", "service", name, "--output=jsonpath={.status.loadBalancer.ingress[*].ip}")
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "service", name, "--output=jsonpath={.status.loadBalancer.ingress[*].ip}")
 	must(t, err)
 	var all []netip.Addr
 	for field := range strings.FieldsSeq(out) {
@@ -177,7 +177,7 @@ func ingress(t *testing.T, l *lab.Lab, name string) []netip.Addr {
 // probe asks for an address until the test ends, or until it is stopped.
 func probe(t *testing.T, l *lab.Lab, address netip.Addr) *lab.Prober {
 	t.Helper()
-	p, err := l.Probe(address, 5*time.Millisecond)
+	p, err := l.Observers.Probe(address, 5*time.Millisecond)
 	must(t, err)
 	t.Cleanup(func() { p.Stop() })
 	return p
@@ -197,13 +197,13 @@ func probeAll(t *testing.T, l *lab.Lab, addresses []netip.Addr) []*lab.Prober {
 
 // drain has a node drained by annotation.
 func drain(ctx context.Context, l *lab.Lab, node string) error {
-	_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=true")
+	_, err := l.Cluster.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=true")
 	return err
 }
 
 // undrain ends that.
 func undrain(ctx context.Context, l *lab.Lab, node string) error {
-	_, err := l.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain-")
+	_, err := l.Cluster.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain-")
 	return err
 }
 
@@ -246,5 +246,5 @@ var controllers = []string{"controller/0", "controller/1"}
 
 // others are the nodes but one.
 func others(l *lab.Lab, node string) []string {
-	return slices.DeleteFunc(l.Nodes(), func(n string) bool { return n == node })
+	return slices.DeleteFunc(l.Network.Nodes(), func(n string) bool { return n == node })
 }

@@ -15,7 +15,7 @@ import (
 // places returns where the addresses of a Service are recorded to be.
 func places(t *testing.T, l *lab.Lab, name string) map[netip.Addr]string {
 	t.Helper()
-	out, err := l.Kubectl(t.Context(), "get", "service", name, `--output=jsonpath={.metadata.annotations.belfry\.dev/l2-node}`)
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "service", name, `--output=jsonpath={.metadata.annotations.belfry\.dev/l2-node}`)
 	must(t, err)
 	nodes := strings.Split(strings.TrimSpace(out), ",")
 	all := map[netip.Addr]string{}
@@ -61,7 +61,7 @@ func seamless(t *testing.T, p *lab.Prober, since time.Time, host string) {
 
 func move(t *testing.T, l *lab.Lab, name, to string) {
 	t.Helper()
-	_, err := l.Kubectl(t.Context(), "annotate", "service", name, "--overwrite", "belfry.dev/l2-node="+to)
+	_, err := l.Cluster.Kubectl(t.Context(), "annotate", "service", name, "--overwrite", "belfry.dev/l2-node="+to)
 	must(t, err)
 }
 
@@ -80,17 +80,17 @@ func TestAnAddressStaysWhereItWentUntilItIsMoved(t *testing.T) {
 			heir := answers(t, p, 10*time.Second, not(first))
 			recorded(t, l, "placed", address, heir)
 			back := time.Now()
-			must(t, l.Restart(t.Context(), lab.SpeakerOn(first)))
+			must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(first)))
 			settle(t, l)
 			seamless(t, p, back, heir)
 
 			// The next one is cut off. It returns with a cluster in its memory
 			// where the address is still its own.
-			must(t, l.CutLink(t.Context(), heir))
-			t.Cleanup(func() { must(t, l.HealLink(context.Background(), heir)) })
+			must(t, l.Network.CutLink(t.Context(), heir))
+			t.Cleanup(func() { must(t, l.Network.HealLink(context.Background(), heir)) })
 			second := answers(t, p, 10*time.Second, not(heir))
 			recorded(t, l, "placed", address, second)
-			must(t, l.HealLink(t.Context(), heir))
+			must(t, l.Network.HealLink(t.Context(), heir))
 			settle(t, l)
 			goesOn(t, p, 200)
 			seamless(t, p, time.Now().Add(-500*time.Millisecond), second)
@@ -109,7 +109,7 @@ func TestAnAddressFailsBackWhereThatIsAskedFor(t *testing.T) {
 	l := cluster(t)
 	addresses := serve(t, l, "faithful")
 	ad := func(failback string) {
-		_, err := l.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"failback":"`+failback+`"}}`)
+		_, err := l.Cluster.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"failback":"`+failback+`"}}`)
 		must(t, err)
 	}
 	ad("Immediate")
@@ -125,7 +125,7 @@ func TestAnAddressFailsBackWhereThatIsAskedFor(t *testing.T) {
 			time.Sleep(2 * time.Second) // longer than an owner would take to record itself
 			recorded(t, l, "faithful", address, owner)
 			back := time.Now()
-			must(t, l.Restart(t.Context(), lab.SpeakerOn(owner)))
+			must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(owner)))
 			answers(t, p, 20*time.Second, only(owner))
 			seamless(t, p, back, owner)
 		})
@@ -136,7 +136,7 @@ func TestRebalancingMovesWithoutAGap(t *testing.T) {
 	l := cluster(t)
 	settle(t, l)
 	probes := map[netip.Addr]*lab.Prober{}
-	crowded := l.Nodes()[0]
+	crowded := l.Network.Nodes()[0]
 	var names []string
 	for i := range 3 {
 		name := fmt.Sprintf("crowd-%d", i)
@@ -153,7 +153,7 @@ func TestRebalancingMovesWithoutAGap(t *testing.T) {
 		goesOn(t, p, 20)
 	}
 	begun := time.Now()
-	_, err := l.Kubectl(t.Context(), "annotate", "l2advertisement", "edge", "--overwrite", "belfry.dev/rebalance="+begun.Format(time.TimeOnly))
+	_, err := l.Cluster.Kubectl(t.Context(), "annotate", "l2advertisement", "edge", "--overwrite", "belfry.dev/rebalance="+begun.Format(time.TimeOnly))
 	must(t, err)
 	where := map[netip.Addr]string{}
 	eventually(t, 20*time.Second, "each node has two addresses", func() error {
@@ -164,7 +164,7 @@ func TestRebalancingMovesWithoutAGap(t *testing.T) {
 				load[node]++
 			}
 		}
-		for _, node := range l.Nodes() {
+		for _, node := range l.Network.Nodes() {
 			if load[node] != 2 {
 				return fmt.Errorf("the nodes have %v", load)
 			}

@@ -24,8 +24,8 @@ func TestBGPNeedsNoPowers(t *testing.T) {
 	router := func(no, text string) {
 		t.Helper()
 		commands := []string{"configure terminal", fmt.Sprintf("router bgp %d", routerAS)}
-		for _, node := range l.Nodes() {
-			v4, v6 := l.Addresses(node)
+		for _, node := range l.Network.Nodes() {
+			v4, v6 := l.Network.Addresses(node)
 			for _, a := range []netip.Addr{v4, v6} {
 				commands = append(commands, strings.TrimSpace(no+"neighbor "+a.String()+" password "+text))
 			}
@@ -33,14 +33,14 @@ func TestBGPNeedsNoPowers(t *testing.T) {
 			// is another; so each session has one of the two.
 			commands = append(commands, no+"neighbor "+v4.String()+" ttl-security hops 1", no+"neighbor "+v6.String()+" bfd")
 		}
-		_, err := l.Vtysh(context.Background(), commands...)
+		_, err := l.Routers.Vtysh(context.Background(), commands...)
 		must(t, err)
 	}
 	t.Cleanup(func() {
-		_, _ = l.Kubectl(context.Background(), "delete", "secret", "routers", "--namespace="+lab.Namespace, "--ignore-not-found")
-		_, _ = l.Kubectl(context.Background(), "delete", "bfdprofile", "steady", "--ignore-not-found")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "secret", "routers", "--namespace="+lab.Namespace, "--ignore-not-found")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "bfdprofile", "steady", "--ignore-not-found")
 	})
-	must(t, l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BFDProfile\nmetadata: {name: steady}\nspec: {receiveInterval: 1000, transmitInterval: 1000, detectMultiplier: 10}\n"))
+	must(t, l.Cluster.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BFDProfile\nmetadata: {name: steady}\nspec: {receiveInterval: 1000, transmitInterval: 1000, detectMultiplier: 10}\n"))
 	password(t, l, "kubernetes.io/basic-auth", text)
 	router("", text)
 	t.Cleanup(func() { router("no ", "") })
@@ -49,7 +49,7 @@ func TestBGPNeedsNoPowers(t *testing.T) {
 
 	restart := func(start func(context.Context, string, ...string) (*lab.Process, error)) *lab.Process {
 		t.Helper()
-		p, err := l.Process(lab.SpeakerOn(node))
+		p, err := l.Processes.Process(lab.SpeakerOn(node))
 		must(t, err)
 		if p.Alive() {
 			must(t, p.Terminate(context.Background()))
@@ -58,19 +58,19 @@ func TestBGPNeedsNoPowers(t *testing.T) {
 		must(t, err)
 		return p
 	}
-	p := restart(l.StartPowerlessSpeaker)
-	t.Cleanup(func() { restart(l.StartSpeaker) })
+	p := restart(l.Product.StartPowerlessSpeaker)
+	t.Cleanup(func() { restart(l.Product.StartSpeaker) })
 
 	established(t, l, node)
 	eventually(t, 60*time.Second, "BFD is up", func() error {
-		metrics, err := l.Metrics(t.Context(), node, speakerMetrics)
+		metrics, err := l.Observers.Metrics(t.Context(), node, speakerMetrics)
 		if series := `belfry_bgp_bfd_up{peer="tor6"}`; err == nil && metrics[series] != 1 {
 			err = fmt.Errorf("%s is %v", series, metrics[series])
 		}
 		return err
 	})
 	for _, a := range byRouter {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
 	must(t, err)
@@ -92,7 +92,7 @@ func TestBGPNeedsNoPowers(t *testing.T) {
 	})
 	for _, a := range bySegment {
 		eventually(t, 30*time.Second, "another node answers for "+a.String(), func() error {
-			hosts, err := l.Resolvers(t.Context(), a)
+			hosts, err := l.Observers.Resolvers(t.Context(), a)
 			if err == nil && (len(hosts) != 1 || hosts[0] == node) {
 				err = fmt.Errorf("%v answer", hosts)
 			}

@@ -17,7 +17,7 @@ func leader(t *testing.T, l *lab.Lab) string {
 	var name string
 	eventually(t, 40*time.Second, "a controller leads", func() error {
 		for replica, process := range controllers {
-			metrics, err := l.Metrics(t.Context(), lab.ControlPlane, controllerMetrics+10*replica)
+			metrics, err := l.Observers.Metrics(t.Context(), lab.ControlPlane, controllerMetrics+10*replica)
 			if err == nil && metrics["belfry_controller_leader"] == 1 {
 				name = process
 				return nil
@@ -37,7 +37,7 @@ func quiet(t *testing.T, l *lab.Lab) lab.AuditMark {
 	var mark lab.AuditMark
 	eventually(t, 60*time.Second, "the product has nothing left to write", func() error {
 		var err error
-		mark, err = l.AuditNow()
+		mark, err = l.Cluster.AuditNow()
 		must(t, err)
 		time.Sleep(3 * time.Second) // the silence that is looked for
 		return noWrites(l, mark)
@@ -47,7 +47,7 @@ func quiet(t *testing.T, l *lab.Lab) lab.AuditMark {
 
 // noWrites tells the writes of the product since a mark, if there are any.
 func noWrites(l *lab.Lab, mark lab.AuditMark) error {
-	writes, err := l.Writes(mark, lab.Namespace)
+	writes, err := l.Cluster.Writes(mark, lab.Namespace)
 	if err != nil {
 		return err
 	}
@@ -68,21 +68,21 @@ func TestAControllerThatIsKilledAndRestartedChangesAndWritesNothing(t *testing.T
 	}
 	first := leader(t, l)
 	mark := quiet(t, l)
-	p, err := l.Process(first)
+	p, err := l.Processes.Process(first)
 	must(t, err)
 	must(t, p.Kill(t.Context()))
-	must(t, l.Restart(t.Context(), first))
+	must(t, l.Processes.Restart(t.Context(), first))
 	second := leader(t, l)
 	t.Logf("%s led and was killed, then %s led", first, second)
 	// It has looked at the world once more when it has planned for a new
 	// Service; everything before that must be as it was, and unwritten.
-	since, err := l.AuditNow()
+	since, err := l.Cluster.AuditNow()
 	must(t, err)
 	if err := noWrites(l, mark); err != nil {
 		t.Errorf("written over the restart:\n%v", err)
 	}
 	newcomer := serve(t, l, "newcomer")
-	writes, err := l.Writes(since, lab.Namespace)
+	writes, err := l.Cluster.Writes(since, lab.Namespace)
 	must(t, err)
 	if !slices.ContainsFunc(writes, func(w lab.AuditEvent) bool { return w.ObjectRef.Name == "newcomer" }) {
 		t.Errorf("no write for the new Service is in the audit log: the check sees nothing; it has %v", writes)
@@ -120,7 +120,7 @@ func TestAConvergedClusterReconciledAgainIsNotWrittenTo(t *testing.T) {
 		{"label", "ipaddresspool", "edge", "example.com/touched=1"},
 		{"label", "l2advertisement", "edge", "example.com/touched=1"},
 	} {
-		_, err := l.Kubectl(t.Context(), args...)
+		_, err := l.Cluster.Kubectl(t.Context(), args...)
 		must(t, err)
 	}
 	if again := leader(t, l); again != controller {

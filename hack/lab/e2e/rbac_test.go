@@ -133,21 +133,21 @@ func TestTheRulesGiveWhatIsUsedAndNothingElse(t *testing.T) {
 	l := cluster(t)
 	ctx := t.Context()
 	t.Cleanup(func() {
-		_, _ = l.KubectlInput(context.Background(), everyKind, "delete", "--ignore-not-found", "--wait=false", "-f", "-")
-		_, _ = l.Kubectl(context.Background(), "delete", "service", "rbac", "--ignore-not-found")
+		_, _ = l.Cluster.KubectlInput(context.Background(), everyKind, "delete", "--ignore-not-found", "--wait=false", "-f", "-")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "service", "rbac", "--ignore-not-found")
 	})
-	must(t, l.Apply(ctx, everyKind))
+	must(t, l.Cluster.Apply(ctx, everyKind))
 
 	// A Service takes an address, announces it, and ceases to be ours.
 	serve(t, l, "rbac")
 	eventually(t, 30*time.Second, "the Service is announced", func() error {
-		out, err := l.Kubectl(ctx, "get", "service", "rbac", `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")].status}`)
+		out, err := l.Cluster.Kubectl(ctx, "get", "service", "rbac", `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")].status}`)
 		if err == nil && out != "True" {
 			err = fmt.Errorf("condition Announced is %q", out)
 		}
 		return err
 	})
-	_, err := l.Kubectl(ctx, "patch", "service", "rbac", `--patch={"spec":{"type":"ClusterIP"}}`)
+	_, err := l.Cluster.Kubectl(ctx, "patch", "service", "rbac", `--patch={"spec":{"type":"ClusterIP"}}`)
 	must(t, err)
 	// The figures are read by who may.
 	scraper(t, l)
@@ -155,7 +155,7 @@ func TestTheRulesGiveWhatIsUsedAndNothingElse(t *testing.T) {
 	// Verbs appear in the audit log when they are answered; watches too.
 	wanted := grants(t)
 	eventually(t, time.Minute, "everything granted is used", func() error {
-		events, err := l.Audit(0, func(e lab.AuditEvent) bool { return e.ByServiceAccount(lab.Namespace) })
+		events, err := l.Cluster.Audit(0, func(e lab.AuditEvent) bool { return e.ByServiceAccount(lab.Namespace) })
 		if err != nil {
 			return err
 		}
@@ -169,7 +169,7 @@ func TestTheRulesGiveWhatIsUsedAndNothingElse(t *testing.T) {
 	})
 	// Nothing was refused, and nothing was asked for without a rule (by grace of
 	// what everybody may do).
-	events, err := l.Audit(0, func(e lab.AuditEvent) bool { return e.ByServiceAccount(lab.Namespace) })
+	events, err := l.Cluster.Audit(0, func(e lab.AuditEvent) bool { return e.ByServiceAccount(lab.Namespace) })
 	must(t, err)
 	for _, e := range events {
 		if e.ResponseStatus.Code == 403 {
@@ -185,7 +185,7 @@ func TestTheRulesGiveWhatIsUsedAndNothingElse(t *testing.T) {
 // is refused as one that may not.
 func scraper(t *testing.T, l *lab.Lab) {
 	t.Helper()
-	must(t, l.Apply(t.Context(), `apiVersion: v1
+	must(t, l.Cluster.Apply(t.Context(), `apiVersion: v1
 kind: ServiceAccount
 metadata: {name: scraper, namespace: default}
 ---
@@ -196,17 +196,17 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: belfry-m
 subjects: [{kind: ServiceAccount, name: scraper, namespace: default}]
 `))
 	t.Cleanup(func() {
-		_, _ = l.Kubectl(context.Background(), "delete", "clusterrolebinding", "scraper", "--ignore-not-found")
-		_, _ = l.Kubectl(context.Background(), "delete", "serviceaccount", "scraper", "--ignore-not-found")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "clusterrolebinding", "scraper", "--ignore-not-found")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "serviceaccount", "scraper", "--ignore-not-found")
 	})
 	tokens := map[string]string{}
 	for _, account := range []string{"scraper", "default"} {
-		out, err := l.Kubectl(t.Context(), "create", "token", account)
+		out, err := l.Cluster.Kubectl(t.Context(), "create", "token", account)
 		must(t, err)
 		tokens[account] = strings.TrimSpace(out)
 	}
 	ports := map[string][]int{lab.ControlPlane: {lab.SecureControllerMetrics, lab.SecureControllerMetrics + 10}}
-	for _, node := range l.Nodes() {
+	for _, node := range l.Network.Nodes() {
 		ports[node] = []int{lab.SecureSpeakerMetrics}
 	}
 	for host, all := range ports {
@@ -217,7 +217,7 @@ subjects: [{kind: ServiceAccount, name: scraper, namespace: default}]
 					if account != "" {
 						args = append(args, "--header", "Authorization: Bearer "+tokens[account])
 					}
-					out, err := l.Exec(t.Context(), host, args...)
+					out, err := l.Network.Exec(t.Context(), host, args...)
 					if err == nil && out != want {
 						err = fmt.Errorf("status %s", out)
 					}

@@ -15,10 +15,10 @@ import (
 
 func TestAnExposedServiceAnswersFromAnotherHost(t *testing.T) {
 	l := cluster(t)
-	_, err := l.Kubectl(t.Context(), "expose", "deployment", "web", "--name=exposed", "--port=80", "--type=LoadBalancer")
+	_, err := l.Cluster.Kubectl(t.Context(), "expose", "deployment", "web", "--name=exposed", "--port=80", "--type=LoadBalancer")
 	must(t, err)
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "service", "exposed") })
-	_, err = l.Kubectl(t.Context(), "patch", "service", "exposed", `--patch={"spec":{"ipFamilyPolicy":"PreferDualStack"}}`)
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "service", "exposed") })
+	_, err = l.Cluster.Kubectl(t.Context(), "patch", "service", "exposed", `--patch={"spec":{"ipFamilyPolicy":"PreferDualStack"}}`)
 	must(t, err)
 	var addresses []netip.Addr
 	eventually(t, 20*time.Second, "the Service gets an address of each family", func() error {
@@ -32,31 +32,31 @@ func TestAnExposedServiceAnswersFromAnotherHost(t *testing.T) {
 	}
 	for _, address := range addresses {
 		eventually(t, 10*time.Second, "curl from the client", func() error {
-			r, err := l.Curl(t.Context(), address, 80)
+			r, err := l.Observers.Curl(t.Context(), address, 80)
 			if err == nil && !strings.HasPrefix(r.Node, "node") {
 				err = fmt.Errorf("%+v", r)
 			}
 			return err
 		})
 		// arping and ndisc6 know nothing of us.
-		macs, err := l.Resolve(t.Context(), address)
+		macs, err := l.Observers.Resolve(t.Context(), address)
 		must(t, err)
 		if len(macs) != 1 {
 			t.Errorf("%d hardware addresses answer for %s: %v", len(macs), address, macs)
 		}
 		for _, mac := range macs {
-			if host := l.HostOf(mac); !slices.Contains(l.Nodes(), host) {
+			if host := l.Network.HostOf(mac); !slices.Contains(l.Network.Nodes(), host) {
 				t.Errorf("%s answers for %s, want a node", host, address)
 			}
 		}
 	}
-	modes, err := l.Kubectl(t.Context(), "get", "service", "exposed", "--output=jsonpath={.status.loadBalancer.ingress[*].ipMode}")
+	modes, err := l.Cluster.Kubectl(t.Context(), "get", "service", "exposed", "--output=jsonpath={.status.loadBalancer.ingress[*].ipMode}")
 	must(t, err)
 	if modes != "VIP VIP" {
 		t.Errorf("ipMode is %q, want VIP for both", modes)
 	}
 	eventually(t, 10*time.Second, "the condition names a node that announces", func() error {
-		out, err := l.Kubectl(t.Context(), "get", "service", "exposed", `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")].message}`)
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "service", "exposed", `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")].message}`)
 		if err == nil && !strings.Contains(out, "node") {
 			err = fmt.Errorf("its message is %q", out)
 		}
@@ -66,24 +66,24 @@ func TestAnExposedServiceAnswersFromAnotherHost(t *testing.T) {
 
 func TestALocalServiceFollowsItsReadyEndpoints(t *testing.T) {
 	l := cluster(t)
-	clientV4, clientV6 := l.Addresses(lab.Client)
+	clientV4, clientV6 := l.Network.Addresses(lab.Client)
 	addresses := serve(t, l, "local", "externalTrafficPolicy: Local")
 	probes := []*lab.Prober{probe(t, l, addresses[0]), probe(t, l, addresses[1])}
 	t.Cleanup(func() {
-		for _, node := range l.Nodes() {
-			must(t, l.Reinstate(context.Background(), node))
+		for _, node := range l.Network.Nodes() {
+			must(t, l.Machines.Reinstate(context.Background(), node))
 		}
 	})
 	// Each node in turn is the only one with a ready endpoint.
-	for _, node := range l.Nodes() {
-		must(t, l.Reinstate(t.Context(), node))
+	for _, node := range l.Network.Nodes() {
+		must(t, l.Machines.Reinstate(t.Context(), node))
 		for _, other := range others(l, node) {
-			must(t, l.Withdraw(t.Context(), other))
+			must(t, l.Machines.Withdraw(t.Context(), other))
 		}
 		for i, client := range []netip.Addr{clientV4, clientV6} {
 			answers(t, probes[i], 10*time.Second, only(node))
 			eventually(t, 10*time.Second, "curl reaches the backend on the node that answers", func() error {
-				r, err := l.Curl(t.Context(), addresses[i], 80)
+				r, err := l.Observers.Curl(t.Context(), addresses[i], 80)
 				if err != nil {
 					return err
 				}
@@ -97,14 +97,14 @@ func TestALocalServiceFollowsItsReadyEndpoints(t *testing.T) {
 			})
 		}
 	}
-	for _, node := range l.Nodes() {
-		must(t, l.Withdraw(t.Context(), node))
+	for _, node := range l.Network.Nodes() {
+		must(t, l.Machines.Withdraw(t.Context(), node))
 	}
 	for _, p := range probes {
 		falls(t, p)
 	}
 	eventually(t, 10*time.Second, "the condition says that there is no endpoint", func() error {
-		out, err := l.Kubectl(t.Context(), "get", "service", "local", `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")].status}`)
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "service", "local", `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")].status}`)
 		if err == nil && out != "False" {
 			err = fmt.Errorf("Announced is %q", out)
 		}
@@ -132,13 +132,13 @@ func TestADeletedServiceFreesItsAddressAndAnsweringStops(t *testing.T) {
 	for _, p := range probes {
 		answers(t, p, 10*time.Second, anybody)
 	}
-	_, err := l.Kubectl(t.Context(), "delete", "service", "brief")
+	_, err := l.Cluster.Kubectl(t.Context(), "delete", "service", "brief")
 	must(t, err)
 	for _, p := range probes {
 		falls(t, p)
 	}
 	// Free: another Service gets them by asking.
-	must(t, l.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
+	must(t, l.Cluster.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
 kind: Service
 metadata:
   name: heir
@@ -149,7 +149,7 @@ spec:
   selector: {app: web}
   ports: [{port: 80}]
 `, addresses[0], addresses[1])))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "service", "heir") })
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "service", "heir") })
 	eventually(t, 10*time.Second, "the freed addresses go to who asks for them", func() error {
 		if got := ingress(t, l, "heir"); !slices.Equal(got, addresses) {
 			return fmt.Errorf("it has %v, want %v", got, addresses)
@@ -175,10 +175,10 @@ func TestABadObjectIsRefusedOrReportedAndHarmsNothing(t *testing.T) {
 		"mixed":          {`addresses: ["198.51.100.20-2001:db8::1"]`, "both ends of a range must be of the same family"},
 		"empty":          {`addresses: []`, "spec.addresses"},
 	} {
-		err := l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: "+name+"}\nspec: {"+bad.spec+"}\n")
+		err := l.Cluster.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: "+name+"}\nspec: {"+bad.spec+"}\n")
 		if err == nil {
 			t.Errorf("%s: kubectl apply took it", name)
-			_, _ = l.Kubectl(t.Context(), "delete", "ipaddresspool", name)
+			_, _ = l.Cluster.Kubectl(t.Context(), "delete", "ipaddresspool", name)
 		} else if !strings.Contains(err.Error(), bad.message) {
 			t.Errorf("%s: refused without %q: %v", name, bad.message, err)
 		}
@@ -186,20 +186,20 @@ func TestABadObjectIsRefusedOrReportedAndHarmsNothing(t *testing.T) {
 
 	// What one object cannot see is told on the younger one, and disables
 	// neither.
-	must(t, l.Apply(t.Context(), `apiVersion: belfry.dev/v1beta1
+	must(t, l.Cluster.Apply(t.Context(), `apiVersion: belfry.dev/v1beta1
 kind: IPAddressPool
 metadata: {name: overlapping}
 spec: {addresses: ["198.51.100.0/24"], autoAssign: false}
 `))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "ipaddresspool", "overlapping") })
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "ipaddresspool", "overlapping") })
 	eventually(t, 10*time.Second, "the overlap is told on the younger pool", func() error {
-		out, err := l.Kubectl(t.Context(), "get", "ipaddresspool", "overlapping", `--output=jsonpath={.status.conditions[?(@.type=="Accepted")]}`)
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "ipaddresspool", "overlapping", `--output=jsonpath={.status.conditions[?(@.type=="Accepted")]}`)
 		if err == nil && !(strings.Contains(out, `"status":"False"`) && strings.Contains(out, `"reason":"Overlaps"`) && strings.Contains(out, "edge")) {
 			err = fmt.Errorf("Accepted is %s", out)
 		}
 		return err
 	})
-	out, err := l.Kubectl(t.Context(), "get", "ipaddresspool", "edge", `--output=jsonpath={.status.conditions[?(@.type=="Accepted")].status}`)
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "ipaddresspool", "edge", `--output=jsonpath={.status.conditions[?(@.type=="Accepted")].status}`)
 	must(t, err)
 	if out != "True" {
 		t.Errorf("the older pool's Accepted is %q", out)

@@ -77,11 +77,11 @@ func (r *run) watch(k kind) (watches []watch, err error) {
 	for _, address := range slices.Concat(r.addresses, r.routed) {
 		w := watch{address: address}
 		if !slices.Contains(r.routed, address) {
-			if w.prober, err = r.lab.Probe(address, k.asking()); err != nil {
+			if w.prober, err = r.lab.Observers.Probe(address, k.asking()); err != nil {
 				return watches, err
 			}
 		}
-		w.load = r.lab.PatientLoad(address, 80, 20*time.Millisecond, k.patience())
+		w.load = r.lab.Observers.PatientLoad(address, 80, 20*time.Millisecond, k.patience())
 		watches = append(watches, w)
 	}
 	return watches, nil
@@ -99,7 +99,7 @@ func (w watch) stop() (result lab.LoadResult, report lab.Report) {
 // during makes a change while the client asks for all addresses, and tells what
 // the client saw of it. More is lost than may be: that is a fault.
 func (r *run) during(ctx context.Context, k kind, change func(note func(format string, args ...any)) error) error {
-	capture, err := r.lab.Capture(ctx, fmt.Sprintf("step-%d", r.steps), append(r.lab.Nodes(), lab.Client, lab.Router)...)
+	capture, err := r.lab.Observers.Capture(ctx, fmt.Sprintf("step-%d", r.steps), append(r.lab.Network.Nodes(), lab.Client, lab.Router)...)
 	if err != nil {
 		return err
 	}
@@ -150,7 +150,7 @@ func (r *run) during(ctx context.Context, k kind, change func(note func(format s
 		switch k {
 		case planned:
 			for _, c := range rerouted {
-				if c.hops < len(r.lab.Nodes())-1 {
+				if c.hops < len(r.lab.Network.Nodes())-1 {
 					r.fault("the router had %d nodes for %s, %s after the change; it should never lack more than one", c.hops, w.address, c.at.Sub(begun).Round(time.Millisecond))
 				}
 			}

@@ -152,14 +152,14 @@ func (r *run) fault(format string, args ...any) {
 // kubectl shows a command and what it prints.
 func (r *run) kubectl(ctx context.Context, args ...string) error {
 	r.say("$ kubectl %s", strings.Join(args, " "))
-	out, err := r.lab.Kubectl(ctx, args...)
+	out, err := r.lab.Cluster.Kubectl(ctx, args...)
 	fmt.Fprint(indent{r.out}, out)
 	return err
 }
 
 // get returns one value of an object.
 func (r *run) get(ctx context.Context, jsonpath string, what ...string) (string, error) {
-	return r.lab.Kubectl(ctx, append(append([]string{"get"}, what...), "--output=jsonpath="+jsonpath)...)
+	return r.lab.Cluster.Kubectl(ctx, append(append([]string{"get"}, what...), "--output=jsonpath="+jsonpath)...)
 }
 
 // images builds the product's image as it is released, and one that differs by
@@ -250,7 +250,7 @@ func (r *run) install(ctx context.Context) error {
 func (r *run) configure(ctx context.Context) error {
 	r.say("saying which addresses there are, and that they are announced on this segment")
 	r.say("$ kubectl apply -f pool.yaml")
-	out, err := r.lab.KubectlInput(ctx, config, "apply", "-f", "-")
+	out, err := r.lab.Cluster.KubectlInput(ctx, config, "apply", "-f", "-")
 	fmt.Fprint(indent{r.out}, out)
 	return err
 }
@@ -327,7 +327,7 @@ func (r *run) reach(ctx context.Context) error {
 // curl asks until somebody answers.
 func (r *run) curl(ctx context.Context, address netip.Addr) error {
 	return r.until(ctx, 20*time.Second, "curl "+lab.URL(address, 80), func() error {
-		reply, err := r.lab.Curl(ctx, address, 80)
+		reply, err := r.lab.Observers.Curl(ctx, address, 80)
 		if err == nil {
 			r.say("$ curl %s\n   pod=%s client=%s", lab.URL(address, 80), reply.Pod, reply.Client)
 		}
@@ -337,7 +337,7 @@ func (r *run) curl(ctx context.Context, address netip.Addr) error {
 
 // owner is the one host that answers for an address.
 func (r *run) owner(ctx context.Context, address netip.Addr) (string, error) {
-	hosts, err := r.lab.Resolvers(ctx, address)
+	hosts, err := r.lab.Observers.Resolvers(ctx, address)
 	if err == nil && len(hosts) != 1 {
 		err = fmt.Errorf("%d hosts answer for %s: %v", len(hosts), address, hosts)
 	}

@@ -51,16 +51,16 @@ func (r *run) routeSecured(ctx context.Context) (err error) {
 		"configure terminal", "router bgp 64513", "neighbor nodes password " + secret, "neighbor nodes ttl-security hops 1",
 		"neighbor nodes6 peer-group", "neighbor nodes6 remote-as 64512", "neighbor nodes6 passive", "neighbor nodes6 password " + secret, "neighbor nodes6 bfd",
 	}
-	for _, node := range r.lab.Nodes() {
-		_, v6 := r.lab.Addresses(node)
+	for _, node := range r.lab.Network.Nodes() {
+		_, v6 := r.lab.Network.Addresses(node)
 		commands = append(commands, "neighbor "+v6.String()+" peer-group nodes6")
 	}
 	commands = append(commands, "address-family ipv4 unicast", "no neighbor nodes6 activate", "exit-address-family", "address-family ipv6 unicast", "neighbor nodes6 activate", "exit-address-family")
-	if _, err := r.lab.Vtysh(ctx, commands...); err != nil {
+	if _, err := r.lab.Routers.Vtysh(ctx, commands...); err != nil {
 		return err
 	}
 	r.say("$ kubectl apply -f bgp.yaml")
-	out, err := r.lab.KubectlInput(ctx, routed+"---\n"+secured, "apply", "-f", "-")
+	out, err := r.lab.Cluster.KubectlInput(ctx, routed+"---\n"+secured, "apply", "-f", "-")
 	fmt.Fprint(indent{r.out}, out)
 	if err != nil {
 		return err
@@ -81,9 +81,9 @@ func (r *run) routeSecured(ctx context.Context) (err error) {
 func (r *run) watchedByBFD(ctx context.Context) error {
 	if err := r.until(ctx, 60*time.Second, "BFD is up on every node", func() error {
 		var peers []struct{ Peer, Status string }
-		err := r.lab.VtyshJSON(ctx, "show bfd peers", &peers)
+		err := r.lab.Routers.VtyshJSON(ctx, "show bfd peers", &peers)
 		up := slices.DeleteFunc(slices.Clone(peers), func(p struct{ Peer, Status string }) bool { return p.Status != "up" })
-		if err == nil && len(up) != len(r.lab.Nodes()) {
+		if err == nil && len(up) != len(r.lab.Network.Nodes()) {
 			err = fmt.Errorf("the router has %v", peers)
 		}
 		return err
@@ -130,7 +130,7 @@ func (r *run) withoutPowers(ctx context.Context) error {
 			r.fault("a speaker has more powers than BGP needs: %s", p)
 		}
 	}
-	if len(before) != len(r.lab.Nodes()) || len(after) != len(before) || slices.Equal(before, after) {
+	if len(before) != len(r.lab.Network.Nodes()) || len(after) != len(before) || slices.Equal(before, after) {
 		r.fault("the speakers' powers were %v and are %v", before, after)
 	}
 	if err := r.spread(ctx); err != nil {
@@ -141,7 +141,7 @@ func (r *run) withoutPowers(ctx context.Context) error {
 	}
 	// What cannot be announced is not claimed to be.
 	for _, address := range bySegment {
-		if hosts, err := r.lab.Resolvers(ctx, address); err != nil || len(hosts) > 0 {
+		if hosts, err := r.lab.Observers.Resolvers(ctx, address); err != nil || len(hosts) > 0 {
 			r.fault("%v answer for %s (%v)", hosts, address, err)
 		}
 	}
@@ -208,7 +208,7 @@ func (r *run) spread(ctx context.Context) error {
 func (r *run) everyNode(ctx context.Context, address netip.Addr) error {
 	if err := r.until(ctx, 30*time.Second, "every node advertises "+address.String(), func() error {
 		hops, err := r.nextHops(ctx, address)
-		if err == nil && len(hops) != len(r.lab.Nodes()) {
+		if err == nil && len(hops) != len(r.lab.Network.Nodes()) {
 			err = fmt.Errorf("the router's next hops are %v", hops)
 		}
 		return err

@@ -49,8 +49,8 @@ func (r *run) frr() string {
 		"router bgp 64513", " bgp router-id 198.51.100.1", " no bgp ebgp-requires-policy",
 		" neighbor nodes peer-group", " neighbor nodes remote-as 64512", " neighbor nodes passive",
 	}
-	for _, node := range r.lab.Nodes() {
-		v4, _ := r.lab.Addresses(node)
+	for _, node := range r.lab.Network.Nodes() {
+		v4, _ := r.lab.Network.Addresses(node)
 		lines = append(lines, " neighbor "+v4.String()+" peer-group nodes")
 	}
 	for _, family := range []string{"ipv4", "ipv6"} {
@@ -64,7 +64,7 @@ func (r *run) startRouter(ctx context.Context) error {
 	if err := lab.UnableFRR(); err != nil {
 		return err
 	}
-	return r.lab.StartFRR(ctx, r.frr())
+	return r.lab.Routers.StartFRR(ctx, r.frr())
 }
 
 func (r *run) route(ctx context.Context) error {
@@ -73,7 +73,7 @@ func (r *run) route(ctx context.Context) error {
 		return err
 	}
 	r.say("$ kubectl apply -f bgp.yaml")
-	out, err := r.lab.KubectlInput(ctx, routed, "apply", "-f", "-")
+	out, err := r.lab.Cluster.KubectlInput(ctx, routed, "apply", "-f", "-")
 	fmt.Fprint(indent{r.out}, out)
 	if err != nil {
 		return err
@@ -89,9 +89,9 @@ const inPoolRouted = `{"metadata":{"annotations":{"belfry.dev/address-pool":"rou
 
 // nextHops are where the router's kernel sends the traffic of an address.
 func (r *run) nextHops(ctx context.Context, address netip.Addr) ([]string, error) {
-	out, err := r.lab.Exec(ctx, lab.Router, "ip", "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String(), "proto", "bgp")
+	out, err := r.lab.Network.Exec(ctx, lab.Router, "ip", "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String(), "proto", "bgp")
 	if address.Is6() {
-		out, err = r.lab.Exec(ctx, lab.Router, "ip", "-6", "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String(), "proto", "bgp")
+		out, err = r.lab.Network.Exec(ctx, lab.Router, "ip", "-6", "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String(), "proto", "bgp")
 	}
 	var hops []string
 	fields := strings.Fields(out)
@@ -113,7 +113,7 @@ type routeWatch struct {
 }
 
 func (r *run) watchRoutes(ctx context.Context) (*routeWatch, error) {
-	w := &routeWatch{cmd: r.lab.Command(ctx, lab.Router, "ip", "-oneline", "monitor", "route")}
+	w := &routeWatch{cmd: r.lab.Network.Command(ctx, lab.Router, "ip", "-oneline", "monitor", "route")}
 	out, err := w.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err

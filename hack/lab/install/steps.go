@@ -20,7 +20,7 @@ func (r *run) restartSpeakers(ctx context.Context) error {
 		if err := r.kubectl(ctx, "rollout", "restart", "daemonset/belfry-speaker", inNamespace); err != nil {
 			return err
 		}
-		_, err := r.lab.Kubectl(ctx, "rollout", "status", "daemonset/belfry-speaker", inNamespace, "--timeout=180s")
+		_, err := r.lab.Cluster.Kubectl(ctx, "rollout", "status", "daemonset/belfry-speaker", inNamespace, "--timeout=180s")
 		return err
 	})
 }
@@ -32,7 +32,7 @@ func (r *run) restartControllers(ctx context.Context) error {
 		if err := r.kubectl(ctx, "rollout", "restart", "deployment/belfry-controller", inNamespace); err != nil {
 			return err
 		}
-		_, err := r.lab.Kubectl(ctx, "rollout", "status", "deployment/belfry-controller", inNamespace, "--timeout=180s")
+		_, err := r.lab.Cluster.Kubectl(ctx, "rollout", "status", "deployment/belfry-controller", inNamespace, "--timeout=180s")
 		return err
 	})
 }
@@ -138,7 +138,7 @@ func (r *run) deleteNode(ctx context.Context) error {
 		return err
 	}
 	if err := r.until(ctx, 60*time.Second, "the report of "+owner+" goes with it", func() error {
-		out, err := r.lab.Kubectl(ctx, "get", "speakerstatus", owner, "--ignore-not-found", "--output=name")
+		out, err := r.lab.Cluster.Kubectl(ctx, "get", "speakerstatus", owner, "--ignore-not-found", "--output=name")
 		if err == nil && out != "" {
 			err = errors.New("it is there")
 		}
@@ -148,7 +148,7 @@ func (r *run) deleteNode(ctx context.Context) error {
 	}
 	r.say("SpeakerStatus %s went with it", owner)
 	r.say("%s is started anew, and joins", owner)
-	if err := r.lab.Restart(ctx, lab.MachineOn(owner)); err != nil {
+	if err := r.lab.Processes.Restart(ctx, lab.MachineOn(owner)); err != nil {
 		return err
 	}
 	return r.whole(ctx, owner)
@@ -189,7 +189,7 @@ func (r *run) powerOff(ctx context.Context) error {
 	r.say("(a third of the requests fails until Kubernetes takes the dead node's Pods out of service, ten seconds here)")
 	if err := r.during(ctx, unplanned, func(note func(string, ...any)) error {
 		note("%s loses power", owner)
-		if err := r.lab.PowerOff(ctx, owner); err != nil {
+		if err := r.lab.Machines.PowerOff(ctx, owner); err != nil {
 			return err
 		}
 		if err := r.moved(ctx, owner); err != nil {
@@ -210,7 +210,7 @@ func (r *run) powerOff(ctx context.Context) error {
 		return err
 	}
 	r.say("power is back")
-	if err := r.lab.PowerOn(ctx, owner); err != nil {
+	if err := r.lab.Machines.PowerOn(ctx, owner); err != nil {
 		return err
 	}
 	if err := r.whole(ctx, owner); err != nil {
@@ -219,7 +219,7 @@ func (r *run) powerOff(ctx context.Context) error {
 	// What comes next answers for itself alone.
 	r.say("the nodes forget what was asked of the Pods that died: %v", dead)
 	for _, pod := range dead {
-		if err := r.lab.ForgetConnections(ctx, pod); err != nil {
+		if err := r.lab.Machines.ForgetConnections(ctx, pod); err != nil {
 			return err
 		}
 	}
@@ -252,7 +252,7 @@ func (r *run) documented(ctx context.Context, heading string, n int) error {
 func (r *run) shell(ctx context.Context, script string) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
-	cmd, err := r.lab.Shell(ctx, script)
+	cmd, err := r.lab.Cluster.Shell(ctx, script)
 	if err != nil {
 		return err
 	}
@@ -344,14 +344,14 @@ func (r *run) uninstallChart(ctx context.Context) error {
 // LeftBehind lists every object of the cluster that names belfry, but for Events
 // and the lab's own web server.
 func LeftBehind(ctx context.Context, l *lab.Lab) ([]string, error) {
-	out, err := l.Kubectl(ctx, "api-resources", "--verbs=list", "--output=name")
+	out, err := l.Cluster.Kubectl(ctx, "api-resources", "--verbs=list", "--output=name")
 	if err != nil {
 		return nil, err
 	}
 	kinds := slices.DeleteFunc(strings.Fields(out), func(kind string) bool {
 		return strings.HasPrefix(kind, "events") // they tell of the past, and expire
 	})
-	out, err = l.Kubectl(ctx, "get", strings.Join(kinds, ","), "--all-namespaces", "--ignore-not-found",
+	out, err = l.Cluster.Kubectl(ctx, "get", strings.Join(kinds, ","), "--all-namespaces", "--ignore-not-found",
 		`--output=go-template={{range .items}}{{.kind}} {{.metadata.namespace}}/{{.metadata.name}} {{.metadata.annotations}} {{.metadata.labels}} {{.metadata.finalizers}} {{.status}}{{"\n"}}{{end}}`)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ func faultCommands(attach attachFunc) []*cobra.Command {
 	}
 	process := func(do func(context.Context, *lab.Process) error) func(context.Context, *lab.Lab, string) error {
 		return func(ctx context.Context, l *lab.Lab, name string) error {
-			p, err := l.Process(name)
+			p, err := l.Processes.Process(name)
 			if err != nil {
 				return err
 			}
@@ -47,10 +47,10 @@ func faultCommands(attach attachFunc) []*cobra.Command {
 		}
 	}
 	return []*cobra.Command{
-		each("cut HOST...", "Pull a host's cable at the switch", (*lab.Lab).Hosts, func(ctx context.Context, l *lab.Lab, h string) error { return l.CutLink(ctx, h) }),
-		each("link HOST...", "Put the cable back", (*lab.Lab).Hosts, func(ctx context.Context, l *lab.Lab, h string) error { return l.HealLink(ctx, h) }),
-		each("poweroff NODE...", "Cut a node's link and kill all it runs", (*lab.Lab).Nodes, func(ctx context.Context, l *lab.Lab, h string) error { return l.PowerOff(ctx, h) }),
-		each("poweron NODE...", "Bring a node back, with what it ran", (*lab.Lab).Nodes, func(ctx context.Context, l *lab.Lab, h string) error { return l.PowerOn(ctx, h) }),
+		each("cut HOST...", "Pull a host's cable at the switch", hostNames, func(ctx context.Context, l *lab.Lab, h string) error { return l.Network.CutLink(ctx, h) }),
+		each("link HOST...", "Put the cable back", hostNames, func(ctx context.Context, l *lab.Lab, h string) error { return l.Network.HealLink(ctx, h) }),
+		each("poweroff NODE...", "Cut a node's link and kill all it runs", nodeNames, func(ctx context.Context, l *lab.Lab, h string) error { return l.Machines.PowerOff(ctx, h) }),
+		each("poweron NODE...", "Bring a node back, with what it ran", nodeNames, func(ctx context.Context, l *lab.Lab, h string) error { return l.Machines.PowerOn(ctx, h) }),
 		partitionCommand(attach),
 		loseCommand(attach),
 		plain("heal", "End every fault of the network, let stopped processes go on", func(ctx context.Context, l *lab.Lab) error { return l.Heal(ctx) }),
@@ -58,9 +58,9 @@ func faultCommands(attach attachFunc) []*cobra.Command {
 		each("term PROCESS...", "SIGTERM: an orderly stop", processNames, process(func(_ context.Context, p *lab.Process) error { return p.Signal(syscall.SIGTERM) })),
 		each("stop PROCESS...", "SIGSTOP: it hangs", processNames, process(func(_ context.Context, p *lab.Process) error { return p.Pause() })),
 		each("cont PROCESS...", "SIGCONT: it goes on", processNames, process(func(_ context.Context, p *lab.Process) error { return p.Resume() })),
-		each("restart PROCESS...", "Start it again, after SIGTERM if it runs", processNames, func(ctx context.Context, l *lab.Lab, p string) error { return l.Restart(ctx, p) }),
-		plain("pause-api", "Stop the API server from answering", func(_ context.Context, l *lab.Lab) error { return l.PauseAPI() }),
-		plain("resume-api", "Let the API server go on", func(_ context.Context, l *lab.Lab) error { return l.ResumeAPI() }),
+		each("restart PROCESS...", "Start it again, after SIGTERM if it runs", processNames, func(ctx context.Context, l *lab.Lab, p string) error { return l.Processes.Restart(ctx, p) }),
+		plain("pause-api", "Stop the API server from answering", func(_ context.Context, l *lab.Lab) error { return l.Cluster.PauseAPI() }),
+		plain("resume-api", "Let the API server go on", func(_ context.Context, l *lab.Lab) error { return l.Cluster.ResumeAPI() }),
 		flapCommand(attach),
 		{
 			Use: "mac HOST MAC", Short: "Give a host's interface another hardware address",
@@ -71,11 +71,15 @@ func faultCommands(attach attachFunc) []*cobra.Command {
 				if err != nil {
 					return err
 				}
-				return l.ChangeMAC(ctx, args[0], mac)
+				return l.Network.ChangeMAC(ctx, args[0], mac)
 			}),
 		},
 	}
 }
+
+func hostNames(l *lab.Lab) []string { return l.Network.Hosts() }
+
+func nodeNames(l *lab.Lab) []string { return l.Network.Nodes() }
 
 func partitionCommand(attach attachFunc) *cobra.Command {
 	return &cobra.Command{
@@ -88,7 +92,7 @@ func partitionCommand(attach attachFunc) *cobra.Command {
 			for _, a := range args {
 				groups = append(groups, strings.Split(a, ","))
 			}
-			return l.Partition(ctx, groups...)
+			return l.Network.Partition(ctx, groups...)
 		}),
 	}
 }
@@ -109,7 +113,7 @@ func loseCommand(attach attachFunc) *cobra.Command {
 				}
 				share = percent / 100
 			}
-			return l.Lose(ctx, strings.Split(args[0], ","), strings.Split(args[1], ","), share)
+			return l.Network.Lose(ctx, strings.Split(args[0], ","), strings.Split(args[1], ","), share)
 		}),
 	}
 }
@@ -121,7 +125,7 @@ func flapCommand(attach attachFunc) *cobra.Command {
 		Short: "Take a host's interface down for a while",
 		Args:  cobra.ExactArgs(1),
 		RunE: onLab(attach, func(ctx context.Context, l *lab.Lab, args []string) error {
-			return l.Flap(ctx, args[0], down)
+			return l.Network.Flap(ctx, args[0], down)
 		}),
 	}
 	cmd.Flags().DurationVar(&down, "down", time.Second, "for how long")

@@ -150,7 +150,7 @@ func kubeletCommand(attach func() (*lab.Lab, error)) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			err = l.RunKubelet(cmd.Context(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
+			err = l.Machines.RunKubelet(cmd.Context(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 			if errors.Is(err, context.Canceled) {
 				return nil
 			}

@@ -22,9 +22,9 @@ func observeCommands(attach attachFunc) []*cobra.Command {
 			if err != nil {
 				return err
 			}
-			macs, err := l.Resolve(ctx, address)
+			macs, err := l.Observers.Resolve(ctx, address)
 			for _, mac := range macs {
-				fmt.Printf("%s is at %s (%s)\n", address, mac, l.HostOf(mac))
+				fmt.Printf("%s is at %s (%s)\n", address, mac, l.Network.HostOf(mac))
 			}
 			if err == nil && len(macs) == 0 {
 				fmt.Printf("nobody answers for %s\n", address)
@@ -59,7 +59,7 @@ func watchCommand(attach attachFunc) *cobra.Command {
 					return err
 				}
 			}
-			w, err := l.Watch(host)
+			w, err := l.Observers.Watch(host)
 			if err != nil {
 				return err
 			}
@@ -97,7 +97,7 @@ func whoCommand(attach attachFunc) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			p, err := l.Probe(address, interval)
+			p, err := l.Observers.Probe(address, interval)
 			if err != nil {
 				return err
 			}
@@ -139,7 +139,7 @@ func loadCommand(attach attachFunc) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			load := l.Load(address, port, interval)
+			load := l.Observers.Load(address, port, interval)
 			ctx, cancel := until(ctx, limit)
 			defer cancel()
 			<-ctx.Done()
