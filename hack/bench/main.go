@@ -157,7 +157,7 @@ var experiments = []experiment{
 	{"interfaces taken down", []string{"failover/down"}, failDown},
 	{"speakers terminated", []string{"failover/term"}, failTerm},
 	{"healed partitions", []string{"failover/heal"}, failHeal},
-	{"endpoints taken away", []string{"bgp/withdraw"}, withdraw},
+	{"endpoints taken away", []string{"bgp/told", "bgp/withdraw"}, withdraw},
 	{"BGP sessions", []string{"bgp/cold", "bgp/reset", "bgp/session-rss", "bgp/prefixes-rss", "bgp/rest-cpu"}, talk},
 	{"creating Services", []string{
 		"create/wall", "create/announced", "create/latency", "create/writes",

@@ -85,8 +85,13 @@ func (c *cluster) route(ctx context.Context) error {
 	return c.StartFRR(ctx, router)
 }
 
-// withdraw takes endpoints from a Service whose traffic stays on their nodes,
-// and looks at the router's kernel until it sends nothing there any more.
+// updates has tcpdump print the UPDATEs that come to the router: BGP messages whose type,
+// their 19th octet, is 2 (RFC 4271, section 4.1).
+const updates = "tcp dst port 179 and tcp[((tcp[12] & 0xf0) >> 2) + 18] = 2"
+
+// withdraw takes endpoints from a Service whose traffic stays on their nodes, and looks
+// at the router's link until it is told so, and at its kernel until it sends nothing
+// there any more.
 func withdraw(ctx context.Context, b *bench) (err error) {
 	c, err := b.well(ctx)
 	if err != nil {
@@ -103,8 +108,21 @@ func withdraw(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
+	link, err := c.tap(ctx, lab.Router, "tcpdump", "-Z", "root", "-i", lab.NIC, "-n", "--immediate-mode", "-l", updates)
+	if err != nil {
+		return err
+	}
+	defer link.stop()
+	kernel, err := c.tap(ctx, lab.Router, "ip", "-oneline", "monitor", "route")
+	if err != nil {
+		return err
+	}
+	defer kernel.stop()
+	if _, err := link.since(ctx, time.Time{}, "listening on"); err != nil {
+		return err
+	}
 	all := c.Nodes()
-	var took []time.Duration
+	var told, took []time.Duration
 	for i := range b.trials {
 		lost := all[i%len(all)]
 		if err := c.ready(ctx, all); err != nil {
@@ -121,9 +139,19 @@ func withdraw(ctx context.Context, b *bench) (err error) {
 		if err := c.leads(ctx, address, left); err != nil {
 			return fmt.Errorf("trial %d: %w", i+1, err)
 		}
-		took = append(took, time.Since(begun))
-		b.say("  trial %d: %s is left out after %s", i+1, lost, duration(took[i]))
+		v4, _ := c.Addresses(lost)
+		heard, err := link.since(ctx, begun, "IP "+v4.String()+".")
+		if err != nil {
+			return fmt.Errorf("trial %d: %w", i+1, err)
+		}
+		changed, err := kernel.since(ctx, begun, address.String()+" ")
+		if err != nil {
+			return fmt.Errorf("trial %d: %w", i+1, err)
+		}
+		told, took = append(told, heard.Sub(begun)), append(took, changed.Sub(begun))
+		b.say("  trial %d: the router is told to leave %s out after %s, and does so after %s", i+1, lost, duration(told[i]), duration(took[i]))
 	}
+	b.found("bgp/told", slices.Max(told).Seconds(), "worst of %d; median %s", len(told), duration(median(told)))
 	b.found("bgp/withdraw", slices.Max(took).Seconds(), "worst of %d; median %s", len(took), duration(median(took)))
 	return nil
 }
