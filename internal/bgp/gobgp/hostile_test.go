@@ -375,6 +375,26 @@ func TestGuessesDoNotHideTheRoutersWords(t *testing.T) {
 	s.established(r.peer.Name)
 }
 
+// A router whose OPEN is late is waited for; what that may mean is told meanwhile.
+func TestSlowRouterIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := speak(t)
+	r := newRouter(t)
+	s.say(r.peer, route("198.51.100.1/32"), route("2001:db8:100::1/128"))
+	c := r.accept()
+	if v := s.faults(r.peer.Name, bgp.Silent); v.State != bgp.OpenSent || v.Fault.Text != "the router has taken the connection and sends no OPEN" {
+		t.Error(show(v))
+	}
+	c.send(wire.AppendOpen(nil, polite))
+	eventually(t, within, func() (bool, any) { v := s.view(r.peer.Name); return v.State == bgp.OpenConfirm, show(v) })
+	c.send(wire.AppendKeepalive(nil))
+	c.drain()
+	c.talk()
+	if v := s.established(r.peer.Name); v.Sent != 1 || v.Counters.Flaps != 0 {
+		t.Error(show(v))
+	}
+}
+
 func TestSilentRouterIsToldTheHoldTimerExpired(t *testing.T) {
 	t.Parallel()
 	s := speak(t)

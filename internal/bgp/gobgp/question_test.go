@@ -25,6 +25,8 @@ const (
 	askedPasswords  question = "passwords (TCP MD5): wrong, right, rotated, lost"
 	askedTrouble    question = "a session that does not come up is explained in words"
 	askedFull       question = "a router's limit of prefixes"
+	askedIdentifier question = "an identifier twice: refused within an autonomous system, and nothing between two (RFC 6286)"
+	askedTwice      question = "two sessions with one router, with other families in each"
 	askedRelation   question = "AS numbers by relation: internal, external"
 	askedRoles      question = "roles that fit, that do not, that one side does not tell; OTC (RFC 9234)"
 	askedDistance   question = "TTL security on both sides and on one; several hops"
@@ -42,7 +44,8 @@ const (
 )
 
 var questions = []question{
-	askedRoutes, askedAttributes, askedFamilies, askedNextHops, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedFull, askedRelation, askedRoles, askedDistance,
+	askedRoutes, askedAttributes, askedFamilies, askedNextHops, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedFull, askedIdentifier, askedTwice,
+	askedRelation, askedRoles, askedDistance,
 	askedPreference, askedAggregates, askedResets, askedSilence, askedTables, askedFlaps, askedBFD, askedCrash, askedUpgrade,
 	askedLeave, askedShutdown,
 }

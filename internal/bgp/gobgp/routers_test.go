@@ -365,6 +365,69 @@ func TestTroubleHasWords(t *testing.T) {
 	}
 }
 
+// An identifier belongs to one router of an autonomous system; between two it may be
+// the same (RFC 6286).
+func TestRoutersDoNotShareAnIdentifierWithin(t *testing.T) {
+	ask(t, askedIdentifier)
+	t.Parallel()
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		prefix := map[string]string{"ipv4": "198.51.118.1/32", "ipv6": "2001:db8:118::1/128"}[family]
+		id := j.neighbor(t, "ipv4", j.as()).Address // each has that of its wire
+		for _, as := range []uint32{65000, j.as()} {
+			t.Run(fmt.Sprint(as), func(t *testing.T) {
+				t.Parallel()
+				p := j.neighbor(t, family, as)
+				s := speak(t)
+				s.Set([]bgp.Session{{Peer: p, RouterID: id, Routes: []bgp.Route{route(prefix)}, Interfaces: bgp.HostInterfaces(s.world, "a", lab.interfaces(t))}})
+				if as != j.as() {
+					s.established(p.Name)
+					holds(t, j, p, family, prefix)
+					return
+				}
+				ours, theirs := fmt.Sprintf("the peer has our own router ID %v", id), "the router says: OPEN error: bad BGP identifier"
+				eventually(t, within, func() (bool, any) {
+					v := s.view(p.Name)
+					return v.Fault != nil && (strings.HasPrefix(v.Fault.Text, ours) || strings.HasPrefix(v.Fault.Text, theirs)), show(v)
+				})
+				if v := s.view(p.Name); v.Counters.Established > 0 {
+					t.Errorf("%s %+v", show(v), v.Counters)
+				}
+			})
+		}
+	})
+}
+
+// A router that is reached by both families has two sessions, each with families of its
+// own. What happens to one is nothing to the other.
+func TestOneRouterHasTwoSessions(t *testing.T) {
+	ask(t, askedTwice)
+	t.Parallel()
+	byJudges(t, func(t *testing.T, j judge) {
+		const one, two = "198.51.119.1/32", "2001:db8:119::1/128"
+		four, six := j.neighbor(t, "ipv4", 65000), j.neighbor(t, "ipv6", 65000, bothFamilies)
+		six.Families = []lb.Family{lb.IPv4, lb.IPv6}
+		s := speak(t)
+		s.sayToo(four, route(one))
+		s.sayToo(six, route(one), route(two))
+		for _, p := range []lb.BGPPeer{four, six} {
+			s.established(p.Name)
+			holds(t, j, p, "ipv4", one)
+			told(t, j, p, one, func(h heard) bool { return ours(t, h.nextHop) })
+		}
+		holds(t, j, four, "ipv6")
+		holds(t, j, six, "ipv6", two)
+		j.reset(t, six)
+		s.establishedTimes(six.Name, 2)
+		holds(t, j, six, "ipv6", two)
+		s.sayToo(six, route(two))
+		holds(t, j, six, "ipv4")
+		holds(t, j, four, "ipv4", one)
+		if v := s.view(four.Name); v.Counters.Established != 1 || v.Sent != 1 {
+			t.Errorf("%s %+v", show(v), v.Counters)
+		}
+	})
+}
+
 func TestRouterThatHasEnoughRoutesSaysSo(t *testing.T) {
 	ask(t, askedFull)
 	t.Parallel()
