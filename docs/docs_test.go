@@ -198,7 +198,9 @@ func TestEveryPartOfASpeakerStatusIsDescribedAndShown(t *testing.T) {
 	}
 	// What it says in a word is all there.
 	for heading, words := range map[string][]string{
-		"bgp": append(constants(t, "../api/v1beta1", "SessionState"), constants(t, "../api/v1beta1", "BFDState")...),
+		"bgp":    append(constants(t, "../api/v1beta1", "SessionState"), constants(t, "../api/v1beta1", "BFDState")...),
+		"status": constants(t, "../api/v1beta1", "SpeakerPhase"),
+		"layer2": constants(t, "../api/v1beta1", "TransitionCause"),
 	} {
 		for _, word := range words {
 			if !strings.Contains(section(t, text, heading), "`"+word+"`") {
@@ -215,7 +217,7 @@ func fields(t reflect.Type, prefix string) []string {
 		t = t.Elem()
 	}
 	var all []string
-	if t.Kind() != reflect.Struct || t == reflect.TypeFor[v1beta1.LabelSelector]() || t == reflect.TypeFor[metav1.Time]() {
+	if t.Kind() != reflect.Struct || t == reflect.TypeFor[v1beta1.LabelSelector]() || t == reflect.TypeFor[metav1.Time]() || t == reflect.TypeFor[metav1.MicroTime]() {
 		return nil
 	}
 	for i := range t.NumField() {
@@ -325,7 +327,7 @@ func TestEveryReasonIsDocumentedAndNoOther(t *testing.T) {
 		// The condition that is True has a reason of its own.
 		{"belfry.dev/Announced", append(constants(t, "../internal/announce", "Reason"), "Announced")},
 		{"Accepted", constants(t, "../api/v1beta1", "Reason")},
-		{"Events", append(constants(t, "../internal/speaker", "EventKind"), eventsOfController(t)...)},
+		{"Events", append(constants(t, "../internal/report", "EventKind"), eventsOfController(t)...)},
 	} {
 		got := listed(section(t, text, c.heading))
 		slices.Sort(got)

@@ -39,7 +39,7 @@ generate() {
 	for kind in "${served[@]}"; do
 		cp "$out/manifests/crds/belfry.dev_$kind.yaml" "$out/$chart/crds"
 	done
-	cp manifests/base/rbac.yaml "$out/$chart"
+	cp manifests/base/rbac.yaml manifests/base/admission.yaml "$out/$chart"
 	tool client-gen --input-base "$module" --input api/v1beta1 --clientset-name versioned \
 		--output-pkg "$module/$client" --output-dir "$out/$client" --go-header-file /dev/null
 	document "$out/$client" client "holds the typed clients of Belfry's API objects"

@@ -42,6 +42,17 @@ type SpeakerStatusStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=128
 	Version string `json:"version,omitempty"`
+	// How far the speaker is in its life.
+	// +optional
+	Phase SpeakerPhase `json:"phase,omitempty"`
+	// What must be the same for the controller and for all speakers.
+	// +optional
+	Settings SpeakerSettings `json:"settings,omitempty"`
+	// The configuration that the speaker acts on, as a digest of the pools,
+	// advertisements and peers: equal for all who act on the same.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	Configuration string `json:"configuration,omitempty"`
 	// The node's interfaces, by name; without those of Pods.
 	// +optional
 	// +listType=map
@@ -62,6 +73,44 @@ type SpeakerStatusStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	NotApplied []NotApplied `json:"notApplied,omitempty"`
+}
+
+// A SpeakerPhase is how far a speaker is in its life.
+// +kubebuilder:validation:Enum=Joining;Running;Leaving;Stopped
+type SpeakerPhase string
+
+// Phases of a speaker.
+const (
+	// SpeakerJoining: it has not learned yet who owns what.
+	SpeakerJoining SpeakerPhase = "Joining"
+	// SpeakerRunning: it is at work.
+	SpeakerRunning SpeakerPhase = "Running"
+	// SpeakerLeaving: it hands over what it owns.
+	SpeakerLeaving SpeakerPhase = "Leaving"
+	// SpeakerStopped: it has handed over, and does nothing any more.
+	SpeakerStopped SpeakerPhase = "Stopped"
+)
+
+// SpeakerSettings are the flags of a speaker that the controller has, too, and that
+// must agree.
+type SpeakerSettings struct {
+	// The loadBalancerClass of the Services that are announced; empty for those
+	// without one.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	LoadBalancerClass string `json:"loadBalancerClass,omitempty"`
+	// The key of the taint that drains a node.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	DrainTaint string `json:"drainTaint,omitempty"`
+	// Whether the label node.kubernetes.io/exclude-from-external-load-balancers
+	// is ignored.
+	// +optional
+	IgnoreExcludeLB bool `json:"ignoreExcludeLB,omitempty"`
+	// The namespace of the installation.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Namespace string `json:"namespace,omitempty"`
 }
 
 // An InterfaceStatus describes an interface of a node.
@@ -98,31 +147,122 @@ type MembershipStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Suspected []string `json:"suspected,omitempty"`
+	// Nodes whose speakers are not heard. Whoever has none is among them; those
+	// that were heard since this speaker started come first where they are too
+	// many.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Unheard []string `json:"unheard,omitempty"`
 }
 
 // A Layer2Status is what a node does by layer 2.
+//
+// Lists of addresses are compact: an element has those of one block, a /24 of IPv4
+// or a /112 of IPv6, as the first address and, after commas, the last number of
+// others and of ranges: "198.51.100.1,3,10-19", "2001:db8::a,c-1f". A block with
+// many gaps takes several elements.
 type Layer2Status struct {
 	// Addresses that the node answers for.
 	// +kubebuilder:validation:Minimum=0
 	Total int32 `json:"total"`
-	// The addresses, lowest first, at most 1024.
+	// The addresses, all of them, by the interfaces on which they are answered for.
 	// +optional
 	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=1024
-	Addresses []Layer2Address `json:"addresses,omitempty"`
+	// +kubebuilder:validation:MaxItems=64
+	Answers []Layer2Answers `json:"answers,omitempty"`
+	// Addresses that are to be announced from here as soon as it is known that
+	// nobody else uses them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16384
+	// +kubebuilder:validation:items:MaxLength=512
+	Probing []string `json:"probing,omitempty"`
+	// Addresses that are to be announced from here and are not, because a stranger
+	// uses them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	Withheld []AddressUse `json:"withheld,omitempty"`
+	// Strangers that were heard with addresses that the node answers for all the
+	// same, latest last.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Conflicts []AddressUse `json:"conflicts,omitempty"`
+	// How the node came by the addresses that it answers for, latest last.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Transitions []Layer2Transition `json:"transitions,omitempty"`
 }
 
-// A Layer2Address is an address that a node answers for.
-type Layer2Address struct {
-	// The address.
-	// +kubebuilder:validation:MaxLength=45
-	Address string `json:"address"`
-	// The interfaces on which it is answered for.
+// Layer2Answers are addresses that a node answers for on the same interfaces.
+type Layer2Answers struct {
+	// The interfaces.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=32
 	Interfaces []string `json:"interfaces,omitempty"`
+	// The addresses.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16384
+	// +kubebuilder:validation:items:MaxLength=512
+	Addresses []string `json:"addresses"`
 }
+
+// An AddressUse is a stranger's use of an address.
+type AddressUse struct {
+	// The address.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+	// The stranger's hardware address.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+	// By what it was heard: request, reply, announcement or probe.
+	// +optional
+	// +kubebuilder:validation:MaxLength=32
+	Heard string `json:"heard,omitempty"`
+	// When it was heard first; of a conflict, when it was told.
+	// +optional
+	Since *metav1.MicroTime `json:"since,omitempty"`
+}
+
+// A Layer2Transition is how a node came by addresses: all of them at once, from the
+// same node, for the same reason.
+type Layer2Transition struct {
+	// When the node began to answer for them, by its own clock.
+	Since metav1.MicroTime `json:"since"`
+	// Why it does.
+	Cause TransitionCause `json:"cause"`
+	// The node that answered before; absent for none.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	From string `json:"from,omitempty"`
+	// How many addresses they are.
+	// +kubebuilder:validation:Minimum=1
+	Count int32 `json:"count"`
+	// The addresses, as many as fit.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:MaxLength=512
+	Addresses []string `json:"addresses,omitempty"`
+}
+
+// A TransitionCause says why a node began to answer for an address.
+// +kubebuilder:validation:Enum=Unowned;OwnerLost;Handover
+type TransitionCause string
+
+// Causes of a transition.
+const (
+	// TransitionUnowned: no node owned it, as far as is known.
+	TransitionUnowned TransitionCause = "Unowned"
+	// TransitionOwnerLost: the node that owned it is not heard any more.
+	TransitionOwnerLost TransitionCause = "OwnerLost"
+	// TransitionHandover: its owner gave it away.
+	TransitionHandover TransitionCause = "Handover"
+)
 
 // A BGPStatus is what a node does by BGP.
 type BGPStatus struct {
@@ -171,6 +311,15 @@ type SessionStatus struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=512
 	LastError string `json:"lastError,omitempty"`
+	// The same in a word.
+	// +optional
+	// +kubebuilder:validation:MaxLength=63
+	Cause string `json:"cause,omitempty"`
+	// The families whose routes it carries, while it is established.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2
+	Families []AddressFamily `json:"families,omitempty"`
 	// What both ends can do.
 	// +optional
 	// +listType=atomic

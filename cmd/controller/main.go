@@ -22,6 +22,7 @@ import (
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/lease"
 	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // processors is how many the controller uses, unless the environment says
@@ -83,6 +84,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 	c := controller.New(controller.Options{
 		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(registry, events),
 		Announce: announce.Options{IgnoreExcludeLB: f.ignoreExcludeLB},
+		Settings: report.Settings{Class: f.class, DrainTaint: f.drainTaint, IgnoreExcludeLB: f.ignoreExcludeLB, Namespace: f.namespace},
 		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Pulse: loop, Log: log,
 	})
 

@@ -25,6 +25,7 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speaker"
 )
 
@@ -86,9 +87,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	}
 
 	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace, Log: log})
-	events := kube.NewRecorder(clients.Core, "belfry.dev/speaker", o.node, log)
 	start(func(ctx context.Context) error { cluster.Run(ctx); return nil })
-	start(func(ctx context.Context) error { events.Run(ctx); return nil })
 	start(l2.Run)
 
 	key, err := kube.ReadGossipKey(ctx, clients.Core, o.namespace, o.secret, log)
@@ -115,12 +114,15 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return nil
 	})
 
-	reports := reporter{cluster, kube.NewReader(cluster), events}
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
-		BGP: peering, Grace: o.grace, PeerEvent: reports.PeerEvent, Pulse: loop,
-	}, reports, l2, members, reports, log, registry)
-	status := register{kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID, log), o.node, cluster}
+		BGP: peering, Grace: o.grace, Pulse: loop,
+	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
+	status := register{
+		kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID, log), o.node,
+		report.Settings{Class: o.class, DrainTaint: o.drainTaint, IgnoreExcludeLB: o.ignoreExclude, Namespace: o.namespace},
+		cluster,
+	}
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })
 	registrar := speaker.NewRegistrar(s, status, log, registry)
 	start(func(ctx context.Context) error { registrar.Run(ctx); return nil })
@@ -138,6 +140,15 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	s.Run(ctx)
 	return ended(parts, nil)
 }
+
+// watched is the cluster as the speaker sees it.
+type watched struct {
+	*kube.Cluster
+	reader *kube.Reader
+}
+
+// Snapshot returns the whole, and whether it has changed.
+func (w watched) Snapshot() (lb.Snapshot, bool) { return w.reader.Snapshot() }
 
 // ended returns why a part failed, or else err, unless that only says that the
 // process was told to stop.

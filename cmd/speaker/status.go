@@ -5,6 +5,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speaker"
 	"github.com/belfrylb/belfry/internal/speakerstatus"
 )
@@ -12,8 +13,9 @@ import (
 // A register is the node's SpeakerStatus as the speaker sees it.
 type register struct {
 	*kube.SpeakerStatus
-	node    string
-	cluster *kube.Cluster
+	node     string
+	settings report.Settings
+	cluster  *kube.Cluster
 }
 
 // Write makes it say what the speaker knows.
@@ -24,8 +26,9 @@ func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
 	}
 	_, verdicts := r.cluster.Setting()
 	switch outcome, err := r.SpeakerStatus.Write(ctx, speakerstatus.Compose(speakerstatus.Knowledge{
-		Node: r.node, Version: daemon.Version(),
-		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Claims: s.View.Claims(),
+		Node: r.node, Version: daemon.Version(), State: s.Phase(r.node), Settings: r.settings,
+		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Answers: s.Answers,
+		Unheard: s.Unheard, Withheld: s.Withheld, Conflicts: s.Conflicts,
 		Routing: s.Routing, Sessions: s.Sessions, Verdicts: verdicts,
 	}, before)); outcome {
 	case kube.Unchanged, kube.Stale:

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -352,7 +353,12 @@ func (c *Cluster) AdminConfig() *rest.Config {
 // ConfigFor is a client configuration of a ServiceAccount for this process,
 // with a token of its own. The account must exist.
 func (c *Cluster) ConfigFor(ctx context.Context, namespace, serviceAccount string) (*rest.Config, error) {
-	token, err := c.token(ctx, namespace, serviceAccount)
+	return c.ConfigOn(ctx, "", namespace, serviceAccount)
+}
+
+// ConfigOn is ConfigFor with the token of a Pod on a node.
+func (c *Cluster) ConfigOn(ctx context.Context, node, namespace, serviceAccount string) (*rest.Config, error) {
+	token, err := c.token(ctx, node, namespace, serviceAccount)
 	if err != nil {
 		return nil, err
 	}
@@ -365,24 +371,58 @@ func (c *Cluster) ConfigFor(ctx context.Context, namespace, serviceAccount strin
 // KubeconfigFor writes a kubeconfig of a ServiceAccount for a process in the
 // run's hosts and returns its path. The account must exist.
 func (c *Cluster) KubeconfigFor(ctx context.Context, namespace, serviceAccount string) (string, error) {
-	token, err := c.token(ctx, namespace, serviceAccount)
+	return c.KubeconfigOn(ctx, "", namespace, serviceAccount)
+}
+
+// KubeconfigOn is KubeconfigFor with the token of a Pod on a node.
+func (c *Cluster) KubeconfigOn(ctx context.Context, node, namespace, serviceAccount string) (string, error) {
+	token, err := c.token(ctx, node, namespace, serviceAccount)
 	if err != nil {
 		return "", err
 	}
 	name := namespace + "/" + serviceAccount
+	if node != "" {
+		name += "-" + node
+	}
 	return c.kubeconfig(name), c.writeKubeconfig(name, &clientcmdapi.AuthInfo{Token: token})
 }
 
-func (c *Cluster) token(ctx context.Context, namespace, serviceAccount string) (string, error) {
+func (c *Cluster) token(ctx context.Context, node, namespace, serviceAccount string) (string, error) {
 	cs, err := kubernetes.NewForConfig(c.AdminConfig())
 	if err != nil {
 		return "", err
 	}
 	day := int64((24 * time.Hour).Seconds())
-	tr, err := cs.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, serviceAccount,
-		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &day}}, metav1.CreateOptions{})
+	spec := authenticationv1.TokenRequestSpec{ExpirationSeconds: &day}
+	if node != "" {
+		pod, err := podOn(ctx, cs, node, namespace, serviceAccount)
+		if err != nil {
+			return "", fmt.Errorf("token for %s/%s: %w", namespace, serviceAccount, err)
+		}
+		spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
+	}
+	tr, err := cs.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, serviceAccount, &authenticationv1.TokenRequest{Spec: spec}, metav1.CreateOptions{})
 	if err != nil {
 		return "", fmt.Errorf("token for %s/%s: %w", namespace, serviceAccount, err)
 	}
 	return tr.Status.Token, nil
+}
+
+// podOn returns the Pod of a ServiceAccount on a node, and creates it if there is
+// none. Nobody runs it: it is there for its token, which names Pod and node as that of
+// a Pod that runs does, and is good for nothing once the Pod is deleted.
+func podOn(ctx context.Context, cs kubernetes.Interface, node, namespace, serviceAccount string) (*corev1.Pod, error) {
+	pods, name := cs.CoreV1().Pods(namespace), serviceAccount+"-"+node
+	pod, err := pods.Create(ctx, &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec: corev1.PodSpec{
+			NodeName: node, ServiceAccountName: serviceAccount,
+			Containers:  []corev1.Container{{Name: "none", Image: "none"}},
+			Tolerations: []corev1.Toleration{{Operator: corev1.TolerationOpExists}},
+		},
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return pods.Get(ctx, name, metav1.GetOptions{})
+	}
+	return pod, err
 }

@@ -16,7 +16,7 @@ import (
 const Namespace = "belfry-system"
 
 // Install installs what the product needs in the cluster: the namespace, the
-// CRDs and the RBAC of manifests/. The programs themselves run as processes of
+// CRDs, the RBAC and the admission policies of manifests/. The programs themselves run as processes of
 // the lab, not as Pods.
 func (p *Product) Install(ctx context.Context) error {
 	root, err := Root()
@@ -24,7 +24,7 @@ func (p *Product) Install(ctx context.Context) error {
 		return err
 	}
 	p.run.say("installing CRDs and RBAC from manifests/")
-	for _, path := range []string{"base/namespace.yaml", "base/rbac.yaml", "crds"} {
+	for _, path := range []string{"base/namespace.yaml", "base/rbac.yaml", "base/admission.yaml", "crds"} {
 		path = filepath.Join(root, "manifests", path)
 		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -111,7 +111,7 @@ func (p *Product) startSpeaker(ctx context.Context, node string, flags []string,
 	if err != nil {
 		return nil, err
 	}
-	kubeconfig, err := p.cluster.KubeconfigFor(ctx, Namespace, "belfry-speaker")
+	kubeconfig, err := p.cluster.KubeconfigOn(ctx, node, Namespace, "belfry-speaker")
 	if err != nil {
 		return nil, err
 	}

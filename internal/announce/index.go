@@ -31,6 +31,8 @@ type Index struct {
 	byAddr  map[netip.Addr]int
 	byNode  map[string]int
 	options Options
+	// configuration is the snapshot's.
+	configuration string
 	// survey is of BGP; nil when nothing is advertised by it.
 	survey *bgp.Survey
 }
@@ -82,7 +84,7 @@ func NewIndex(s lb.Snapshot, o Options) *Index {
 		nodes:   sorted(s.Nodes, func(a, b lb.Node) int { return cmp.Compare(a.Name, b.Name) }),
 		byAddr:  make(map[netip.Addr]int, len(s.Services)),
 		byNode:  make(map[string]int, len(s.Nodes)),
-		options: o,
+		options: o, configuration: s.Configuration,
 	}
 	for i, n := range ix.nodes {
 		ix.byNode[n.Name] = i
@@ -102,6 +104,19 @@ func NewIndex(s lb.Snapshot, o Options) *Index {
 		ix.survey = bgp.NewSurvey(s, origins, bgp.Options{IgnoreExcludeLB: o.IgnoreExcludeLB})
 	}
 	return ix
+}
+
+// Configuration tells which configuration the Index was made of, for whoever
+// compares: see [lb.Snapshot].
+func (ix *Index) Configuration() string { return ix.configuration }
+
+// Nodes returns the names of the nodes, ascending.
+func (ix *Index) Nodes() []string {
+	names := make([]string, len(ix.nodes))
+	for i, n := range ix.nodes {
+		names[i] = n.Name
+	}
+	return names
 }
 
 // Addresses returns the addresses to be announced, ascending.

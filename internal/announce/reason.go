@@ -54,6 +54,9 @@ const (
 	// NoSession: no BGP session that the node is to advertise the address by is
 	// established and has a next hop for it.
 	NoSession
+	// Unclaimed: a node could announce the address, but its speaker does not say
+	// that it does.
+	Unclaimed
 
 	// Lost: the node could announce the address, another one does.
 	Lost
@@ -65,7 +68,7 @@ var reasons = [...]string{
 	"Eligible",
 	"NoNode", "NodeAddress", "NoAdvertisement", "NoEndpoint", "NoLocalEndpoint",
 	"NodeNotSelected", "NoPeer", "FamilyNotOffered", "NodeExcluded", "NetworkUnavailable", "Draining",
-	"NotAMember", "Joining", "NoUsableInterface", "Leaving", "AddressConflict", "NoSession",
+	"NotAMember", "Joining", "NoUsableInterface", "Leaving", "AddressConflict", "NoSession", "Unclaimed",
 	"Lost", "Owner",
 }
 
@@ -83,6 +86,6 @@ var sentences = [...]string{
 	"with condition NetworkUnavailable", "draining",
 	"without a live speaker", "whose speaker is just starting", "without a usable interface",
 	"whose speaker is about to stop", "on whose segment a stranger uses the address",
-	"without an established BGP session for it",
+	"without an established BGP session for it", "that could, but do not say that they do",
 	"outdone by the owner", "announcing",
 }

@@ -239,17 +239,20 @@ func (v *SessionView) Lack(f lb.Family, n int) {
 // may be long (FNV-1a, 32 bits: a name in a few billion stands for another).
 func Carrier(peer string, f lb.Family) uint32 { return fnv(fnv(fnvBasis, peer), f.String()) }
 
-// Carried returns the carriers that a session is, ascending: none unless it is
+// Carrying returns the families whose routes a session carries: none unless it is
 // established.
-func Carried(v SessionView) []uint32 {
+func Carrying(v SessionView) []lb.Family {
 	if v.State != Established || v.Negotiated == nil {
 		return nil
 	}
+	return slices.DeleteFunc(slices.Clone(v.Negotiated.Families), func(f lb.Family) bool { return v.Unsendable[f] > 0 })
+}
+
+// Carried returns the carriers that a session is, ascending.
+func Carried(v SessionView) []uint32 {
 	var out []uint32
-	for _, f := range v.Negotiated.Families {
-		if v.Unsendable[f] == 0 {
-			out = append(out, Carrier(v.Peer, f))
-		}
+	for _, f := range Carrying(v) {
+		out = append(out, Carrier(v.Peer, f))
 	}
 	slices.Sort(out)
 	return out

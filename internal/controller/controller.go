@@ -14,6 +14,7 @@ import (
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // Options are what a Controller is made of.
@@ -24,8 +25,10 @@ type Options struct {
 	Events *kube.Recorder
 	// Metrics takes what is counted.
 	Metrics *Metrics
-	// Announce are the switches that the speakers have, too.
+	// Announce are the switches that the speakers have, too, and Settings the flags
+	// that must be the same for them.
 	Announce announce.Options
+	Settings report.Settings
 	// Held reports whether we may still write.
 	Held func() bool
 	// WriteTimeout bounds a write. It must not exceed the time between the moment

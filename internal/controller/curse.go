@@ -6,6 +6,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // exorcise is called when a pass has panicked, which is an error of ours that
@@ -46,7 +47,8 @@ func (c *Controller) survives(trial planner, setting lb.Snapshot, s lb.Service) 
 	trial.Put(s)
 	trial.Plan(time.Now())
 	setting.Services = []lb.Service{s}
-	refusal(announce.NewIndex(setting, c.Announce), s.Assigned)
+	new(report.Teller).Tell(announce.NewIndex(setting, c.Announce), report.NewView(nil, nil, time.Now(), nil),
+		[]report.Subject{{Key: s.Key, Addresses: s.Assigned}}, s.PlaceOf, time.Now())
 	return true
 }
 

@@ -16,11 +16,13 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // A loop is one term as leader. All of it belongs to the goroutine of run.
 type loop struct {
 	*Controller
+	voice
 	planner  planner
 	services map[lb.ServiceKey]*service
 	pools    map[string]*pool
@@ -87,9 +89,13 @@ type service struct {
 	// version is the one that the planner knows, of the Service with that UID.
 	version, uid string
 	rivalry      rivalry
-	// refused says why no node may announce any of its addresses; the zero
-	// Condition when one may.
-	refused kube.Condition
+	// announced is the condition of that name, nil for the one that it has, and event
+	// what has changed and is told once that is written.
+	announced *kube.Condition
+	event     report.Event
+	// inLine is set while it waits for its turn to be told, itsTurn once that has
+	// come.
+	inLine, itsTurn bool
 	// placed is where its addresses are to be, seen is where they were when it
 	// was last looked at, and wrote is where the write that is under way puts them.
 	placed      []string
@@ -107,6 +113,7 @@ type leftover struct {
 func newLoop(c *Controller) *loop {
 	return &loop{
 		Controller: c,
+		voice:      newVoice(),
 		planner:    c.newPlanner(),
 		services:   map[lb.ServiceKey]*service{},
 		pools:      map[string]*pool{},
@@ -138,6 +145,7 @@ func (l *loop) run(ctx context.Context) (err error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		l.serve(time.Now())
 		// While cooling down, changes wait; writes and their results do not.
 		changed := l.Cluster.Changed()
 		if cool != nil {
@@ -180,7 +188,12 @@ func (l *loop) rest() time.Duration {
 			next = a.due
 		}
 	}
-	for _, t := range []time.Time{l.moving, l.disputing} {
+	for _, at := range l.retells {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
+	for _, t := range []time.Time{l.moving, l.disputing, l.viewing, l.overhauling, l.turn()} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -203,6 +216,7 @@ func (l *loop) wake() {
 	if !l.until.IsZero() && !now.Before(l.until) {
 		l.pass(kube.Changes{})
 	}
+	l.retell(now)
 	if !l.moving.IsZero() && !now.Before(l.moving) {
 		l.rebalance()
 	}
@@ -321,6 +335,14 @@ func (l *loop) pass(ch kube.Changes) {
 	for _, d := range plan.Services {
 		affected = append(affected, l.decided(d)...)
 	}
+	if ch.Reports || ch.Nodes {
+		for _, key := range l.listen(began) {
+			affected = append(affected, key)
+			if s := l.services[key]; s != nil {
+				affected = append(affected, l.sharing(s.decision)...)
+			}
+		}
+	}
 	if ch.Config || ch.Nodes {
 		affected = affected[:0]
 		for key := range l.services {
@@ -345,8 +367,6 @@ func (l *loop) pass(ch kube.Changes) {
 	}
 	if ch.Config {
 		l.rebalance()
-	} else if ch.Sessions || ch.Nodes {
-		l.settleSessions()
 	}
 	l.leave(ch.Left)
 }
@@ -365,6 +385,8 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		l.Metrics.count(s.reason(), -1)
 		delete(l.delayed, &s.attempt)
 		delete(l.services, key)
+		delete(l.retells, key)
+		l.teller.Forget(key)
 		return append(l.sharing(s.decision), key)
 	}
 	if s == nil {
@@ -432,6 +454,7 @@ func (l *loop) hold(key lb.ServiceKey, was, is []allocator.Assignment) {
 	for _, a := range was {
 		if len(l.holders[a.Address]) == 0 {
 			l.places.set(a.Address, "")
+			l.teller.Free(a.Address)
 		}
 	}
 }
@@ -454,9 +477,17 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 	want := s.want()
 	write := l.insist(s, &is, want)
 	d, over, by, ask := s.decision, s.rivalry.over, s.rivalry.by, s.rivalry.nameless()
-	if !ask && is.Missing(s.contested(want, &is))&write == 0 {
+	missing := is.Missing(s.contested(want, &is)) & write
+	switch {
+	case missing == 0 && !ask:
+		s.itsTurn = false
+		l.tellEvent(is, s, want, 0)
+		return
+	case !ask && !s.itsTurn && tellsOnly(is, s.contested(want, &is), missing):
+		l.await(s)
 		return
 	}
+	s.itsTurn = false
 	was := is
 	was.Service = s.remember(is.Service)
 	var carries kube.ServiceWrite
@@ -485,6 +516,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 			switch o {
 			case kube.Done:
 				l.tell(was, d, carries)
+				l.tellEvent(is, s, want, write)
 				if len(want.Addresses) > 0 && !s.fresh.IsZero() {
 					l.Metrics.latency.Observe(time.Since(s.fresh).Seconds())
 				}

@@ -95,6 +95,9 @@ func (l *loop) settleSessions() {
 
 func (l *loop) settleFinding(key verdictKey, f *finding) {
 	found := f.Finding
+	if key.kind == kube.KindBGPPeer {
+		found.Sessions = l.view.Sessions(key.name)
+	}
 	if l.findings[key] != f || l.Cluster.Shows(found) {
 		return
 	}

@@ -76,6 +76,7 @@ func (l *loop) rebalance() {
 	for _, key := range l.moved {
 		s := l.services[key]
 		s.placed = l.placesOf(s.decision)
+		s.itsTurn = true // the status of the advertisement says that it is moved
 		l.look(&s.attempt)
 	}
 }

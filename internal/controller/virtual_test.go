@@ -101,6 +101,7 @@ func TestALoopThatHangsIsFoundOutInTime(t *testing.T) {
 
 func TestPlacesStayMoveAndFollowInOneWriteEach(t *testing.T) {
 	inBubble(t, func(b *bubble) {
+		b.reportNothing("node1", "node2", "node3")
 		b.node("node2")
 		b.node("node3")
 		b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
@@ -301,6 +302,7 @@ func TestARebalancingGoesInStepsAndOutlivesItsLeader(t *testing.T) {
 
 func TestWhatTheYoungerContradictsIsToldOnIt(t *testing.T) {
 	inBubble(t, func(b *bubble) {
+		b.reportNothing("node1")
 		for i, name := range []string{"tor", "twin"} {
 			address := []string{"2001:db8::1", "2001:db8::2"}[i]
 			apitest.Put(b.api, &v1beta1.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1beta1.BGPPeerSpec{
@@ -411,6 +413,7 @@ func TestAPoolThatShrinksListsItsOrphans(t *testing.T) {
 
 func TestTransitionsAreToldOnceByEvents(t *testing.T) {
 	inBubble(t, func(b *bubble) {
+		b.reportNothing("node1")
 		b.pool("edge", nil, "192.0.2.0/32", "2001:db8::/128")
 		b.advertise()
 		b.lead()

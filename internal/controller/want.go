@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // want is what a Service should carry by what has been decided about it.
@@ -33,23 +35,23 @@ func (s *service) want() kube.ServiceWrite {
 		w.Pools = append(w.Pools, a.Pool)
 	}
 	w.Placed = s.placed
-	switch {
-	case len(d.Assignments) == 0:
+	w.Announced = s.announced
+	if len(d.Assignments) == 0 {
 		w.Announced = &kube.Condition{}
-	case s.refused != kube.Condition{}:
-		refused := s.refused // the write outlives the judgment
-		w.Announced = &refused
 	}
 	return w
 }
 
 // judge finds out for some Services, as they will be once their decisions are
-// carried out, whether any node may announce them, and where their addresses are
-// to be placed. The Services that share an address with them must be among them.
+// carried out, what they are told of their announcing, and where their addresses
+// are to be placed. The Services that share an address with them must be among them.
 func (l *loop) judge(keys []lb.ServiceKey) {
 	for _, key := range keys {
 		if s := l.services[key]; s != nil {
-			s.refused, s.placed = kube.Condition{}, nil
+			s.announced, s.placed = nil, nil
+			if len(s.decision.Assignments) == 0 {
+				s.event = report.Event{}
+			}
 		}
 	}
 	world, served := l.world(keys)
@@ -58,9 +60,9 @@ func (l *loop) judge(keys []lb.ServiceKey) {
 	}
 	index := announce.NewIndex(world, l.Announce)
 	l.place(index, served)
+	l.inform(index, world.Services, time.Now())
 	for i := range world.Services {
 		s := l.services[world.Services[i].Key]
-		s.refused = refusal(index, world.Services[i].Assigned)
 		s.placed = l.placesOf(s.decision)
 	}
 }
@@ -90,33 +92,12 @@ func (l *loop) world(keys []lb.ServiceKey) (world lb.Snapshot, served map[netip.
 	return world, served
 }
 
-// refusal is the condition of a Service none of whose addresses any node may
-// announce, or the zero Condition.
-func refusal(index *announce.Index, addresses []netip.Addr) kube.Condition {
-	var (
-		reason    announce.Reason
-		sentences []string
-	)
-	for _, a := range addresses {
-		r := index.Refusal(a)
-		if r.Reason == announce.Eligible {
-			return kube.Condition{}
-		}
-		reason = max(reason, r.Reason)
-		if s := r.Sentence(); !slices.Contains(sentences, s) {
-			sentences = append(sentences, s)
-		}
-	}
-	return kube.Condition{Status: metav1.ConditionFalse, Reason: reason.String(), Message: strings.Join(sentences, "; ")}
-}
-
 // Reasons of Events about Services.
 const (
 	eventAllocated = "IPAllocated"
 	eventFailed    = "AllocationFailed"
 	eventReleased  = "IPReleased"
 	eventOrphaned  = "IPOrphaned"
-	eventSilent    = "NotAnnounced"
 )
 
 // tell reports the transitions that a write has made: from what the Service was
@@ -149,13 +130,6 @@ func (l *loop) tell(was kube.Service, d allocator.Decision, is kube.ServiceWrite
 			event(true, eventOrphaned, "Allocate", "%s", is.Allocated.Message)
 		case !d.Reason.Satisfied() && d.Reason != allocator.NotOurs:
 			event(true, eventFailed, "Allocate", "%s", is.Allocated.Message)
-		}
-	}
-	if is.Announced != nil && is.Announced.Status == metav1.ConditionFalse && was.Announced.Reason != is.Announced.Reason {
-		// Services are commonly there before their endpoints are.
-		early := was.Announced == (kube.Condition{}) && is.Announced.Reason == announce.NoEndpoint.String()
-		if !early {
-			event(true, eventSilent, "Announce", "%s", is.Announced.Message)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // A Role is what a Cluster is watched for.
@@ -27,7 +28,8 @@ type Role uint8
 const (
 	// Announcing needs to know what is assigned, not how that came about.
 	Announcing Role = iota
-	// Allocating needs the journals in the pools' status besides.
+	// Allocating needs the journals in the pools' status, the labels of namespaces and
+	// what the speakers report besides.
 	Allocating
 )
 
@@ -72,8 +74,8 @@ type Cluster struct {
 	communities *table[*v1beta1.Community]
 	profiles    *table[*v1beta1.BFDProfile]
 	secrets     *table[config.PasswordSecret]
-	// sessions are those of each node, by peer ([Allocating] only).
-	sessions *table[map[string]bool]
+	// reports are what the speakers say ([Allocating] only).
+	reports *table[report.Report]
 	// others are the externalIPs of Services of other types ([Allocating] only).
 	others *table[[]netip.Addr]
 	// networks are those of cluster IPs ([Allocating] only).
@@ -97,7 +99,7 @@ type changes struct {
 	services, endpoints  map[lb.ServiceKey]struct{}
 	left                 map[lb.ServiceKey]string
 	config, pools, nodes bool
-	sessions, external   bool
+	reports, external    bool
 	networks             bool
 }
 
@@ -114,9 +116,8 @@ type Changes struct {
 	// [Allocating] only, when somebody asks to rebalance one. Pools is set when
 	// anything of a pool changed ([Allocating] only), Nodes when a Node did.
 	Config, Pools, Nodes bool
-	// Sessions is set when a BGP session came, went, was established or lost
-	// ([Allocating] only).
-	Sessions bool
+	// Reports is set when a speaker says something else ([Allocating] only).
+	Reports bool
 	// External is set when the externalIPs of some Service changed ([Allocating]
 	// only).
 	External bool
@@ -149,11 +150,11 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	c.bgpads = register(c, optional, own.BGPAdvertisements(), everything, stripped, specChanged[*v1beta1.BGPAdvertisement](c))
 	c.communities = register(c, optional, own.Communities(), everything, stripped, specChanged[*v1beta1.Community](c))
 	c.profiles = register(c, optional, own.BFDProfiles(), everything, stripped, specChanged[*v1beta1.BFDProfile](c))
-	c.namespaces, c.sessions, c.secrets = empty(c, c.namespaceChanged), empty(c, c.sessionsChanged), empty(c, c.secretChanged)
+	c.namespaces, c.reports, c.secrets = empty(c, c.namespaceChanged), empty(c, c.reportChanged), empty(c, c.secretChanged)
 	c.others, c.networks = empty(c, c.otherServiceChanged), empty(c, c.networkChanged)
 	if o.Role == Allocating {
 		c.namespaces = register(c, vital, core.Namespaces(), everything, func(n *corev1.Namespace) map[string]string { return n.Labels }, c.namespaceChanged)
-		c.sessions = register(c, optional, own.SpeakerStatuses(), everything, reduceSessions, c.sessionsChanged)
+		c.reports = register(c, optional, own.SpeakerStatuses(), everything, reduceReport, c.reportChanged)
 		c.others = register(c, optional, core.Services(""), otherServices, externalIPs, c.otherServiceChanged)
 		c.networks = register(c, incidental, core.ServiceCIDRs(), everything, reduceNetwork, c.networkChanged)
 	}
@@ -423,7 +424,7 @@ func (c *Cluster) Changes() Changes {
 		Config:    c.changes.config,
 		Pools:     c.changes.pools,
 		Nodes:     c.changes.nodes,
-		Sessions:  c.changes.sessions,
+		Reports:   c.changes.reports,
 		External:  c.changes.external,
 		Networks:  c.changes.networks,
 	}
@@ -436,7 +437,7 @@ func (c *Cluster) Changes() Changes {
 func (c *Cluster) Everything() Changes {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Sessions: true, External: true, Networks: true}
+	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Reports: true, External: true, Networks: true}
 	for s := range rows(c.services) {
 		if s.concerns() {
 			out.Services = append(out.Services, s.Key)
@@ -517,6 +518,7 @@ func (c *Cluster) refresh() {
 			BGP:              c.bgpObjects(),
 		})
 		c.snapshot.Pools, c.snapshot.L2Advertisements = c.config.Pools, c.config.L2Advertisements
+		c.snapshot.Configuration = c.digest()
 		c.snapshot.BGPPeers, c.snapshot.BGPAdvertisements = c.config.BGPPeers, c.config.BGPAdvertisements
 		c.staleConfig = false
 	}

@@ -2,6 +2,7 @@ package kube
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -30,6 +31,9 @@ type Event struct {
 	// being done.
 	Reason, Action string
 	Note           string
+	// Once names what is told, if it may be told again by another controller: it
+	// appears once.
+	Once string
 }
 
 // Reference names the Service in Events.
@@ -165,7 +169,12 @@ func (r *Recorder) write(ctx context.Context, e queuedEvent) error {
 // end in what no label ends in.
 func eventName(e queuedEvent) string {
 	about := e.About.Name[:min(len(e.About.Name), 200)]
-	return fmt.Sprintf("%s.%x.%x", strings.TrimRight(about, ".-"), e.at.UnixNano(), e.number)
+	about = strings.TrimRight(about, ".-")
+	if e.Once != "" {
+		sum := sha256.Sum256([]byte(string(e.About.UID) + e.Once))
+		return fmt.Sprintf("%s.%x", about, sum[:16])
+	}
+	return fmt.Sprintf("%s.%x.%x", about, e.at.UnixNano(), e.number)
 }
 
 // cut shortens a text to n bytes, between characters.

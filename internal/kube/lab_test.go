@@ -76,7 +76,13 @@ func (b *bench) must(err error) {
 // clients are those of a ServiceAccount.
 func (b *bench) clients(account string) kube.Clients {
 	b.Helper()
-	config, err := b.lab.ConfigFor(b.Context(), lab.Namespace, account)
+	return b.clientsOn("", account)
+}
+
+// clientsOn are those of a Pod on a node.
+func (b *bench) clientsOn(node, account string) kube.Clients {
+	b.Helper()
+	config, err := b.lab.ConfigOn(b.Context(), node, lab.Namespace, account)
 	b.must(err)
 	clients, err := kube.NewClients(config, "test")
 	b.must(err)
@@ -351,12 +357,9 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 	if out, err := c.WriteService(ctx, s, write("2001:db8::1"), kube.AllParts); out != kube.Gone {
 		t.Errorf("a service that is gone: %v, %v", out, err)
 	}
-	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}, nil); out != kube.Gone {
-		t.Errorf("its condition: %v, %v", out, err)
-	}
 	b.create("gone")
-	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced"}, nil); out != kube.Gone {
-		t.Errorf("the condition of its successor by the same name: %v, %v", out, err)
+	if out, err := c.WriteService(ctx, s, write("2001:db8::1"), kube.AllParts); out != kube.Stale && out != kube.Gone {
+		t.Errorf("its successor by the same name: %v, %v", out, err)
 	}
 	s = fresh("refused")
 	bad := write("192.0.2.1")
@@ -368,11 +371,6 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 	cancel()
 	if out, err := c.WriteService(expired, s, write("192.0.2.1"), kube.AllParts); out != kube.Unknown || err == nil {
 		t.Errorf("no answer: %v, %v", out, err)
-	}
-	s = fresh("moved")
-	b.patch("moved", `{"metadata":{"labels":{"x":"y"}}}`)
-	if out, err := c.WriteAnnounced(ctx, s, kube.Condition{Status: "True", Reason: "Announced", Message: "by node1"}, nil); out != kube.Done {
-		t.Errorf("a condition alone does not mind the version: %v, %v", out, err)
 	}
 }
 

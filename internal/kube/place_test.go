@@ -1,7 +1,6 @@
 package kube
 
 import (
-	"encoding/json"
 	"net/netip"
 	"testing"
 
@@ -44,41 +43,6 @@ func TestEachAddressHasItsPlace(t *testing.T) {
 	}
 	if s := placedService(t, "a"); s.PlaceOf(netip.MustParseAddr("192.0.2.2")) != "" {
 		t.Error("an address that the Service does not hold has a place")
-	}
-}
-
-func TestASpeakerWritesOnlyWhatItKnowsBetter(t *testing.T) {
-	v4, v6 := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
-	byA := Condition{Status: "True", Reason: "Announced", Message: "by a"}
-	for _, c := range []struct {
-		annotation string
-		want       Condition
-		moved      map[netip.Addr]string
-		patch      string
-	}{
-		{"a", byA, nil, ""},
-		{"a", byA, map[netip.Addr]string{v4: "a"}, ""},
-		{"a,a", byA, nil, ""}, // how it is written is the controller's affair
-		{"a", byA, map[netip.Addr]string{v6: "b"}, `{"metadata":{"annotations":{"belfry.dev/l2-node":"a,b"},"uid":"u"}}`},
-		{"a,b", byA, map[netip.Addr]string{v4: "b"}, `{"metadata":{"annotations":{"belfry.dev/l2-node":"b"},"uid":"u"}}`},
-		{"", byA, map[netip.Addr]string{v6: "b"}, `{"metadata":{"annotations":{"belfry.dev/l2-node":",b"},"uid":"u"}}`},
-		{"a", byA, map[netip.Addr]string{netip.MustParseAddr("192.0.2.9"): "b"}, ""},
-		{
-			"a",
-			Condition{Status: "True", Reason: "Announced", Message: "by b"},
-			map[netip.Addr]string{v4: "b", v6: "b"},
-			`{"metadata":{"annotations":{"belfry.dev/l2-node":"b"},"uid":"u"},"status":{"conditions":[{"type":"belfry.dev/Announced","status":"True","lastTransitionTime":null,"reason":"Announced","message":"by b"}]}}`,
-		},
-	} {
-		s := placedService(t, c.annotation)
-		patch, changes := s.announcedPatch(c.want, c.moved, metav1.Time{})
-		body, err := json.Marshal(patch)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if changes != (c.patch != "") || changes && string(body) != c.patch {
-			t.Errorf("%q and %v: %v %s", c.annotation, c.moved, changes, body)
-		}
 	}
 }
 

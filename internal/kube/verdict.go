@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/placement"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // A Finding is what the status of an object that configures us should say, pools
@@ -22,6 +23,8 @@ type Finding struct {
 	config.Verdict
 	// Progress is that of an L2Advertisement's rebalancing.
 	Progress placement.Progress
+	// Sessions are those of a BGPPeer.
+	Sessions report.SessionCount
 }
 
 // Kinds of objects that a Finding is about.
@@ -134,9 +137,9 @@ func (c *Cluster) findingPatch(f Finding) object {
 		}
 	}
 	if peer, is := o.(*v1beta1.BGPPeer); is {
-		want := c.sessionCount(peer.Name)
-		if have := (SessionCount{peer.Status.SessionsUp, peer.Status.SessionsTotal}); want != have {
-			status["sessionsUp"], status["sessionsTotal"] = want.Up, want.Total
+		up, total := int32(min(f.Sessions.Up, math.MaxInt32)), int32(min(f.Sessions.Total, math.MaxInt32))
+		if up != peer.Status.SessionsUp || total != peer.Status.SessionsTotal {
+			status["sessionsUp"], status["sessionsTotal"] = up, total
 		}
 	}
 	if len(status) == 0 {

@@ -33,7 +33,7 @@ type ServiceWrite struct {
 	Terms string
 	// Allocated is the condition; the zero Condition removes it.
 	Allocated Condition
-	// Announced likewise; nil leaves it to the speakers.
+	// Announced likewise; nil leaves it as it is.
 	Announced *Condition
 }
 
@@ -157,39 +157,6 @@ func (c *Cluster) patchService(ctx context.Context, key lb.ServiceKey, patch obj
 		return classify(err), fmt.Errorf("write status of service %v: %w", key, err)
 	}
 	return Done, c.services.Answer(answer)
-}
-
-// WriteAnnounced sets the condition Announced of a Service, and where those of
-// its addresses are placed that are named, whatever version it has; only the
-// Service with that UID, though.
-func (c *Cluster) WriteAnnounced(ctx context.Context, s Service, want Condition, moved map[netip.Addr]string) (Outcome, error) {
-	patch, changes := s.announcedPatch(want, moved, metav1.Now())
-	if !changes {
-		return Unchanged, nil
-	}
-	return c.patchService(ctx, s.Key, patch)
-}
-
-func (s *Service) announcedPatch(want Condition, moved map[netip.Addr]string, now metav1.Time) (object, bool) {
-	placed := make([]string, len(s.Assigned))
-	for i, a := range s.Assigned {
-		placed[i] = s.PlaceOf(a)
-		if node, ok := moved[a]; ok {
-			placed[i] = node
-		}
-	}
-	metadata := object{"uid": s.UID}
-	out := object{"metadata": metadata}
-	changes := false
-	if list := joinNames(placed); len(moved) > 0 && list != s.placed {
-		metadata["annotations"] = object{AnnotationPlaced: list}
-		changes = true
-	}
-	if element := conditionPatch(ConditionAnnounced, s.Announced, want, now); element != nil {
-		out["status"] = object{"conditions": []any{element}}
-		changes = true
-	}
-	return out, changes
 }
 
 // CleanService removes what is left of ours on a Service that has left the

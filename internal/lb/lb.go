@@ -305,6 +305,9 @@ const LabelExcludeLB = "node.kubernetes.io/exclude-from-external-load-balancers"
 // A Snapshot is everything a decision may depend on, at one moment. Slices are
 // sorted by name or key. Whoever holds one must not change it.
 type Snapshot struct {
+	// Configuration is a digest of the objects that pools, advertisements and peers
+	// are made of: equal for all who have the same.
+	Configuration    string
 	Pools            []Pool
 	L2Advertisements []L2Advertisement
 	// BGPPeers and BGPAdvertisements are what BGP depends on.

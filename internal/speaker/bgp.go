@@ -40,8 +40,6 @@ const (
 	// catchUp is how long kube-proxy may take to notice that endpoints have come or
 	// gone: by default it looks once a second.
 	catchUp = 2 * time.Second
-	// eventPause is the least time between two Events about one peer.
-	eventPause = 30 * time.Second
 )
 
 // A router is the part of a Speaker that tells routers what to send here. It
@@ -54,7 +52,6 @@ type router struct {
 	options bgp.Options
 	grace   time.Duration
 	peering Peering // nil: there is no BGP
-	event   func(peer string, e Event)
 	log     *slog.Logger
 	metrics *routerMetrics
 
@@ -76,18 +73,14 @@ type router struct {
 	// ready says of Services whose traffic stays local whether they have a ready
 	// endpoint here, and since when.
 	ready map[bgp.ServiceFamily]readiness
-	// up are the peers with an established session, and lately is when an Event
-	// was told of a peer.
-	up     map[string]bool
-	lately map[string]time.Time
 }
 
 func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router {
 	r := &router{
 		node: cfg.Node, options: bgp.Options{IgnoreExcludeLB: cfg.Announce.IgnoreExcludeLB},
-		grace: cfg.Grace, peering: cfg.BGP, event: cfg.PeerEvent, log: log,
-		up: map[string]bool{}, lately: map[string]time.Time{}, ready: map[bgp.ServiceFamily]readiness{},
-		news: make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
+		grace: cfg.Grace, peering: cfg.BGP, log: log,
+		ready: map[bgp.ServiceFamily]readiness{},
+		news:  make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
 	}
 	r.established.Store(&[]uint32{})
 	r.intent.Store(&bgp.Intent{})
@@ -341,16 +334,8 @@ func (r *router) complain(was, is *bgp.Intent) {
 // follow takes note of what became of the sessions.
 func (r *router) follow() {
 	var established []uint32
-	views := r.peering.Sessions()
-	for _, v := range views {
+	for _, v := range r.peering.Sessions() {
 		established = append(established, bgp.Carried(v)...)
-		r.report(v, time.Now())
-	}
-	for name := range r.up {
-		if !slices.ContainsFunc(views, func(v bgp.SessionView) bool { return v.Peer == name }) {
-			delete(r.up, name)
-			delete(r.lately, name)
-		}
 	}
 	slices.Sort(established)
 	if !slices.Equal(established, *r.established.Load()) {
@@ -358,21 +343,4 @@ func (r *router) follow() {
 		signal(r.moved)
 	}
 	signal(r.shown)
-}
-
-// report tells of a session that was established or lost, but not of one that
-// comes and goes all the time.
-func (r *router) report(v bgp.SessionView, now time.Time) {
-	was, up := r.up[v.Peer], v.State == bgp.Established
-	if r.up[v.Peer] = up; was == up || r.event == nil || now.Sub(r.lately[v.Peer]) < eventPause {
-		return
-	}
-	switch {
-	case up:
-		r.lately[v.Peer] = now
-		r.event(v.Peer, Event{SessionEstablished, fmt.Sprintf("node %s has a session with %v", r.node, v.Remote)})
-	case v.Fault != nil && !v.Fault.Cause.Ours():
-		r.lately[v.Peer] = now
-		r.event(v.Peer, Event{SessionLost, fmt.Sprintf("node %s has lost the session: %s", r.node, v.Fault.Text)})
-	}
 }

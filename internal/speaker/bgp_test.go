@@ -2,13 +2,11 @@ package speaker
 
 import (
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -122,61 +120,6 @@ const (
 	going = "tor: 192.0.2.1/32 communities graceful-shutdown; tor: 2001:db8::1/128 communities graceful-shutdown"
 )
 
-func TestOneOfThoseThatAdvertiseSpeaksForTheService(t *testing.T) {
-	inWorld(t, []string{"a", "b", "c"}, func(t *testing.T, w *fakeWorld) {
-		w.cluster.edit(routed(peer("tor", false)))
-		w.start()
-		w.owned("")
-		for _, n := range w.nodes {
-			n.peering.heard(t, plain)
-		}
-		// Whose session comes first speaks first, if only for itself.
-		time.Sleep(recounting + time.Second)
-		w.wroteLast(`b: web/a true Announced: advertised by BGP from 3 nodes`)
-
-		// A moment is nothing to tell of, nor that the spokesman is another one.
-		w.node("b").peering.fall("tor", true)
-		time.Sleep(recounting - time.Second)
-		w.node("b").peering.fall("tor", false)
-		time.Sleep(time.Hour)
-		w.wrote()
-		w.node("b").peering.fall("tor", true)
-		time.Sleep(recounting + time.Second)
-		w.wrote(`c: web/a true Announced: advertised by BGP from 2 nodes`)
-		w.told()
-
-		w.node("a").peering.fall("tor", true)
-		w.node("c").peering.fall("tor", true)
-		time.Sleep(settled + time.Second)
-		lost := `web/a false NoSession: advertised by BGP: 192.0.2.1 from no node (NoSession), 2001:db8::1 from no node (NoSession)`
-		w.wrote(`a: ` + lost)
-		w.told(`a: web/a NotAnnounced: advertised by BGP: 192.0.2.1 from no node (NoSession), 2001:db8::1 from no node (NoSession)`)
-		w.node("c").peering.fall("tor", false)
-		w.rest()
-		w.wrote(`c: web/a true Announced: advertised by BGP from node c`)
-		w.told(`c: web/a Announcing: advertised by BGP from node c`)
-	})
-}
-
-func TestBothProtocolsAreToldOf(t *testing.T) {
-	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
-		w.cluster.edit(only("b"))
-		w.cluster.edit(on("b"))
-		w.cluster.edit(func(s *lb.Snapshot) {
-			s.BGPAdvertisements = []lb.BGPAdvertisement{{Name: "all"}}
-			v4Only := peer("tor", false)
-			v4Only.Families = []lb.Family{lb.IPv4}
-			s.BGPPeers = []lb.BGPPeer{v4Only}
-		})
-		w.start()
-		w.owned("b")
-		time.Sleep(time.Minute)
-		w.wrote(
-			`b: web/a true Announced: announced by layer 2 from node b; advertised by BGP: 192.0.2.1 from node b, 2001:db8::1 from no node (FamilyNotOffered)`,
-		)
-	})
-}
-
 func TestRoutersHearThatTheSpeakerGoes(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		n := w.node("a")
@@ -286,34 +229,6 @@ func TestAPanicOverBGPHarmsNothingElse(t *testing.T) {
 		w.cluster.edit(func(s *lb.Snapshot) { s.Nodes[0].Labels = map[string]string{"x": "y"} })
 		w.rest()
 		n.peering.heard(t, plain)
-	})
-}
-
-func TestSessionsThatComeAndGoAreToldOfNowAndThen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var events []string
-		p := &fakePeering{changed: make(chan struct{}, 1), down: map[string]bool{}}
-		r := newRouter(Config{Node: "a", BGP: p, PeerEvent: func(peer string, e Event) {
-			events = append(events, fmt.Sprintf("%s %s: %s", peer, e.Kind, e.Message))
-		}}, slog.New(slog.DiscardHandler), nil)
-		p.Set([]bgp.Session{{Peer: peer("tor", false)}})
-		for range 10 {
-			r.follow()
-			p.fall("tor", true)
-			r.follow()
-			p.fall("tor", false)
-			time.Sleep(time.Second)
-		}
-		r.follow()
-		time.Sleep(eventPause)
-		p.fall("tor", true)
-		r.follow()
-		p.Set(nil)
-		r.follow()
-		want := []string{"tor SessionEstablished: node a has a session with invalid AddrPort", "tor SessionLost: node a has lost the session: connection refused"}
-		if !slices.Equal(events, want) {
-			t.Errorf("%q, want %q", events, want)
-		}
 	})
 }
 

@@ -1,7 +1,6 @@
 package speaker
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -47,15 +46,6 @@ func policy(p lb.ConflictPolicy) func(*lb.Snapshot) {
 	}
 }
 
-func (w *fakeWorld) announcedBy(node string) {
-	w.t.Helper()
-	w.cluster.mu.Lock()
-	defer w.cluster.mu.Unlock()
-	if got, want := w.cluster.conditions[webA], (Condition{true, "Announced", "announced by layer 2 from node " + node}); got != want {
-		w.t.Errorf("condition %+v, want %+v", got, want)
-	}
-}
-
 // claimedBy returns what a node claims by gossip.
 func (w *fakeWorld) claimedBy(node string) []netip.Addr {
 	w.hub.mu.Lock()
@@ -79,12 +69,9 @@ func TestAnAddressIsNotAnsweredForUntilItsSegmentWasAsked(t *testing.T) {
 		if owned := w.claimedBy("a"); len(owned) > 0 {
 			t.Errorf("claims %v", owned)
 		}
-		w.wrote()
 		time.Sleep(500 * time.Millisecond)
 		w.rest()
 		w.owned("a")
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 		if got := w.node("a").link.asked(); !slices.Equal(got, []netip.Addr{v4, v6}) || len(w.node("b").link.asked()) > 0 {
 			t.Errorf("a asked about %v, b about %v", got, w.node("b").link.asked())
 		}
@@ -94,26 +81,24 @@ func TestAnAddressIsNotAnsweredForUntilItsSegmentWasAsked(t *testing.T) {
 func TestAnAddressThatAStrangerUsesIsWithheldUntilTheStrangerLeaves(t *testing.T) {
 	for _, c := range []struct {
 		used, free netip.Addr
-		message    string
-	}{
-		{v4, v6, "announced by layer 2: 192.0.2.1 from no node (AddressConflict: station de:ad:00:00:00:01 uses it on the segment of node a), 2001:db8::1 from node a"},
-		{v6, v4, "announced by layer 2: 192.0.2.1 from node a, 2001:db8::1 from no node (AddressConflict: station de:ad:00:00:00:01 uses it on the segment of node a)"},
-	} {
+	}{{v4, v6}, {v6, v4}} {
 		inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 			w.deliberate()
 			w.use(foreign, c.used)
 			w.cluster.edit(only("a"))
 			w.cluster.edit(on("a"))
 			w.start()
-			time.Sleep(settled + time.Second)
+			time.Sleep(4 * time.Second)
 			if w.who(c.used) != "" || w.who(c.free) != "a" {
 				t.Errorf("%q answers for the stranger's address, %q for the other", w.who(c.used), w.who(c.free))
 			}
-			w.wrote(`a: web/a false AddressConflict: ` + c.message)
-			w.told(`a: web/a AddressConflict: ` + c.message)
 			withheld := func() float64 { return testutil.ToFloat64(w.node("a").speaker.metrics.withheld) }
 			if n := withheld(); n != 1 {
 				t.Errorf("%v addresses withheld, by the metric", n)
+			}
+			state := w.node("a").speaker.State()
+			if by := state.Withheld[c.used]; by.MAC != foreign || len(state.Withheld) != 1 {
+				t.Errorf("withheld, it tells: %v", state.Withheld)
 			}
 			asked := len(w.node("a").link.asked())
 			time.Sleep(10 * time.Minute)
@@ -121,48 +106,15 @@ func TestAnAddressThatAStrangerUsesIsWithheldUntilTheStrangerLeaves(t *testing.T
 			if n := len(w.node("a").link.asked()) - asked; n < 15 || n > 21 {
 				t.Errorf("asked %d times in 10 minutes", n)
 			}
-			w.wrote()
-			w.told()
 			w.use(foreign)
 			time.Sleep(31 * time.Second)
 			w.rest()
 			w.owned("a")
-			w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-			w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 			if n := withheld(); n != 0 {
 				t.Errorf("%v addresses withheld, by the metric, though the stranger has left", n)
 			}
 		})
 	}
-}
-
-func TestEachOwnerTellsWhatItWithholds(t *testing.T) {
-	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
-		// The addresses have different owners, of which the second's is in use.
-		first, second := election.First(v4, []string{"a", "b"}), ""
-		w.cluster.edit(func(s *lb.Snapshot) {
-			for i := range 64 { // an IPv6 address that falls to the other node
-				a := netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", 0x100+i))
-				if second = election.First(a, []string{"a", "b"}); second != first {
-					s.Services[0].Assigned = []netip.Addr{v4, a}
-					break
-				}
-			}
-		})
-		a := w.cluster.snapshot.Services[0].Assigned[1]
-		w.deliberate()
-		w.use(foreign, a)
-		w.start()
-		time.Sleep(settled + time.Second)
-		message := fmt.Sprintf("announced by layer 2: 192.0.2.1 from node %s, %v from no node (AddressConflict: station de:ad:00:00:00:01 uses it on the segment of node %s)", first, a, second)
-		w.wrote(second + ": web/a false AddressConflict: " + message)
-		w.told(second + ": web/a AddressConflict: " + message)
-		w.use(foreign)
-		time.Sleep(31 * time.Second)
-		w.rest()
-		message = fmt.Sprintf("announced by layer 2: 192.0.2.1 from node %s, %v from node %s", first, a, second)
-		w.wrote(first + ": web/a true Announced: " + message)
-	})
 }
 
 func TestNoFailoverWaitsForTheSegmentToBeAsked(t *testing.T) {
@@ -201,7 +153,6 @@ func TestWhatWasAnnouncedBeforeTheSpeakerStartedIsInService(t *testing.T) {
 func TestAnAddressThatComesLaterIsAskedAboutWhateverItsServiceSays(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		w.start()
-		w.announcedBy("a")
 		w.deliberate()
 		other := netip.MustParseAddr("192.0.2.9")
 		w.use(foreign, other)
@@ -291,13 +242,11 @@ func TestASpeakerThatGossipHasNotToldOfIsNoStranger(t *testing.T) {
 		w.start()
 		w.cluster.edit(anybody)
 		w.rest()
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 		mac := lb.MAC{2, 4: 7, 5: 7}
 		w.heard("a", v4, mac, layer2.HeardAnnouncement)
 		w.node("b").link.set(func(i *lb.Interface) { i.MAC = mac })
 		time.Sleep(core.Acquaintance)
 		w.rest()
-		w.told()
 		w.owned("a")
 	})
 	// It was never heard, but the API server knows its Node.
@@ -311,7 +260,6 @@ func TestASpeakerThatGossipHasNotToldOfIsNoStranger(t *testing.T) {
 		w.start()
 		time.Sleep(5 * time.Second)
 		w.owned("a")
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 		w.heard("a", v6, mac, layer2.HeardReply)
 		w.heard("a", v6, foreign, layer2.HeardReply)
 		time.Sleep(core.Acquaintance)

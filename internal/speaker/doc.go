@@ -4,7 +4,7 @@
 //
 //	cluster changed ----\                          /-> Link.Set          (wire)
 //	members changed -----+-> Core.Settle: Effects -+--> Membership.Publish (gossip)
-//	interfaces changed --/                         \-> herald            (API)
+//	interfaces changed --/                         \-> State, for a [Registrar] (API)
 //	frame heard, question answered --/
 //
 // The loop decides nothing and remembers nothing about an address. It owns the
@@ -14,10 +14,9 @@
 // # What may wait, and what may not
 //
 // The wire comes first, gossip second, both without waiting for anything. What
-// is to be written to the API server is left to the herald, a goroutine of its
-// own that compares the newest Intent with what the Services say, writes what
-// differs at a bounded rate, and backs off while the API server is away. Nothing
-// on the wire depends on it.
+// the node does is shown as a State. A [Registrar] beside the loop writes the newest
+// into the node's SpeakerStatus, which is all that a speaker writes, and backs off
+// while the API server is away. Nothing on the wire depends on it.
 //
 // # Routers
 //
@@ -37,8 +36,6 @@
 //	who             started by  owns                             ended by
 //	[Speaker.Run]   the caller  the Core; calls Link and         its context, after
 //	                            Membership                       handing over
-//	herald          Run         what was said to the API server  Run, when all is
-//	                                                             handed over
 //	router          Run         what BGP is to do                Run's context, after
 //	                                                             taking leave
 //	[Registrar.Run] the caller  nothing; reads the newest state  its context, after

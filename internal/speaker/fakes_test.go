@@ -25,6 +25,9 @@ var (
 	webA = lb.ServiceKey{Namespace: "web", Name: "a"}
 )
 
+// calm is how long a test lets a world come to rest.
+const calm = 100 * time.Millisecond
+
 func poke(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -42,17 +45,11 @@ type fakeCluster struct {
 	behind map[string]bool
 	edits  int
 	reads  int
-
-	away       bool
-	conditions map[lb.ServiceKey]Condition
-	attempts   int
-	writes     []string
-	events     []string
 }
 
 // newCluster holds one dual-stack Service and the nodes.
 func newCluster(nodes ...string) *fakeCluster {
-	c := &fakeCluster{synced: make(chan struct{}), conditions: map[lb.ServiceKey]Condition{}}
+	c := &fakeCluster{synced: make(chan struct{})}
 	c.snapshot = lb.Snapshot{
 		Pools:            []lb.Pool{lbtest.Everything()},
 		L2Advertisements: []lb.L2Advertisement{{Name: "all", ExcludeInterfaces: []string{"veth*"}}},
@@ -123,63 +120,6 @@ func (a *access) Snapshot() (lb.Snapshot, bool) {
 		a.reads++
 	}
 	return a.snapshot, changed
-}
-
-func (a *access) Announced(key lb.ServiceKey) (Report, bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	r := Report{Condition: a.conditions[key], Places: map[netip.Addr]string{}}
-	i := slices.IndexFunc(a.snapshot.Services, func(s lb.Service) bool { return s.Key == key })
-	if i < 0 {
-		return r, false
-	}
-	for _, addr := range a.snapshot.Services[i].Assigned {
-		r.Places[addr] = a.snapshot.Services[i].PlaceOf(addr)
-	}
-	return r, true
-}
-
-func (a *access) SetAnnounced(_ context.Context, key lb.ServiceKey, c Report) (bool, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.attempts++
-	if a.away {
-		return false, errors.New("the API server is away")
-	}
-	a.conditions[key] = c.Condition
-	for addr, node := range c.Places {
-		a.place(key, addr, node)
-	}
-	a.writes = append(a.writes, fmt.Sprintf("%s: %v %v %s: %s", a.node, key, c.Announced, c.Reason, c.Message))
-	a.notify()
-	return true, nil
-}
-
-// place records where an address of a Service is; mu is held.
-func (c *fakeCluster) place(key lb.ServiceKey, addr netip.Addr, node string) {
-	services := slices.Clone(c.snapshot.Services)
-	for i := range services {
-		if s := &services[i]; s.Key == key {
-			placed := make([]string, len(s.Assigned))
-			copy(placed, s.Placed)
-			placed[slices.Index(s.Assigned, addr)] = node
-			s.Placed = placed
-		}
-	}
-	c.snapshot.Services = services
-	c.edits++
-}
-
-func (c *fakeCluster) tried() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.attempts
-}
-
-func (a *access) Event(key lb.ServiceKey, e Event) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.events = append(a.events, fmt.Sprintf("%s: %v %s: %s", a.node, key, e.Kind, e.Message))
 }
 
 // A fakeLink is a node's wire.
@@ -485,7 +425,7 @@ func inWorld(t *testing.T, nodes []string, test func(t *testing.T, w *fakeWorld)
 			w.nodes = append(w.nodes, n)
 			n.peering = &fakePeering{changed: make(chan struct{}, 1), down: map[string]bool{}}
 			access := w.cluster.of(name)
-			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i), BGP: n.peering, Grace: grace}, access, n.link, n.part, access, slog.New(slog.DiscardHandler), nil)
+			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i), BGP: n.peering, Grace: grace}, access, n.link, n.part, slog.New(slog.DiscardHandler), nil)
 		}
 		w.hub.spread()
 		for _, n := range w.nodes {
@@ -529,51 +469,4 @@ func (w *fakeWorld) owned(want string) {
 			w.t.Errorf("%v is answered for by %q, want %q", a, got, want)
 		}
 	}
-}
-
-// placed checks where both addresses are recorded to be.
-func (w *fakeWorld) placed(want string) {
-	w.t.Helper()
-	r, _ := (&access{fakeCluster: w.cluster}).Announced(webA)
-	for _, a := range []netip.Addr{v4, v6} {
-		if r.Places[a] != want {
-			w.t.Errorf("%v is placed on %q, want %q", a, r.Places[a], want)
-		}
-	}
-}
-
-// transitions checks what was written, and forgets it.
-func (w *fakeWorld) wrote(want ...string) {
-	w.t.Helper()
-	w.cluster.mu.Lock()
-	defer w.cluster.mu.Unlock()
-	if !slices.Equal(w.cluster.writes, want) {
-		w.t.Errorf("written:\n%q\nwant:\n%q", w.cluster.writes, want)
-	}
-	w.cluster.writes = nil
-}
-
-// wroteLast checks what was written in the end, and that one Event told of the
-// first of it, and forgets both.
-func (w *fakeWorld) wroteLast(want string) {
-	w.t.Helper()
-	w.cluster.mu.Lock()
-	defer w.cluster.mu.Unlock()
-	if n := len(w.cluster.writes); n == 0 || w.cluster.writes[n-1] != want {
-		w.t.Errorf("written:\n%q\nwant as the last:\n%q", w.cluster.writes, want)
-	}
-	if len(w.cluster.events) != 1 || !strings.Contains(w.cluster.events[0], " Announcing: ") {
-		w.t.Errorf("events:\n%q\nwant that it is announced, once", w.cluster.events)
-	}
-	w.cluster.writes, w.cluster.events = nil, nil
-}
-
-func (w *fakeWorld) told(want ...string) {
-	w.t.Helper()
-	w.cluster.mu.Lock()
-	defer w.cluster.mu.Unlock()
-	if !slices.Equal(w.cluster.events, want) {
-		w.t.Errorf("events:\n%q\nwant:\n%q", w.cluster.events, want)
-	}
-	w.cluster.events = nil
 }

@@ -12,7 +12,6 @@ import (
 type metrics struct {
 	addresses *prometheus.GaugeVec
 	changes   *prometheus.CounterVec
-	reports   *prometheus.CounterVec
 	conflicts *prometheus.CounterVec
 	named     map[string]bool // the values of the label mac of conflicts
 	rivals    prometheus.Counter
@@ -56,10 +55,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "belfry", Subsystem: "speaker", Name: "owner_changes_total",
 			Help: "Addresses that this node came to own or ceased to, by how.",
 		}, []string{"change"}),
-		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: "belfry", Subsystem: "speaker", Name: "reports_total",
-			Help: "Writes of the condition Announced, by result.",
-		}, []string{"result"}),
 		conflicts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "belfry", Subsystem: "speaker", Name: "conflicts_total",
 			Help: "Frames by which stations that are no speakers of ours claim an address of ours, by hardware address.",
@@ -89,11 +84,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, c := range changes {
 		m.changes.WithLabelValues(c)
 	}
-	for _, r := range []string{"written", "failed"} {
-		m.reports.WithLabelValues(r)
-	}
 	if reg != nil {
-		reg.MustRegister(m.addresses, m.changes, m.reports, m.conflicts, m.rivals, m.wins, m.withheld, m.defenses, m.takeovers, m.passes)
+		reg.MustRegister(m.addresses, m.changes, m.conflicts, m.rivals, m.wins, m.withheld, m.defenses, m.takeovers, m.passes)
 	}
 	return m
 }

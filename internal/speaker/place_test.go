@@ -1,13 +1,10 @@
 package speaker
 
 import (
-	"maps"
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -34,36 +31,24 @@ func (w *fakeWorld) startOn(node string) {
 	w.rest()
 }
 
-func TestThePlaceFollowsAFailoverInTheSameWrite(t *testing.T) {
+func TestNothingFailsBackWhereverItIsRecorded(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 		w.startOn("a")
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.placed("a")
 		w.crash("a")
 		w.rest()
-		w.wrote()
-		time.Sleep(doubt)
-		synctest.Wait()
-		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
-		w.placed("b")
-
-		// So nothing fails back.
 		w.hub.become("a", election.Alive)
 		w.rest()
 		if got := w.who(v4) + w.who(v6); got != "bb" {
 			t.Errorf("%q answers", got)
 		}
-		w.wrote()
-		w.placed("b")
 
-		// What the controller moves, moves.
+		// The record follows, and nothing moves. What the controller moves, moves.
+		w.cluster.edit(on("b"))
+		w.rest()
+		w.owned("b")
 		w.cluster.edit(on("a"))
 		w.rest()
 		w.owned("a")
-		time.Sleep(insistence)
-		synctest.Wait()
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.placed("a")
 	})
 }
 
@@ -76,17 +61,16 @@ func TestThePlaceToFailBackToIsRemembered(t *testing.T) {
 		w.start()
 		w.crash("a")
 		w.rest()
-		time.Sleep(2 * patience)
-		w.placed("a")
+		time.Sleep(time.Minute)
 		w.hub.become("a", election.Alive)
 		w.rest()
 		w.owned("a")
 	})
 }
 
-// While a cluster starts, the first speaker announces everything, but does not
-// take the places of those that are to come.
-func TestANodeThatWasNeverHeardKeepsItsPlaceForAWhile(t *testing.T) {
+// While a cluster starts, the first speaker announces everything, and gives the
+// others what is placed on them.
+func TestANodeThatIsHeardForTheFirstTimeGetsWhatIsPlacedThere(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 		w.hub.become("b", election.Gone)
 		w.cluster.edit(on("b"))
@@ -94,52 +78,11 @@ func TestANodeThatWasNeverHeardKeepsItsPlaceForAWhile(t *testing.T) {
 		if got := w.who(v4) + w.who(v6); got != "aa" {
 			t.Errorf("%q answers", got)
 		}
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
-		time.Sleep(patience / 2)
-		w.placed("b")
+		time.Sleep(15 * time.Second)
 		w.hub.become("b", election.Alive)
 		w.rest()
 		w.owned("b")
-		w.placed("b")
 	})
-	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
-		w.cluster.edit(on("b"))
-		w.start()
-		time.Sleep(patience / 2)
-		synctest.Wait()
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
-		w.placed("b")
-		time.Sleep(patience)
-		synctest.Wait()
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.told() // nothing has moved
-		w.placed("a")
-	})
-}
-
-func TestARecordNewerThanTheDecisionIsLeftAlone(t *testing.T) {
-	h := newHerald("a", nil, nil, nil)
-	h.met["b"] = true
-	verdicts := []announce.Decision{
-		{Address: v4, Owner: "a", Placed: "b", Place: "a", Permitted: true},
-		{Address: v6, Owner: "a", Placed: "b", Place: "a", Permitted: true},
-	}
-	start := time.Now()
-	if got, wait := h.moved(view{}, verdicts, map[netip.Addr]string{v4: "b", v6: "c"}, start); got != nil || wait != doubt {
-		t.Errorf("%v, %v", got, wait)
-	}
-	got, wait := h.moved(view{}, verdicts, map[netip.Addr]string{v4: "b", v6: "c"}, start.Add(doubt))
-	if !maps.Equal(got, map[netip.Addr]string{v4: "a"}) || wait != 0 {
-		t.Errorf("%v, %v", got, wait)
-	}
-	if got, _ := h.moved(view{offered: []netip.Addr{v4}}, verdicts, map[netip.Addr]string{v4: "b", v6: "c"}, start.Add(time.Hour)); got != nil {
-		t.Errorf("about to be given away: %v", got)
-	}
-	if got, _ := h.moved(view{}, verdicts, map[netip.Addr]string{v4: "a", v6: "a"}, start.Add(time.Hour)); got != nil {
-		t.Errorf("written already: %v", got)
-	}
 }
 
 // Whoever gives an address away answers until the new owner is heard on the
@@ -222,8 +165,6 @@ func TestANewAddressBeginsWhereItIsPlaced(t *testing.T) {
 			w.cluster.edit(absent)
 			w.start()
 			w.begins(service, node)
-			w.wrote(node + ": web/a true Announced: announced by layer 2 from node " + node)
-			w.placed(node)
 
 			// It is gone, and comes back to another.
 			w.cluster.edit(absent)

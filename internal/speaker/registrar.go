@@ -4,9 +4,12 @@ import (
 	"context"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/internal/core"
 )
 
 // A Register is where a State is written down for others to read.
@@ -20,16 +23,18 @@ type Register interface {
 }
 
 const (
-	// breath is the least time between two writes of a State, to which each of its
-	// addresses adds a little, until it is ample: what is long takes the API
-	// server, and all who watch it, long to read.
+	// breath is the least time between two writes of a State.
 	breath = time.Second
-	longer = 4 * time.Millisecond
-	ample  = 5 * time.Second
 	// share is by how much each member of the cluster stretches the time over
 	// which all of them write when something concerns them all, so that the API
 	// server sees a hundred writes a second at most, however many nodes there are.
+	// What the node answers for concerns few, and does not wait for that: somebody
+	// waits to be told.
 	share = 10 * time.Millisecond
+	// lull is how long all other news waits at least. That a member is silent is
+	// often followed by what this node takes over from it: that is one write, then,
+	// and the takeover need not wait for a breath.
+	lull = 200 * time.Millisecond
 	// lastWords bounds the write with which a speaker takes its leave.
 	lastWords = time.Second
 	// stale bounds one attempt.
@@ -49,6 +54,7 @@ type Registrar struct {
 	register Register
 	log      *slog.Logger
 	writes   *prometheus.CounterVec
+	written  []core.Answer // last, by Run
 }
 
 // NewRegistrar returns a Registrar for a Speaker.
@@ -80,10 +86,16 @@ func (r *Registrar) Run(ctx context.Context) {
 	defer timer.Stop()
 	<-timer.C
 	var (
-		due  bool          // there may be something to write, when timer fires
+		due  time.Time     // when to look again; zero: there is nothing to write
 		next time.Time     // not before this
 		wait time.Duration // not 0 while writing fails
 	)
+	by := func(at time.Time) {
+		if due.IsZero() || at.Before(due) {
+			due = at
+			timer.Reset(time.Until(due))
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -95,48 +107,39 @@ func (r *Registrar) Run(ctx context.Context) {
 		case <-r.sessions:
 		case <-r.register.Changed():
 		case <-timer.C:
-			due = false
+			due = time.Time{}
 			switch err := r.write(ctx); {
 			case ctx.Err() != nil:
 				continue
 			case err != nil:
 				if wait == 0 {
-					r.log.Warn("report what this node does", "err", err)
+					r.log.Warn("cannot report what this node does", "err", err)
 				}
 				wait = min(max(retry, 2*wait), rarely)
-				due = true
-				timer.Reset(wait + rand.N(wait/4))
+				next = time.Now().Add(wait + rand.N(wait/4))
+				by(next)
 				continue
 			case wait > 0:
 				r.log.Info("what this node does is reported again")
 				wait = 0
 			}
-			next = time.Now().Add(r.rest())
+			next = time.Now().Add(breath)
 			continue
 		}
-		if !due {
-			due = true
-			timer.Reset(max(time.Until(next), 0) + r.turn())
+		at := time.Now()
+		if next.After(at) {
+			at = next
 		}
+		if s := r.state(); s != nil && !r.urgent(s) {
+			at = at.Add(lull + rand.N(time.Duration(len(s.Members)+1)*share))
+		}
+		by(at)
 	}
 }
 
-// rest returns for how long nothing is written after a write.
-func (r *Registrar) rest() time.Duration {
-	s := r.state()
-	if s == nil {
-		return breath
-	}
-	return min(breath+time.Duration(len(s.Answers))*longer, ample)
-}
-
-// turn returns after how long to write what all nodes may want to write.
-func (r *Registrar) turn() time.Duration {
-	s := r.state()
-	if s == nil || len(s.Members) == 0 {
-		return 0
-	}
-	return rand.N(time.Duration(len(s.Members)) * share)
+// urgent reports whether the node answers for something else than was written last.
+func (r *Registrar) urgent(s *State) bool {
+	return !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
 }
 
 func (r *Registrar) write(ctx context.Context) error {
@@ -147,6 +150,9 @@ func (r *Registrar) write(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stale)
 	defer cancel()
 	written, err := r.register.Write(ctx, s)
+	if err == nil {
+		r.written = s.Answers
+	}
 	switch {
 	case err != nil && ctx.Err() != context.Canceled:
 		r.writes.WithLabelValues("failed").Inc()

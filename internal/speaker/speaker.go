@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // A Cluster is what the API server holds.
@@ -68,9 +70,6 @@ type Config struct {
 	// have to find another way before this node goes.
 	BGP   Peering
 	Grace time.Duration
-	// PeerEvent records an Event about a BGPPeer, without waiting; nil: nobody
-	// cares.
-	PeerEvent func(peer string, e Event)
 	// Pulse is that of the announcement loop; nil: nobody asks.
 	Pulse *pulse.Pulse
 }
@@ -86,6 +85,8 @@ const (
 	// others, as an endpoint that goes does after the conditions that were written
 	// when it came, waits for none of it.
 	prompt = 5
+	// conflictsTold is how many conflicts are remembered to be told of.
+	conflictsTold = 64
 )
 
 // A Speaker decides what its node announces, by its Core, and has it done.
@@ -94,7 +95,6 @@ type Speaker struct {
 	cluster Cluster
 	link    Link
 	members Membership
-	herald  *herald
 	router  *router
 	board   *board
 	log     *slog.Logger
@@ -110,10 +110,13 @@ type Speaker struct {
 	pace  pace      // when it may be read again
 	next  time.Time // when to settle again; zero for never
 	left  bool
+	// met are the nodes that were heard, and conflicts what was told of last.
+	met       map[string]bool
+	conflicts []report.Conflict
 }
 
 // New returns a Speaker that does nothing until Run.
-func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Reporter, log *slog.Logger, reg prometheus.Registerer) *Speaker {
+func New(cfg Config, cluster Cluster, link Link, members Membership, log *slog.Logger, reg prometheus.Registerer) *Speaker {
 	m := newMetrics(reg)
 	if cfg.Pulse == nil {
 		cfg.Pulse = pulse.New("the announcement loop", pulse.Patience)
@@ -123,7 +126,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, reporter Re
 		core:     core.New(core.Config{Node: cfg.Node, Family: lb.FamilyOf(cfg.Gossip), Announce: cfg.Announce}),
 		dirty:    true,
 		board:    newBoard(),
-		herald:   newHerald(cfg.Node, reporter, log, m),
+		met:      map[string]bool{},
 		router:   newRouter(cfg, log, reg),
 		detected: make(chan detected), identified: make(chan identified),
 	}
@@ -135,11 +138,6 @@ func (s *Speaker) Run(ctx context.Context) {
 	if !s.await(ctx) {
 		return
 	}
-	writing, stop := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() { defer close(done); s.herald.run(writing) }()
-	defer func() { stop(); <-done }()
-
 	defer s.retire()
 	routed := make(chan struct{})
 	go func() { defer close(routed); s.router.run(ctx) }()
@@ -276,7 +274,6 @@ func (s *Speaker) read(now time.Time) {
 	s.dirty = false
 	snapshot, changed := s.cluster.Snapshot()
 	if !changed {
-		s.herald.wake() // perhaps a condition is what changed
 		return
 	}
 	s.core.Configure(now, snapshot)
@@ -317,14 +314,19 @@ func (s *Speaker) tell(e core.Effects) {
 	for _, c := range e.Conflicts {
 		if c.Withheld {
 			s.log.Warn("address conflict: withholding the address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
-			continue // the condition tells
+			continue // the view tells
 		}
 		s.log.Warn("address conflict: another station uses our address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
-		s.herald.quarrel(c.Services, c.Heard)
+		s.conflicts = append(slices.Clone(s.conflicts[max(0, len(s.conflicts)-conflictsTold+1):]),
+			report.Conflict{Address: c.Address, MAC: c.MAC, Heard: c.Kind.String(), At: c.At})
 	}
-	if e.View == nil || e.Left {
-		return
+	switch shown := s.board.state.Load(); {
+	case e.Left:
+	case e.View != nil:
+		s.board.show(State{View: *e.View, Unheard: s.unheard(e.View), Conflicts: s.conflicts})
+	case len(e.Conflicts) > 0 && shown != nil:
+		again := *shown
+		again.Conflicts = s.conflicts
+		s.board.show(again)
 	}
-	s.herald.tell(view{index: e.View.Index, intent: e.View.Intent, members: e.View.Members, offered: e.View.Offered, held: e.View.Withheld})
-	s.board.show(State{View: *e.View})
 }

@@ -3,6 +3,7 @@ package speaker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -66,9 +67,7 @@ func TestAConvergedWorldIsLeftAlone(t *testing.T) {
 		w.cluster.edit(on("b"))
 		w.start()
 		w.owned("b")
-		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
-		w.told(`b: web/a Announcing: announced by layer 2 from node b`)
-		said, attempts := w.node("b").part.said, w.cluster.tried()
+		said := w.node("b").part.said
 		w.cluster.edit(anybody)
 		w.hub.spread()
 		for _, n := range w.nodes {
@@ -77,23 +76,9 @@ func TestAConvergedWorldIsLeftAlone(t *testing.T) {
 		w.rest()
 		time.Sleep(time.Hour)
 		w.owned("b")
-		w.wrote()
-		w.told()
-		if tried := w.cluster.tried(); tried != attempts || w.node("b").part.said != said {
-			t.Errorf("%d attempts to write, %d times published; before %d and %d", tried, w.node("b").part.said, attempts, said)
+		if now := w.node("b").part.said; now != said {
+			t.Errorf("published %d times; before %d", now, said)
 		}
-	})
-}
-
-func TestARestartedSpeakerWritesNothingThatIsSaidAlready(t *testing.T) {
-	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
-		w.cluster.conditions[webA] = Condition{true, "Announced", "announced by layer 2 from node a"}
-		w.cluster.place(webA, v4, "a")
-		w.cluster.place(webA, v6, "a")
-		w.start()
-		w.owned("a")
-		w.wrote()
-		w.told()
 	})
 }
 
@@ -116,8 +101,6 @@ func TestAnInterfaceThatFailsStopsAnsweringAtOnce(t *testing.T) {
 		w.start()
 		w.cluster.edit(anybody)
 		w.rest()
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 
 		w.node("a").link.set(func(i *lb.Interface) { i.Carrier = false })
 		synctest.Wait()
@@ -126,65 +109,30 @@ func TestAnInterfaceThatFailsStopsAnsweringAtOnce(t *testing.T) {
 		synctest.Wait()
 		w.owned("b")
 		w.rest()
-		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
-		w.told(`b: web/a AnnouncementMoved: moved 192.0.2.1 from node a to node b, 2001:db8::1 from node a to node b`)
 
 		w.node("b").link.set(func(i *lb.Interface) { i.Carrier = false })
 		w.rest()
 		w.owned("")
-		w.wrote() // it may be repaired yet
-		time.Sleep(settled)
-		synctest.Wait()
-		w.wrote(`a: web/a false NoUsableInterface: announced by layer 2: 192.0.2.1 from no node (NoUsableInterface), 2001:db8::1 from no node (NoUsableInterface)`)
-		w.told(`a: web/a NotAnnounced: announced by layer 2: 192.0.2.1 from no node (NoUsableInterface), 2001:db8::1 from no node (NoUsableInterface)`)
 	})
 }
 
-func TestWhatConfigurationForbidsIsForTheControllerToReport(t *testing.T) {
-	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
-		w.cluster.edit(only("nobody"))
-		w.start()
-		w.owned("")
-		w.wrote()
-		w.told()
-	})
-}
-
-func TestACrashIsRepairedWithoutTheAPIServer(t *testing.T) {
+func TestACrashIsRepairedAtOnce(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 		w.cluster.edit(only("a"))
 		w.start()
 		w.cluster.edit(anybody)
 		w.rest()
-		w.wrote(`a: web/a true Announced: announced by layer 2 from node a`)
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 
-		w.cluster.mu.Lock()
-		w.cluster.away = true
-		w.cluster.mu.Unlock()
 		w.node("a").link.Set(nil) // as far as the wire is concerned
 		w.hub.become("a", election.Gone)
 		synctest.Wait()
 		if got := w.who(v4); got != "b" {
 			t.Errorf("after the crash %q answers", got)
 		}
-
-		before := w.cluster.tried()
-		time.Sleep(10 * time.Minute)
-		synctest.Wait()
-		if n := w.cluster.tried() - before; n < 10 || n > 30 {
-			t.Errorf("%d attempts in 10 minutes", n)
+		answer := w.node("b").speaker.State().Answers[0]
+		if answer.From != "a" || answer.Cause != core.OwnerLost || !answer.Since.Equal(time.Now()) {
+			t.Errorf("it says that it came by the address so: %+v", answer)
 		}
-		w.wrote()
-		w.told()
-
-		w.cluster.mu.Lock()
-		w.cluster.away = false
-		w.cluster.mu.Unlock()
-		time.Sleep(2 * late)
-		synctest.Wait()
-		w.wrote(`b: web/a true Announced: announced by layer 2 from node b`)
-		w.told(`b: web/a AnnouncementMoved: moved 192.0.2.1 from node a to node b, 2001:db8::1 from node a to node b`)
 	})
 }
 
@@ -394,10 +342,8 @@ func TestARivalIsAnsweredByAnAnnouncementAtMostOnceASecond(t *testing.T) {
 			t.Errorf("announced %v", got)
 		}
 		w.owned("a")
-		w.cluster.mu.Lock()
-		defer w.cluster.mu.Unlock()
-		if i := slices.IndexFunc(w.cluster.events, func(e string) bool { return e != `a: web/a Announcing: announced by layer 2 from node a` }); i >= 0 {
-			t.Errorf("event %q", w.cluster.events[i])
+		if conflicts := w.node("a").speaker.State().Conflicts; len(conflicts) > 0 {
+			t.Errorf("a speaker is told as a conflict: %v", conflicts)
 		}
 	})
 }
@@ -414,12 +360,7 @@ func TestOneOfTwoClaimantsStopsAtOnceAndTheOtherAnnounces(t *testing.T) {
 		b.refresh()
 		w.start()
 		w.owned("a b")
-		time.Sleep(5 * insistence)
-		synctest.Wait()
-		if n := len(w.cluster.writes); n > 12 { // both say so, but do not insist
-			t.Errorf("%d writes in %v", n, 5*insistence)
-		}
-		w.cluster.edit(on("a")) // each has recorded itself now and then
+		w.cluster.edit(on("a"))
 		w.rest()
 		w.cluster.edit(on("b"))
 		w.rest()
@@ -483,24 +424,31 @@ func TestASpeakerThatGossipHasLostIsAskedWhenItIsHeard(t *testing.T) {
 func TestAStrangerIsReportedOnce(t *testing.T) {
 	inWorld(t, []string{"a"}, func(t *testing.T, w *fakeWorld) {
 		w.start()
-		w.told(`a: web/a Announcing: announced by layer 2 from node a`)
 		time.Sleep(time.Minute) // it has been in service for long
 		mac := lb.MAC{0xde, 0xad, 0, 0, 0, 1}
 		w.heard("a", v4, mac, layer2.HeardProbe) // only means to
-		w.told()
 		for range 3 {
 			w.heard("a", v4, mac, layer2.HeardReply)
 			w.heard("a", v6, mac, layer2.HeardAnnouncement)
-		}
-		w.told() // it may be a speaker that gossip has not told of yet
+		} // it may be a speaker that gossip has not told of yet
 		time.Sleep(core.Acquaintance)
 		w.rest()
-		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (reply)`,
-			`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 2001:db8::1 too (announcement)`)
+		conflicts := func() (out []string) {
+			for _, c := range w.node("a").speaker.State().Conflicts {
+				out = append(out, fmt.Sprint(c.MAC, " ", c.Address, " ", c.Heard))
+			}
+			return out
+		}
+		want := []string{"de:ad:00:00:00:01 192.0.2.1 reply", "de:ad:00:00:00:01 2001:db8::1 announcement"}
+		if got := conflicts(); !slices.Equal(got, want) {
+			t.Errorf("told %q, want %q", got, want)
+		}
 		time.Sleep(core.ConflictPause)
 		w.heard("a", v4, mac, layer2.HeardRequest)
 		w.rest()
-		w.told(`a: web/a AddressConflict: station de:ad:00:00:00:01 uses the address 192.0.2.1 too (request)`)
+		if got := conflicts(); !slices.Equal(got, append(want, "de:ad:00:00:00:01 192.0.2.1 request")) {
+			t.Errorf("told %q", got)
+		}
 		w.owned("a")
 	})
 }

@@ -5,12 +5,19 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/core"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // A State is what a Speaker knows and does at one moment. It does not change.
 type State struct {
 	// View is what layer 2 does.
 	core.View
+	// Unheard are the nodes whose speakers are not heard, those that were heard
+	// before first; Conflicts are foreign stations that use what is announced all the
+	// same.
+	Unheard   []string
+	Conflicts []report.Conflict
 	// Routing is what BGP is to do on the node, Sessions what became of it; both
 	// nothing once the Speaker has left.
 	Routing  bgp.Intent
@@ -41,6 +48,45 @@ func (s *Speaker) retire() {
 		last.Index, last.Members = shown.Index, shown.Members
 	}
 	s.board.show(State{View: last, left: true})
+}
+
+// Phase is how far the Speaker of a node is in its life.
+func (s *State) Phase(node string) election.State {
+	if s.left {
+		return election.Gone
+	}
+	for _, m := range s.Members {
+		if m.Node == node {
+			return m.State
+		}
+	}
+	return election.Joining
+}
+
+// unheard returns the nodes whose speakers are not heard, those that were heard
+// before first. A speaker that is joining has no opinion.
+func (s *Speaker) unheard(v *core.View) []string {
+	heard := make(map[string]bool, len(v.Members))
+	for _, m := range v.Members {
+		if m.Node == s.cfg.Node && m.State == election.Joining {
+			return nil
+		}
+		heard[m.Node] = true
+		if m.Node != s.cfg.Node && !s.met[m.Node] {
+			s.met[m.Node] = true
+		}
+	}
+	var lost, never []string
+	for _, n := range v.Index.Nodes() {
+		switch {
+		case n == s.cfg.Node || heard[n]:
+		case s.met[n]:
+			lost = append(lost, n)
+		default:
+			never = append(never, n)
+		}
+	}
+	return append(lost, never...)
 }
 
 // State returns what the Speaker knows and does, nil before it knows anything.

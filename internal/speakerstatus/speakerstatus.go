@@ -10,6 +10,7 @@ package speakerstatus
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -22,21 +23,34 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // A Knowledge is what a speaker knows at one moment.
 type Knowledge struct {
 	Node, Version string
+	// State is how far the speaker is in its life, and Settings its flags.
+	State    election.State
+	Settings report.Settings
 	// Index is the cluster's configuration as it bears on announcing.
 	Index *announce.Index
 	// Interfaces are the node's, Members all speakers, Claims what the node
 	// answers for.
 	Interfaces []lb.Interface
 	Members    []election.Member
-	Claims     []layer2.Claim
+	// Answers are what the node answers for.
+	Answers []core.Answer
+	// Unheard are nodes whose speakers are not heard, those that matter first.
+	Unheard []string
+	// Withheld are the addresses that are to be announced from here and are not:
+	// who uses them, or nobody while their segment is being asked. Conflicts are
+	// strangers that use what is announced all the same.
+	Withheld  map[netip.Addr]layer2.Heard
+	Conflicts []report.Conflict
 	// Routing is what the node is to do by BGP, and Sessions what became of it.
 	Routing  bgp.Intent
 	Sessions []bgp.SessionView
@@ -49,7 +63,13 @@ const (
 	maxInterfaces          = 256
 	maxSubnets             = 64
 	maxSuspected           = 64
-	maxAddresses           = 1024
+	maxUnheard             = report.MaxUnheard
+	maxAnswers             = 64
+	maxWithheld            = 256
+	maxConflicts           = 64
+	maxTransitions         = 64
+	maxElements            = 16384
+	maxMoved               = 64
 	maxInterfacesOfAddress = 32
 	maxSessions            = 128
 	maxNotApplied          = 64
@@ -60,14 +80,26 @@ const (
 // it replaces: a session that still is not established has been so since the
 // time that stands there.
 func Compose(k Knowledge, before v1beta1.SpeakerStatusStatus) v1beta1.SpeakerStatusStatus {
-	return v1beta1.SpeakerStatusStatus{
+	out := v1beta1.SpeakerStatusStatus{
 		Version:    cut(k.Version, 128),
+		Phase:      phases[k.State],
+		Settings:   v1beta1.SpeakerSettings{LoadBalancerClass: k.Settings.Class, DrainTaint: k.Settings.DrainTaint, IgnoreExcludeLB: k.Settings.IgnoreExcludeLB, Namespace: k.Settings.Namespace},
 		Interfaces: interfaces(k),
-		Membership: membership(k.Members),
-		Layer2:     claims(k.Claims, k.Interfaces),
+		Membership: membership(k.Members, k.Unheard),
+		Layer2:     layer2Status(k, before.Layer2),
 		BGP:        sessions(k, before.BGP.Sessions),
 		NotApplied: notApplied(k),
 	}
+	if k.Index != nil {
+		out.Configuration = k.Index.Configuration()
+	}
+	return out
+}
+
+// phases are the states of a speaker as it tells of its own.
+var phases = map[election.State]v1beta1.SpeakerPhase{
+	election.Joining: v1beta1.SpeakerJoining, election.Alive: v1beta1.SpeakerRunning,
+	election.Leaving: v1beta1.SpeakerLeaving, election.Gone: v1beta1.SpeakerStopped,
 }
 
 // interfaces leaves out the loopback, and what connects nothing but Pods: an
@@ -131,7 +163,7 @@ func subnetsOf(i lb.Interface) (subnets []string, segment bool) {
 	return subnets, segment
 }
 
-func membership(members []election.Member) v1beta1.MembershipStatus {
+func membership(members []election.Member, unheard []string) v1beta1.MembershipStatus {
 	var out v1beta1.MembershipStatus
 	for _, m := range members {
 		switch m.State {
@@ -143,27 +175,105 @@ func membership(members []election.Member) v1beta1.MembershipStatus {
 	}
 	slices.Sort(out.Suspected)
 	out.Suspected = first(out.Suspected, maxSuspected)
+	out.Unheard = slices.Sorted(slices.Values(first(unheard, maxUnheard)))
 	return out
 }
 
-func claims(claims []layer2.Claim, interfaces []lb.Interface) v1beta1.Layer2Status {
+func layer2Status(k Knowledge, before v1beta1.Layer2Status) v1beta1.Layer2Status {
+	out := v1beta1.Layer2Status{Answers: answers(k.Answers, k.Interfaces), Transitions: transitions(k.Answers)}
+	addresses := map[netip.Addr]bool{}
+	for _, c := range k.Answers {
+		addresses[c.Address] = true
+	}
+	out.Total = count(len(addresses))
+	var probing []netip.Addr
+	for _, a := range slices.SortedFunc(maps.Keys(k.Withheld), netip.Addr.Compare) {
+		switch by := k.Withheld[a]; {
+		case by == layer2.Heard{}:
+			probing = append(probing, a)
+		case len(out.Withheld) < maxWithheld:
+			use := use(a, by.MAC, by.Kind.String(), by.At)
+			// It is heard again whenever it is asked, which is no news.
+			if i := slices.IndexFunc(before.Withheld, func(b v1beta1.AddressUse) bool { return b.Address == use.Address && b.MAC == use.MAC }); i >= 0 {
+				use = before.Withheld[i]
+			}
+			out.Withheld = append(out.Withheld, use)
+		}
+	}
+	out.Probing = first(report.Format(probing), maxElements)
+	for _, c := range last(k.Conflicts, maxConflicts) {
+		out.Conflicts = append(out.Conflicts, use(c.Address, c.MAC, c.Heard, c.At))
+	}
+	return out
+}
+
+func use(a netip.Addr, mac lb.MAC, heard string, at time.Time) v1beta1.AddressUse {
+	return v1beta1.AddressUse{Address: a.String(), MAC: mac.String(), Heard: heard, Since: new(metav1.NewMicroTime(at.Truncate(time.Microsecond)))}
+}
+
+// transitions says how the node came by what it answers for: what came at once, for
+// the same reason and from the same node, is one.
+func transitions(answers []core.Answer) []v1beta1.Layer2Transition {
+	type origin struct {
+		since time.Time
+		cause core.Cause
+		from  string
+	}
+	by := map[origin][]netip.Addr{}
+	for _, a := range answers {
+		o := origin{a.Since.Round(0), a.Cause, a.From}
+		by[o] = append(by[o], a.Address)
+	}
+	order := slices.SortedFunc(maps.Keys(by), func(a, b origin) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.cause, b.cause), cmp.Compare(a.from, b.from))
+	})
+	var out []v1beta1.Layer2Transition
+	for _, o := range last(order, maxTransitions) {
+		addresses := by[o]
+		slices.SortFunc(addresses, netip.Addr.Compare)
+		addresses = slices.Compact(addresses)
+		out = append(out, v1beta1.Layer2Transition{
+			Since: metav1.NewMicroTime(o.since.Truncate(time.Microsecond)), Cause: v1beta1.TransitionCause(o.cause.String()), From: o.from, Count: count(len(addresses)),
+			Addresses: first(report.Format(addresses), maxMoved),
+		})
+	}
+	return out
+}
+
+// answers lists what is answered for by the interfaces that they are answered on.
+func answers(claims []core.Answer, interfaces []lb.Interface) []v1beta1.Layer2Answers {
 	names := make(map[int]string, len(interfaces))
 	for _, i := range interfaces {
 		names[i.Index] = i.Name
 	}
-	claims = slices.SortedFunc(slices.Values(claims), func(a, b layer2.Claim) int { return a.Address.Compare(b.Address) })
-	claims = slices.CompactFunc(claims, func(a, b layer2.Claim) bool { return a.Address == b.Address })
-	out := v1beta1.Layer2Status{Total: count(len(claims))}
-	for _, c := range first(claims, maxAddresses) {
-		a := v1beta1.Layer2Address{Address: c.Address.String()}
+	on := map[string][]string{}
+	by := map[string][]netip.Addr{}
+	for _, c := range claims {
+		var list []string
 		for _, index := range c.Interfaces {
 			if name, known := names[index]; known {
-				a.Interfaces = append(a.Interfaces, name)
+				list = append(list, name)
 			}
 		}
-		slices.Sort(a.Interfaces)
-		a.Interfaces = first(a.Interfaces, maxInterfacesOfAddress)
-		out.Addresses = append(out.Addresses, a)
+		slices.Sort(list)
+		list = first(slices.Compact(list), maxInterfacesOfAddress)
+		key := strings.Join(list, " ")
+		if _, known := on[key]; !known && len(on) >= maxAnswers-1 {
+			key, list = "", nil // that many say nothing to anybody
+		}
+		on[key] = list
+		by[key] = append(by[key], c.Address)
+	}
+	var out []v1beta1.Layer2Answers
+	left := maxElements
+	for _, key := range slices.Sorted(maps.Keys(on)) {
+		addresses := by[key]
+		slices.SortFunc(addresses, netip.Addr.Compare)
+		list := first(report.Format(slices.Compact(addresses)), left)
+		left -= len(list)
+		if len(list) > 0 {
+			out = append(out, v1beta1.Layer2Answers{Interfaces: on[key], Addresses: list})
+		}
 	}
 	return out
 }
@@ -198,7 +308,7 @@ func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
 		s.Address = v.Remote.Addr().String()
 	}
 	if v.Fault != nil {
-		s.LastError = cut(v.Fault.Text, maxText)
+		s.LastError, s.Cause = cut(v.Fault.Text, maxText), v.Fault.Cause.String()
 	}
 	switch {
 	case v.State == bgp.Established:
@@ -207,12 +317,15 @@ func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
 		s.NotSent = notSent(v)
 	case v.Fault == nil:
 	case v.Fault.Cause == bgp.AdminShutdown:
-		s.State, s.LastError = v1beta1.SessionShutdown, ""
+		s.State, s.LastError, s.Cause = v1beta1.SessionShutdown, "", ""
 	case v.Fault.Cause == bgp.PasswordMissing, v.Fault.Cause == bgp.NoNeighbor:
 		s.State = v1beta1.SessionIdle
 	}
 	if v.State == bgp.Established && v.Negotiated != nil {
 		s.Capabilities = capabilities(*v.Negotiated, peer)
+		for _, f := range bgp.Carrying(v) {
+			s.Families = append(s.Families, v1beta1.AddressFamily(f.String()))
+		}
 	}
 	switch b := v1beta1.BFDState(v.BFD); b {
 	case v1beta1.BFDAdminDown, v1beta1.BFDDown, v1beta1.BFDInit, v1beta1.BFDUp:
@@ -308,6 +421,9 @@ func count(n int) int32 { return int32(min(n, math.MaxInt32)) }
 
 // first returns the first n elements, or all.
 func first[T any](list []T, n int) []T { return list[:min(len(list), n)] }
+
+// last returns the last n elements, or all.
+func last[T any](list []T, n int) []T { return list[max(0, len(list)-n):] }
 
 // cut shortens a text to at most n bytes, between characters.
 func cut(text string, n int) string {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
@@ -18,9 +19,11 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
 	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 var began = time.Date(2026, 3, 1, 8, 0, 0, 123456789, time.UTC)
@@ -49,6 +52,7 @@ func world() Knowledge {
 			{Name: "edge", ExcludeInterfaces: []string{"veth*", "docker*"}},
 			{Name: "storage", Interfaces: []string{"bond0"}},
 		},
+		Configuration: "0123456789abcdef",
 	}, announce.Options{})
 	return Knowledge{
 		Node: "node1", Version: "v0.1.0", Index: index,
@@ -68,10 +72,20 @@ func world() Knowledge {
 			{Node: "node4", State: election.Leaving},
 			{Node: "node5", State: election.Joining},
 		},
-		Claims: []layer2.Claim{
-			{Address: netip.MustParseAddr("2001:db8::80"), Interfaces: []int{2}},
-			{Address: netip.MustParseAddr("203.0.113.7"), Interfaces: []int{3, 2, 99}},
+		State:    election.Alive,
+		Settings: report.Settings{Class: "example.com/lb", DrainTaint: "maintenance", IgnoreExcludeLB: true, Namespace: "belfry-system"},
+		Unheard:  []string{"node7", "node6"},
+		Answers: []core.Answer{
+			{Claim: layer2.Claim{Address: netip.MustParseAddr("2001:db8::80"), Interfaces: []int{2}}, Since: began, Cause: core.OwnerLost, From: "node2"},
+			{Claim: layer2.Claim{Address: netip.MustParseAddr("203.0.113.7"), Interfaces: []int{3, 2, 99}}, Since: began.Add(time.Minute)},
+			{Claim: layer2.Claim{Address: netip.MustParseAddr("2001:db8::81"), Interfaces: []int{2}}, Since: began, Cause: core.OwnerLost, From: "node2"},
 		},
+		Withheld: map[netip.Addr]layer2.Heard{
+			netip.MustParseAddr("203.0.113.8"):  {},
+			netip.MustParseAddr("2001:db8::90"): {},
+			netip.MustParseAddr("2001:db8::91"): {MAC: lb.MAC{2, 0, 0, 0, 0, 0x99}, Kind: layer2.HeardReply, At: began},
+		},
+		Conflicts: []report.Conflict{{Address: netip.MustParseAddr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Heard: "reply", At: began}},
 		Routing: bgp.Intent{
 			Sessions: wanted(
 				lb.BGPPeer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), GracefulRestart: &lb.GracefulRestart{}},
@@ -113,6 +127,7 @@ const story = `
 bgp:
   sessions:
   - address: 2001:db8::1
+    cause: ConnectionRefused
     lastError: connection refused by 2001:db8::1
     peer: away
     prefixesSent: 0
@@ -130,7 +145,8 @@ bgp:
     prefixesSent: 0
     since: "2026-03-01T08:00:00Z"
     state: Connect
-  - lastError: Secret tor does not exist
+  - cause: PasswordMissing
+    lastError: Secret tor does not exist
     peer: locked
     prefixesSent: 0
     since: "2026-03-01T08:00:00Z"
@@ -143,6 +159,7 @@ bgp:
     - four-octet-as
     - graceful-restart
     - route-refresh
+    cause: HoldTimerExpired
     lastError: hold timer expired
     notSent:
     - family: IPv4
@@ -165,6 +182,7 @@ bgp:
     state: Established
   total: 7
   up: 2
+configuration: 0123456789abcdef
 interfaces:
 - carrier: true
   mac: "02:00:00:00:00:03"
@@ -192,20 +210,50 @@ interfaces:
   - 10.8.0.0/24
   usable: false
 layer2:
-  addresses:
-  - address: 203.0.113.7
+  answers:
+  - addresses:
+    - 2001:db8::80-81
+    interfaces:
+    - eth0
+  - addresses:
+    - 203.0.113.7
     interfaces:
     - eth0
     - eth1
+  conflicts:
   - address: 2001:db8::80
-    interfaces:
-    - eth0
-  total: 2
+    heard: reply
+    mac: 02:00:00:00:00:98
+    since: "2026-03-01T08:00:00.123456Z"
+  probing:
+  - 203.0.113.8
+  - 2001:db8::90
+  total: 3
+  transitions:
+  - addresses:
+    - 2001:db8::80-81
+    cause: OwnerLost
+    count: 2
+    from: node2
+    since: "2026-03-01T08:00:00.123456Z"
+  - addresses:
+    - 203.0.113.7
+    cause: Unowned
+    count: 1
+    since: "2026-03-01T08:01:00.123456Z"
+  withheld:
+  - address: 2001:db8::91
+    heard: reply
+    mac: 02:00:00:00:00:99
+    since: "2026-03-01T08:00:00.123456Z"
 membership:
   alive: 1
   suspected:
   - node2
   - node3
+  unheard:
+  - node6
+  - node7
 notApplied:
 - kind: BGPAdvertisement
   message: med of 203.0.113.7/32 to tor contradicts the older BGPAdvertisement older
@@ -224,6 +272,12 @@ notApplied:
   message: None of this node's interfaces that it permits can announce.
   name: storage
   reason: NoUsableInterface
+phase: Running
+settings:
+  drainTaint: maintenance
+  ignoreExcludeLB: true
+  loadBalancerClass: example.com/lb
+  namespace: belfry-system
 version: v0.1.0
 `
 
@@ -256,7 +310,7 @@ func TestAStatusDoesNotDependOnAnyOrder(t *testing.T) {
 		k := world()
 		r.Shuffle(len(k.Interfaces), func(i, j int) { k.Interfaces[i], k.Interfaces[j] = k.Interfaces[j], k.Interfaces[i] })
 		r.Shuffle(len(k.Members), func(i, j int) { k.Members[i], k.Members[j] = k.Members[j], k.Members[i] })
-		r.Shuffle(len(k.Claims), func(i, j int) { k.Claims[i], k.Claims[j] = k.Claims[j], k.Claims[i] })
+		r.Shuffle(len(k.Answers), func(i, j int) { k.Answers[i], k.Answers[j] = k.Answers[j], k.Answers[i] })
 		r.Shuffle(len(k.Sessions), func(i, j int) { k.Sessions[i], k.Sessions[j] = k.Sessions[j], k.Sessions[i] })
 		r.Shuffle(len(k.Verdicts), func(i, j int) { k.Verdicts[i], k.Verdicts[j] = k.Verdicts[j], k.Verdicts[i] })
 		if got := Compose(k, v1beta1.SpeakerStatusStatus{}); !reflect.DeepEqual(got, want) {
@@ -268,7 +322,7 @@ func TestAStatusDoesNotDependOnAnyOrder(t *testing.T) {
 func TestComposingLeavesWhatItIsGivenAlone(t *testing.T) {
 	k := world()
 	Compose(k, v1beta1.SpeakerStatusStatus{})
-	if !reflect.DeepEqual(k.Claims, world().Claims) || !reflect.DeepEqual(k.Interfaces, world().Interfaces) || !reflect.DeepEqual(k.Members, world().Members) {
+	if !reflect.DeepEqual(k.Answers, world().Answers) || !reflect.DeepEqual(k.Interfaces, world().Interfaces) || !reflect.DeepEqual(k.Members, world().Members) {
 		t.Error("the speaker's own lists were changed")
 	}
 }
@@ -322,7 +376,17 @@ func huge() Knowledge {
 		everywhere = append(everywhere, i.Index)
 	}
 	for n := range 2000 {
-		k.Claims = append(k.Claims, layer2.Claim{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Interfaces: everywhere})
+		on := everywhere
+		if n%2 == 0 {
+			on = everywhere[n%200 : n%200+1]
+		}
+		k.Answers = append(k.Answers, core.Answer{
+			Claim: layer2.Claim{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Interfaces: on},
+			Since: began.Add(time.Duration(n%100) * time.Second),
+		})
+		k.Withheld[netip.AddrFrom4([4]byte{198, 19, byte(n >> 8), byte(n)})] = layer2.Heard{MAC: lb.MAC{2, 1}}
+		k.Conflicts = append(k.Conflicts, report.Conflict{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), MAC: lb.MAC{2, 1}, At: began})
+		k.Unheard = append(k.Unheard, fmt.Sprintf("u%04d", n))
 	}
 	for n := range 100 {
 		k.Interfaces[1].Addresses = append(k.Interfaces[1].Addresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n), 0, 1}), 24))
@@ -332,7 +396,10 @@ func huge() Knowledge {
 
 func TestWhatDoesNotFitIsLeftOutButCounted(t *testing.T) {
 	s := Compose(huge(), v1beta1.SpeakerStatusStatus{})
-	usable := 0
+	usable, most := 0, 0
+	for _, a := range s.Layer2.Answers {
+		most = max(most, len(a.Interfaces))
+	}
 	for _, i := range s.Interfaces {
 		if i.Usable {
 			usable++
@@ -342,14 +409,19 @@ func TestWhatDoesNotFitIsLeftOutButCounted(t *testing.T) {
 		"interfaces":    want(len(s.Interfaces), 256),
 		"usable":        want(usable, 135), // eth0 and every third of the rest
 		"suspected":     want(len(s.Membership.Suspected), 64),
-		"addresses":     want(len(s.Layer2.Addresses), 1024),
-		"all addresses": want(int(s.Layer2.Total), 2002),
+		"unheard":       want(len(s.Membership.Unheard), 256),
+		"groups":        want(len(s.Layer2.Answers), 64),
+		"withheld":      want(len(s.Layer2.Withheld), 256),
+		"conflicts":     want(len(s.Layer2.Conflicts), 64),
+		"transitions":   want(len(s.Layer2.Transitions), 64),
+		"all addresses": want(int(s.Layer2.Total), 2003),
+		"listed":        want(len(Read(&v1beta1.SpeakerStatus{Status: s}).Answers), 2003),
 		"sessions":      want(len(s.BGP.Sessions), 128),
 		"all sessions":  want(int(s.BGP.Total), 407),
 		"not applied":   want(len(s.NotApplied), 64),
 		"version":       want(len(s.Version), 128),
 		"subnets":       want(len(s.Interfaces[slices.IndexFunc(s.Interfaces, func(i v1beta1.InterfaceStatus) bool { return i.Name == "eth0" })].Subnets), 64),
-		"of an address": want(len(s.Layer2.Addresses[0].Interfaces), 32),
+		"of an address": want(most, 32),
 	} {
 		if got != nil {
 			t.Errorf("%s: %v", what, got)
@@ -370,4 +442,87 @@ func want(got, want int) error {
 		return errors.New(fmt.Sprint(got, ", want ", want))
 	}
 	return nil
+}
+
+// What a speaker says is what the controller reads, but for what only people read.
+func TestWhatIsWrittenIsRead(t *testing.T) {
+	k := world()
+	k.Sessions[0].Unsendable = map[lb.Family]int{lb.IPv4: 1}
+	got := Read(&v1beta1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: Compose(k, v1beta1.SpeakerStatusStatus{})})
+	moment := began.Truncate(time.Microsecond)
+	addr := netip.MustParseAddr
+	want := report.Report{
+		Node: "node1", State: election.Alive, Settings: k.Settings, Configuration: "0123456789abcdef", Unheard: []string{"node6", "node7"},
+		Interfaces: []lb.Interface{{Name: "eth0", MAC: lb.MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true, Addresses: prefixes("192.0.2.0/24", "2001:db8::/64")}},
+		Answers:    []netip.Addr{addr("203.0.113.7"), addr("2001:db8::80"), addr("2001:db8::81")},
+		Probing:    []netip.Addr{addr("203.0.113.8"), addr("2001:db8::90")},
+		Withheld:   map[netip.Addr]lb.MAC{addr("2001:db8::91"): {2, 0, 0, 0, 0, 0x99}},
+		Conflicts:  []report.Conflict{{Address: addr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Heard: "reply", At: moment}},
+		Transitions: []report.Transition{
+			{Since: moment, From: "node2", Addresses: []netip.Addr{addr("2001:db8::80"), addr("2001:db8::81")}},
+			{Since: moment.Add(time.Minute), Addresses: []netip.Addr{addr("203.0.113.7")}},
+		},
+		Sessions: []report.Session{
+			{Peer: "away", Error: "connection refused by 2001:db8::1", Remote: "2001:db8::1"},
+			{Peer: "begun"},
+			{Peer: "closed", Ours: true},
+			{Peer: "fresh", Remote: "fe80::1%eth1"},
+			{Peer: "locked", Error: "Secret tor does not exist"},
+			{Peer: "tor", Established: true, Families: []lb.Family{lb.IPv6}, Error: "hold timer expired", Remote: "192.0.2.1"},
+			{Peer: "unwatched", Established: true, Remote: "2001:db8::2"},
+		},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("read\n%+v\nwant\n%+v", got, want)
+	}
+	for state := range phases {
+		k.State = state
+		if got := Read(&v1beta1.SpeakerStatus{Status: Compose(k, v1beta1.SpeakerStatusStatus{})}); got.State != state || got.Mute {
+			t.Errorf("%v is read as %v, mute %v", state, got.State, got.Mute)
+		}
+	}
+}
+
+// An older speaker says nothing of what it answers for, and nothing is made up. What
+// nobody of ours wrote is left out.
+func TestWhatIsNotSaidIsNotMadeUp(t *testing.T) {
+	old := v1beta1.SpeakerStatusStatus{
+		Version: "v0.0.1", Membership: v1beta1.MembershipStatus{Alive: 3}, Layer2: v1beta1.Layer2Status{Total: 5},
+		BGP: v1beta1.BGPStatus{Up: 1, Total: 1, Sessions: []v1beta1.SessionStatus{
+			{Peer: "tor", State: v1beta1.SessionEstablished, Capabilities: []string{"IPv6", "four-octet-as"}},
+		}},
+	}
+	got := Read(&v1beta1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: "node1"}, Status: old})
+	if !got.Mute || got.State != election.Alive || len(got.Answers) != 0 {
+		t.Errorf("%+v", got)
+	}
+	if s := got.Sessions; len(s) != 1 || !slices.Equal(s[0].Families, []lb.Family{lb.IPv6}) {
+		t.Errorf("its session carries %+v", s)
+	}
+	odd := v1beta1.SpeakerStatusStatus{
+		Phase: v1beta1.SpeakerRunning,
+		Layer2: v1beta1.Layer2Status{
+			Answers:   []v1beta1.Layer2Answers{{Addresses: []string{"nonsense"}}, {Addresses: []string{"2001:db8::1"}}},
+			Withheld:  []v1beta1.AddressUse{{Address: "192.0.2.1", MAC: "nonsense"}, {Address: "nonsense", MAC: "02:00:00:00:00:01"}},
+			Conflicts: []v1beta1.AddressUse{{Address: "2001:db8::1", MAC: "02:00:00:00:00:01"}},
+		},
+	}
+	got = Read(&v1beta1.SpeakerStatus{Status: odd})
+	if !slices.Equal(got.Answers, []netip.Addr{netip.MustParseAddr("2001:db8::1")}) || len(got.Withheld) != 0 || len(got.Conflicts) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A stranger is asked again every half minute, and heard again.
+func TestAStrangerThatStaysIsNoNews(t *testing.T) {
+	k := world()
+	before := Compose(k, v1beta1.SpeakerStatusStatus{})
+	k.Withheld[netip.MustParseAddr("2001:db8::91")] = layer2.Heard{MAC: lb.MAC{2, 0, 0, 0, 0, 0x99}, Kind: layer2.HeardAnnouncement, At: began.Add(time.Hour)}
+	if after := Compose(k, before); !reflect.DeepEqual(after, before) {
+		t.Errorf("%+v\nafter\n%+v", after.Layer2, before.Layer2)
+	}
+	k.Withheld[netip.MustParseAddr("2001:db8::91")] = layer2.Heard{MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, At: began.Add(time.Hour)}
+	if w := Compose(k, before).Layer2.Withheld; len(w) != 1 || w[0].MAC != "02:00:00:00:00:98" || !w[0].Since.Time.Equal(began.Add(time.Hour).Truncate(time.Microsecond)) {
+		t.Errorf("another one: %+v", w)
+	}
 }

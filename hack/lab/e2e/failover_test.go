@@ -209,13 +209,13 @@ func TestWhileEtcdHangsAndNoControllerRunsNothingMovesAndFailoverWorks(t *testin
 		}
 	}
 	must(t, l.ResumeEtcd())
-	for _, address := range addresses {
-		recorded(t, l, "forgotten", address, last)
-	}
 	for _, name := range controllers {
 		revive(t, l, name)
 	}
 	leader(t, l)
+	for _, address := range addresses {
+		recorded(t, l, "forgotten", address, last)
+	}
 }
 
 func TestAPartitionEndsWithOneOwner(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
+	"github.com/belfrylb/belfry/internal/report"
 )
 
 // speakerStatuses returns what the speakers say, by node.
@@ -53,8 +54,10 @@ func TestEachSpeakerSaysWhatItDoes(t *testing.T) {
 		for _, a := range addresses {
 			var owners []string
 			for node, s := range all {
-				for _, of := range s.Status.Layer2.Addresses {
-					if of.Address == a.String() {
+				for _, of := range s.Status.Layer2.Answers {
+					all, err := report.Parse(of.Addresses)
+					must(t, err)
+					if slices.Contains(all, a) {
 						owners = append(owners, node)
 					}
 				}
@@ -86,7 +89,7 @@ func TestASpeakerThatIsStoppedAnswersForNothingByItsStatus(t *testing.T) {
 	p, err := l.Process(lab.SpeakerOn(node))
 	must(t, err)
 	must(t, p.Terminate(t.Context()))
-	if s := speakerStatuses(t, l)[node].Status; s.Layer2.Total != 0 || len(s.Layer2.Addresses) != 0 {
+	if s := speakerStatuses(t, l)[node].Status; s.Layer2.Total != 0 || len(s.Layer2.Answers) != 0 || s.Phase != v1beta1.SpeakerStopped {
 		t.Errorf("after it stopped: %+v", s.Layer2)
 	}
 	must(t, l.Restart(t.Context(), lab.SpeakerOn(node)))
@@ -180,6 +183,13 @@ func TestTheReportOfANodeGoesWithIt(t *testing.T) {
 		return err
 	})
 	must(t, back())
+	// The old token went with the old Node, as a Pod does.
+	_, err = l.KubeconfigOn(t.Context(), node, lab.Namespace, "belfry-speaker")
+	must(t, err)
+	p, err := l.Process(lab.SpeakerOn(node))
+	must(t, err)
+	must(t, p.Terminate(t.Context()))
+	must(t, l.Restart(t.Context(), lab.SpeakerOn(node)))
 	eventually(t, 60*time.Second, "the new Node has a report of its own", func() error {
 		uid, err := owner()
 		now, wrong := l.Kubectl(t.Context(), "get", "node", node, "--output=jsonpath={.metadata.uid}")

@@ -1,0 +1,333 @@
+package controller
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
+)
+
+const (
+	// viewPause is the least time between two looks at what the speakers say, and
+	// overhaulPause between two at all Services because of something that concerns
+	// them all.
+	viewPause     = 50 * time.Millisecond
+	overhaulPause = time.Second
+	// tellPause is the least time between two writes that only tell: 250 a second.
+	// While addresses wait to be assigned, they have a tenth of that.
+	tellPause     = 4 * time.Millisecond
+	tellPauseBusy = 10 * tellPause
+	// sessionPause is the least time between two Events about one session, and
+	// conflictAge how old a conflict may be to be told by a leader that is new.
+	sessionPause = 30 * time.Second
+	conflictAge  = 50 * time.Minute
+	// unreported is how long a speaker that others hear has to report what it does.
+	unreported = 10 * time.Second
+)
+
+// A voice is what the loop knows of what the speakers say, and what it tells of it.
+type voice struct {
+	teller report.Teller
+	view   *report.View
+	// viewed is when the view was made, viewing when to make it anew, overhauled
+	// when all Services were looked at last, and overhauling when to do so again;
+	// zero for never.
+	viewed, viewing, overhauled, overhauling time.Time
+	// retells are the Services to be looked at again, at which time.
+	retells map[lb.ServiceKey]time.Time
+	// telling are the Services that wait for their turn to be told, first come first
+	// served, and told is when the last was.
+	telling []*service
+	told    time.Time
+	// sessions is when an Event told of a session, by node and peer; conflicts are
+	// those that were told, strays what was told of the settings of nodes. Unknown are
+	// the nodes whose speakers do not report, since when; a zero time says that this
+	// was told.
+	sessions  map[[2]string]time.Time
+	conflicts map[report.Conflict]bool
+	strays    map[string]report.Settings
+	unknown   map[string]time.Time
+}
+
+func newVoice() voice {
+	return voice{
+		retells: map[lb.ServiceKey]time.Time{}, sessions: map[[2]string]time.Time{},
+		conflicts: map[report.Conflict]bool{}, strays: map[string]report.Settings{},
+	}
+}
+
+// listen makes the view anew if it is time, and returns the Services that it is news
+// for.
+func (l *loop) listen(now time.Time) []lb.ServiceKey {
+	if due := l.viewed.Add(viewPause); now.Before(due) {
+		l.viewing = due
+		return nil
+	}
+	ready := make(map[string]bool, len(l.setting.Nodes))
+	for _, n := range l.setting.Nodes {
+		ready[n.Name] = !n.NotReady
+	}
+	before := l.view
+	l.view = report.NewView(before, l.Cluster.Reports(), now, func(node string) (exists, fit bool) {
+		fit, exists = ready[node]
+		return exists, fit
+	})
+	l.viewed, l.viewing = now, l.view.Until
+	changed, rest := l.view.Changed(before)
+	var keys []lb.ServiceKey
+	for a := range changed {
+		keys = append(keys, l.holders[a]...)
+	}
+	if rest && l.overhauling.IsZero() {
+		l.overhauling = l.overhauled.Add(overhaulPause)
+	}
+	if before != nil {
+		l.tellSessions(l.view.SessionChanges(before), now)
+	}
+	l.tellConflicts(now)
+	l.tellStrays()
+	l.tellUnknown(now)
+	l.settleSessions()
+	return keys
+}
+
+// inform decides what Services of an index are told.
+func (l *loop) inform(index *announce.Index, services []lb.Service, now time.Time) {
+	subjects := make([]report.Subject, 0, len(services))
+	for i := range services {
+		is, _ := l.Cluster.Service(services[i].Key)
+		subjects = append(subjects, report.Subject{Key: services[i].Key, Addresses: services[i].Assigned, Says: said(is.Announced)})
+	}
+	for _, t := range l.teller.Tell(index, l.view, subjects, func(a netip.Addr) string { return l.places.of[a] }, now) {
+		s := l.services[t.Service]
+		s.announced = conditionOf(t.Condition)
+		if t.Event != (report.Event{}) {
+			s.event = t.Event
+		}
+		for a, node := range t.Record {
+			l.places.set(a, node)
+		}
+		delete(l.retells, t.Service)
+		if t.Again > 0 {
+			l.retells[t.Service] = now.Add(t.Again)
+		}
+	}
+}
+
+func said(c kube.Condition) report.Condition {
+	return report.Condition{Announced: c.Status == metav1.ConditionTrue, Reason: c.Reason, Message: c.Message}
+}
+
+// conditionOf is a condition as a Service carries it, nil for one that stays.
+func conditionOf(c report.Condition) *kube.Condition {
+	if c == (report.Condition{}) {
+		return nil
+	}
+	out := &kube.Condition{Status: metav1.ConditionFalse, Reason: c.Reason, Message: c.Message}
+	if c.Announced {
+		out.Status = metav1.ConditionTrue
+	}
+	return out
+}
+
+// tellsOnly reports whether what a Service lacks is what it is told alone, which can
+// wait until those that lack an address have one.
+func tellsOnly(is kube.Service, want kube.ServiceWrite, missing kube.Parts) bool {
+	want.Announced, want.Placed = nil, is.Placed
+	return is.Missing(want)&missing == 0
+}
+
+// await puts a Service in line to be told.
+func (l *loop) await(s *service) {
+	if !s.inLine {
+		s.inLine = true
+		l.telling = append(l.telling, s)
+	}
+}
+
+// turn returns when the next Service in line may be told; zero for none.
+func (l *loop) turn() time.Time {
+	switch {
+	case len(l.telling) == 0:
+		return time.Time{}
+	case len(l.backlog) > 0:
+		return l.told.Add(tellPauseBusy)
+	default:
+		return l.told.Add(tellPause)
+	}
+}
+
+// serve lets the next in line be told.
+func (l *loop) serve(now time.Time) {
+	for due := l.turn(); !due.IsZero() && !now.Before(due); due = l.turn() {
+		s := l.telling[0]
+		l.telling = l.telling[1:]
+		s.inLine, s.itsTurn = false, true
+		l.told = now
+		l.look(&s.attempt)
+	}
+}
+
+// retell looks again at the Services whose time has come, at the view, or at
+// everything.
+func (l *loop) retell(now time.Time) {
+	due := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+	if due(l.viewing) {
+		l.reconsider(l.listen(now))
+	}
+	if due(l.overhauling) {
+		l.overhauling, l.overhauled = time.Time{}, now
+		l.reconsider(slices.Collect(maps.Keys(l.services)))
+		return
+	}
+	var keys []lb.ServiceKey
+	for key, at := range l.retells {
+		if due(at) {
+			keys = append(keys, key)
+		}
+	}
+	for _, key := range keys {
+		delete(l.retells, key)
+	}
+	l.reconsider(keys)
+}
+
+// reconsider judges Services, and those that share addresses with them, and settles
+// them.
+func (l *loop) reconsider(keys []lb.ServiceKey) {
+	if len(keys) == 0 {
+		return
+	}
+	for _, key := range keys {
+		if s := l.services[key]; s != nil {
+			keys = append(keys, l.sharing(s.decision)...)
+		}
+	}
+	slices.SortFunc(keys, lb.ServiceKey.Compare)
+	keys = slices.Compact(keys)
+	l.judge(keys)
+	for _, key := range keys {
+		if s := l.services[key]; s != nil {
+			l.look(&s.attempt)
+		}
+	}
+}
+
+// tellEvent tells what has become of a Service, once its condition says so: it did
+// already, or some parts were written. Where another writer insists on another
+// condition, the Event is all that can be told.
+func (l *loop) tellEvent(is kube.Service, s *service, want kube.ServiceWrite, wrote kube.Parts) {
+	e := s.event
+	latest := want.Announced != nil && s.announced != nil && *want.Announced == *s.announced
+	if e == (report.Event{}) || !latest || is.Missing(want).Has(kube.PartAnnounced) && !(wrote|s.rivalry.over).Has(kube.PartAnnounced) {
+		return
+	}
+	s.event = report.Event{}
+	l.Events.Record(kube.Event{About: is.Reference(), Warning: e.Kind.Warns(), Reason: string(e.Kind), Action: "Announce", Note: e.Message})
+}
+
+// Reasons of Events about BGPPeers and SpeakerStatuses.
+const (
+	eventEstablished = "SessionEstablished"
+	eventLost        = "SessionLost"
+	eventSettings    = "SettingsDiffer"
+)
+
+// tellSessions tells of sessions that were established or lost, but not of one that
+// comes and goes all the time.
+func (l *loop) tellSessions(changes []report.SessionChange, now time.Time) {
+	maps.DeleteFunc(l.sessions, func(_ [2]string, at time.Time) bool { return now.Sub(at) >= sessionPause })
+	for _, c := range changes {
+		key := [2]string{c.Node, c.Peer}
+		peer, _, ok := l.Cluster.Judged(kube.KindBGPPeer, c.Peer)
+		if _, lately := l.sessions[key]; lately || !ok {
+			continue
+		}
+		l.sessions[key] = now
+		e := kube.Event{About: kube.Reference(kube.KindBGPPeer, peer), Action: "Peer"}
+		if c.Established {
+			e.Reason, e.Note = eventEstablished, fmt.Sprintf("node %s has a session with %s", c.Node, c.Remote)
+		} else {
+			e.Warning, e.Reason, e.Note = true, eventLost, fmt.Sprintf("node %s has lost the session: %s", c.Node, c.Error)
+		}
+		l.Events.Record(e)
+	}
+}
+
+// tellConflicts tells of foreign stations that use addresses which are announced all
+// the same: of each once, whoever leads.
+func (l *loop) tellConflicts(now time.Time) {
+	there := map[report.Conflict]bool{}
+	for _, c := range l.view.Conflicts() {
+		there[c] = true
+		if l.conflicts[c] || now.Sub(c.At) > conflictAge {
+			continue
+		}
+		for _, key := range l.holders[c.Address] {
+			is, ok := l.Cluster.Service(key)
+			if !ok {
+				continue
+			}
+			l.Events.Record(kube.Event{
+				About: is.Reference(), Warning: true, Reason: string(report.AddressConflict), Action: "Announce",
+				Note: fmt.Sprintf("station %v uses the address %v too (%s)", c.MAC, c.Address, c.Heard),
+				Once: fmt.Sprint(c.Address, c.MAC, c.At.UnixMicro()),
+			})
+		}
+	}
+	l.voice.conflicts = there
+}
+
+// tellStrays tells of speakers with other settings than ours: they act on other
+// Services or nodes than we expect.
+func (l *loop) tellStrays() {
+	there := map[string]report.Settings{}
+	for _, r := range l.view.Strays(l.Settings) {
+		there[r.Node] = r.Settings
+		if was, told := l.strays[r.Node]; told && was == r.Settings {
+			continue
+		}
+		note := "the flags of the speaker differ from the controller's: " + r.Settings.Differs(l.Settings)
+		l.Log.Warn("flags differ", "node", r.Node, "reason", note)
+		if about, ok := l.Cluster.SpeakerReference(r.Node); ok {
+			l.Events.Record(kube.Event{About: about, Warning: true, Reason: eventSettings, Action: "Listen", Note: note, Once: note})
+		}
+	}
+	l.voice.strays = there
+}
+
+// tellUnknown tells of speakers that others hear and that report nothing: Services are
+// told nothing new of their nodes.
+func (l *loop) tellUnknown(now time.Time) {
+	there := map[string]time.Time{}
+	for _, n := range l.setting.Nodes {
+		if !l.view.Unknown(n.Name) {
+			continue
+		}
+		since, known := l.unknown[n.Name]
+		if !known {
+			since = now
+		}
+		switch due := since.Add(unreported); {
+		case since.IsZero():
+		case now.Before(due):
+			if l.viewing.IsZero() || due.Before(l.viewing) {
+				l.viewing = due
+			}
+		default:
+			l.Log.Warn("a speaker lives and does not report what it does", "node", n.Name,
+				"reason", "its SpeakerStatus is missing, or it is of an older version; Services keep what they were told last")
+			since = time.Time{}
+		}
+		there[n.Name] = since
+	}
+	l.unknown = there
+}

@@ -1,0 +1,91 @@
+package kube
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/speakerstatus"
+)
+
+// reduceReport keeps of a SpeakerStatus what others are told by.
+func reduceReport(s *v1beta1.SpeakerStatus) report.Report {
+	r := speakerstatus.Read(s)
+	r.Seen = time.Now()
+	return r
+}
+
+func (c *Cluster) reportChanged(_, _ *row[report.Report]) {
+	c.changes.reports = true
+	c.notify()
+}
+
+// Reports returns what the speakers say ([Allocating] only), in the order in which
+// it was written; nil while that cannot be read.
+func (c *Cluster) Reports() []report.Report {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if slices.ContainsFunc(c.kinds, func(k *mirrored) bool { return k.resource == "speakerstatuses" && k.refusal != readable }) {
+		return nil
+	}
+	order := slices.SortedFunc(maps.Values(c.reports.rows), func(a, b *row[report.Report]) int {
+		n, err := resourceversion.CompareResourceVersion(a.version, b.version)
+		if err != nil {
+			n = 0
+		}
+		return cmp.Or(n, cmp.Compare(a.name.Name, b.name.Name))
+	})
+	out := make([]report.Report, len(order))
+	for i, r := range order {
+		out[i] = r.value
+		out[i].Order = i
+	}
+	return out
+}
+
+// SpeakerReference names a node's SpeakerStatus in Events.
+func (c *Cluster) SpeakerReference(node string) (corev1.ObjectReference, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	r := c.reports.rows[name{Name: node}]
+	if r == nil {
+		return corev1.ObjectReference{}, false
+	}
+	return corev1.ObjectReference{
+		APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: "SpeakerStatus", Name: node, UID: r.uid, ResourceVersion: r.version,
+	}, true
+}
+
+// digest tells which configuration there is; mu is held.
+func (c *Cluster) digest() string {
+	h := sha256.New()
+	versions(h, c.pools)
+	versions(h, c.l2ads)
+	versions(h, c.peers)
+	versions(h, c.bgpads)
+	versions(h, c.communities)
+	versions(h, c.profiles)
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+func versions[T metav1.Object](h hash.Hash, t *table[T]) {
+	for _, n := range slices.SortedFunc(maps.Keys(t.rows), func(a, b name) int { return cmp.Compare(a.Name, b.Name) }) {
+		o := t.rows[n].value
+		fmt.Fprintf(h, "%T %s %s %d %t", o, o.GetName(), o.GetUID(), o.GetGeneration(), o.GetDeletionTimestamp() != nil)
+		for _, k := range slices.Sorted(maps.Keys(o.GetLabels())) {
+			fmt.Fprintf(h, " %s=%s", k, o.GetLabels()[k])
+		}
+		fmt.Fprintln(h)
+	}
+}

@@ -1,0 +1,478 @@
+package report
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A Report is what one speaker says of its node. It does not change.
+type Report struct {
+	Node string
+	// Order grows with every report that is written, by whomever: of two, the
+	// greater was written later. The API server gives it.
+	Order int
+	// Seen is when it was received.
+	Seen time.Time
+	// State is what the speaker says of its life: Joining, Alive or Leaving, or Gone
+	// once it has left.
+	State election.State
+	// Mute is set of an older speaker, which does not say what it answers for.
+	Mute bool
+	// Settings are flags that must be the controller's, too.
+	Settings Settings
+	// Configuration tells which configuration the speaker acts on.
+	Configuration string
+	// Unheard are nodes whose speakers are not heard, ascending.
+	Unheard []string
+	// Interfaces are those that can announce.
+	Interfaces []lb.Interface
+	// Answers are the addresses that the node answers for, ascending.
+	Answers []netip.Addr
+	// Probing are those about which its segment is being asked, ascending, and
+	// Withheld those that a stranger uses, with its hardware address.
+	Probing  []netip.Addr
+	Withheld map[netip.Addr]lb.MAC
+	// Conflicts are strangers that use addresses which are answered for.
+	Conflicts []Conflict
+	// Transitions are how the node came by addresses, oldest first.
+	Transitions []Transition
+	// Sessions are the BGP sessions that the node should hold, by peer.
+	Sessions []Session
+}
+
+// Settings are the flags that must agree between all programs.
+type Settings struct {
+	Class, DrainTaint string
+	IgnoreExcludeLB   bool
+	Namespace         string
+}
+
+// Differs says in which flags they differ from those of the controller.
+func (s Settings) Differs(controller Settings) string {
+	var out []string
+	for _, f := range []struct{ flag, is, of string }{
+		{"--lb-class", s.Class, controller.Class},
+		{"--drain-taint", s.DrainTaint, controller.DrainTaint},
+		{"--ignore-exclude-lb", strconv.FormatBool(s.IgnoreExcludeLB), strconv.FormatBool(controller.IgnoreExcludeLB)},
+		{"--namespace", s.Namespace, controller.Namespace},
+	} {
+		if f.is != f.of {
+			out = append(out, fmt.Sprintf("%s is %q, the controller's is %q", f.flag, f.is, f.of))
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// A Conflict is a stranger's use of an address that is answered for.
+type Conflict struct {
+	Address netip.Addr
+	MAC     lb.MAC
+	Heard   string
+	At      time.Time
+}
+
+// A Transition is how a node came by addresses: all at once, from the same node.
+type Transition struct {
+	Since time.Time
+	// From is the node that owned them before, empty for none.
+	From string
+	// Addresses, ascending, has as many as were told.
+	Addresses []netip.Addr
+}
+
+// A Session is a BGP session that a node should hold.
+type Session struct {
+	Peer        string
+	Established bool
+	// Families are those whose routes it carries.
+	Families []lb.Family
+	// Ours is set when it fell, or is down, because we want it to be, and Error
+	// says in words why it did.
+	Ours  bool
+	Error string
+	// Remote is the router's address.
+	Remote string
+}
+
+func contains(sorted []netip.Addr, a netip.Addr) bool {
+	_, is := slices.BinarySearchFunc(sorted, a, netip.Addr.Compare)
+	return is
+}
+
+// origin returns the latest transition by which the node came by an address.
+func (r *Report) origin(a netip.Addr) (Transition, bool) {
+	for _, t := range slices.Backward(r.Transitions) {
+		if contains(t.Addresses, a) {
+			return t, true
+		}
+	}
+	return Transition{}, false
+}
+
+// A View is what all reports say together.
+type View struct {
+	// Until is when the View may be another one though no report is; zero for
+	// never.
+	Until time.Time
+
+	// blind is set while reports cannot be read.
+	blind    bool
+	believed map[string]*Report
+	// reported are the nodes that say what they do, believed or not, and denying are
+	// those that do not hear most of the others, since when.
+	reported map[string]bool
+	denying  map[string]time.Time
+	// claims are the nodes that answer for each address, ascending.
+	claims map[netip.Addr][]string
+	// probing are the addresses of which it is not known yet if they can be
+	// announced, and withheld who uses those that cannot.
+	probing  map[netip.Addr]bool
+	withheld map[netip.Addr]use
+	members  []election.Member // by node
+	// carriers are the sessions of each node that is here to stay.
+	carriers map[string][]uint32
+	sessions map[string]SessionCount
+}
+
+// A use is a stranger's use of an address that a node is to announce.
+type use struct {
+	mac  lb.MAC
+	node string
+}
+
+// A SessionCount counts the BGP sessions with one peer, over all nodes.
+type SessionCount struct{ Up, Total int }
+
+// rebuttal is how long the nodes that a report says it does not hear have to show
+// that they live, when they are most of the cluster: more likely it is the one that
+// writes that is cut off. A speaker that hears of its loss writes within a second.
+const rebuttal = 1200 * time.Millisecond
+
+// MaxUnheard is how many nodes a report names at most as unheard.
+const MaxUnheard = 256
+
+// NewView joins reports, nil while they cannot be read. Before is the View that this one is to replace, nil for
+// none. Fit says of a node whether there is one, and whether it is ready.
+//
+// A report is believed unless it is last words, or its speaker is cut off:
+//
+//   - One that another does not hear, though it claims to hear the other, is old:
+//     a speaker that lives knows within a moment when it is not heard. The one that
+//     was written later is right. This is how a killed speaker is told from one that
+//     lives, whatever the Node's conditions say.
+//   - Of those that are left, speakers that do not hear each other are in parts of
+//     the cluster that gossip does not join. The greatest part is believed; among
+//     equals, the parts with nodes that are ready, all of them.
+//
+// A report that does not hear most of the others counts for neither until the
+// others have had time to contradict it.
+func NewView(before *View, reports []Report, now time.Time, fit func(node string) (exists, ready bool)) *View {
+	v := &View{
+		believed: map[string]*Report{}, claims: map[netip.Addr][]string{}, sessions: map[string]SessionCount{},
+		probing: map[netip.Addr]bool{}, withheld: map[netip.Addr]use{},
+		blind: reports == nil, denying: map[string]time.Time{}, reported: map[string]bool{},
+	}
+	var denying map[string]time.Time
+	if before != nil {
+		denying = before.denying
+	}
+	v.believe(reports, denying, now, fit)
+	for _, node := range slices.Sorted(maps.Keys(v.believed)) {
+		r := v.believed[node]
+		for _, a := range r.Answers {
+			v.claims[a] = append(v.claims[a], node)
+		}
+		for _, a := range r.Probing {
+			v.probing[a] = true
+		}
+		for a, mac := range r.Withheld {
+			v.withheld[a] = use{mac, node}
+		}
+		m := election.Member{Node: node, State: r.State, Interfaces: r.Interfaces}
+		for _, s := range r.Sessions {
+			if s.Established {
+				for _, f := range s.Families {
+					m.Carriers = append(m.Carriers, bgp.Carrier(s.Peer, f))
+				}
+			}
+		}
+		slices.Sort(m.Carriers)
+		v.members = append(v.members, m)
+	}
+	v.carriers = announce.Carriers(v.members)
+	for i := range reports {
+		r := &reports[i]
+		if exists, _ := fit(r.Node); !exists {
+			continue
+		}
+		is := v.believed[r.Node]
+		for _, s := range r.Sessions {
+			c := v.sessions[s.Peer]
+			c.Total++
+			if is != nil && s.Established {
+				c.Up++
+			}
+			v.sessions[s.Peer] = c
+		}
+	}
+	return v
+}
+
+// believe finds out which reports are to be believed.
+func (v *View) believe(reports []Report, denying map[string]time.Time, now time.Time, fit func(string) (exists, ready bool)) {
+	byNode := make(map[string]*Report, len(reports))
+	var order []*Report
+	for i := range reports {
+		r := &reports[i]
+		v.reported[r.Node] = !r.Mute
+		if exists, _ := fit(r.Node); exists && r.State != election.Gone {
+			byNode[r.Node] = r
+			order = append(order, r)
+		}
+	}
+	slices.SortFunc(order, func(a, b *Report) int { return b.Order - a.Order })
+	deaf := func(r *Report, to string) bool {
+		_, is := slices.BinarySearch(r.Unheard, to)
+		return is
+	}
+	for _, r := range order {
+		v.believed[r.Node] = r
+	}
+	for _, r := range order {
+		if v.believed[r.Node] == nil {
+			continue
+		}
+		var lost []*Report
+		denied := 0
+		for _, node := range r.Unheard {
+			other := byNode[node]
+			if other == nil || node == r.Node {
+				continue
+			}
+			denied++
+			if other.Order < r.Order && !deaf(other, r.Node) {
+				lost = append(lost, other)
+			}
+		}
+		if len(lost) > 0 && 2*denied > len(byNode) {
+			since, already := denying[r.Node]
+			if !already {
+				since = r.Seen
+			}
+			v.denying[r.Node] = since
+			if until := since.Add(rebuttal); now.Before(until) {
+				if v.Until.IsZero() || until.Before(v.Until) {
+					v.Until = until
+				}
+				delete(v.believed, r.Node)
+				continue
+			}
+		}
+		for _, other := range lost {
+			delete(v.believed, other.Node)
+		}
+	}
+	v.part(deaf, fit)
+}
+
+// part leaves the greatest parts of those that are believed so far.
+func (v *View) part(deaf func(*Report, string) bool, fit func(string) (exists, ready bool)) {
+	apart := false
+	for _, r := range v.believed {
+		apart = apart || slices.ContainsFunc(r.Unheard, func(node string) bool { return node != r.Node && v.believed[node] != nil })
+	}
+	if !apart {
+		return
+	}
+	nodes := slices.Sorted(maps.Keys(v.believed))
+	of := make(map[string]int, len(nodes))
+	var parts [][]string
+	for _, first := range nodes {
+		if _, known := of[first]; known {
+			continue
+		}
+		n := len(parts)
+		of[first] = n
+		members := []string{first}
+		for i := 0; i < len(members); i++ {
+			a := members[i]
+			for _, b := range nodes {
+				if _, known := of[b]; !known && !deaf(v.believed[a], b) && !deaf(v.believed[b], a) {
+					of[b] = n
+					members = append(members, b)
+				}
+			}
+		}
+		parts = append(parts, members)
+	}
+	greatest, ready := 0, false
+	isReady := func(part []string) bool {
+		return slices.ContainsFunc(part, func(node string) bool { _, ready := fit(node); return ready })
+	}
+	for _, p := range parts {
+		greatest = max(greatest, len(p))
+	}
+	for _, p := range parts {
+		ready = ready || len(p) == greatest && isReady(p)
+	}
+	for _, p := range parts {
+		if len(p) < greatest || ready && !isReady(p) {
+			for _, node := range p {
+				delete(v.believed, node)
+			}
+		}
+	}
+}
+
+// Believes reports whether the report of a node is believed.
+func (v *View) Believes(node string) bool { return v.believed[node] != nil }
+
+// Unknown reports whether a node has a speaker that others hear, but of which it is
+// not known what it does: it has written no report, or is an older one. Of no node it
+// is known while reports cannot be read.
+func (v *View) Unknown(node string) bool {
+	if v.blind {
+		return true
+	}
+	if v.reported[node] {
+		return false
+	}
+	mute := v.believed[node] != nil
+	for _, m := range v.members {
+		r := v.believed[m.Node]
+		if r.Node == node || r.Mute || r.State == election.Joining || len(r.Unheard) >= MaxUnheard {
+			continue
+		}
+		if _, deaf := slices.BinarySearch(r.Unheard, node); !deaf {
+			return true
+		}
+	}
+	return mute
+}
+
+// Sessions counts the sessions with a peer. Those in last words are down.
+func (v *View) Sessions(peer string) SessionCount { return v.sessions[peer] }
+
+// A SessionChange is a BGP session that was established or lost.
+type SessionChange struct {
+	Node string
+	Session
+}
+
+// SessionChanges returns the sessions that were established or lost since another
+// View, by node and peer. Those of nodes that were not believed then, or are not now,
+// are left out, and so are those that ended because we wanted them to.
+func (v *View) SessionChanges(before *View) []SessionChange {
+	var out []SessionChange
+	for _, m := range v.members {
+		was := before.believed[m.Node]
+		if was == nil || was == v.believed[m.Node] {
+			continue
+		}
+		up := map[string]bool{}
+		for _, s := range was.Sessions {
+			up[s.Peer] = s.Established
+		}
+		for _, s := range v.believed[m.Node].Sessions {
+			if up[s.Peer] != s.Established && (s.Established || !s.Ours) {
+				out = append(out, SessionChange{m.Node, s})
+			}
+		}
+	}
+	return out
+}
+
+// Conflicts returns the foreign stations that use addresses which are answered for,
+// by node.
+func (v *View) Conflicts() []Conflict {
+	var out []Conflict
+	for _, m := range v.members {
+		out = append(out, v.believed[m.Node].Conflicts...)
+	}
+	return out
+}
+
+// Strays returns the nodes whose speakers have other settings, ascending.
+func (v *View) Strays(settings Settings) (out []*Report) {
+	for _, m := range v.members {
+		if r := v.believed[m.Node]; !r.Mute && r.Settings != settings {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Changed returns the addresses of which another View said something else, and
+// whether anything else that bears on announcing differs: who lives, interfaces,
+// sessions, configuration. Nil stands for a View of nothing.
+func (v *View) Changed(before *View) (addresses map[netip.Addr]bool, rest bool) {
+	addresses = map[netip.Addr]bool{}
+	if before == nil {
+		before = &View{}
+	}
+	difference(v.claims, before.claims, slices.Equal, addresses)
+	difference(v.probing, before.probing, func(a, b bool) bool { return a == b }, addresses)
+	difference(v.withheld, before.withheld, func(a, b use) bool { return a == b }, addresses)
+	for node, is := range v.believed {
+		was := before.believed[node]
+		if was == nil {
+			was, rest = &Report{}, true
+		}
+		rest = rest || was.State != is.State || !slices.Equal(was.Unheard, is.Unheard) || was.Configuration != is.Configuration || !slices.EqualFunc(was.Interfaces, is.Interfaces, lb.Interface.Equal)
+	}
+	for node := range before.believed {
+		rest = rest || v.believed[node] == nil
+	}
+	rest = rest || v.blind != before.blind || !maps.Equal(v.reported, before.reported) || !slices.EqualFunc(v.members, before.members, func(a, b election.Member) bool {
+		return a.Node == b.Node && slices.Equal(a.Carriers, b.Carriers)
+	})
+	return addresses, rest
+}
+
+// difference adds the addresses of which two maps say something else.
+func difference[V any](is, was map[netip.Addr]V, equal func(a, b V) bool, out map[netip.Addr]bool) {
+	for a, now := range is {
+		if before, known := was[a]; !known || !equal(now, before) {
+			out[a] = true
+		}
+	}
+	for a := range was {
+		if _, still := is[a]; !still {
+			out[a] = true
+		}
+	}
+}
+
+// owner returns the node that answers for an address. Where several say so, as
+// while an address is handed over, it is the one that began last.
+func (v *View) owner(a netip.Addr) string {
+	best := ""
+	var since time.Time
+	for _, node := range v.claims[a] {
+		t, _ := v.believed[node].origin(a)
+		if best == "" || t.Since.After(since) {
+			best, since = node, t.Since
+		}
+	}
+	return best
+}
+
+// behind reports whether a speaker that is believed acts on another configuration.
+func (v *View) behind(configuration string) bool {
+	for _, m := range v.members {
+		if v.believed[m.Node].Configuration != configuration {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,106 @@
+package speakerstatus
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
+)
+
+// Read returns what a SpeakerStatus says, but for its Order and when it was seen.
+// What cannot be understood is left out. A speaker that does not tell its phase is an
+// older one: it is Mute, and tells the families of a session among its capabilities.
+func Read(o *v1beta1.SpeakerStatus) report.Report {
+	s := &o.Status
+	r := report.Report{
+		Node:          o.Name,
+		State:         election.Alive,
+		Mute:          s.Phase == "",
+		Configuration: s.Configuration,
+		Settings: report.Settings{
+			Class: s.Settings.LoadBalancerClass, DrainTaint: s.Settings.DrainTaint,
+			IgnoreExcludeLB: s.Settings.IgnoreExcludeLB, Namespace: s.Settings.Namespace,
+		},
+		Unheard:  s.Membership.Unheard,
+		Withheld: map[netip.Addr]lb.MAC{},
+	}
+	for state, phase := range phases {
+		if phase == s.Phase {
+			r.State = state
+		}
+	}
+	for _, i := range s.Interfaces {
+		if i.Usable {
+			r.Interfaces = append(r.Interfaces, interfaceOf(i))
+		}
+	}
+	for _, a := range s.Layer2.Answers {
+		r.Answers = append(r.Answers, addresses(a.Addresses)...)
+	}
+	slices.SortFunc(r.Answers, netip.Addr.Compare)
+	r.Probing = addresses(s.Layer2.Probing)
+	for _, w := range s.Layer2.Withheld {
+		if a, mac, ok := readUse(w); ok {
+			r.Withheld[a] = mac
+		}
+	}
+	for _, c := range s.Layer2.Conflicts {
+		if a, mac, ok := readUse(c); ok && c.Since != nil {
+			r.Conflicts = append(r.Conflicts, report.Conflict{Address: a, MAC: mac, Heard: c.Heard, At: c.Since.Time})
+		}
+	}
+	for _, t := range s.Layer2.Transitions {
+		r.Transitions = append(r.Transitions, report.Transition{
+			Since: t.Since.Time, From: t.From, Addresses: addresses(t.Addresses),
+		})
+	}
+	for _, of := range s.BGP.Sessions {
+		is := report.Session{
+			Peer: of.Peer, Established: of.State == v1beta1.SessionEstablished, Error: of.LastError, Remote: of.Address,
+			Ours: of.State == v1beta1.SessionShutdown || slices.Contains(ours, of.Cause),
+		}
+		for _, f := range [...]lb.Family{lb.IPv4, lb.IPv6} {
+			if slices.Contains(of.Families, v1beta1.AddressFamily(f.String())) || r.Mute && slices.Contains(of.Capabilities, f.String()) {
+				is.Families = append(is.Families, f)
+			}
+		}
+		r.Sessions = append(r.Sessions, is)
+	}
+	return r
+}
+
+// interfaceOf is an interface that can announce.
+func interfaceOf(i v1beta1.InterfaceStatus) lb.Interface {
+	out := lb.Interface{Name: i.Name, Up: true, Carrier: true}
+	out.MAC, _ = lb.ParseMAC(i.MAC)
+	for _, text := range i.Subnets {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			out.Addresses = append(out.Addresses, p)
+		}
+	}
+	return out
+}
+
+func addresses(list []string) []netip.Addr {
+	out, err := report.Parse(list)
+	if err != nil {
+		return nil
+	}
+	return out
+}
+
+func readUse(u v1beta1.AddressUse) (a netip.Addr, mac lb.MAC, ok bool) {
+	a, err := netip.ParseAddr(u.Address)
+	if err != nil {
+		return a, mac, false
+	}
+	mac, err = lb.ParseMAC(u.MAC)
+	return a, mac, err == nil
+}
+
+// ours are the causes for which a session ends because we want it to.
+var ours = []string{bgp.AdminShutdown.String(), bgp.Reconfigured.String(), bgp.Leave.String()}
