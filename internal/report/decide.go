@@ -104,6 +104,13 @@ type place struct {
 	contested, strays time.Time
 }
 
+// note takes note of where an address is recorded.
+func (p *place) note(recorded string, now time.Time) {
+	if p.recorded != recorded {
+		p.recorded, p.recordedSince, p.strays = recorded, now, time.Time{}
+	}
+}
+
 // parts are what a condition is made of.
 type parts struct {
 	announced bool
@@ -158,7 +165,7 @@ func (t *Teller) Tell(ix *announce.Index, v *View, subjects []Subject, recorded 
 	p := &pass{
 		index: ix, view: v, intent: announce.Decide(ix, v.members, nil, ""),
 		behind: v.behind(ix.Configuration()), unknown: slices.DeleteFunc(ix.Nodes(), func(n string) bool { return !v.Unknown(n) }),
-		recorded: recorded, now: now, owners: map[netip.Addr]string{},
+		recorded: recorded, now: now, owners: map[netip.Addr]string{}, records: map[netip.Addr]string{},
 	}
 	tellings := make([]Telling, 0, len(subjects))
 	for _, s := range subjects {
@@ -166,6 +173,9 @@ func (t *Teller) Tell(ix *announce.Index, v *View, subjects []Subject, recorded 
 	}
 	for a, owner := range p.owners {
 		t.addresses[a].told = owner
+	}
+	for a, node := range p.records {
+		t.addresses[a].note(node, now)
 	}
 	return tellings
 }
@@ -181,9 +191,9 @@ type pass struct {
 	unknown  []string
 	recorded func(netip.Addr) string
 	now      time.Time
-	// owners are those that were told. They count as told after the pass: other
-	// Services may share their addresses.
-	owners map[netip.Addr]string
+	// owners are those that were told, and records where addresses are to be recorded.
+	// They count after the pass: other Services may share their addresses.
+	owners, records map[netip.Addr]string
 }
 
 // Forget drops what is remembered of a Service.
@@ -218,7 +228,7 @@ func (t *Teller) tell(p *pass, s Subject) Telling {
 			if telling.Record == nil {
 				telling.Record = map[netip.Addr]string{}
 			}
-			telling.Record[d.Address] = to
+			telling.Record[d.Address], p.records[d.Address] = to, to
 		}
 	}
 
@@ -252,9 +262,7 @@ func (t *Teller) follow(pass *pass, d *announce.Decision) (wait time.Duration) {
 		p = &place{owner: d.Owner, recorded: recorded}
 		t.addresses[d.Address] = p
 	}
-	if p.recorded != recorded {
-		p.recorded, p.recordedSince, p.strays = recorded, now, time.Time{}
-	}
+	p.note(recorded, now)
 	if both := d.Owner != p.told && p.told != "" && slices.Contains(v.claims[d.Address], p.told); !both {
 		p.contested = time.Time{}
 	} else {
@@ -285,7 +293,8 @@ func (t *Teller) follow(pass *pass, d *announce.Decision) (wait time.Duration) {
 //
 // The record follows a failover, so that the address stays where it is when the
 // node that had it returns. It is not for us to override a record that is newer
-// than the owner: the address is to go there.
+// than the owner: the address is to go there. Where the record is as it was found at
+// first, the owner is newer if the node that is recorded is not believed any more.
 func (t *Teller) record(pass *pass, d *announce.Decision) (to string, wait time.Duration) {
 	v, now := pass.view, pass.now
 	p := t.addresses[d.Address]
@@ -294,9 +303,12 @@ func (t *Teller) record(pass *pass, d *announce.Decision) (to string, wait time.
 		return "", 0
 	}
 	origin, known := v.believed[d.Owner].origin(d.Address)
-	from := known && origin.From == d.Placed
+	newer := p.ownerSince.After(p.recordedSince)
+	if p.recordedSince.IsZero() {
+		newer = newer || !v.Believes(d.Placed)
+	}
 	switch {
-	case d.Placed == "", from && p.ownerSince.After(p.recordedSince), from && !v.Believes(d.Placed):
+	case d.Placed == "", known && origin.From == d.Placed && newer:
 		return d.Owner, 0
 	case p.strays.IsZero():
 		p.strays = now
