@@ -15,6 +15,7 @@ import (
 	"github.com/belfrylb/belfry/internal/report"
 )
 
+// Where these are from: docs/design/one-voice.md.
 const (
 	// viewPause is the least time between two looks at what the speakers say, and
 	// overhaulPause between two at all Services because of something that concerns

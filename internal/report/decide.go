@@ -11,6 +11,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
+// Where these are from: docs/design/one-voice.md.
 const (
 	// settled is how long an address must have been without an owner before that is
 	// told, and lagging the same while speakers act on another configuration than

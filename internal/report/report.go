@@ -155,7 +155,8 @@ type SessionCount struct{ Up, Total int }
 
 // rebuttal is how long the nodes that a report says it does not hear have to show
 // that they live, when they are most of the cluster: more likely it is the one that
-// writes that is cut off. A speaker that hears of its loss writes within a second.
+// writes that is cut off. A speaker that hears of its loss writes within a second
+// (docs/design/one-voice.md).
 const rebuttal = 1200 * time.Millisecond
 
 // MaxUnheard is how many nodes a report names at most as unheard.

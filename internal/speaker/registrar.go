@@ -22,6 +22,7 @@ type Register interface {
 	Write(context.Context, *State) (written bool, err error)
 }
 
+// Where these are from: docs/design/pacing.md.
 const (
 	// breath is the least time between two writes of a State.
 	breath = time.Second

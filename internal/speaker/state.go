@@ -72,9 +72,7 @@ func (s *Speaker) unheard(v *core.View) []string {
 			return nil
 		}
 		heard[m.Node] = true
-		if m.Node != s.cfg.Node && !s.met[m.Node] {
-			s.met[m.Node] = true
-		}
+		s.met[m.Node] = true
 	}
 	var lost, never []string
 	for _, n := range v.Index.Nodes() {
