@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speakerstatus"
 )
@@ -67,7 +68,8 @@ func (c *Cluster) SpeakerReference(node string) (corev1.ObjectReference, bool) {
 	}, true
 }
 
-// digest tells which configuration there is; mu is held.
+// digest tells which configuration there is; mu is held, and config is of the present
+// objects. Labels count by what they select.
 func (c *Cluster) digest() string {
 	h := sha256.New()
 	versions(h, c.pools)
@@ -76,16 +78,32 @@ func (c *Cluster) digest() string {
 	versions(h, c.bgpads)
 	versions(h, c.communities)
 	versions(h, c.profiles)
+	for _, ad := range c.config.L2Advertisements {
+		selection(h, ad.Name, ad.PoolSelectors, c.config.Pools)
+	}
+	for _, ad := range c.config.BGPAdvertisements {
+		selection(h, ad.Name, ad.PoolSelectors, c.config.Pools)
+	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 func versions[T metav1.Object](h hash.Hash, t *table[T]) {
 	for _, n := range slices.SortedFunc(maps.Keys(t.rows), func(a, b name) int { return cmp.Compare(a.Name, b.Name) }) {
 		o := t.rows[n].value
-		fmt.Fprintf(h, "%T %s %s %d %t", o, o.GetName(), o.GetUID(), o.GetGeneration(), o.GetDeletionTimestamp() != nil)
-		for _, k := range slices.Sorted(maps.Keys(o.GetLabels())) {
-			fmt.Fprintf(h, " %s=%s", k, o.GetLabels()[k])
-		}
-		fmt.Fprintln(h)
+		fmt.Fprintf(h, "%T %s %s %d %t\n", o, o.GetName(), o.GetUID(), o.GetGeneration(), o.GetDeletionTimestamp() != nil)
 	}
+}
+
+// selection adds which pools an advertisement selects by their labels.
+func selection(h hash.Hash, name string, selectors []lb.Selector, pools []lb.Pool) {
+	if len(selectors) == 0 {
+		return
+	}
+	fmt.Fprintf(h, "%s selects", name)
+	for _, p := range pools {
+		if lb.MatchesAny(selectors, p.Labels) {
+			fmt.Fprintf(h, " %s", p.Name)
+		}
+	}
+	fmt.Fprintln(h)
 }

@@ -306,7 +306,7 @@ const LabelExcludeLB = "node.kubernetes.io/exclude-from-external-load-balancers"
 // sorted by name or key. Whoever holds one must not change it.
 type Snapshot struct {
 	// Configuration is a digest of the objects that pools, advertisements and peers
-	// are made of: equal for all who have the same.
+	// are made of, and of what their labels select: equal for all who have the same.
 	Configuration    string
 	Pools            []Pool
 	L2Advertisements []L2Advertisement
