@@ -74,8 +74,10 @@ type Cluster struct {
 	communities *table[*v1beta1.Community]
 	profiles    *table[*v1beta1.BFDProfile]
 	secrets     *table[config.PasswordSecret]
-	// reports are what the speakers say ([Allocating] only).
-	reports *table[report.Report]
+	// reports are what the speakers say, and reporting is that kind ([Allocating]
+	// only).
+	reports   *table[report.Report]
+	reporting *mirrored
 	// others are the externalIPs of Services of other types ([Allocating] only).
 	others *table[[]netip.Addr]
 	// networks are those of cluster IPs ([Allocating] only).
@@ -155,6 +157,7 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	if o.Role == Allocating {
 		c.namespaces = register(c, vital, core.Namespaces(), everything, func(n *corev1.Namespace) map[string]string { return n.Labels }, c.namespaceChanged)
 		c.reports = register(c, optional, own.SpeakerStatuses(), everything, reduceReport, c.reportChanged)
+		c.reporting = c.kinds[len(c.kinds)-1]
 		c.others = register(c, optional, core.Services(""), otherServices, externalIPs, c.otherServiceChanged)
 		c.networks = register(c, incidental, core.ServiceCIDRs(), everything, reduceNetwork, c.networkChanged)
 	}

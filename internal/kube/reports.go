@@ -37,7 +37,7 @@ func (c *Cluster) reportChanged(_, _ *row[report.Report]) {
 func (c *Cluster) Reports() []report.Report {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if slices.ContainsFunc(c.kinds, func(k *mirrored) bool { return k.resource == "speakerstatuses" && k.refusal != readable }) {
+	if c.reporting.refusal != readable {
 		return nil
 	}
 	order := slices.SortedFunc(maps.Values(c.reports.rows), func(a, b *row[report.Report]) int {

@@ -1,10 +1,13 @@
 package kube
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 )
@@ -56,5 +59,46 @@ func TestWhatIsActedOnIsAnotherConfigurationAndLabelsAreNot(t *testing.T) {
 			t.Errorf("%s: %q after %q, want another one: %v", step.name, is.Configuration, before, step.other)
 		}
 		before = is.Configuration
+	}
+}
+
+func TestReportsAreInTheOrderOfTheirWritesAndNoneWhileTheyCannotBeRead(t *testing.T) {
+	c := NewCluster(&CoreClient{}, &OwnClient{}, Options{Role: Allocating})
+	reported := func() (nodes []string) {
+		for i, r := range c.Reports() {
+			if r.Order != i {
+				t.Errorf("the report of %s is number %d at %d", r.Node, r.Order, i)
+			}
+			nodes = append(nodes, r.Node)
+		}
+		return nodes
+	}
+	if c.Reports() == nil {
+		t.Error("before anything is written it is said to be unreadable")
+	}
+	for node, version := range map[string]string{"n1": "100", "n2": "9", "n3": "99"} {
+		if err := c.reports.Add(&v1beta1.SpeakerStatus{ObjectMeta: metav1.ObjectMeta{Name: node, ResourceVersion: version}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := reported(), []string{"n2", "n3", "n1"}; !slices.Equal(got, want) {
+		t.Errorf("reported in the order %v, want %v", got, want)
+	}
+	forbid := apierrors.NewForbidden(schema.GroupResource{Group: "belfry.dev", Resource: "speakerstatuses"}, "", nil)
+	for _, k := range c.kinds {
+		if k != c.reporting {
+			k.met(forbid)
+		}
+	}
+	if c.Reports() == nil {
+		t.Error("others that cannot be read are no matter")
+	}
+	c.reporting.met(forbid)
+	if got := c.Reports(); got != nil {
+		t.Errorf("while reports cannot be read they say %v", got)
+	}
+	c.reporting.met(nil)
+	if got := len(c.Reports()); got != 3 {
+		t.Errorf("%d reports when they can be read again", got)
 	}
 }
