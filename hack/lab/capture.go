@@ -52,7 +52,7 @@ func (o *Observers) Capture(ctx context.Context, name string, hosts ...string) (
 	for _, host := range hosts {
 		for file, args := range map[string][]string{
 			".tcpdump": {"tcpdump", "-Z", "root", "-i", "any", "-n", "-s", "192", "-B", "8192", "--immediate-mode", "-U", "-w", c.packets(host), captured},
-			".events":  {"ip", "-timestamp-short", "-oneline", "monitor", "neigh", "link", "address", "route"},
+			".events":  {"ip", "-tshort", "-oneline", "monitor", "neigh", "link", "address", "route"},
 		} {
 			if err := c.start(ctx, host, file, args); err != nil {
 				return nil, err

@@ -47,8 +47,12 @@ func (r *Routers) StartFRR(ctx context.Context, bgpd string) error {
 			frrPrograms + d.name, "-u", "frr", "-g", "frr", "-f", conf, "-i", filepath.Join(dir, d.name+".pid"),
 			"-z", filepath.Join(dir, "zserv.api"), "--vty_socket", dir,
 		}
-		if d.name == "bfdd" {
+		switch d.name {
+		case "bfdd":
 			args = append(args, "--bfdctl", filepath.Join(dir, "bfdd.sock"))
+		case "zebra":
+			// Otherwise it deletes an IPv6 route before it adds what replaces it.
+			args = append(args, "--v6-rr-semantics")
 		}
 		if _, err := r.processes.spawn("frr/"+d.name, Router, args...); err != nil {
 			return err

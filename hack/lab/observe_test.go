@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -277,7 +279,12 @@ func TestACaptureTellsWhoRefusedAConnection(t *testing.T) {
 	asking.Wait()
 	lines, err := capture.Explain(t.Context())
 	must(t, err)
+	events, err := os.ReadFile(filepath.Join(l.LogDir(), "capture", "node1.events"))
+	must(t, err)
 	for _, c := range cases {
+		if c.want == syscall.EHOSTUNREACH && !strings.Contains(string(events), c.address+" dev ") {
+			t.Errorf("node1's events have nothing of its neighbor %s:\n%s", c.address, events)
+		}
 		for _, host := range []string{lab.Client, "node1"} {
 			if !slices.ContainsFunc(lines, func(line string) bool {
 				return strings.HasPrefix(line, host+" saw ") && strings.HasSuffix(line, c.told)

@@ -313,6 +313,40 @@ spec:
 	stop()
 }
 
+// Nodes come and go while the router sends on to the others. It must not be without the
+// route for a moment, or a change that was planned loses a connection.
+func TestTheRouterReplacesARouteInOneStep(t *testing.T) {
+	l := routedCluster(t)
+	addresses := serveRouted(t, l, "replaced", "externalTrafficPolicy: Local")
+	t.Cleanup(func() { must(t, l.Reinstate(context.Background(), "node2")) })
+	var seen bytes.Buffer
+	ctx, cancel := context.WithCancel(t.Context())
+	monitor := l.Command(ctx, lab.Router, "ip", "-oneline", "monitor", "route")
+	monitor.Stdout = &seen
+	for _, a := range addresses {
+		leads(t, l, a, l.Nodes()...)
+	}
+	must(t, monitor.Start())
+	for range 2 {
+		must(t, l.Withdraw(t.Context(), "node2"))
+		for _, a := range addresses {
+			leads(t, l, a, "node1", "node3")
+		}
+		must(t, l.Reinstate(t.Context(), "node2"))
+		for _, a := range addresses {
+			leads(t, l, a, l.Nodes()...)
+		}
+	}
+	cancel()
+	_ = monitor.Wait() // it ends by our signal
+	for _, a := range addresses {
+		changes := strings.Count("\n"+seen.String(), "\n"+a.String()+" ")
+		if changes == 0 || strings.Contains(seen.String(), "Deleted "+a.String()+" ") {
+			t.Errorf("%d changes of %s were seen, and none may delete it:\n%s", changes, a, seen.String())
+		}
+	}
+}
+
 func TestARouterLosesANodeThatDies(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "survivor", "externalTrafficPolicy: Local")
