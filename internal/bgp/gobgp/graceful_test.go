@@ -218,7 +218,7 @@ func TestUpgradeWithGracefulRestartKeepsRoutes(t *testing.T) {
 		p := j.neighbor(t, family, 65000, helper)
 		explain(t, j, p)
 		p.GracefulRestart = &lb.GracefulRestart{RestartTime: time.Minute, LongLived: time.Hour}
-		prefix := map[string]string{"ipv4": "198.51.115.1/32", "ipv6": "2001:db8:101::1/128"}[family]
+		prefix := map[string]string{"ipv4": "198.51.123.1/32", "ipv6": "2001:db8:123::1/128"}[family]
 		m := watchRoutes(t, j.space())
 		for range 3 {
 			s := speak(t)
