@@ -140,8 +140,9 @@ type route struct {
 	// nodes is how many advertise it, and one which, if it is one.
 	nodes int
 	one   string
-	// reason says why none does.
+	// reason says why none does, and waits of what routes wait in a session.
 	reason announce.Reason
+	waits  string
 }
 
 func (p parts) equal(o parts) bool {
@@ -480,7 +481,10 @@ func routeOf(ix *announce.Index, v *View, a netip.Addr) route {
 	}
 	nodes := ix.Advertisers(a, v.carriers)
 	r := route{asked: true, nodes: len(nodes), reason: announce.NoSession}
-	if len(nodes) == 1 {
+	switch len(nodes) {
+	case 0:
+		r.waits = v.waiting(ix, a)
+	case 1:
 		r.one = nodes[0]
 	}
 	return r
@@ -538,6 +542,8 @@ func (r route) text() string {
 	switch {
 	case !r.asked:
 		return ""
+	case r.waits != "":
+		return fmt.Sprintf(" from no node (%v: %s)", r.reason, r.waits)
 	case r.nodes == 0:
 		return fmt.Sprintf(" from no node (%v)", r.reason)
 	case r.nodes == 1:

@@ -94,8 +94,10 @@ type Transition struct {
 type Session struct {
 	Peer        string
 	Established bool
-	// Families are those whose routes it carries.
+	// Families are those whose routes it carries; Waits says of others why their
+	// routes are not sent while it is established.
 	Families []lb.Family
+	Waits    map[lb.Family]string
 	// Ours is set when it fell, or is down, because we want it to be, and Error
 	// says in words why it did.
 	Ours  bool
@@ -141,7 +143,17 @@ type View struct {
 	members  []election.Member // by node
 	// carriers are the sessions of each node that is here to stay.
 	carriers map[string][]uint32
+	// waits are, by node, the established sessions in which routes of a family are
+	// not sent.
+	waits    map[string][]wait
 	sessions map[string]SessionCount
+}
+
+// A wait is a session that does not send routes of a family. Carrier is what it would
+// be if it did.
+type wait struct {
+	carrier   uint32
+	peer, why string
 }
 
 // A use is a stranger's use of an address that a node is to announce.
@@ -180,6 +192,7 @@ const MaxUnheard = 256
 func NewView(before *View, reports []Report, now time.Time, fit func(node string) (exists, ready bool)) *View {
 	v := &View{
 		believed: map[string]*Report{}, claims: map[netip.Addr][]string{}, sessions: map[string]SessionCount{},
+		waits:   map[string][]wait{},
 		probing: map[netip.Addr]bool{}, withheld: map[netip.Addr]use{},
 		blind: reports == nil, denying: map[string]time.Time{}, reported: map[string]bool{},
 	}
@@ -201,10 +214,14 @@ func NewView(before *View, reports []Report, now time.Time, fit func(node string
 		}
 		m := election.Member{Node: node, State: r.State, Interfaces: r.Interfaces}
 		for _, s := range r.Sessions {
-			if s.Established {
-				for _, f := range s.Families {
-					m.Carriers = append(m.Carriers, bgp.Carrier(s.Peer, f))
-				}
+			if !s.Established {
+				continue
+			}
+			for _, f := range s.Families {
+				m.Carriers = append(m.Carriers, bgp.Carrier(s.Peer, f))
+			}
+			for f, why := range s.Waits {
+				v.waits[node] = append(v.waits[node], wait{bgp.Carrier(s.Peer, f), s.Peer, why})
 			}
 		}
 		slices.Sort(m.Carriers)
@@ -227,6 +244,30 @@ func NewView(before *View, reports []Report, now time.Time, fit func(node string
 		}
 	}
 	return v
+}
+
+// waiting says why an address that no node advertises is not, where a session that it
+// is for is established and does not send its family's routes: of the first such node.
+func (v *View) waiting(ix *announce.Index, a netip.Addr) string {
+	would := make(map[string][]uint32, len(v.waits))
+	for node, waits := range v.waits {
+		for _, w := range waits {
+			would[node] = append(would[node], w.carrier)
+		}
+	}
+	nodes := ix.Advertisers(a, would)
+	if len(nodes) == 0 {
+		return ""
+	}
+	node := nodes[0]
+	var first wait
+	for _, w := range v.waits[node] {
+		would := map[string][]uint32{node: {w.carrier}}
+		if (first.peer == "" || w.peer < first.peer) && len(ix.Advertisers(a, would)) > 0 {
+			first = w
+		}
+	}
+	return fmt.Sprintf("node %s, peer %s: %s", node, first.peer, first.why)
 }
 
 // believe finds out which reports are to be believed.

@@ -27,7 +27,7 @@ import (
 //	service NAME ADDR[@NODE].. [idle]           holds addresses, recorded so; idle: no endpoint
 //	failback                                    addresses fail back at once
 //	report NODE [WORD=LIST|WORD]..              is written: answers=, from=, probing=, withheld=ADDR/MAC, unheard=,
-//	                                            up=PEER, down=PEER, ended=PEER, configuration=, class=, conflict=ADDR/MAC,
+//	                                            up=PEER, v4=PEER, v6=PEER, down=PEER, ended=PEER, configuration=, class=, conflict=ADDR/MAC,
 //	                                            joining, leaving, stopped, mute, uncabled
 //	unwritten NODE                              its SpeakerStatus is deleted
 //	unreadable, readable                        whether reports can be read
@@ -196,6 +196,14 @@ func (w *world) report(node string, words []string) {
 			r.Unheard = strings.Split(list, ",")
 		case "up":
 			session(Session{Established: true, Remote: "192.0.2.1"})
+		case "v4", "v6":
+			session(Session{Established: true, Remote: "192.0.2.1"})
+			is := &r.Sessions[len(r.Sessions)-1]
+			carried, waits := lb.IPv4, lb.IPv6
+			if name == "v6" {
+				carried, waits = waits, carried
+			}
+			is.Families, is.Waits = []lb.Family{carried}, map[lb.Family]string{waits: fmt.Sprintf("the router does not carry %v in this session", waits)}
 		case "down":
 			session(Session{Error: "hold timer expired"})
 		case "ended":

@@ -68,6 +68,16 @@ func Read(o *v1beta1.SpeakerStatus) report.Report {
 				is.Families = append(is.Families, f)
 			}
 		}
+		for _, n := range of.NotSent {
+			for _, f := range [...]lb.Family{lb.IPv4, lb.IPv6} {
+				if f.String() == string(n.Family) {
+					if is.Waits == nil {
+						is.Waits = map[lb.Family]string{}
+					}
+					is.Waits[f] = n.Message
+				}
+			}
+		}
 		r.Sessions = append(r.Sessions, is)
 	}
 	return r

@@ -468,7 +468,10 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 			{Peer: "closed", Ours: true},
 			{Peer: "fresh", Remote: "fe80::1%eth1"},
 			{Peer: "locked", Error: "Secret tor does not exist"},
-			{Peer: "tor", Established: true, Families: []lb.Family{lb.IPv6}, Error: "hold timer expired", Remote: "192.0.2.1"},
+			{
+				Peer: "tor", Established: true, Families: []lb.Family{lb.IPv6}, Error: "hold timer expired", Remote: "192.0.2.1",
+				Waits: map[lb.Family]string{lb.IPv4: "what they say is longer than a message of this session"},
+			},
 			{Peer: "unwatched", Established: true, Remote: "2001:db8::2"},
 		},
 	}
