@@ -35,3 +35,14 @@ const (
 	// ReasonSecretInvalid: the Secret has the wrong type, or no usable password.
 	ReasonSecretInvalid Reason = "SecretInvalid"
 )
+
+// ConditionRoutesSent is the type of the condition of a BGPPeer that says whether
+// the routes of each family that the peer asks for are sent in the sessions that
+// are established. It is there once some were not.
+const ConditionRoutesSent = "RoutesSent"
+
+// Reasons of [ConditionRoutesSent].
+const (
+	ReasonSent    = "Sent"
+	ReasonWaiting = "Waiting"
+)

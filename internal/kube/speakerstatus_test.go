@@ -294,4 +294,22 @@ func TestThePeersSessionsAreThoseThatTheReportsTellOf(t *testing.T) {
 	if c.Shows(f) {
 		t.Error("the peer is taken to show another count")
 	}
+	// Routes that wait are told, and that they wait no more.
+	for _, s := range []struct{ waits, want string }{{"IPv6 routes are not sent", "False Waiting IPv6 routes are not sent"}, {"", "True Sent "}} {
+		f.Sessions.Waits = s.waits
+		b.eventually("the write can be made", func() (string, bool) {
+			out, err := c.WriteFinding(ctx, f)
+			return fmt.Sprint(out, err), out == kube.Done && err == nil
+		})
+		got, err := peers.Get(ctx, peer, metav1.GetOptions{})
+		b.must(err)
+		i := slices.IndexFunc(got.Status.Conditions, func(c metav1.Condition) bool { return c.Type == v1beta1.ConditionRoutesSent })
+		if i < 0 {
+			t.Fatalf("%+v", got.Status)
+		}
+		if c := got.Status.Conditions[i]; fmt.Sprintf("%s %s %s", c.Status, c.Reason, c.Message) != s.want || len(got.Status.Conditions) != 2 {
+			t.Errorf("%+v, want %s", got.Status, s.want)
+		}
+		b.eventually("the cluster sees it", func() (string, bool) { return "", c.Shows(f) })
+	}
 }

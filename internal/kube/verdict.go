@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -127,7 +128,11 @@ func (c *Cluster) findingPatch(f Finding) object {
 		return nil
 	}
 	status := object{}
-	if want := SetCondition(have, f.Condition()); !equality.Semantic.DeepEqual(want, have) {
+	want := SetCondition(have, f.Condition())
+	if f.Kind == KindBGPPeer {
+		want = setRoutesSent(want, f)
+	}
+	if !equality.Semantic.DeepEqual(want, have) {
 		status["conditions"] = want
 	}
 	if ad, is := o.(*v1beta1.L2Advertisement); is && f.Progress != (placement.Progress{}) {
@@ -146,4 +151,19 @@ func (c *Cluster) findingPatch(f Finding) object {
 		return nil
 	}
 	return object{"metadata": object{"uid": o.GetUID()}, "status": status}
+}
+
+// setRoutesSent sets a BGPPeer's condition RoutesSent, once it has something to say.
+func setRoutesSent(conditions []metav1.Condition, f Finding) []metav1.Condition {
+	c := metav1.Condition{
+		Type: v1beta1.ConditionRoutesSent, Status: metav1.ConditionTrue, Reason: v1beta1.ReasonSent, ObservedGeneration: f.Generation,
+	}
+	known := slices.ContainsFunc(conditions, func(have metav1.Condition) bool { return have.Type == c.Type })
+	switch {
+	case f.Sessions.Waits != "":
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, v1beta1.ReasonWaiting, f.Sessions.Waits
+	case !known:
+		return conditions
+	}
+	return SetCondition(conditions, c)
 }

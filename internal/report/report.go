@@ -153,6 +153,7 @@ type View struct {
 // be if it did.
 type wait struct {
 	carrier   uint32
+	family    lb.Family
 	peer, why string
 }
 
@@ -163,7 +164,12 @@ type use struct {
 }
 
 // A SessionCount counts the BGP sessions with one peer, over all nodes.
-type SessionCount struct{ Up, Total int }
+type SessionCount struct {
+	Up, Total int
+	// Waits says in how many of those that are up routes of a family are not sent, and
+	// why not on the first such node; empty for none.
+	Waits string
+}
 
 // rebuttal is how long the nodes that a report says it does not hear have to show
 // that they live, when they are most of the cluster: more likely it is the one that
@@ -221,7 +227,7 @@ func NewView(before *View, reports []Report, now time.Time, fit func(node string
 				m.Carriers = append(m.Carriers, bgp.Carrier(s.Peer, f))
 			}
 			for f, why := range s.Waits {
-				v.waits[node] = append(v.waits[node], wait{bgp.Carrier(s.Peer, f), s.Peer, why})
+				v.waits[node] = append(v.waits[node], wait{bgp.Carrier(s.Peer, f), f, s.Peer, why})
 			}
 		}
 		slices.Sort(m.Carriers)
@@ -243,7 +249,35 @@ func NewView(before *View, reports []Report, now time.Time, fit func(node string
 			v.sessions[s.Peer] = c
 		}
 	}
+	v.countWaits()
 	return v
+}
+
+// countWaits says of each peer in how many sessions routes wait.
+func (v *View) countWaits() {
+	type key struct {
+		peer   string
+		family lb.Family
+	}
+	count, example := map[key]int{}, map[key]string{}
+	for _, node := range slices.Sorted(maps.Keys(v.waits)) {
+		for _, w := range v.waits[node] {
+			k := key{w.peer, w.family}
+			if count[k]++; count[k] == 1 {
+				example[k] = fmt.Sprintf("on node %s %s", node, w.why)
+			}
+		}
+	}
+	for peer, c := range v.sessions {
+		var all []string
+		for _, f := range [...]lb.Family{lb.IPv4, lb.IPv6} {
+			if n := count[key{peer, f}]; n > 0 {
+				all = append(all, fmt.Sprintf("%v routes are not sent in %d of %d sessions: %s", f, n, c.Up, example[key{peer, f}]))
+			}
+		}
+		c.Waits = strings.Join(all, "; ")
+		v.sessions[peer] = c
+	}
 }
 
 // waiting says why an address that no node advertises is not, where a session that it

@@ -348,6 +348,9 @@ func (w *world) show() string {
 	for _, peer := range slices.Sorted(maps.Keys(w.view.sessions)) {
 		c := w.view.Sessions(peer)
 		fmt.Fprintf(&out, "sessions with %s: %d of %d\n", peer, c.Up, c.Total)
+		if c.Waits != "" {
+			fmt.Fprintf(&out, "  %s\n", c.Waits)
+		}
 	}
 	for _, c := range w.view.Conflicts() {
 		fmt.Fprintf(&out, "conflict: %v %v %s\n", c.Address, c.MAC, c.Heard)
