@@ -222,17 +222,22 @@ func (l *loop) reconsider(keys []lb.ServiceKey) {
 	}
 }
 
-// tellEvent tells what has become of a Service, once its condition says so: it did
-// already, or some parts were written. Where another writer insists on another
-// condition, the Event is all that can be told.
+// tellEvent tells what has become of a Service, once that is written to its condition.
+// If it stands there already, whoever wrote it has told. Where another writer insists on
+// another condition, the Event is all that can be told.
 func (l *loop) tellEvent(is kube.Service, s *service, want kube.ServiceWrite, wrote kube.Parts) {
 	e := s.event
-	latest := want.Announced != nil && s.announced != nil && *want.Announced == *s.announced
-	if e == (report.Event{}) || !latest || is.Missing(want).Has(kube.PartAnnounced) && !(wrote|s.rivalry.over).Has(kube.PartAnnounced) {
+	if e == (report.Event{}) || want.Announced == nil || s.announced == nil || *want.Announced != *s.announced {
 		return
 	}
-	s.event = report.Event{}
-	l.Events.Record(kube.Event{About: is.Reference(), Warning: e.Kind.Warns(), Reason: string(e.Kind), Action: "Announce", Note: e.Message})
+	stands := !is.Missing(want).Has(kube.PartAnnounced)
+	tells := !stands && (wrote | s.rivalry.over).Has(kube.PartAnnounced)
+	if stands || tells {
+		s.event = report.Event{}
+	}
+	if tells {
+		l.Events.Record(kube.Event{About: is.Reference(), Warning: e.Kind.Warns(), Reason: string(e.Kind), Action: "Announce", Note: e.Message})
+	}
 }
 
 // Reasons of Events about BGPPeers and SpeakerStatuses.

@@ -201,6 +201,44 @@ func TestAllocatingDoesNotWaitForTelling(t *testing.T) {
 	})
 }
 
+// What is to be told waits its turn. Meanwhile another leader tells it: then it is told,
+// and not once more.
+func TestWhatAnotherLeaderHasToldMeanwhileIsNotToldAgain(t *testing.T) {
+	const services = 50
+	inBubble(t, func(b *bubble) {
+		b.announcing()
+		for i := range services {
+			b.serve(fmt.Sprintf("web-%d", i))
+		}
+		b.report("node1", answers("", "192.0.2.0-49", "2001:db8::-31"))
+		b.report("node2")
+		b.report("node3")
+		b.lead()
+		b.passes(time.Minute)
+		b.told()
+		b.api.Writes()
+
+		b.report("node2", unheard("node1"), answers("node1", "192.0.2.0-49", "2001:db8::-31"))
+		b.passes(60 * time.Millisecond)
+		for i := range services {
+			b.edit(fmt.Sprintf("web-%d", i), func(s *corev1.Service) {
+				s.Annotations["belfry.dev/l2-node"] = "node2"
+				meta.FindStatusCondition(s.Status.Conditions, "belfry.dev/Announced").Message = "announced by layer 2 from node node2"
+			})
+		}
+		b.passes(time.Minute)
+		patched := 0
+		for _, w := range b.api.Writes() {
+			if w.Resource == "services" {
+				patched++
+			}
+		}
+		if told := b.told(); len(told) != patched || patched == 0 || patched == services {
+			t.Errorf("after %d writes to %d Services these Events are there: %q", patched, services, told)
+		}
+	})
+}
+
 // The API server takes half a second for each write: a takeover is told in time.
 func TestSlowWritesDoNotKeepOthersFromBeingTold(t *testing.T) {
 	inBubble(t, func(b *bubble) {
