@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -25,7 +24,7 @@ import (
 
 // Clients are the API clients of a binary.
 type Clients struct {
-	// Core is for Kubernetes' own kinds, spoken in protobuf.
+	// Core is for Kubernetes' own kinds, spoken in protobuf but for ServiceCIDRs.
 	Core *CoreClient
 	// Own is for the kinds of group belfry.dev, spoken in JSON.
 	Own *OwnClient
@@ -76,8 +75,8 @@ func init() {
 	} {
 		utilruntime.Must(add(scheme))
 	}
-	scheme.AddKnownTypes(networkingv1.SchemeGroupVersion, &networkingv1.ServiceCIDR{}, &networkingv1.ServiceCIDRList{})
-	metav1.AddToGroupVersion(scheme, networkingv1.SchemeGroupVersion)
+	scheme.AddKnownTypes(networking, &ServiceCIDR{}, &ServiceCIDRList{})
+	metav1.AddToGroupVersion(scheme, networking)
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
 }
 
@@ -107,7 +106,6 @@ func NewCoreClient(config *rest.Config) (*CoreClient, error) {
 		&c.core:           corev1.SchemeGroupVersion,
 		&c.discovery:      discoveryv1.SchemeGroupVersion,
 		&c.events:         eventsv1.SchemeGroupVersion,
-		&c.networking:     networkingv1.SchemeGroupVersion,
 		&c.authentication: authenticationv1.SchemeGroupVersion,
 		&c.authorization:  authorizationv1.SchemeGroupVersion,
 	} {
@@ -116,7 +114,9 @@ func NewCoreClient(config *rest.Config) (*CoreClient, error) {
 			return nil, err
 		}
 	}
-	return c, nil
+	var err error
+	c.networking, err = newRESTClient(config, networking, "application/json")
+	return c, err
 }
 
 // Services are Services.
@@ -150,8 +150,8 @@ func (c *CoreClient) Events(namespace string) Kind[*eventsv1.Event, *eventsv1.Ev
 }
 
 // ServiceCIDRs are the networks of cluster IPs.
-func (c *CoreClient) ServiceCIDRs() Kind[*networkingv1.ServiceCIDR, *networkingv1.ServiceCIDRList] {
-	return kind[networkingv1.ServiceCIDR, networkingv1.ServiceCIDRList](c.networking, "servicecidrs", "")
+func (c *CoreClient) ServiceCIDRs() Kind[*ServiceCIDR, *ServiceCIDRList] {
+	return kind[ServiceCIDR, ServiceCIDRList](c.networking, "servicecidrs", "")
 }
 
 // TokenReviews ask whose a token is; none is ever kept, so there are no lists.

@@ -5,13 +5,56 @@ import (
 	"net/netip"
 	"slices"
 
-	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
+// networking is the group of ServiceCIDRs. Its package in k8s.io/api would bring all
+// its kinds into both programs, NetworkPolicies and Ingresses among them: 0.5 MB.
+var networking = schema.GroupVersion{Group: "networking.k8s.io", Version: "v1"}
+
+// A ServiceCIDR is what we read of one.
+type ServiceCIDR struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+	Spec              struct {
+		CIDRs []string `json:"cidrs,omitempty"`
+	} `json:"spec,omitempty"`
+}
+
+// A ServiceCIDRList is a list of them.
+type ServiceCIDRList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []ServiceCIDR `json:"items"`
+}
+
+func (o *ServiceCIDR) copy() *ServiceCIDR {
+	out := *o
+	out.ObjectMeta = *o.ObjectMeta.DeepCopy()
+	out.Spec.CIDRs = slices.Clone(o.Spec.CIDRs)
+	return &out
+}
+
+// DeepCopyObject returns a copy that shares nothing with the original.
+func (o *ServiceCIDR) DeepCopyObject() runtime.Object { return o.copy() }
+
+// DeepCopyObject returns a copy that shares nothing with the original.
+func (l *ServiceCIDRList) DeepCopyObject() runtime.Object {
+	out := *l
+	out.ListMeta = *l.ListMeta.DeepCopy()
+	out.Items = make([]ServiceCIDR, len(l.Items))
+	for i := range l.Items {
+		out.Items[i] = *l.Items[i].copy()
+	}
+	return &out
+}
+
 // reduceNetwork keeps of a ServiceCIDR its prefixes.
-func reduceNetwork(o *networkingv1.ServiceCIDR) lb.ServiceNetwork {
+func reduceNetwork(o *ServiceCIDR) lb.ServiceNetwork {
 	out := lb.ServiceNetwork{Name: o.Name}
 	for _, text := range o.Spec.CIDRs {
 		if p, err := netip.ParsePrefix(text); err == nil {
