@@ -67,8 +67,9 @@ type planner interface {
 type Controller struct {
 	Options
 	newPlanner func() planner
-	// cursed are the Services over which a pass has panicked, by version.
-	cursed map[lb.ServiceKey]string
+	// cursed are the Services over which a pass has panicked, by the edition of theirs
+	// that it was: what we write to them meanwhile is no reason to try again.
+	cursed map[lb.ServiceKey]uint64
 }
 
 // New prepares a Controller.
@@ -79,7 +80,7 @@ func New(o Options) *Controller {
 	return &Controller{
 		Options:    o,
 		newPlanner: func() planner { return allocator.New() },
-		cursed:     map[lb.ServiceKey]string{},
+		cursed:     map[lb.ServiceKey]uint64{},
 	}
 }
 

@@ -22,11 +22,11 @@ func (c *Controller) exorcise(err error) bool {
 	trial := c.newTrial(setting)
 	for _, key := range keys {
 		s, ok := c.Cluster.Service(key)
-		if !ok || c.cursed[key] == s.Version || c.survives(trial, setting, s.Service) {
+		if edition, cursed := c.cursed[key]; !ok || cursed && edition == s.Edition || c.survives(trial, setting, s.Service) {
 			continue
 		}
 		c.Log.Error("service set aside until it changes", "service", key.String())
-		c.cursed[key] = s.Version
+		c.cursed[key] = s.Edition
 		found = true
 		trial = c.newTrial(setting)
 	}
@@ -37,6 +37,7 @@ func (c *Controller) newTrial(setting lb.Snapshot) planner {
 	p := c.newPlanner()
 	p.SetPools(setting.Pools)
 	p.SetNodes(setting.Nodes)
+	p.SetExternal(c.Cluster.ExternalIPs())
 	return p
 }
 

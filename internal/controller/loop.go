@@ -378,6 +378,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 	s := l.services[key]
 	if !ok {
 		l.planner.Delete(key)
+		delete(l.cursed, key)
 		if s == nil {
 			return nil
 		}
@@ -403,7 +404,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		l.forgive(&s.attempt)
 	}
 	is.Service = s.remember(is.Service)
-	if version, cursed := l.cursed[key]; cursed && version == is.Version {
+	if edition, cursed := l.cursed[key]; cursed && edition == is.Edition {
 		l.planner.Put(bare(is.Service))
 	} else {
 		delete(l.cursed, key)

@@ -73,10 +73,10 @@ func (w ServiceWrite) Digests() (digests [NumParts]uint64) {
 // shows of it, and what its owner wrote.
 func (s *Service) Shown() (digests [NumParts]uint64) {
 	ingress, _ := json.Marshal(s.ingress)
-	digests[PartIngress] = digest(s.edition, s.Assigned, s.Withdrawn, ingress)
-	digests[PartRecords] = digest(s.edition, s.Allocated, s.recorded, s.reallocated, s.sharing)
-	digests[PartAnnounced] = digest(s.edition, s.Announced)
-	digests[PartAnnotations] = digest(s.edition, s.pool, s.placed)
+	digests[PartIngress] = digest(s.Edition, s.Assigned, s.Withdrawn, ingress)
+	digests[PartRecords] = digest(s.Edition, s.Allocated, s.recorded, s.reallocated, s.sharing)
+	digests[PartAnnounced] = digest(s.Edition, s.Announced)
+	digests[PartAnnotations] = digest(s.Edition, s.pool, s.placed)
 	return digests
 }
 

@@ -98,8 +98,9 @@ type Service struct {
 	sharing Condition
 	// pool and placed are the annotations of these names, verbatim.
 	pool, placed string
-	// edition is a digest of what its owner wrote, for whoever allocates.
-	edition uint64
+	// Edition is a digest of what its owner wrote, for whoever allocates: all but its
+	// status and our annotations.
+	Edition uint64
 	// external are its externalIPs, for whoever allocates; bystander is set when they are
 	// all that concerns us of it.
 	external  []netip.Addr
@@ -210,7 +211,7 @@ func (o Options) service(s *corev1.Service) *Service {
 		return out // whoever announces does not depend on what was asked for
 	}
 	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
-	out.external, out.edition = externalIPs(s), edition(s)
+	out.external, out.Edition = externalIPs(s), edition(s)
 	if foreign {
 		return out
 	}
