@@ -180,6 +180,11 @@ func TestAPoolThatGoesYieldsToItsSuccessor(t *testing.T) {
 	w.start("a")
 	w.expose("web", dualStack)
 	w.becomes("web", "192.0.2.0 2001:db8:: pool=old Allocated=True/Allocated"+unannounced)
+	w.eventually("the pool is kept", func() (string, bool) {
+		p, err := w.own.BelfryV1beta1().IPAddressPools().Get(t.Context(), "old", metav1.GetOptions{})
+		w.must(err)
+		return fmt.Sprint(p.Finalizers), slices.Contains(p.Finalizers, "belfry.dev/in-use")
+	})
 	w.deletePool("old")
 	w.pool("new", nil, "192.0.2.0/30", "2001:db8::/126")
 	w.becomes("web", "192.0.2.0 2001:db8:: pool=old Allocated=True/Orphaned"+unannounced)
