@@ -147,7 +147,7 @@ func (v *ACD) Next(now time.Time) (ask []Inquiry, wake time.Time) {
 
 // close ends a case once the address was found free wherever it is to be claimed.
 func (v *ACD) close(now time.Time, c *vet) {
-	if c.found == (Heard{}) && !slices.ContainsFunc(c.on, func(i int) bool { return !slices.Contains(c.free, i) }) {
+	if !slices.ContainsFunc(c.on, func(i int) bool { return !slices.Contains(c.free, i) }) {
 		v.serve(c.address, now.Add(probation))
 	}
 }
@@ -192,9 +192,8 @@ func (c *vet) withhold(now time.Time, by Heard) {
 // these interfaces, and reports whether to give way: its own claim is so young
 // that the foreign station was there first.
 func (v *ACD) Yields(now time.Time, by Heard, on []int) (yield bool) {
-	until, is := v.served[by.Address]
-	if !is || !now.Before(until) {
-		return false
+	if !now.Before(v.served[by.Address]) {
+		return false // long in service, or not at all
 	}
 	delete(v.served, by.Address)
 	c := &vet{address: by.Address, on: on}

@@ -179,6 +179,20 @@ func TestWhatCannotBeAskedIsTriedThreeTimes(t *testing.T) {
 	}
 }
 
+// To want it again is no reason to ask at once.
+func TestWhatCouldNotBeAskedIsTriedAgainInItsTime(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v ACD
+		claim := []Claim{{a, []int{2}}}
+		v.Want(epoch, claim)
+		asks(t, &v, epoch, Inquiry{2, []netip.Addr{a}})
+		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, []netip.Addr{a})
+		v.Want(epoch, claim)
+		asks(t, &v, epoch)
+		asks(t, &v, epoch.Add(retry), Inquiry{2, []netip.Addr{a}})
+	}
+}
+
 // Whatever happens: an address that is wanted and not permitted is being asked
 // about or will be, and one that is permitted was served or found free.
 func TestNoAddressIsForgottenWhateverHappens(t *testing.T) {

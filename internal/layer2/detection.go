@@ -2,6 +2,7 @@ package layer2
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -88,7 +89,6 @@ func (d *Detection) Next(now time.Time) (probe []netip.Addr, wake time.Time) {
 			wake = s.due
 		}
 	}
-	clear(d.pending[len(left):])
 	d.pending = left
 	return probe, wake
 }
@@ -97,12 +97,9 @@ func (d *Detection) Next(now time.Time) (probe []netip.Addr, wake time.Time) {
 // of two that probe for one address neither may take it (RFC 5227 section
 // 2.1.1, RFC 4862 section 5.4.3).
 func (d *Detection) Hear(h Heard) {
-	for i, s := range d.pending {
-		if s.address == h.Address {
-			d.found = append(d.found, h)
-			d.pending = append(d.pending[:i], d.pending[i+1:]...)
-			return
-		}
+	if i := slices.IndexFunc(d.pending, func(s *suspect) bool { return s.address == h.Address }); i >= 0 {
+		d.found = append(d.found, h)
+		d.pending = slices.Delete(d.pending, i, i+1)
 	}
 }
 

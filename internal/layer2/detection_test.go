@@ -133,3 +133,52 @@ func TestTheNextProbeIsTheEarliest(t *testing.T) {
 		}
 	}
 }
+
+// Each address is listened for to its own end, however often others are asked about
+// meanwhile.
+func TestAnAddressIsListenedForUntilItsOwnEnd(t *testing.T) {
+	for i, a := range vettedAddresses {
+		n := 0.0 // the second one begins later
+		d := NewDetection(epoch, []netip.Addr{a, vettedAddresses[(i+1)%len(vettedAddresses)]}, ServiceTiming, Pace{Rate: 500}, func() float64 { n += 0.4; return min(n, 0.9) })
+		last, heard := time.Time{}, false
+		probed := 0
+		for now := epoch; ; {
+			// An answer in the last moment.
+			if probed == ServiceTiming.Probes && !heard && now.Add(60*time.Millisecond).After(last.Add(ServiceTiming.Settle)) {
+				d.Hear(Heard{At: now, Address: a})
+				heard = true
+			}
+			probes, wake := d.Next(now)
+			if slices.Contains(probes, a) {
+				probed, last = probed+1, now
+			}
+			if wake.IsZero() {
+				break
+			}
+			now = wake
+		}
+		if found := d.Found(); !heard || len(found) != 1 || found[0].Address != a {
+			t.Errorf("%v: found %v", a, found)
+		}
+	}
+}
+
+// A budget that is spent makes nothing due earlier than it is.
+func TestProbesOfAnAddressAreApartThoughTheBudgetIsSpent(t *testing.T) {
+	var addresses []netip.Addr
+	for i := range byte(30) {
+		addresses = append(addresses, netip.AddrFrom4([4]byte{192, 0, 2, i}), netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 15: i}))
+	}
+	d := NewDetection(epoch, addresses, ServiceTiming, Pace{Rate: 200}, func() float64 { return 0.5 })
+	probes, _ := detect(t, d, func(time.Time) {})
+	last := map[netip.Addr]time.Time{}
+	for _, p := range probes {
+		if was, is := last[p.Address]; is && p.at.Sub(was) < ServiceTiming.Min {
+			t.Errorf("%v is probed %v after the last time", p.Address, p.at.Sub(was))
+		}
+		last[p.Address] = p.at
+	}
+	if len(probes) != 3*len(addresses) {
+		t.Errorf("%d probes of %d addresses", len(probes), len(addresses))
+	}
+}

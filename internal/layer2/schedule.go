@@ -49,11 +49,11 @@ type Pace struct {
 	Refresh time.Duration
 }
 
-// rounds are the waits before each announcement of an acquisition. Three, at
-// least a second apart, is what RFC 4861 section 7.2.6 permits
+// rounds are the waits before the second and the third announcement of an
+// acquisition. Three, at least a second apart, is what RFC 4861 section 7.2.6 permits
 // (MAX_NEIGHBOR_ADVERTISEMENT, RetransTimer); for ARP, RFC 5227 section 2.3 asks
 // for two, two seconds apart, and the last two are (docs/design/announcing.md).
-var rounds = [...]time.Duration{0, time.Second, 2 * time.Second}
+var rounds = [...]time.Duration{time.Second, 2 * time.Second}
 
 // A Schedule decides when to announce which address.
 //
@@ -99,7 +99,7 @@ type entry struct {
 // Steps of an entry, in order of precedence: per round the request form (for
 // IPv6, the advertisement), then the reply form, which IPv6 lacks; then refresh.
 const (
-	steps   = 2*len(rounds) + 1
+	steps   = 2*(1+len(rounds)) + 1
 	refresh = steps - 1
 )
 
@@ -107,7 +107,7 @@ func formAt(step int, a netip.Addr) Form {
 	switch {
 	case a.Is6():
 		return UnsolicitedAdvertisement
-	case step != refresh && step%2 == 1:
+	case step%2 == 1:
 		return GratuitousReply
 	default:
 		return GratuitousRequest
@@ -119,8 +119,8 @@ func (s *Schedule) after(step int, a netip.Addr) (int, time.Duration) {
 	if step == refresh {
 		return refresh, s.pace.Refresh
 	}
-	if step++; step%2 == 1 && a.Is6() {
-		step++
+	if step++; a.Is6() {
+		step++ // it has one form
 	}
 	switch {
 	case step == refresh:
@@ -128,7 +128,7 @@ func (s *Schedule) after(step int, a netip.Addr) (int, time.Duration) {
 	case step%2 == 1:
 		return step, 0
 	default:
-		return step, rounds[step/2]
+		return step, rounds[step/2-1]
 	}
 }
 
@@ -141,14 +141,13 @@ func (s *Schedule) Update(now time.Time, claims []Claim, interfaces []lb.Interfa
 		present[i.Index] = true
 		p := s.ports[i.Index]
 		if p == nil {
-			p = &port{}
+			p = &port{entries: map[netip.Addr]*entry{}}
 			s.ports[i.Index] = p
 		}
-		ready := i.Fault() == lb.InterfaceOK
-		if ready != p.ready || i.MAC != p.mac {
-			p.clear()
+		if i.MAC != p.mac {
+			clear(p.entries)
 		}
-		p.ready, p.mac = ready, i.MAC
+		p.ready, p.mac = i.Fault() == lb.InterfaceOK, i.MAC
 	}
 	for index := range s.ports {
 		if !present[index] {
@@ -189,7 +188,6 @@ func (s *Schedule) Restart(now time.Time, ifindex int) {
 		again = append(again, a)
 	}
 	slices.SortFunc(again, netip.Addr.Compare)
-	p.clear()
 	for _, a := range again {
 		p.start(now, a, s.epoch)
 	}
@@ -281,11 +279,6 @@ func (p *port) start(now time.Time, a netip.Addr, epoch uint64) {
 	e := &entry{address: a, due: now, epoch: epoch}
 	p.entries[a] = e
 	p.queues[0] = append(p.queues[0], e)
-}
-
-func (p *port) clear() {
-	p.entries = map[netip.Addr]*entry{}
-	p.queues = [steps][]*entry{}
 }
 
 // The budget is a bucket that holds depth packets and gains one every interval.

@@ -364,3 +364,30 @@ func TestARestartBeginsInOrderAndOnce(t *testing.T) {
 		t.Errorf("%d packets:\n%v", len(sents), lines(sents))
 	}
 }
+
+// What is due first decides when to wake, whichever step it is.
+func TestARefreshIsNotLateForAnAcquisitionThatWaits(t *testing.T) {
+	s := NewSchedule(Pace{Rate: 500, Refresh: 10 * time.Second})
+	old := claims([]int{2}, "2001:db8::1")
+	s.Update(epoch, old, []lb.Interface{eth0})
+	run(t, s, epoch, epoch.Add(12*time.Second))
+	// It is refreshed at 13 s, while the new one waits from 12.5 s to 13.5 s.
+	s.Update(epoch.Add(12500*time.Millisecond), append(old, claims([]int{2}, "192.0.2.1")...), []lb.Interface{eth0})
+	expect(t, run(t, s, epoch.Add(12500*time.Millisecond), epoch.Add(14*time.Second)),
+		"12.5s 2 192.0.2.1 arp-request", "12.5s 2 192.0.2.1 arp-reply",
+		"13s 2 2001:db8::1 advertisement",
+		"13.5s 2 192.0.2.1 arp-request", "13.5s 2 192.0.2.1 arp-reply")
+}
+
+// A small budget is used, too.
+func TestTheWholeBudgetIsUsed(t *testing.T) {
+	for _, rate := range []int{1, 2, 5, 9, 10, 11, 100} {
+		s := NewSchedule(Pace{Rate: rate})
+		s.Update(epoch, many(20*rate, []int{2}), []lb.Interface{eth0})
+		got := run(t, s, epoch, epoch.Add(10*time.Second))
+		inBudget(t, got, rate)
+		if len(got) < 9*rate {
+			t.Errorf("rate %d: %d packets in ten seconds", rate, len(got))
+		}
+	}
+}

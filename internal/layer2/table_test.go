@@ -151,3 +151,21 @@ func TestALookupAllocatesNothing(t *testing.T) {
 		}
 	}
 }
+
+func TestClaimsAreEqualThatSayTheSame(t *testing.T) {
+	for _, c := range []struct {
+		address    string
+		interfaces []int
+		want       bool
+	}{
+		{"2001:db8::1", []int{2, 3}, true},
+		{"2001:db8::1", []int{2}, false},
+		{"2001:db8::1", []int{2, 4}, false},
+		{"192.0.2.1", []int{2, 3}, false},
+	} {
+		one := Claim{netip.MustParseAddr("2001:db8::1"), []int{2, 3}}
+		if other := (Claim{netip.MustParseAddr(c.address), c.interfaces}); one.Equal(other) != c.want {
+			t.Errorf("%v and %v are equal: %v", one, other, !c.want)
+		}
+	}
+}
