@@ -121,6 +121,9 @@ func TestWhatCannotBeSentIsTakenFromWhatShouldBe(t *testing.T) {
 	v := SessionView{Routes: 10, Unsendable: map[lb.Family]int{lb.IPv4: 1}}
 	before := v.Unsendable
 	v.Lack(lb.IPv6, 0)
+	if _, is := v.Unsendable[lb.IPv6]; is {
+		t.Errorf("lacks none of IPv6 and says so: %v", v.Unsendable)
+	}
 	v.Lack(lb.IPv6, 3)
 	v.Lack(lb.IPv4, 2)
 	if v.Routes != 5 || v.Unsendable[lb.IPv4] != 3 || v.Unsendable[lb.IPv6] != 3 || len(before) != 1 || before[lb.IPv4] != 1 {

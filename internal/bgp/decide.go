@@ -192,7 +192,7 @@ type Rival struct{ Peer, Older string }
 
 // Internal reports whether a peer is in our own autonomous system.
 func Internal(p lb.BGPPeer) bool {
-	return p.Kind == lb.PeerInternal || p.Kind == lb.PeerFixed && p.PeerASN == p.LocalAS()
+	return p.Kind == lb.PeerInternal || p.PeerASN == p.LocalAS()
 }
 
 // Families returns the families that a session is to carry.
@@ -509,7 +509,7 @@ func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conf
 			continue
 		}
 		for c, claim := range claims {
-			if claim.Set && !said[c].Set {
+			if !said[c].Set {
 				said[c], by[c] = claim, i
 			}
 		}

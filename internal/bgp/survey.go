@@ -26,8 +26,8 @@ type Survey struct {
 type surveyClass struct {
 	decision
 	rivals []Rival
-	nodes  []string // ascending
-	unfit  Reason   // or Advertised
+	nodes  []string
+	unfit  Reason // or Advertised
 }
 
 // NewSurvey surveys a snapshot, of whose pools and Nodes origins are. The order of its
@@ -63,9 +63,6 @@ func NewSurvey(s lb.Snapshot, origins *origin.Index, o Options) *Survey {
 			v.classes = append(v.classes, surveyClass{decision: d, rivals: rivals, unfit: unfit})
 		}
 		v.classes[i].nodes = append(v.classes[i].nodes, n.Name)
-	}
-	for i := range v.classes {
-		slices.Sort(v.classes[i].nodes)
 	}
 	return v
 }

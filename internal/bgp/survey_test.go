@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"fmt"
+	fnv1a "hash/fnv"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -15,6 +16,11 @@ import (
 // anyCluster has a few nodes of two racks, peers, advertisements and Services.
 func anyCluster(rnd *rand.Rand) lb.Snapshot {
 	var s lb.Snapshot
+	// What is assigned comes from a pool, and so is ours.
+	s.Pools = []lb.Pool{{Name: "all", Ranges: []lb.AddressRange{
+		{First: netip.MustParseAddr("198.51.100.0"), Last: netip.MustParseAddr("198.51.100.255")},
+		{First: netip.MustParseAddr("2001:db8::"), Last: netip.MustParseAddr("2001:db8::ff")},
+	}}}
 	rack := func() []lb.Selector {
 		if rnd.IntN(2) == 0 {
 			return nil
@@ -51,7 +57,8 @@ func anyCluster(rnd *rand.Rand) lb.Snapshot {
 	for i := range 1 + rnd.IntN(4) {
 		svc := lb.Service{
 			Key: lb.ServiceKey{Namespace: "web", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(rnd.IntN(2)), Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{}, IPv6: lb.NodeEndpoints{}},
-			Assigned: []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(rnd.IntN(3))}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", rnd.IntN(3)))},
+			AssignedPools: []string{"all", "all"},
+			Assigned:      []netip.Addr{netip.AddrFrom4([4]byte{198, 51, 100, byte(rnd.IntN(3))}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", rnd.IntN(3)))},
 		}
 		for _, n := range s.Nodes {
 			if rnd.IntN(3) == 0 {
@@ -66,16 +73,24 @@ func anyCluster(rnd *rand.Rand) lb.Snapshot {
 
 // What is told of all nodes is what each of them decides.
 func TestASurveyAgreesWithEveryNode(t *testing.T) {
+	judged := 0
 	for seed := range uint64(3000) {
-		s := anyCluster(rand.New(rand.NewPCG(seed, 1)))
-		survey := NewSurvey(s, origin.New(s.Pools, s.Nodes), Options{})
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		s, o := anyRichCluster(rnd), Options{IgnoreExcludeLB: rnd.IntN(2) == 0}
+		for i := range s.Nodes {
+			s.Nodes[i].Drain = rnd.IntN(6) == 0
+		}
+		rnd.Shuffle(len(s.Nodes), func(i, j int) { s.Nodes[i], s.Nodes[j] = s.Nodes[j], s.Nodes[i] })
+		survey := NewSurvey(s, origin.New(s.Pools, s.Nodes), o)
 		conflicts, rivals := survey.Contradictions()
 		reasons := map[netip.Addr]map[Reason]int{}
 		advertisers := map[netip.Addr][]string{}
 		// Of all sessions every second one is established.
 		carriers := map[string][]uint32{}
 		for i, n := range s.Nodes {
-			intent := Decide(s, n.Name, Options{})
+			o.Phase, _ = PhaseAt(n.Drain, time.Time{}, time.Time{}, 0)
+			intent := Decide(s, n.Name, o)
+			judged += len(intent.Verdicts)
 			up := map[string]bool{}
 			for j, session := range intent.Sessions {
 				if (i+j)%2 == 0 {
@@ -109,6 +124,7 @@ func TestASurveyAgreesWithEveryNode(t *testing.T) {
 			if got := survey.Reasons(a); fmt.Sprint(got) != fmt.Sprint(want) {
 				t.Errorf("seed %d: %v: the nodes say %v, the survey %v", seed, a, want, got)
 			}
+			slices.Sort(advertisers[a])
 			if got := survey.Advertisers(a, carriers); !slices.Equal(got, advertisers[a]) {
 				t.Errorf("seed %d: %v: advertised from %v, the survey says %v", seed, a, advertisers[a], got)
 			}
@@ -116,6 +132,9 @@ func TestASurveyAgreesWithEveryNode(t *testing.T) {
 		if t.Failed() {
 			return
 		}
+	}
+	if judged < 3000 {
+		t.Errorf("only %d addresses are judged", judged)
 	}
 }
 
@@ -136,8 +155,24 @@ func TestCarriersAreOfEstablishedSessionsThatCanSend(t *testing.T) {
 	if got := Carried(v); len(got) != 2 || !slices.IsSorted(got) {
 		t.Errorf("%v", got)
 	}
+	v.Negotiated = nil
+	if got := Carried(v); got != nil {
+		t.Errorf("%v", got)
+	}
 	v.State = OpenConfirm
 	if got := Carried(v); got != nil {
 		t.Errorf("%v", got)
+	}
+}
+
+// Speakers of all versions mean the same by a number: it is FNV-1a of the peer's name and
+// the family's.
+func TestACarrierIsTheSameInAllVersions(t *testing.T) {
+	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+		h := fnv1a.New32a()
+		_, _ = h.Write([]byte("tor" + f.String()))
+		if got := Carrier("tor", f); got != h.Sum32() {
+			t.Errorf("%v: %d, want %d", f, got, h.Sum32())
+		}
 	}
 }

@@ -1,0 +1,339 @@
+package bgp
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/internal/lb"
+)
+
+// A second implementation, slow and obvious: it looks at every advertisement with
+// every peer, and asks for each what is in the way.
+
+// plainly returns why a node advertises an address, or what comes nearest to it, and
+// to whom.
+func plainly(s lb.Snapshot, node lb.Node, a netip.Addr, o Options) (nearest Reason, peers []string) {
+	family := lb.FamilyOf(a)
+	var sharing []lb.Service
+	for _, svc := range s.Services {
+		if !svc.Released && !svc.Foreign && slices.Contains(svc.Assigned, a) {
+			sharing = append(sharing, svc)
+		}
+	}
+	for _, n := range s.Nodes {
+		if slices.Contains(n.Addresses, a) {
+			return NodeAddress, nil
+		}
+	}
+	nearest = NoAdvertisement
+	told := map[string]bool{}
+	reach := func(r Reason) { nearest = max(nearest, r) }
+	for _, ad := range s.BGPAdvertisements {
+		all := true
+		for _, svc := range sharing {
+			all = all && (len(ad.ServiceSelectors) == 0 || lb.MatchesAny(ad.ServiceSelectors, svc.Labels))
+		}
+		if !all {
+			continue
+		}
+		if len(ad.NodeSelectors) > 0 && !lb.MatchesAny(ad.NodeSelectors, node.Labels) {
+			reach(NodeNotSelected)
+			continue
+		}
+		reach(NoPeer)
+		for _, p := range s.BGPPeers {
+			if !plainHolds(s, node, p) || len(ad.Peers) > 0 && !slices.Contains(ad.Peers, p.Name) {
+				continue
+			}
+			carries := p.Families
+			if len(carries) == 0 {
+				carries = []lb.Family{lb.FamilyOf(p.Address)}
+			}
+			if !slices.Contains(carries, family) {
+				reach(FamilyNotOffered)
+				continue
+			}
+			switch r := plainUnfit(sharing, node, family, p, o); r {
+			case Advertised:
+				told[p.Name] = true
+				reach(r)
+			default:
+				reach(r)
+			}
+		}
+	}
+	return nearest, slices.Sorted(maps.Keys(told))
+}
+
+// plainHolds reports whether a node holds a session with a peer: it selects the node,
+// and no older one that is for the same router does.
+func plainHolds(s lb.Snapshot, node lb.Node, p lb.BGPPeer) bool {
+	selected := func(p lb.BGPPeer) bool {
+		return len(p.NodeSelectors) == 0 || lb.MatchesAny(p.NodeSelectors, node.Labels)
+	}
+	older := func(o lb.BGPPeer) bool {
+		return o.Created.Before(p.Created) || o.Created.Equal(p.Created) && o.Name < p.Name
+	}
+	if !selected(p) {
+		return false
+	}
+	for _, o := range s.BGPPeers {
+		// The older one holds it itself: whom it yields to is for the same router, too.
+		if older(o) && selected(o) && o.SameRouter(p) {
+			return false
+		}
+	}
+	return true
+}
+
+func plainUnfit(sharing []lb.Service, node lb.Node, family lb.Family, p lb.BGPPeer, o Options) Reason {
+	if _, excluded := node.Labels[lb.LabelExcludeLB]; excluded && !o.IgnoreExcludeLB {
+		return NodeExcluded
+	}
+	if node.NetworkUnavailable {
+		return NetworkUnavailable
+	}
+	if o.Phase == Left || o.Stop == Left && p.GracefulRestart == nil {
+		return Drained
+	}
+	anywhere := false
+	for _, svc := range sharing {
+		for name, c := range svc.Endpoints.Of(family) {
+			usable := c.Ready > 0 || c.Terminating > 0
+			if usable && (svc.TrafficPolicy == lb.TrafficCluster || name == node.Name) {
+				return Advertised
+			}
+			anywhere = anywhere || usable
+		}
+	}
+	if anywhere {
+		return NoLocalEndpoint
+	}
+	return NoEndpoint
+}
+
+// anyRichCluster is [anyCluster] with all else that is in the way of an address.
+func anyRichCluster(rnd *rand.Rand) lb.Snapshot {
+	s := anyCluster(rnd)
+	tier := func(n int) []lb.Selector {
+		return []lb.Selector{{{Key: "tier", Operator: lb.In, Values: []string{fmt.Sprint(n)}}}}
+	}
+	for i := range s.BGPAdvertisements {
+		if rnd.IntN(3) == 0 {
+			s.BGPAdvertisements[i].ServiceSelectors = tier(rnd.IntN(2))
+		}
+	}
+	for i := range s.BGPPeers {
+		if rnd.IntN(3) == 0 {
+			s.BGPPeers[i].GracefulRestart = &lb.GracefulRestart{}
+		}
+	}
+	for i := range s.Services {
+		svc := &s.Services[i]
+		svc.Labels = map[string]string{"tier": fmt.Sprint(rnd.IntN(2))}
+		svc.Released, svc.Foreign = rnd.IntN(8) == 0, rnd.IntN(8) == 0
+	}
+	if rnd.IntN(4) == 0 {
+		s.Nodes[0].Addresses = []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8::1")}
+	}
+	return s
+}
+
+func TestEachNodeAdvertisesWhatIsPlainlyItsToAdvertise(t *testing.T) {
+	reached := map[Reason]int{}
+	for seed := range uint64(6000) {
+		rnd := rand.New(rand.NewPCG(seed, 2))
+		s := anyRichCluster(rnd)
+		o := Options{IgnoreExcludeLB: rnd.IntN(2) == 0, Phase: Phase(max(0, rnd.IntN(5)-2)), Stop: Phase(max(0, rnd.IntN(5)-2))}
+		for _, n := range s.Nodes {
+			intent := Decide(s, n.Name, o)
+			decided := map[netip.Addr]bool{}
+			for _, v := range intent.Verdicts {
+				decided[v.Address] = true
+				reason, peers := plainly(s, n, v.Address, o)
+				reached[reason]++
+				if v.Reason != reason || !slices.Equal(v.Peers, peers) {
+					t.Fatalf("seed %d: node %s: %v is %v to %v, plainly %v to %v", seed, n.Name, v.Address, v.Reason, v.Peers, reason, peers)
+				}
+			}
+			for _, svc := range s.Services {
+				for _, a := range svc.Assigned {
+					if ours := !svc.Released && !svc.Foreign; ours && !decided[a] {
+						t.Fatalf("seed %d: node %s says nothing of %v", seed, n.Name, a)
+					}
+				}
+			}
+		}
+	}
+	for r := range reasons {
+		if reached[Reason(r)] < 20 {
+			t.Errorf("%v is reached %d times", Reason(r), reached[Reason(r)])
+		}
+	}
+}
+
+// Any two attributes differ in one place only, and each difference is sent.
+func TestAnyDifferenceOfARouteIsSent(t *testing.T) {
+	prefix := netip.MustParsePrefix("2001:db8::1/128")
+	all := []Attributes{
+		{},
+		{LocalPref: Some(1)},
+		{LocalPref: Some(0)},
+		{MED: Some(1)},
+		{MED: Some(0)},
+		{Prepend: 1},
+		{Communities: []lb.Community{lb.GracefulShutdown}},
+		{Endpoints: 1},
+	}
+	texts := map[string]bool{}
+	for i, a := range all {
+		texts[a.String()] = true
+		for j, b := range all {
+			changes := Diff([]Route{{prefix, a}}, []Route{{prefix, b}})
+			if changes.Empty() != (i == j) {
+				t.Errorf("from %q to %q: %+v", a, b, changes)
+			}
+		}
+	}
+	if len(texts) != len(all) {
+		t.Errorf("some read the same: %v", texts)
+	}
+	one, other := []Route{{Prefix: prefix}}, []Route{{Prefix: netip.MustParsePrefix("192.0.2.1/32")}}
+	for _, c := range []Changes{Diff(one, nil), Diff(nil, one), Diff(one, other)} {
+		if c.Empty() {
+			t.Errorf("%+v is empty", c)
+		}
+	}
+}
+
+func metric(n uint32) *uint32 { return &n }
+
+// route returns the one route that a node has for the Services, told to an external peer or
+// an internal one, and the conflicts.
+func route(t *testing.T, as uint32, ads []lb.BGPAdvertisement, services ...lb.Service) (Route, []Conflict) {
+	t.Helper()
+	a := netip.MustParseAddr("2001:db8::")
+	for i := range services {
+		services[i].AssignedPools = []string{"all"}
+	}
+	for i := range ads {
+		ads[i].Created = time.Unix(int64(i), 0)
+	}
+	intent := Decide(lb.Snapshot{
+		Nodes:             []lb.Node{{Name: "n"}},
+		Pools:             []lb.Pool{{Name: "all", Ranges: []lb.AddressRange{{First: a, Last: netip.MustParseAddr("2001:db8::ff")}}}},
+		BGPPeers:          []lb.BGPPeer{{Name: "tor", MyASN: 65000, PeerASN: as, Address: netip.MustParseAddr("2001:db8:9::1")}},
+		BGPAdvertisements: ads, Services: services,
+	}, "n", Options{})
+	if len(intent.Sessions) != 1 || len(intent.Sessions[0].Routes) != 1 {
+		t.Fatalf("sessions: %+v", intent.Sessions)
+	}
+	return intent.Sessions[0].Routes[0], intent.Conflicts
+}
+
+// serves is a Service with so many ready endpoints on the node.
+func serves(name, address string, ready int) lb.Service {
+	return lb.Service{
+		Key: lb.ServiceKey{Namespace: "web", Name: name}, Labels: map[string]string{"name": name},
+		Assigned:  []netip.Addr{netip.MustParseAddr(address)},
+		Endpoints: lb.Endpoints{IPv6: lb.NodeEndpoints{"n": {Ready: ready}}},
+	}
+}
+
+func TestAContradictionNamesTheOldestWhoSaidSoAndTheFirstAttribute(t *testing.T) {
+	got, conflicts := route(t, 65000, []lb.BGPAdvertisement{
+		{Name: "silent"},
+		{Name: "oldest", MED: metric(1), LocalPref: metric(1)},
+		{Name: "agrees", MED: metric(1), LocalPref: metric(1)},
+		{Name: "youngest", MED: metric(2), LocalPref: metric(2)},
+	}, serves("a", "2001:db8::1", 1))
+	if want := []Conflict{{"youngest", "oldest", "localPref", got.Prefix, "tor"}}; !slices.Equal(conflicts, want) || got.MED != Some(1) || got.LocalPref != Some(1) {
+		t.Errorf("%v, conflicts %v", got, conflicts)
+	}
+	for as, want := range map[uint32]Attributes{65001: {MED: Some(1), Prepend: 1}, 65000: {MED: Some(1), LocalPref: Some(1)}} {
+		got, _ := route(t, as, []lb.BGPAdvertisement{{Name: "ad", MED: metric(1), LocalPref: metric(1), ASPathPrepend: 1}}, serves("a", "2001:db8::1", 1))
+		if !got.Equal(want) {
+			t.Errorf("to AS %d: %v, want %v", as, got, want)
+		}
+	}
+}
+
+// The endpoints of a Service count as a weight only if an advertisement that weighs
+// selects it.
+func TestAnAggregateWeighsWhatIsToBeWeighed(t *testing.T) {
+	only := func(name string) []lb.Selector {
+		return []lb.Selector{{{Key: "name", Operator: lb.In, Values: []string{name}}}}
+	}
+	got, _ := route(t, 65001, []lb.BGPAdvertisement{
+		{Name: "weighs", AggregationLengthV6: 64, ServiceSelectors: only("a"), WeightByEndpoints: true},
+		{Name: "does not", AggregationLengthV6: 64, ServiceSelectors: only("b")},
+	}, serves("a", "2001:db8::1", 2), serves("b", "2001:db8::2", 5))
+	if got.Endpoints != 2 || got.Prefix != netip.MustParsePrefix("2001:db8::/64") {
+		t.Errorf("%v", got)
+	}
+	for length, want := range map[int]string{0: "2001:db8::1/128", 1: "::/1", 127: "2001:db8::/127", 128: "2001:db8::1/128", 129: "2001:db8::1/128"} {
+		got, _ := route(t, 65001, []lb.BGPAdvertisement{{Name: "ad", AggregationLengthV6: length}}, serves("a", "2001:db8::1", 2))
+		if got.Prefix != netip.MustParsePrefix(want) {
+			t.Errorf("length %d: %v, want %s", length, got.Prefix, want)
+		}
+	}
+}
+
+// A failure to connect that follows the router's own words is told with them, whichever
+// it is.
+func TestARoutersWordsStayBesideWhatIsNew(t *testing.T) {
+	words := &Fault{Cause: Notified, Text: "see you at noon"}
+	for _, c := range []Cause{ConnectionRefused, Unanswered, Unreachable, Silent} {
+		got := (&Fault{Cause: c, Text: "new"}).Succeed(words)
+		if got.Cause != c || got.Text != "new; before that see you at noon" {
+			t.Errorf("%v: %+v", c, got)
+		}
+		// And only once, however often it fails.
+		if again := (&Fault{Cause: c, Text: "new"}).Succeed(got); again.Text != got.Text {
+			t.Errorf("%v again: %+v", c, again)
+		}
+	}
+	for _, c := range []Cause{ClosedBeforeOpen, ConnectionLost} {
+		if got := (&Fault{Cause: c, Text: "a guess"}).Succeed(words); got != words {
+			t.Errorf("%v: %+v", c, got)
+		}
+	}
+}
+
+// A keepalive time that is shorter than a third of the hold time is kept, however short.
+func TestAKeepaliveTimeIsKept(t *testing.T) {
+	for _, k := range []time.Duration{time.Second, 2 * time.Second} {
+		p := lb.BGPPeer{MyASN: 65000, PeerASN: 65001, Address: netip.MustParseAddr("2001:db8::1"), HoldTime: 9 * time.Second, KeepaliveTime: k}
+		ours := LocalOpen(p, netip.MustParseAddr("192.0.2.9"), false)
+		theirs := ours
+		theirs.AS, theirs.ID = 65001, netip.MustParseAddr("192.0.2.8")
+		n, err := Negotiate(p, ours, theirs)
+		if err != nil || n.KeepaliveTime != k {
+			t.Errorf("%v: %v, %v", k, n.KeepaliveTime, err)
+		}
+	}
+}
+
+func TestAPeerIsInternalByItsKindOrItsNumber(t *testing.T) {
+	for _, c := range []struct {
+		peer lb.BGPPeer
+		want bool
+	}{
+		{lb.BGPPeer{Kind: lb.PeerInternal, MyASN: 65000}, true},
+		{lb.BGPPeer{Kind: lb.PeerExternal, MyASN: 65000}, false},
+		{lb.BGPPeer{MyASN: 65000, PeerASN: 65000}, true},
+		{lb.BGPPeer{MyASN: 65000, PeerASN: 65001}, false},
+	} {
+		if got := Internal(c.peer); got != c.want {
+			t.Errorf("%+v: internal %v", c.peer, got)
+		}
+	}
+	if got := Families(lb.BGPPeer{Interface: "eth0"}); !slices.Equal(got, []lb.Family{lb.IPv4, lb.IPv6}) {
+		t.Errorf("unnumbered: %v", got)
+	}
+}
