@@ -339,9 +339,16 @@ func (o *openbgpd) leads(t *testing.T, prefix string) (all []string) {
 func (o *openbgpd) print(t *testing.T, p lb.BGPPeer, prefix string) any {
 	t.Helper()
 	var v struct{ RIB []map[string]any }
-	o.show(t, &v, "rib", "detail", openbgpdFamily(familyName(prefix)), "neighbor", p.Source.String())
+	of := func(r map[string]any) bool { return r["prefix"] == prefix }
+	// It has a route before it has found out where the next hop is.
+	eventually(t, within, func() (bool, any) {
+		v.RIB = nil
+		o.show(t, &v, "rib", "detail", openbgpdFamily(familyName(prefix)), "neighbor", p.Source.String())
+		i := slices.IndexFunc(v.RIB, of)
+		return i < 0 || v.RIB[i]["valid"] == true, v.RIB
+	})
 	for _, r := range v.RIB {
-		if r["prefix"] != prefix {
+		if !of(r) {
 			continue
 		}
 		js, err := json.Marshal(r)
