@@ -44,7 +44,7 @@ func main() {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	if err := run(ctx, o, log); err != nil {
-		log.Error("stopped", "err", err)
+		log.Error("speaker stopped", "err", err)
 		os.Exit(1)
 	}
 }
@@ -136,7 +136,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		}
 		return nil
 	})
-	log.Info("speaking", "node", o.node, "address", gossip, "version", daemon.Version())
+	log.Info("speaker started", "node", o.node, "address", gossip, "version", daemon.Version())
 	s.Run(ctx)
 	return ended(parts, nil)
 }

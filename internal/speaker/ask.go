@@ -37,7 +37,7 @@ func (s *Speaker) ask(ctx context.Context, e core.Effects) {
 	for _, q := range e.Knock {
 		s.asking.Go(func() {
 			if _, err := s.link.Probe(ctx, q.Interface, q.Address, q.MAC); err != nil && ctx.Err() == nil {
-				s.log.Debug("cannot ask a speaker that returns", "address", q.Address, "err", err)
+				s.log.Debug("cannot probe a speaker that returns", "address", q.Address, "err", err)
 			}
 		})
 	}
@@ -46,7 +46,7 @@ func (s *Speaker) ask(ctx context.Context, e core.Effects) {
 func (s *Speaker) detect(ctx context.Context, q core.Detect) {
 	found, err := s.link.Detect(ctx, q.Interface, q.Addresses, q.OfNode)
 	if err != nil && ctx.Err() == nil {
-		s.log.Warn("cannot ask whether addresses are in use", "addresses", len(q.Addresses), "err", err)
+		s.log.Warn("cannot probe for address conflicts", "addresses", len(q.Addresses), "err", err)
 	}
 	select {
 	case s.detected <- detected{q.Inquiry, found, err != nil}:

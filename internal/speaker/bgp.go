@@ -179,7 +179,7 @@ func (r *router) leave(timer *time.Timer) {
 	if r.told() == 0 {
 		return
 	}
-	r.log.Info("leaving: telling routers", "sessions", r.told(), "grace", r.grace)
+	r.log.Info("speaker stopping: telling routers", "sessions", r.told(), "grace", r.grace)
 	for _, step := range []struct {
 		stop bgp.Phase
 		for_ time.Duration
@@ -228,7 +228,7 @@ func (r *router) pass(now time.Time) (until time.Time) {
 	defer func() {
 		if p := recover(); p != nil {
 			r.metrics.panics.Inc()
-			r.log.Error("BGP stays as it is: deciding failed", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+			r.log.Error("BGP decision failed; routes stay as they are", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
 	world := r.described(*snapshot)
@@ -311,7 +311,7 @@ func (r *router) phase(s *lb.Snapshot, now time.Time) (bgp.Phase, time.Time) {
 	drain := found && s.Nodes[i].Drain
 	if drain && !r.drain && r.begun {
 		r.drainedAt = now
-		r.log.Info("draining: telling routers", "grace", r.grace)
+		r.log.Info("node draining: telling routers", "grace", r.grace)
 	}
 	r.begun, r.drain = true, drain
 	return bgp.PhaseAt(drain, r.drainedAt, now, r.grace)
@@ -321,7 +321,7 @@ func (r *router) phase(s *lb.Snapshot, now time.Time) (bgp.Phase, time.Time) {
 func (r *router) complain(was, is *bgp.Intent) {
 	for _, c := range is.Conflicts {
 		if !slices.Contains(was.Conflicts, c) {
-			r.log.Warn("advertisements contradict each other", "reason", c.String())
+			r.log.Warn("BGPAdvertisements contradict each other", "reason", c.String())
 		}
 	}
 	for _, rival := range is.Rivals {

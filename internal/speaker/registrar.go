@@ -114,14 +114,14 @@ func (r *Registrar) Run(ctx context.Context) {
 				continue
 			case err != nil:
 				if wait == 0 {
-					r.log.Warn("cannot report what this node does", "err", err)
+					r.log.Warn("cannot update SpeakerStatus", "err", err)
 				}
 				wait = min(max(retry, 2*wait), rarely)
 				next = time.Now().Add(wait + rand.N(wait/4))
 				by(next)
 				continue
 			case wait > 0:
-				r.log.Info("what this node does is reported again")
+				r.log.Info("SpeakerStatus updated again")
 				wait = 0
 			}
 			next = time.Now().Add(breath)

@@ -173,7 +173,7 @@ func (s *Speaker) loop(ctx context.Context) {
 	for {
 		s.step(asking, time.Now())
 		if s.left {
-			s.log.Info("stopped answering")
+			s.log.Info("layer 2 stopped")
 			return
 		}
 		timer.Stop()
@@ -187,7 +187,7 @@ func (s *Speaker) loop(ctx context.Context) {
 		select {
 		case <-leave:
 			leave = nil
-			s.log.Info("leaving: handing over addresses")
+			s.log.Info("speaker stopping: handing over addresses")
 			s.core.Leave(time.Now())
 		case <-changed:
 			s.dirty = true
@@ -309,14 +309,14 @@ func (s *Speaker) tell(e core.Effects) {
 		s.log.Debug("address "+t.Kind.String(), "address", t.Address, "cause", t.Cause, "from", t.From, "to", t.To)
 	}
 	for _, a := range e.Won {
-		s.log.Info("another speaker let go of our address", "address", a)
+		s.log.Info("another speaker has given up our address", "address", a)
 	}
 	for _, c := range e.Conflicts {
 		if c.Withheld {
 			s.log.Warn("address conflict: withholding the address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
 			continue // the view tells
 		}
-		s.log.Warn("address conflict: another station uses our address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
+		s.log.Warn("address conflict: a foreign station uses our address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
 		s.conflicts = append(slices.Clone(s.conflicts[max(0, len(s.conflicts)-conflictsTold+1):]),
 			report.Conflict{Address: c.Address, MAC: c.MAC, Heard: c.Kind.String(), At: c.At})
 	}
