@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -51,9 +52,11 @@ func TestAnotherWriterOfAStatusMovesNoService(t *testing.T) {
 // A rival is a writer that answers each write of ours to a Service with its own.
 type rival struct {
 	*bubble
-	name  string
+	name string
+	undo func(*corev1.Service)
+
+	mu    sync.Mutex // The controller writes on goroutines of its own.
 	after time.Duration
-	undo  func(*corev1.Service)
 	done  bool
 	// writes are ours, since it was last asked.
 	writes []time.Time
@@ -65,10 +68,12 @@ func (b *bubble) rival(name string, undo func(*corev1.Service)) *rival {
 		if w.Resource != "services" || w.Name != name {
 			return nil
 		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		r.writes = append(r.writes, time.Now())
-		if !r.done {
+		if after := r.after; !r.done {
 			go func() {
-				time.Sleep(r.after) // virtual
+				time.Sleep(after) // virtual
 				r.act()
 			}()
 		}
@@ -91,13 +96,35 @@ func (r *rival) act() {
 	}
 }
 
+// stop lets it answer no more.
+func (r *rival) stop() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.done = true
+}
+
+// wait sets how long it takes to answer.
+func (r *rival) wait(after time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.after = after
+}
+
+// written returns when we wrote since it was last asked.
+func (r *rival) written() []time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	writes := r.writes
+	r.writes = nil
+	return writes
+}
+
 // wrote fails the test unless we wrote so often since it was last asked.
 func (r *rival) wrote(what string, want int) {
 	r.Helper()
-	if len(r.writes) != want {
-		r.Errorf("%s: %d writes, want %d: %v; log:\n%s", what, len(r.writes), want, r.writes, r.log)
+	if writes := r.written(); len(writes) != want {
+		r.Errorf("%s: %d writes, want %d: %v; log:\n%s", what, len(writes), want, writes, r.log)
 	}
-	r.writes = nil
 }
 
 func named(s *corev1.Service) {
@@ -169,7 +196,7 @@ func TestAStatusThatAnotherWriterInsistsOnIsContested(t *testing.T) {
 
 				// It goes on being contested, and is tried ever more rarely.
 				b.passes(24 * time.Hour)
-				if n := len(r.writes); n < 80 || n > 100 {
+				if n := len(r.written()); n < 80 || n > 100 {
 					t.Errorf("%d writes in a day", n)
 				}
 				if got := short(); got != c.shows {
@@ -179,10 +206,10 @@ func TestAStatusThatAnotherWriterInsistsOnIsContested(t *testing.T) {
 				b.tells()
 
 				// The other writer stops.
-				r.done = true
+				r.stop()
 				b.passes(17 * time.Minute)
 				b.shows("web", "192.0.2.0 2001:db8:: "+waits)
-				r.writes = nil
+				r.written()
 				b.passes(48 * time.Hour)
 				r.wrote("all is calm", 0)
 				if n := b.metric("belfry_services", "reason=Contested", "waiting=false"); n != 0 {
@@ -248,7 +275,7 @@ func TestNoWriterMakesUsWriteWithoutEndOrMovesAService(t *testing.T) {
 				b.shows("web", kept)
 				b.told()
 				r := b.rival("web", c.undo)
-				r.after = c.after
+				r.wait(c.after)
 				r.act()
 				b.passes(30 * time.Second)
 				if c.after < time.Second {
@@ -257,9 +284,10 @@ func TestNoWriterMakesUsWriteWithoutEndOrMovesAService(t *testing.T) {
 				b.passes(4 * time.Hour)
 				// Three that are undone, one before that stayed for a while, and what is told
 				// of both.
-				for i := 6; i < len(r.writes); i++ {
-					if span := r.writes[i].Sub(r.writes[i-6]); span < time.Minute {
-						t.Errorf("seven writes within %v, the last at %v", span, r.writes[i])
+				writes := r.written()
+				for i := 6; i < len(writes); i++ {
+					if span := writes[i].Sub(writes[i-6]); span < time.Minute {
+						t.Errorf("seven writes within %v, the last at %v", span, writes[i])
 					}
 				}
 				b.shows("late", "192.0.2.0 2001:db8:: "+waits)
@@ -269,7 +297,7 @@ func TestNoWriterMakesUsWriteWithoutEndOrMovesAService(t *testing.T) {
 				if c.event == "" && len(events) > 0 || c.event != "" && (len(events) != 1 || !strings.HasPrefix(events[0], c.event)) {
 					t.Errorf("the Events are %q", events)
 				}
-				r.done = true
+				r.stop()
 				b.edit("web", func(s *corev1.Service) { s.Spec.Ports[0].Port++ }) // its owner looks after it
 				b.passes(2 * time.Minute)
 				b.shows("web", kept)
@@ -289,7 +317,7 @@ func TestALeaderThatComesAmidAContestKeepsTheAddress(t *testing.T) {
 		for range 5 {
 			b.passes(10 * time.Second)
 			stop()
-			r.writes = nil
+			r.written()
 			stop = b.lead()
 			b.passes(10 * time.Second)
 			r.wrote("a new leader", 4)
@@ -299,7 +327,7 @@ func TestALeaderThatComesAmidAContestKeepsTheAddress(t *testing.T) {
 		}
 		// Its owner can still move it.
 		b.edit("web", annotated("belfry.dev/reallocate", "1"))
-		r.done = true
+		r.stop()
 		b.passes(2 * time.Minute)
 		b.shows("web", "192.0.2.1 2001:db8::1 pool=edge Allocated=True/Allocated Reallocated=True/Honored Announced=False/NoAdvertisement")
 	})

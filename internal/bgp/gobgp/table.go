@@ -108,9 +108,11 @@ type table struct {
 	err  error
 
 	// owed counts the tables that the server has been asked for and has not yet
-	// said. While there are any, the table holds globals, once.
-	mu   sync.Mutex
-	owed map[wire.Family]int
+	// said. While there are any, the table holds globals, once. It owes nothing
+	// any more once it is retired.
+	mu      sync.Mutex
+	owed    map[wire.Family]int
+	retired bool
 }
 
 // The two ends of the connection on loopback. Neither identifier is seen by
@@ -129,14 +131,13 @@ func newTable(ctx context.Context, p *pool, sh shape, routes []hop) (*table, err
 	t.inner, t.server = inner, p.get()
 	if err := t.start(ctx, routes); err != nil {
 		inner.Close()
-		t.release()
 		t.retire()
 		return nil, err
 	}
 	go func() {
 		defer close(t.lost)
 		t.err = inner.Run()
-		t.release()
+		t.retire()
 	}()
 	return t, nil
 }
@@ -193,6 +194,9 @@ func (t *table) refresh(f wire.Family) error {
 func (t *table) owe(f wire.Family) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.retired {
+		return
+	}
 	if len(t.owed) == 0 {
 		globals.RLock()
 	}
@@ -216,27 +220,25 @@ func (t *table) said(f wire.Family) {
 	}
 }
 
-// release gives globals back for tables that will not be said any more.
-func (t *table) release() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.owed) > 0 {
-		clear(t.owed)
-		globals.RUnlock()
-	}
-}
-
 // close ends the table.
 func (t *table) close() {
 	t.inner.Close()
 	<-t.lost
-	t.retire()
 }
 
-// retire stops the server and keeps it for another table.
+// retire stops the server, keeps it for another table, and gives globals back for
+// tables that will not be said any more. Until the server has stopped it may still
+// find, in what it had received, that it is asked for one.
 func (t *table) retire() {
 	if err := t.server.StopBgp(context.Background(), &api.StopBgpRequest{}); err == nil {
 		t.pool.put(t.server)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retired = true
+	if len(t.owed) > 0 {
+		clear(t.owed)
+		globals.RUnlock()
 	}
 }
 
