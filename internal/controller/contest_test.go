@@ -253,13 +253,13 @@ func TestNoWriterMakesUsWriteWithoutEndOrMovesAService(t *testing.T) {
 		writes int // in the first half minute
 		event  string
 	}{
-		"our conditions":      {unconditioned, time.Millisecond, 3, "Warning AllocationFailed Service web: field manager lb-operator undoes what Belfry writes to the status"},
-		"the whole status":    {emptied, time.Millisecond, 3, "Warning AllocationFailed Service web: field manager lb-operator changes"},
-		"our annotations":     {stripped, time.Millisecond, 3, ""},
-		"by two in turn":      {alternate, time.Millisecond, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
-		"by one that counts":  {counting, time.Millisecond, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
-		"slowly":              {named, 8 * time.Second, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
-		"while ours is going": {named, 0, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
+		"our conditions":     {unconditioned, time.Millisecond, 3, "Warning AllocationFailed Service web: field manager lb-operator undoes what Belfry writes to the status"},
+		"the whole status":   {emptied, time.Millisecond, 3, "Warning AllocationFailed Service web: field manager lb-operator changes"},
+		"our annotations":    {stripped, time.Millisecond, 3, ""},
+		"by two in turn":     {alternate, time.Millisecond, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
+		"by one that counts": {counting, time.Millisecond, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
+		"slowly":             {named, 8 * time.Second, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
+		"at once":            {named, time.Nanosecond, 4, "Warning AllocationFailed Service web: field manager lb-operator changes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(b *bubble) {

@@ -353,6 +353,18 @@ func (s *speaker) established(name string) bgp.SessionView {
 	return v
 }
 
+// sends waits until a session is up, so many routes are sent, and none is held back:
+// a next hop may be known a moment later than the session.
+func (s *speaker) sends(name string, routes int) bgp.SessionView {
+	s.t.Helper()
+	var v bgp.SessionView
+	eventually(s.t, within, func() (bool, any) {
+		v = s.view(name)
+		return v.State == bgp.Established && v.Sent == routes && v.Routes == routes && len(v.Unsendable) == 0, fmt.Sprintf("%+v", v)
+	})
+	return v
+}
+
 // establishedTimes waits until a session has come up so many times, and is up with
 // its routes sent.
 func (s *speaker) establishedTimes(name string, n uint64) {

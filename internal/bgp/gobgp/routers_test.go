@@ -149,8 +149,7 @@ func TestBothFamiliesRunOverOneSession(t *testing.T) {
 				s := speak(t)
 				one, two := "198.51.100.17/32", "2001:db8:100::17/128"
 				s.say(p, route(one), route(two))
-				v := s.established(p.Name)
-				if v.Routes != 2 || len(v.Unsendable) != 0 || v.Negotiated.ExtendedNextHop != extended {
+				if v := s.sends(p.Name, 2); v.Negotiated.ExtendedNextHop != extended {
 					t.Errorf("%+v", v)
 				}
 				holds(t, j, p, "ipv4", one)
