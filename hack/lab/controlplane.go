@@ -265,6 +265,22 @@ func (c *Cluster) startControllers() error {
 	return nil
 }
 
+// RestartAPI kills the API server, starts it again and waits until it is ready.
+func (c *Cluster) RestartAPI(ctx context.Context) error {
+	const name = "kube-apiserver"
+	p, err := c.processes.Process(name)
+	if err != nil {
+		return err
+	}
+	if err := p.Kill(ctx); err != nil {
+		return err
+	}
+	if err := c.processes.Restart(ctx, name); err != nil {
+		return err
+	}
+	return c.awaitAPI(ctx, p)
+}
+
 // awaitControllers returns when what the controllers make, and a Pod's creation
 // needs, is there.
 func (c *Cluster) awaitControllers(ctx context.Context) error {
@@ -281,7 +297,9 @@ func (c *Cluster) awaitControllers(ctx context.Context) error {
 	})
 }
 
-// awaitAPI waits until the API server is ready, as long as what it is made of runs.
+// awaitAPI waits until the API server is ready and gives Services cluster IPs, as long
+// as what it is made of runs. It calls itself ready sooner: until it has read its own
+// ServiceCIDRs, it refuses every new Service as "range is full".
 func (c *Cluster) awaitAPI(ctx context.Context, parts ...*Process) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("a minute has passed"))
 	defer cancel()
@@ -303,6 +321,13 @@ func (c *Cluster) awaitAPI(ctx context.Context, parts ...*Process) error {
 		if err != nil && len(body) > 0 {
 			return fmt.Errorf("%w:\n%s", err, failingChecks(body))
 		}
+		if err != nil {
+			return err
+		}
+		_, err = cs.CoreV1().Services(metav1.NamespaceDefault).Create(probe, &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "ready-"},
+			Spec:       corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 1}}},
+		}, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return err
 	})
 }
