@@ -205,10 +205,14 @@ func (b *bubble) carries(name string) string {
 		out = append(out, "pool="+pool)
 	}
 	for _, c := range s.Status.Conditions {
-		if kube.ConditionType(c.Type) != kube.ConditionRecorded {
+		switch kube.ConditionType(c.Type) {
+		case kube.ConditionPlaced: // see placed
+		case kube.ConditionRecorded:
+			if has := recorded(c.Message); has != addresses {
+				out = append(out, "Recorded="+has)
+			}
+		default:
 			out = append(out, fmt.Sprintf("%s=%s/%s", strings.TrimPrefix(c.Type, "belfry.dev/"), c.Status, c.Reason))
-		} else if has := recorded(c.Message); has != addresses {
-			out = append(out, "Recorded="+has)
 		}
 	}
 	return strings.Join(out, " ")

@@ -125,6 +125,9 @@ func (l *loop) contests(is kube.Service, w kube.ServiceWrite, over kube.Parts, b
 func (s *service) remember(is lb.Service) lb.Service {
 	known := s.uid == is.UID
 	s.uid = is.UID
+	if !known || s.moved == (lb.Move{}) {
+		s.moved = is.Moved
+	}
 	if !known || is.Released || is.Foreign {
 		return is
 	}

@@ -275,7 +275,7 @@ func told(s *corev1.Service) string {
 		out = append(out, "pool="+pool)
 	}
 	for _, c := range s.Status.Conditions {
-		if kube.ConditionType(c.Type) == kube.ConditionRecorded && recorded(c.Message) == addresses {
+		if t := kube.ConditionType(c.Type); t == kube.ConditionPlaced || t == kube.ConditionRecorded && recorded(c.Message) == addresses {
 			continue
 		}
 		out = append(out, fmt.Sprintf("%s=%s/%s", strings.TrimPrefix(c.Type, "belfry.dev/"), c.Status, c.Reason))

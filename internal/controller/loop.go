@@ -100,6 +100,9 @@ type service struct {
 	// was last looked at, and wrote is where the write that is under way puts them.
 	placed      []string
 	seen, wrote lb.Service
+	// moved is what was answered to the last request to move it, and refusal why.
+	moved   lb.Move
+	refusal string
 	// fresh is when it was first seen, until it has been told anything.
 	fresh time.Time
 }
@@ -410,7 +413,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		delete(l.cursed, key)
 		l.planner.Put(is.Service)
 	}
-	if l.replaced(s, is.Service) {
+	if l.replaced(s, is.Service) || s.asksToMove(is.Service) {
 		return []lb.ServiceKey{key}
 	}
 	return nil
@@ -492,7 +495,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 	was := is
 	was.Service = s.remember(is.Service)
 	var carries kube.ServiceWrite
-	s.wrote = lb.Service{Assigned: want.Addresses, Placed: want.Placed, Reallocated: want.Reallocated, Terms: want.Terms}
+	s.wrote = lb.Service{Assigned: want.Addresses, Placed: want.Placed, Reallocated: want.Reallocated, Moved: want.Moved, Terms: want.Terms}
 	l.submit(&s.attempt, job{
 		kind: kindService, object: key.String(),
 		do: func(ctx context.Context) (kube.Outcome, error) {
@@ -517,6 +520,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 			switch o {
 			case kube.Done:
 				l.tell(was, d, carries)
+				l.tellMove(was, carries, s.refusal)
 				l.tellEvent(is, s, want, write)
 				if len(want.Addresses) > 0 && !s.fresh.IsZero() {
 					l.Metrics.latency.Observe(time.Since(s.fresh).Seconds())

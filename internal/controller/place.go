@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -39,8 +40,8 @@ func (p *places) set(a netip.Addr, node string) {
 	p.load[node]++
 }
 
-// replaced takes note of the places that somebody else has written to a Service:
-// the speaker that took over, or a person who wants an address somewhere else.
+// replaced takes note of the places that somebody else has recorded in a Service's
+// status: the controller that led before, or an operator with that right.
 // It reports whether the Service has to be looked at for that. What we wrote
 // ourselves is no news: by the time it is seen, it may be outdated.
 func (l *loop) replaced(s *service, is lb.Service) bool {
@@ -55,8 +56,53 @@ func (l *loop) replaced(s *service, is lb.Service) bool {
 			l.places.set(a, node)
 		}
 	}
-	s.seen = lb.Service{Assigned: is.Assigned, Placed: is.Placed, Reallocated: is.Reallocated, Terms: is.Terms}
+	s.seen = lb.Service{Assigned: is.Assigned, Placed: is.Placed, Reallocated: is.Reallocated, Moved: is.Moved, Terms: is.Terms}
 	return differs
+}
+
+// asksToMove reports whether a Service has a request to move that is not answered.
+func (s *service) asksToMove(is lb.Service) bool {
+	return is.Request.Move != "" && is.Request.Move != s.moved.Token
+}
+
+// honorMoves places the Services of an index where they ask to be, once for each
+// request. A request that cannot be met whole moves nothing.
+func (l *loop) honorMoves(index *announce.Index, services []lb.Service) {
+	var sites []placement.Address
+	for _, is := range services {
+		s := l.services[is.Key]
+		if !s.asksToMove(is) {
+			continue
+		}
+		if sites == nil {
+			sites = index.Sites()
+		}
+		node := is.Request.MoveTo
+		s.refusal = ""
+		for _, a := range is.Assigned {
+			at, known := slices.BinarySearchFunc(sites, a, func(site placement.Address, a netip.Addr) int { return site.Address.Compare(a) })
+			if !known {
+				continue
+			}
+			if why := sites[at].Objects(node); why != "" && s.refusal == "" {
+				s.refusal = fmt.Sprintf("%s: %v %s; nothing is moved", kube.AnnotationMove, a, why)
+			}
+		}
+		s.moved = lb.Move{Token: is.Request.Move, Refused: s.refusal != ""}
+		if s.moved.Refused {
+			continue
+		}
+		for _, d := range s.decision.Assignments {
+			l.places.set(d.Address, node)
+		}
+	}
+}
+
+// tellMove tells of a request to move that a write has recorded as refused.
+func (l *loop) tellMove(was kube.Service, is kube.ServiceWrite, why string) {
+	if is.Moved.Refused && is.Moved != was.Moved && why != "" {
+		l.Events.Record(kube.Event{About: was.Reference(), Warning: true, Reason: eventNotMoved, Action: "Place", Note: why})
+	}
 }
 
 // carried returns a Service as it will be once a decision is carried out.

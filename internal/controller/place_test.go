@@ -132,26 +132,22 @@ func TestPlacesStayMoveAndFollow(t *testing.T) {
 		t.Errorf("places %v, before %v; writes:\n%s", after, before, strings.Join(w.writes(mark), "\n"))
 	}
 
-	// A speaker took over and said so: the controller leaves it there, and counts
-	// it there.
+	// It goes where it is asked to go, in one write, and is counted there.
 	mark = w.mark()
-	w.patch("web-0", `{"metadata":{"annotations":{"belfry.dev/l2-node":"node4"}}}`)
+	w.patch("web-0", `{"metadata":{"annotations":{"belfry.dev/move-to":"node4"}}}`)
 	w.settled()
-	if now, _ := w.placed(); now["web-0"] != "node4" || len(w.writes(mark)) > 0 {
+	if now, _ := w.placed(); now["web-0"] != "node4" || !maps.Equal(w.writesOf(w.writes(mark)), map[string]int{"web-0": 1}) {
 		t.Errorf("web-0 is on %s after\n%s", now["web-0"], strings.Join(w.writes(mark), "\n"))
 	}
 
-	// What is no place is replaced.
-	w.patch("web-0", `{"metadata":{"annotations":{"belfry.dev/l2-node":"nowhere"}}}`)
-	w.eventually("web-0 has a place", func() (string, bool) {
-		now, _ := w.placed()
-		return now["web-0"], now["web-0"] != "nowhere" && now["web-0"] != ""
-	})
-	w.patch("web-0", `{"metadata":{"annotations":{"belfry.dev/l2-node":null}}}`)
-	w.eventually("web-0 has a place again", func() (string, bool) {
-		now, _ := w.placed()
-		return now["web-0"], now["web-0"] != ""
-	})
+	// What the annotation says that tells of the place moves nothing.
+	for _, forged := range []string{`"node1"`, "null"} {
+		w.patch("web-0", `{"metadata":{"annotations":{"belfry.dev/l2-node":`+forged+`}}}`)
+		w.eventually("web-0 is told to be where it is", func() (string, bool) {
+			now, _ := w.placed()
+			return now["web-0"], now["web-0"] == "node4"
+		})
+	}
 	w.settled()
 
 	// A node that goes moves its own addresses only.
@@ -211,7 +207,7 @@ func TestServicesThatShareAnAddressAgreeOnItsPlace(t *testing.T) {
 	}
 	agreed("")
 	for _, on := range []string{"node3", "node1"} {
-		w.patch("web-2", `{"metadata":{"annotations":{"belfry.dev/l2-node":"`+on+`"}}}`)
+		w.patch("web-2", `{"metadata":{"annotations":{"belfry.dev/move-to":"`+on+`"}}}`)
 		agreed(on)
 	}
 	w.settled()

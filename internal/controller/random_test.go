@@ -188,10 +188,10 @@ func (w randomWorld) change() {
 		w.endpoints(name)
 	case 6, 7:
 		w.api.Delete(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}})
-	case 8, 9: // a speaker, or a person
+	case 8, 9: // its owner asks, or forges what is told
 		s, ok := apitest.Get(w.api, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}})
 		if ok && len(s.Status.LoadBalancer.Ingress) > 0 {
-			annotated("belfry.dev/l2-node", w.one("node1", "node2", "node3", "nowhere", "node1,node2"))(s)
+			annotated(w.one("belfry.dev/move-to", "belfry.dev/l2-node"), w.one("node1", "node2", "node3", "nowhere", "node1 again"))(s)
 			apitest.Put(w.api, s)
 		}
 	default:

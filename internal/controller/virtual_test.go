@@ -147,14 +147,17 @@ func TestPlacesStayMoveAndFollowInOneWriteEach(t *testing.T) {
 			t.Errorf("places %v, before %v; writes: %v", after, before, n)
 		}
 
-		// A speaker took over and said so: the controller leaves it there, and counts
-		// it there.
+		// Another leader, or an operator, recorded another place: it is left there, and
+		// counted there.
 		place := func(on string) func(*corev1.Service) {
-			return func(s *corev1.Service) { s.Annotations["belfry.dev/l2-node"] = on }
+			return func(s *corev1.Service) {
+				c := meta.FindStatusCondition(s.Status.Conditions, "belfry.dev/Placed")
+				c.Message = s.Status.LoadBalancer.Ingress[0].IP + " on " + on + ", " + s.Status.LoadBalancer.Ingress[1].IP + " on " + on
+			}
 		}
 		b.edit("web-0", place("node4"))
 		b.passes(time.Minute)
-		if now, _ := b.placed(); now["web-0"] != "node4" || len(written()) > 0 {
+		if now, _ := b.placed(); now["web-0"] != "node4" || !maps.Equal(written(), map[string]int{"web-0": 1}) {
 			t.Errorf("web-0 is on %s", now["web-0"])
 		}
 		b.expose("counted")
@@ -213,7 +216,7 @@ func TestServicesThatShareAnAddressAreWrittenTheSamePlace(t *testing.T) {
 		}
 		b.passes(time.Minute)
 		for _, on := range []string{"node2", "node1"} {
-			b.edit("web-2", func(s *corev1.Service) { s.Annotations["belfry.dev/l2-node"] = on })
+			b.edit("web-2", annotated("belfry.dev/move-to", on))
 			b.passes(time.Minute)
 			b.spreads(map[string]int{on: 8})
 		}
@@ -455,5 +458,72 @@ func TestTransitionsAreToldOnceByEvents(t *testing.T) {
 		b.pool("edge", nil, "192.0.2.0/31", "2001:db8::/127")
 		b.passes(time.Minute)
 		b.tells("Normal Accepted IPAddressPool edge: ")
+	})
+}
+
+// Who may edit a Service may say once to which node it is to go. What only tells of the
+// place is no request.
+func TestAServiceIsMovedOnceForEachRequest(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.announcing()
+		stop := b.lead()
+		b.serve("web", dualStack)
+		b.passes(time.Minute)
+		is := func(want string, writes int) {
+			t.Helper()
+			b.passes(time.Minute)
+			s := b.service("web")
+			place := meta.FindStatusCondition(s.Status.Conditions, "belfry.dev/Placed").Message
+			if m := meta.FindStatusCondition(s.Status.Conditions, "belfry.dev/Moved"); m != nil {
+				place += fmt.Sprintf("; %s %s", m.Reason, m.Message)
+			}
+			n := 0
+			for _, w := range b.api.Writes() {
+				if w.Resource == "services" {
+					n++
+				}
+			}
+			if place != want || n != writes {
+				t.Errorf("at %v it is %q after %d writes, want %q after %d; log:\n%s", time.Since(b.began), place, n, want, writes, b.log)
+			}
+		}
+		ask := func(node string) { b.edit("web", annotated("belfry.dev/move-to", node)) }
+		const on3 = "192.0.2.0 on node3, 2001:db8:: on node3"
+		b.api.Writes()
+		ask("node3")
+		is(on3+"; Honored node3", 1)
+		b.told()
+
+		// A request that cannot be met moves nothing, and says why, once.
+		ask("node9")
+		is(on3+"; Refused node9", 1)
+		b.tells("Warning MoveRefused Service web: belfry.dev/move-to: 192.0.2.0 may not be announced by node9: there is no such node, it is drained or excluded, or no L2Advertisement selects it; nothing is moved")
+		ask("node3 again")
+		is(on3+"; Honored node3 again", 1)
+
+		// What another node took over stays there: the request was honored. So it is for
+		// who leads next, and where the request is taken away and comes back.
+		b.report("node1", unheard("node3"), answers("node3", "192.0.2.0", "2001:db8::"))
+		b.report("node2", unheard("node3"))
+		const on1 = "192.0.2.0 on node1, 2001:db8:: on node1"
+		is(on1+"; Honored node3 again", 1)
+		for _, step := range []func(){
+			func() { b.edit("web", func(s *corev1.Service) { delete(s.Annotations, "belfry.dev/move-to") }) },
+			func() { stop(); b.lead() },
+			func() { ask("node3 again") },
+			func() { b.edit("web", func(s *corev1.Service) { s.Labels = map[string]string{"a": "b"} }) },
+		} {
+			step()
+			is(on1+"; Honored node3 again", 0)
+		}
+
+		// The annotation that tells of the place is set right, and nothing follows it.
+		for _, forged := range []string{"node2", "nowhere", ""} {
+			b.edit("web", annotated("belfry.dev/l2-node", forged))
+			is(on1+"; Honored node3 again", 1)
+			if told := b.service("web").Annotations["belfry.dev/l2-node"]; told != "node1" {
+				t.Errorf("it is told to be on %q", told)
+			}
+		}
 	})
 }

@@ -223,6 +223,8 @@ func TestWhatAnotherLeaderHasToldMeanwhileIsNotToldAgain(t *testing.T) {
 		for i := range services {
 			b.edit(fmt.Sprintf("web-%d", i), func(s *corev1.Service) {
 				s.Annotations["belfry.dev/l2-node"] = "node2"
+				placed := meta.FindStatusCondition(s.Status.Conditions, "belfry.dev/Placed")
+				placed.Message = strings.ReplaceAll(placed.Message, "node1", "node2")
 				meta.FindStatusCondition(s.Status.Conditions, "belfry.dev/Announced").Message = "announced by layer 2 from node node2"
 			})
 		}

@@ -24,7 +24,7 @@ func (s *service) want() kube.ServiceWrite {
 	}
 	w := kube.ServiceWrite{
 		Left:        d.Left,
-		Reallocated: d.Reallocated, Terms: d.Terms,
+		Reallocated: d.Reallocated, Terms: d.Terms, Moved: s.moved,
 		Allocated: kube.Condition{Status: metav1.ConditionFalse, Reason: d.Reason.String(), Message: d.Sentence()},
 	}
 	if d.Allocated() {
@@ -59,6 +59,7 @@ func (l *loop) judge(keys []lb.ServiceKey) {
 		return
 	}
 	index := announce.NewIndex(world, l.Announce)
+	l.honorMoves(index, world.Services)
 	l.place(index, served)
 	l.inform(index, world.Services, time.Now())
 	for i := range world.Services {
@@ -98,6 +99,7 @@ const (
 	eventFailed    = "AllocationFailed"
 	eventReleased  = "IPReleased"
 	eventOrphaned  = "IPOrphaned"
+	eventNotMoved  = "MoveRefused"
 )
 
 // tell reports the transitions that a write has made: from what the Service was

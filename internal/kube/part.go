@@ -22,7 +22,7 @@ type Part uint8
 const (
 	// PartIngress are the addresses in status.
 	PartIngress Part = iota
-	// PartRecords are the conditions Allocated, Recorded, Reallocated and Sharing.
+	// PartRecords are the condition Allocated and those that are our records.
 	PartRecords
 	// PartAnnounced is the condition Announced.
 	PartAnnounced
@@ -61,7 +61,7 @@ func (s *Service) Missing(w ServiceWrite) Parts {
 // Digests returns a digest of each part of a write.
 func (w ServiceWrite) Digests() (digests [NumParts]uint64) {
 	digests[PartIngress] = digest(w.Addresses, w.Left)
-	digests[PartRecords] = digest(w.Allocated, w.Pools, w.Reallocated, w.Terms)
+	digests[PartRecords] = digest(w.Allocated, w.Pools, w.Reallocated, w.Placed, w.Moved, w.Terms)
 	if w.Announced != nil {
 		digests[PartAnnounced] = digest(*w.Announced)
 	}
@@ -74,9 +74,9 @@ func (w ServiceWrite) Digests() (digests [NumParts]uint64) {
 func (s *Service) Shown() (digests [NumParts]uint64) {
 	ingress, _ := json.Marshal(s.ingress)
 	digests[PartIngress] = digest(s.Edition, s.Assigned, s.Withdrawn, ingress)
-	digests[PartRecords] = digest(s.Edition, s.Allocated, s.recorded, s.reallocated, s.sharing)
+	digests[PartRecords] = digest(s.Edition, s.Allocated, s.recorded, s.reallocated, s.placed, s.moved, s.sharing)
 	digests[PartAnnounced] = digest(s.Edition, s.Announced)
-	digests[PartAnnotations] = digest(s.Edition, s.pool, s.placed)
+	digests[PartAnnotations] = digest(s.Edition, s.poolShown, s.placeShown)
 	return digests
 }
 

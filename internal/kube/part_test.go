@@ -62,15 +62,22 @@ func TestWhatOthersDecideIsSeenByPart(t *testing.T) {
 		edit func(*corev1.Service)
 		want Parts
 	}{
-		"nothing":            {func(*corev1.Service) {}, 0},
-		"a pointer":          {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IPMode = &vip }, 0},
-		"an address":         {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[1].IP = "2001:db8::2" }, Parts(0).With(PartIngress)},
-		"a mode":             {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IPMode = &proxy }, Parts(0).With(PartIngress)},
-		"no addresses":       {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil }, Parts(0).With(PartIngress)},
-		"our record":         {func(s *corev1.Service) { s.Status.Conditions[0].Message = "192.0.2.1 from lab, 2001:db8::1 from edge" }, Parts(0).With(PartRecords)},
-		"who announces":      {func(s *corev1.Service) { s.Status.Conditions[1].Message = "by n2" }, Parts(0).With(PartAnnounced)},
-		"our annotation":     {func(s *corev1.Service) { s.Annotations[AnnotationPool] = "lab" }, Parts(0).With(PartAnnotations)},
-		"the place":          {func(s *corev1.Service) { s.Annotations[AnnotationPlaced] = "n1" }, Parts(0).With(PartAnnotations)},
+		"nothing":           {func(*corev1.Service) {}, 0},
+		"a pointer":         {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IPMode = &vip }, 0},
+		"an address":        {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[1].IP = "2001:db8::2" }, Parts(0).With(PartIngress)},
+		"a mode":            {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress[0].IPMode = &proxy }, Parts(0).With(PartIngress)},
+		"no addresses":      {func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil }, Parts(0).With(PartIngress)},
+		"our record":        {func(s *corev1.Service) { s.Status.Conditions[0].Message = "192.0.2.1 from lab, 2001:db8::1 from edge" }, Parts(0).With(PartRecords)},
+		"who announces":     {func(s *corev1.Service) { s.Status.Conditions[1].Message = "by n2" }, Parts(0).With(PartAnnounced)},
+		"our annotation":    {func(s *corev1.Service) { s.Annotations[AnnotationPool] = "lab" }, Parts(0).With(PartAnnotations)},
+		"the place":         {func(s *corev1.Service) { s.Annotations[AnnotationPlaced] = "n1" }, Parts(0).With(PartAnnotations)},
+		"a request to move": {func(s *corev1.Service) { s.Annotations[AnnotationMove] = "n1" }, all},
+		"our record of the place": {func(s *corev1.Service) {
+			s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: string(ConditionPlaced), Status: "True", Message: "192.0.2.1 on n1"})
+		}, Parts(0).With(PartRecords)},
+		"our record of a move": {func(s *corev1.Service) {
+			s.Status.Conditions = append(s.Status.Conditions, metav1.Condition{Type: string(ConditionMoved), Status: "True", Message: "n1"})
+		}, Parts(0).With(PartRecords)},
 		"another annotation": {func(s *corev1.Service) { s.Annotations["note"] = "b" }, all},
 		"a label":            {func(s *corev1.Service) { s.Labels = nil }, all},
 		"the spec":           {func(s *corev1.Service) { s.Spec.Ports[0].NodePort = 30000 }, all},

@@ -28,14 +28,17 @@ const (
 	recordBy   = "by "
 )
 
+// recordOn stands between an address and its node in the message of the condition
+// Placed, such as
+//
+//	192.0.2.1 on node1, 2001:db8::1 on node2
+const recordOn = " on "
+
 // String writes the record. It is empty where there is nothing to say.
 func (g gift) String() string {
-	var gave, parts []string
-	for i, a := range g.addresses {
-		gave = append(gave, a.String()+recordFrom+g.pools[i])
-	}
-	if len(gave) > 0 {
-		parts = append(parts, strings.Join(gave, ", "))
+	var parts []string
+	if gave := pairs(g.addresses, recordFrom, g.pools); gave != "" {
+		parts = append(parts, gave)
 	}
 	if g.by != "" {
 		parts = append(parts, recordBy+g.by)
@@ -50,30 +53,48 @@ func parseRecord(text string) (g gift) {
 			g.by = strings.Clone(by)
 			continue
 		}
-		for gave := range strings.SplitSeq(part, ", ") {
-			address, pool, ok := strings.Cut(gave, recordFrom)
-			if a, err := netip.ParseAddr(address); ok && err == nil {
-				g.addresses = append(g.addresses, a)
-				g.pools = append(g.pools, pool)
-			}
-		}
+		addresses, pools := parsePairs(part, recordFrom)
+		g.addresses, g.pools = append(g.addresses, addresses...), append(g.pools, pools...)
 	}
 	return g
 }
 
-// poolsOf returns the pool of each address, empty for those that are not recorded; nil
-// when none is.
-func (g gift) poolsOf(addresses []netip.Addr) []string {
-	var pools []string
+// pairs writes what a record says of addresses: a name for each, none where that is
+// empty.
+func pairs(addresses []netip.Addr, between string, names []string) string {
+	var out []string
 	for i, a := range addresses {
-		if j := slices.Index(g.addresses, a); j >= 0 {
-			if pools == nil {
-				pools = make([]string, len(addresses))
-			}
-			pools[i] = g.pools[j]
+		if i < len(names) && names[i] != "" {
+			out = append(out, a.String()+between+names[i])
 		}
 	}
-	return pools
+	return strings.Join(out, ", ")
+}
+
+// parsePairs reads them.
+func parsePairs(text, between string) (addresses []netip.Addr, names []string) {
+	for pair := range strings.SplitSeq(text, ", ") {
+		address, name, ok := strings.Cut(pair, between)
+		if a, err := netip.ParseAddr(address); ok && err == nil {
+			addresses, names = append(addresses, a), append(names, name)
+		}
+	}
+	return addresses, names
+}
+
+// namesOf returns what is recorded of each address, empty for those that are not
+// recorded; nil when none is.
+func namesOf(addresses, recorded []netip.Addr, names []string) []string {
+	var out []string
+	for i, a := range addresses {
+		if j := slices.Index(recorded, a); j >= 0 {
+			if out == nil {
+				out = make([]string, len(addresses))
+			}
+			out[i] = names[j]
+		}
+	}
+	return out
 }
 
 // withdrawn returns what a Service holds given what its status shows, and those of it

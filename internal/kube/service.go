@@ -35,6 +35,9 @@ const (
 	// AnnotationPool names the pool of each address in status, in their order,
 	// separated by commas; one name when all are equal.
 	AnnotationPool = "belfry.dev/pool"
+	// AnnotationMove asks to have the addresses announced by a node, by its name; any
+	// text after a blank makes it a new value.
+	AnnotationMove = "belfry.dev/move-to"
 	// AnnotationPlaced names the node where layer 2 places each address in status,
 	// likewise.
 	AnnotationPlaced = "belfry.dev/l2-node"
@@ -59,6 +62,10 @@ const (
 	ConditionRecorded ConditionType = "belfry.dev/Recorded"
 	// ConditionReallocated has the last value of AnnotationReallocate that was honored.
 	ConditionReallocated ConditionType = "belfry.dev/Reallocated"
+	// ConditionPlaced is our record of where layer 2 places each address.
+	ConditionPlaced ConditionType = "belfry.dev/Placed"
+	// ConditionMoved has the last value of AnnotationMove that was answered.
+	ConditionMoved ConditionType = "belfry.dev/Moved"
 )
 
 // A Condition is a condition of ours on an object: what holds and why. The zero
@@ -78,8 +85,8 @@ type Service struct {
 	Version string
 	// Allocated and Announced are the conditions it shows.
 	Allocated, Announced Condition
-	// recorded and reallocated are those that it shows of the other two.
-	recorded, reallocated Condition
+	// recorded, reallocated, placed and moved are those that it shows of these.
+	recorded, reallocated, placed, moved Condition
 	// ingress is that of its status where it is not Exact.
 	ingress []corev1.LoadBalancerIngress
 	// Exact is set when status holds Assigned and nothing else, the way we write
@@ -96,8 +103,9 @@ type Service struct {
 	Seen time.Time
 	// sharing is the condition that records lb.Service.Terms.
 	sharing Condition
-	// pool and placed are the annotations of these names, verbatim.
-	pool, placed string
+	// poolShown and placeShown are the annotations that tell of these, verbatim, for
+	// whoever writes them.
+	poolShown, placeShown string
 	// Edition is a digest of what its owner wrote, for whoever allocates: all but its
 	// status and our annotations.
 	Edition uint64
@@ -163,13 +171,15 @@ func (o Options) service(s *corev1.Service) *Service {
 			out.recorded = kept
 		case ConditionReallocated:
 			out.reallocated = kept
+		case ConditionPlaced:
+			out.placed = kept
+		case ConditionMoved:
+			out.moved = kept
 		}
 	}
 	gave := parseRecord(out.recorded.Message)
 	out.by = gave.by
-	out.pool = short(s.Annotations[AnnotationPool], 2*maxName+1)
-	out.placed = short(s.Annotations[AnnotationPlaced], 2*maxName+1)
-	for _, c := range [...]Condition{out.Allocated, out.Announced, out.recorded, out.reallocated, out.sharing} {
+	for _, c := range [...]Condition{out.Allocated, out.Announced, out.recorded, out.reallocated, out.placed, out.moved, out.sharing} {
 		out.Marked = out.Marked || c != Condition{}
 	}
 	ours := o.Class.ours(s)
@@ -185,6 +195,7 @@ func (o Options) service(s *corev1.Service) *Service {
 		Headless:      s.Spec.ClusterIP == corev1.ClusterIPNone,
 		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
 		Reallocated:   out.reallocated.Message,
+		Moved:         lb.Move{Token: out.moved.Message, Refused: out.moved.Reason == refused},
 		Announced:     out.Announced.Status == metav1.ConditionTrue,
 		Released:      !ours && !foreign,
 		Foreign:       foreign,
@@ -199,17 +210,20 @@ func (o Options) service(s *corev1.Service) *Service {
 		out.Assigned, out.Withdrawn = gave.withdrawn(out.Assigned)
 		out.Exact = out.Exact && out.Withdrawn == nil
 	}
-	out.AssignedPools = gave.poolsOf(out.Assigned)
+	out.AssignedPools = namesOf(out.Assigned, gave.addresses, gave.pools)
+	at, nodes := parsePairs(out.placed.Message, recordOn)
+	out.Placed = namesOf(out.Assigned, at, nodes)
 	if !out.Exact {
 		out.ingress = s.Status.LoadBalancer.Ingress
 		out.Others = others(out.ingress)
 	}
-	out.Placed = splitNames(out.placed, len(out.Assigned))
 	var whole bool
 	out.Labels, whole = readLabels(s.Labels)
 	if o.Role != Allocating {
 		return out // whoever announces does not depend on what was asked for
 	}
+	out.poolShown = short(s.Annotations[AnnotationPool], 2*maxName+1)
+	out.placeShown = short(s.Annotations[AnnotationPlaced], 2*maxName+1)
 	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
 	out.external, out.Edition = externalIPs(s), edition(s)
 	if foreign {
@@ -327,24 +341,6 @@ func assigned(ingress []corev1.LoadBalancerIngress) (addresses []netip.Addr, exa
 	return addresses, exact
 }
 
-// splitNames gives each of n addresses its name in an annotation.
-func splitNames(annotation string, n int) []string {
-	if annotation == "" || n == 0 {
-		return nil
-	}
-	names := strings.Split(annotation, ",")
-	out := make([]string, n)
-	for i := range out {
-		switch {
-		case len(names) == 1:
-			out[i] = strings.TrimSpace(names[0])
-		case i < len(names):
-			out[i] = strings.TrimSpace(names[i])
-		}
-	}
-	return out
-}
-
 // joinNames is the annotation for one name of each address, in their order.
 func joinNames(names []string) string {
 	if len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return n != names[0] }) {
@@ -392,6 +388,10 @@ func request(s *corev1.Service) lb.Request {
 	sharing, _ := ask(s, askSharing)
 	r.SharingKey = short(sharing, maxName)
 	r.Reallocate = short(s.Annotations[AnnotationReallocate], maxToken)
+	move := strings.TrimSpace(s.Annotations[AnnotationMove])
+	r.Move = short(move, maxToken)
+	node, _, _ := strings.Cut(move, " ")
+	r.MoveTo = short(node, maxName)
 	return r
 }
 

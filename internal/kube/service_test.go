@@ -136,13 +136,13 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 		}
 		// Annotations anybody can write; they make nothing ours.
 		s.Annotations = map[string]string{
-			AnnotationPool: "edge", AnnotationPlaced: "node1", AnnotationReallocate: "2", "belfry.dev/address-pool": "edge",
+			AnnotationPool: "edge", AnnotationPlaced: "node1", AnnotationReallocate: "2", AnnotationMove: "node1", "belfry.dev/address-pool": "edge",
 		}
 		if got := (Options{Class: c.class}).service(s); (got != nil) != c.ours || got != nil && (got.Marked || got.Released) {
 			t.Errorf("%s, annotated: %+v", c.name, got)
 		}
 		// A condition of ours is proof: what carries it concerns us, to be released.
-		for _, condition := range []ConditionType{ConditionAllocated, ConditionAnnounced, ConditionRecorded, ConditionReallocated} {
+		for _, condition := range []ConditionType{ConditionAllocated, ConditionAnnounced, ConditionRecorded, ConditionReallocated, ConditionPlaced, ConditionMoved} {
 			s.Status.Conditions = []metav1.Condition{{Type: string(condition), Status: "True", Reason: "R"}}
 			if got := (Options{Class: c.class}).service(s); got == nil || got.Released == c.ours || !got.Marked {
 				t.Errorf("%s, with %s: %+v", c.name, condition, got)
@@ -199,7 +199,7 @@ func TestServiceIsReduced(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: "web", Name: "a", UID: "u", ResourceVersion: "7", CreationTimestamp: created,
 			Labels:      map[string]string{"tier": "front"},
-			Annotations: map[string]string{AnnotationPool: "forged", AnnotationPlaced: "node1", AnnotationReallocate: "2", "belfry.dev/allow-shared-ip": "dns"},
+			Annotations: map[string]string{AnnotationPool: "forged", AnnotationPlaced: "forged", AnnotationReallocate: "2", AnnotationMove: " node2 again", "belfry.dev/allow-shared-ip": "dns"},
 		},
 		Spec: corev1.ServiceSpec{
 			Type: corev1.ServiceTypeLoadBalancer, ClusterIPs: []string{"fd00::1", "10.0.0.1"}, IPFamilyPolicy: &policy,
@@ -214,6 +214,8 @@ func TestServiceIsReduced(t *testing.T) {
 				{Type: "belfry.dev/Allocated", Status: "True", Reason: "Allocated", Message: "m", LastTransitionTime: since},
 				{Type: "belfry.dev/Recorded", Status: "True", Reason: "Recorded", Message: "192.0.2.1 from edge, 2001:db8::1 from six"},
 				{Type: "belfry.dev/Reallocated", Status: "True", Reason: "Honored", Message: "1"},
+				{Type: "belfry.dev/Placed", Status: "True", Reason: "Recorded", Message: "192.0.2.1 on node1, 2001:db8::1 on node2"},
+				{Type: "belfry.dev/Moved", Status: "False", Reason: "Refused", Message: "node2"},
 				{Type: "belfry.dev/Sharing", Status: "True", Reason: "Recorded", Message: sharing("0123").Message},
 			},
 		},
@@ -223,9 +225,10 @@ func TestServiceIsReduced(t *testing.T) {
 		Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "u", Created: created.Time, Labels: map[string]string{"tier": "front"},
 		Families: []lb.Family{lb.IPv6, lb.IPv4}, FamilyPolicy: lb.PreferDualStack, TrafficPolicy: lb.TrafficLocal,
 		Ports: []lb.Port{{Protocol: "TCP", Number: 80}, {Protocol: "UDP", Number: 53}}, PodSelector: "a=1,b=2",
-		Request:       lb.Request{Reallocate: "2", SharingKey: "dns"},
+		Request:       lb.Request{Reallocate: "2", SharingKey: "dns", Move: "node2 again", MoveTo: "node2"},
 		Assigned:      []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
-		AssignedPools: []string{"six", "edge"}, Reallocated: "1", Terms: "0123", Placed: []string{"node1", "node1"},
+		AssignedPools: []string{"six", "edge"}, Reallocated: "1", Terms: "0123", Placed: []string{"node2", "node1"},
+		Moved: lb.Move{Token: "node2", Refused: true},
 	}
 	if !reflect.DeepEqual(got.Service, want) {
 		t.Errorf("\n%+v\nwant\n%+v", got.Service, want)
@@ -309,6 +312,7 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 		{"pool", func(s *corev1.Service) { s.Annotations["belfry.dev/address-pool"] = long }, 1024},
 		{"sharing key", func(s *corev1.Service) { s.Annotations["belfry.dev/allow-shared-ip"] = long }, 1024},
 		{"reallocate", func(s *corev1.Service) { s.Annotations["belfry.dev/reallocate"] = long }, 1024},
+		{"move", func(s *corev1.Service) { s.Annotations["belfry.dev/move-to"] = "node1 " + long }, 1024},
 		{"what we wrote", func(s *corev1.Service) {
 			for _, k := range []string{AnnotationPool, AnnotationPlaced} {
 				s.Annotations[k] = commas
@@ -369,7 +373,7 @@ func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 	s := Service{Service: lb.Service{UID: strings.Repeat("u", 36)}, Version: strings.Repeat("9", 20)}
 	w := ServiceWrite{
 		Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8:1111:2222:3333:4444:5555:6666")},
-		Pools:     names, Placed: names, Reallocated: strings.Repeat("<", maxToken),
+		Pools:     names, Placed: names, Reallocated: strings.Repeat("<", maxToken), Moved: lb.Move{Token: strings.Repeat("<", maxToken)},
 		Allocated: Condition{Status: "False", Reason: "InvalidRequest", Message: long},
 		Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: long},
 	}
@@ -381,8 +385,9 @@ func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 	// What was cut is what it should be: nothing is written again.
 	s.Allocated, s.Announced = w.Allocated, *w.Announced
 	s.Allocated.Message, s.Announced.Message = cut(long, maxMessage), cut(long, maxMessage)
-	s.recorded, s.reallocated = w.record(""), fact("Honored", w.Reallocated)
-	s.Assigned, s.Exact, s.pool, s.placed = w.Addresses, true, joinNames(names), joinNames(names)
+	s.recorded, s.reallocated, s.moved = w.record(""), fact("Honored", w.Reallocated), answer(w.Moved)
+	s.placed = fact("Recorded", pairs(w.Addresses, recordOn, names))
+	s.Assigned, s.Exact, s.poolShown, s.placeShown = w.Addresses, true, joinNames(names), joinNames(names)
 	if again, changed := s.patch(w, AllParts, metav1.Now()); changed != 0 {
 		t.Errorf("written again: %.300v", again)
 	}
@@ -397,7 +402,7 @@ func TestEventNamesAreValidForNamesOfAnyLength(t *testing.T) {
 	}
 }
 
-func TestPoolAnnotationRoundTrips(t *testing.T) {
+func TestAnnotationNamesEachOrAll(t *testing.T) {
 	for _, c := range []struct {
 		pools      []string
 		annotation string
@@ -410,12 +415,6 @@ func TestPoolAnnotationRoundTrips(t *testing.T) {
 		if got := joinNames(c.pools); got != c.annotation {
 			t.Errorf("joinNames(%q) = %q", c.pools, got)
 		}
-		if got := splitNames(c.annotation, len(c.pools)); !slices.Equal(got, c.pools) {
-			t.Errorf("splitNames(%q) = %q", c.annotation, got)
-		}
-	}
-	if got := splitNames("edge,six", 3); !slices.Equal(got, []string{"edge", "six", ""}) {
-		t.Errorf("too short an annotation: %q", got)
 	}
 }
 
@@ -439,10 +438,10 @@ func TestTheRecordRoundTripsAndNamesEachAddress(t *testing.T) {
 	}
 	// Whatever else the status shows, and in which order, has no record.
 	r := parseRecord("192.0.2.1 from edge, 2001:db8::1 from six")
-	if got := r.poolsOf([]netip.Addr{strange, six, four}); !slices.Equal(got, []string{"", "six", "edge"}) {
+	if got := namesOf([]netip.Addr{strange, six, four}, r.addresses, r.pools); !slices.Equal(got, []string{"", "six", "edge"}) {
 		t.Errorf("%q", got)
 	}
-	if got := r.poolsOf([]netip.Addr{strange}); got != nil {
+	if got := namesOf([]netip.Addr{strange}, r.addresses, r.pools); got != nil {
 		t.Errorf("%q", got)
 	}
 	for _, text := range []string{"from", "192.0.2.1", "192.0.2.1 from", " from edge", "a from b, c from d; ; by"} {
@@ -493,7 +492,7 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	allocated := Condition{Status: "True", Reason: "Allocated", Message: "m"}
 	with := func(edit func(*Service)) Service {
-		s := Service{Service: lb.Service{UID: "u", Assigned: []netip.Addr{four}}, Version: "7", Exact: true, pool: "edge"}
+		s := Service{Service: lb.Service{UID: "u", Assigned: []netip.Addr{four}}, Version: "7", Exact: true, poolShown: "edge"}
 		s.Allocated = Condition{"True", "Allocated", "m", before}
 		s.recorded = Condition{"True", "Recorded", "192.0.2.1 from edge", before}
 		if edit != nil {
@@ -512,12 +511,14 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		{
 			"everything",
 			Service{Service: lb.Service{UID: "u"}, Version: "7", Exact: true},
-			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Reallocated: "2", Terms: "0123", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
-			`{"metadata":{"annotations":{"belfry.dev/pool":"six,edge"},` + preconditions + `},` +
+			ServiceWrite{Addresses: []netip.Addr{six, four}, Pools: []string{"six", "edge"}, Placed: []string{"n2", "n1"}, Reallocated: "2", Moved: lb.Move{Token: "n2", Refused: true}, Terms: "0123", Allocated: allocated, Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}},
+			`{"metadata":{"annotations":{"belfry.dev/l2-node":"n2,n1","belfry.dev/pool":"six,edge"},` + preconditions + `},` +
 				`"status":{"conditions":[` +
 				`{"type":"belfry.dev/Allocated","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Allocated","message":"m"},` +
 				`{"type":"belfry.dev/Recorded","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Recorded","message":"2001:db8::1 from six, 192.0.2.1 from edge"},` +
 				`{"type":"belfry.dev/Reallocated","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Honored","message":"2"},` +
+				`{"type":"belfry.dev/Placed","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Recorded","message":"2001:db8::1 on n2, 192.0.2.1 on n1"},` +
+				`{"type":"belfry.dev/Moved","status":"False","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Refused","message":"n2"},` +
 				`{"type":"belfry.dev/Sharing","status":"True","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"Recorded","message":"shares what it holds on terms 0123"},` +
 				`{"type":"belfry.dev/Announced","status":"False","lastTransitionTime":"2023-11-14T22:13:20Z","reason":"NoEndpoint","message":"n"}],` +
 				`"loadBalancer":{"ingress":[{"ip":"2001:db8::1","ipMode":"VIP"},{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
@@ -535,12 +536,13 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		},
 		{
 			"release removes every trace", with(func(s *Service) {
-				s.reallocated, s.placed = Condition{"True", "Honored", "1", before}, "node1"
+				s.reallocated, s.placeShown = Condition{"True", "Honored", "1", before}, "forged"
+				s.placed, s.moved = Condition{"True", "Recorded", "192.0.2.1 on node1", before}, Condition{"True", "Honored", "node1", before}
 				s.Announced, s.sharing = Condition{"True", "Announced", "a", before}, sharing("0123")
 			}),
 			ServiceWrite{Announced: &Condition{}},
 			`{"metadata":{"annotations":{"belfry.dev/l2-node":null,"belfry.dev/pool":null},` + preconditions + `},` +
-				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Recorded"},{"$patch":"delete","type":"belfry.dev/Reallocated"},{"$patch":"delete","type":"belfry.dev/Sharing"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
+				`"status":{"conditions":[{"$patch":"delete","type":"belfry.dev/Allocated"},{"$patch":"delete","type":"belfry.dev/Recorded"},{"$patch":"delete","type":"belfry.dev/Reallocated"},{"$patch":"delete","type":"belfry.dev/Placed"},{"$patch":"delete","type":"belfry.dev/Moved"},{"$patch":"delete","type":"belfry.dev/Sharing"},{"$patch":"delete","type":"belfry.dev/Announced"}],` +
 				`"loadBalancer":{"ingress":null}}}`,
 		},
 		{
@@ -557,13 +559,13 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		},
 		{
 			"and goes for an address of ours",
-			Service{Service: lb.Service{UID: "u"}, Version: "7", pool: "edge", Allocated: allocated, recorded: Condition{"True", "Recorded", "192.0.2.1 from edge", before}, ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}},
+			Service{Service: lb.Service{UID: "u"}, Version: "7", poolShown: "edge", Allocated: allocated, recorded: Condition{"True", "Recorded", "192.0.2.1 from edge", before}, ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}},
 			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated},
 			`{"metadata":{` + preconditions + `},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
 		},
 		{
 			"ours alone is taken back", with(func(s *Service) {
-				s.Exact, s.Assigned, s.pool = false, []netip.Addr{four, six}, ""
+				s.Exact, s.Assigned, s.poolShown = false, []netip.Addr{four, six}, ""
 				s.ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {IP: "2001:0db8::1"}, {Hostname: "lb.example.com"}}
 			}),
 			ServiceWrite{Left: []netip.Addr{six}, Announced: &Condition{}},

@@ -27,8 +27,10 @@ type ServiceWrite struct {
 	Left []netip.Addr
 	// Placed names the node where layer 2 places each address.
 	Placed []string
-	// Reallocated is the token to record as honored.
+	// Reallocated is the token to record as honored, and Moved what to record of the
+	// last request to move.
 	Reallocated string
+	Moved       lb.Move
 	// Terms are those to record as what it shares its addresses on.
 	Terms string
 	// Allocated is the condition; the zero Condition removes it.
@@ -53,8 +55,8 @@ func (s *Service) patch(w ServiceWrite, only Parts, now metav1.Time) (out object
 			annotations[key] = want
 		}
 	}
-	annotate(AnnotationPool, s.pool, joinNames(w.Pools))
-	annotate(AnnotationPlaced, s.placed, joinNames(w.Placed))
+	annotate(AnnotationPool, s.poolShown, joinNames(w.Pools))
+	annotate(AnnotationPlaced, s.placeShown, joinNames(w.Placed))
 
 	status := object{}
 	ingress, differs := ours(w.Addresses), !s.Exact || !slices.Equal(s.Assigned, w.Addresses)
@@ -72,7 +74,9 @@ func (s *Service) patch(w ServiceWrite, only Parts, now metav1.Time) (out object
 	}
 	set(PartRecords, ConditionAllocated, s.Allocated, w.Allocated)
 	set(PartRecords, ConditionRecorded, s.recorded, w.record(s.us))
-	set(PartRecords, ConditionReallocated, s.reallocated, fact("Honored", w.Reallocated))
+	set(PartRecords, ConditionReallocated, s.reallocated, fact(honored, w.Reallocated))
+	set(PartRecords, ConditionPlaced, s.placed, fact("Recorded", pairs(w.Addresses, recordOn, w.Placed)))
+	set(PartRecords, ConditionMoved, s.moved, answer(w.Moved))
 	set(PartRecords, ConditionSharing, s.sharing, sharing(w.Terms))
 	if w.Announced != nil {
 		set(PartAnnounced, ConditionAnnounced, s.Announced, *w.Announced)
@@ -112,6 +116,21 @@ func fact(reason, message string) Condition {
 		return Condition{}
 	}
 	return Condition{Status: metav1.ConditionTrue, Reason: reason, Message: message}
+}
+
+// The reasons of the condition Moved.
+const (
+	honored = "Honored"
+	refused = "Refused"
+)
+
+// answer is the condition that records what became of a request to move.
+func answer(m lb.Move) Condition {
+	c := fact(honored, m.Token)
+	if m.Refused {
+		c.Status, c.Reason = metav1.ConditionFalse, refused
+	}
+	return c
 }
 
 // conditionPatch returns the element of a strategic merge patch that changes

@@ -109,6 +109,9 @@ type Request struct {
 	// Reallocate is the token of belfry.dev/reallocate; a value other than the
 	// one recorded in Service.Reallocated asks for a fresh address.
 	Reallocate string
+	// Move is the token of belfry.dev/move-to; a value other than the one recorded in
+	// Service.Moved asks to have the addresses announced by the node MoveTo.
+	Move, MoveTo string
 	// Problems are the parts of the request that could not be understood, each
 	// a sentence naming its field. A request with problems changes nothing.
 	Problems []string
@@ -156,9 +159,12 @@ type Service struct {
 	// its sharing key, ports and traffic policy as they were when we last decided,
 	// by our own record in the Service's status; empty where there is none.
 	Terms string
-	// Placed names the node where each address of Assigned is placed for layer 2,
-	// as the belfry.dev/l2-node annotation has it; empty where it is not.
+	// Placed names the node where each address of Assigned is placed for layer 2, by
+	// our own record in the Service's status; empty where there is none.
 	Placed []string
+	// Moved is the last Request.Move that was answered, by our own record in the
+	// Service's status.
+	Moved Move
 	// Announced is what its condition Announced said when it was read. What other
 	// decisions depend on is not read anew when only this changes.
 	Announced bool
@@ -170,6 +176,13 @@ type Service struct {
 	Foreign bool
 	// Endpoints counts the usable endpoints by family and node.
 	Endpoints Endpoints
+}
+
+// A Move is the answer to a Request.Move.
+type Move struct {
+	Token string
+	// Refused is set when that node may not announce the addresses.
+	Refused bool
 }
 
 // RecordOf returns the pool that an address in status came from, by our own record;

@@ -2,8 +2,8 @@
 // announces.
 //
 // Placement is the slow half of layer 2. The controller computes it, writes it
-// next to the assignment (annotation belfry.dev/l2-node), and every speaker
-// reads it there; failover (package election) is fast and needs neither. What is
+// next to the assignment (condition belfry.dev/Placed), and every speaker reads
+// it there; failover (package election) is fast and needs neither. What is
 // decided here is what no speaker can decide by itself: how to share the
 // addresses out evenly, which takes the knowledge of all of them at once.
 //
@@ -14,7 +14,7 @@
 // nothing; a node that goes moves its own addresses and no others. Endpoints are
 // left out of this on purpose: a Service whose only Pod restarts must come back
 // to the same node. Where they matter (externalTrafficPolicy Local) the speakers
-// find another owner at once, and the owner records itself.
+// find another owner at once, and the owner is recorded.
 //
 // An address that needs a place gets one of the best nodes: ready ones before
 // others, those with an endpoint first where that matters, and of those the ones
@@ -28,11 +28,16 @@
 // # Following and failing back
 //
 // Whether a node is dead is gossip's business, not this package's: that it is
-// not ready only keeps new addresses away. The speaker that
-// takes over an address records itself as its place (failback Never), so that
+// not ready only keeps new addresses away. The node
+// that takes over an address is recorded as its place (failback Never), so that
 // the address stays when the former owner returns, and counts where it is. With
 // failback Immediate nobody but the controller writes the place: it remembers
 // the preferred node while others stand in, and it follows the weights.
+//
+// # Moving
+//
+// Whoever may edit a Service may ask for a node by name ([Address.Objects]). It is
+// asked once: where the address goes from there afterwards is as above.
 //
 // # Rebalancing
 //

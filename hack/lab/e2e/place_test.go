@@ -15,12 +15,13 @@ import (
 // places returns where the addresses of a Service are recorded to be.
 func places(t *testing.T, l *lab.Lab, name string) map[netip.Addr]string {
 	t.Helper()
-	out, err := l.Cluster.Kubectl(t.Context(), "get", "service", name, `--output=jsonpath={.metadata.annotations.belfry\.dev/l2-node}`)
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "service", name, `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Placed")].message}`)
 	must(t, err)
-	nodes := strings.Split(strings.TrimSpace(out), ",")
 	all := map[netip.Addr]string{}
-	for i, a := range ingress(t, l, name) {
-		all[a] = nodes[min(i, len(nodes)-1)]
+	for pair := range strings.SplitSeq(strings.TrimSpace(out), ", ") {
+		if address, node, ok := strings.Cut(pair, " on "); ok {
+			all[netip.MustParseAddr(address)] = node
+		}
 	}
 	return all
 }
@@ -61,7 +62,7 @@ func seamless(t *testing.T, p *lab.Prober, since time.Time, host string) {
 
 func move(t *testing.T, l *lab.Lab, name, to string) {
 	t.Helper()
-	_, err := l.Cluster.Kubectl(t.Context(), "annotate", "service", name, "--overwrite", "belfry.dev/l2-node="+to)
+	_, err := l.Cluster.Kubectl(t.Context(), "annotate", "service", name, "--overwrite", "belfry.dev/move-to="+to)
 	must(t, err)
 }
 
