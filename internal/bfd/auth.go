@@ -65,8 +65,8 @@ type AuthSection struct {
 
 // Why a packet is refused that is for this session.
 var (
-	ErrSigned   = errors.New("the neighbor authenticates its packets, and this end does not")
-	ErrUnsigned = errors.New("the neighbor does not authenticate its packets")
+	ErrSigned   = errors.New("the neighbor authenticates its packets, and this end does not: set authentication in the BFDProfile, or turn it off there")
+	ErrUnsigned = errors.New("the neighbor does not authenticate its packets, and this end does: give it the key, or leave authentication out of the BFDProfile")
 	ErrAuthType = errors.New("the neighbor authenticates its packets in another way")
 	ErrKeyID    = errors.New("the neighbor signs with a key whose ID this end does not have")
 	ErrDigest   = errors.New("the neighbor's signature is wrong: its key has another text")

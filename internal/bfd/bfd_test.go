@@ -20,6 +20,7 @@ import (
 //	session tx=DUR rx=DUR x=N [passive] [AUTH]   begins anew, with discriminator 1
 //	recv STATE [poll] [final] [demand] [mine=N] [yours=N] tx=DUR rx=DUR x=N [AUTH seq=N]
 //	sleep DUR                                     lets time pass
+//	stall DUR                                     lets it pass while the process is stopped
 //	reconfigure tx=DUR rx=DUR x=N [AUTH]
 //	close
 //
@@ -104,6 +105,10 @@ func (c *conversation) line(args []string) {
 			c.changed(before)
 		}
 		c.now = end
+	case "stall":
+		c.now += transcript.Duration(c.t, args[1])
+		c.tick()
+		c.changed(before)
 	case "close":
 		c.sent(c.s.Close())
 	default:

@@ -2,9 +2,14 @@ package bfd
 
 import "time"
 
-// slow is the least transmit interval of a session that is not up (RFC 5880
-// section 6.8.3).
-const slow = time.Second
+const (
+	// slow is the least transmit interval of a session that is not up (RFC 5880
+	// section 6.8.3).
+	slow = time.Second
+	// readingTime is how long a session that was not asked in time gives its user to
+	// hand over what has arrived meanwhile (docs/design/bfd.md).
+	readingTime = 10 * time.Millisecond
+)
 
 // A Config is what a session wants.
 type Config struct {
@@ -61,7 +66,9 @@ type Session struct {
 	// end is given up, if it is waited for.
 	sendAt, detectAt time.Duration
 	detecting        bool
-	closed           bool
+	// excused is set when detectAt has been put off because Tick came late for it.
+	excused bool
+	closed  bool
 }
 
 // NewSession returns a session in state Down. Local is its discriminator, not 0
@@ -83,6 +90,31 @@ func (s *Session) Diag() Diag { return s.diag }
 
 // RemoteState returns the state that the other end was in when last heard.
 func (s *Session) RemoteState() State { return s.remote.state }
+
+// A Doubt is what may keep a session from coming up.
+type Doubt uint8
+
+// Doubts.
+const (
+	// Unheard: the other end has not been heard, or not for its detection time.
+	Unheard Doubt = iota
+	// Unanswered: the other end is heard, and hears nothing of us.
+	Unanswered
+	// OutOfService: the other end says that it is not to come up.
+	OutOfService
+)
+
+// Doubt returns what may keep a session that is not up from it.
+func (s *Session) Doubt() Doubt {
+	switch {
+	case s.remote.local == 0:
+		return Unheard
+	case s.remote.state == AdminDown:
+		return OutOfService
+	default:
+		return Unanswered
+	}
+}
 
 // Refusal returns why the latest packet was refused that came the way of this
 // session, if it was, for the sake of its authentication.
@@ -149,6 +181,7 @@ func (s *Session) Receive(b []byte, now time.Duration) (answer []byte, ok bool) 
 	switch {
 	case p.Yours != 0:
 		s.knock = nil
+	case p.State == AdminDown && s.state == Down: // says why the session does not begin
 	case p.State != Down:
 		return nil, false
 	case s.state == Up:
@@ -226,7 +259,7 @@ func (s *Session) follow(p Packet, now time.Duration) (poll bool) {
 	case s.state == Up && p.State == Down:
 		s.fall(NeighborDown, now)
 	}
-	s.detecting, s.detectAt = true, now+s.DetectionTime()
+	s.detecting, s.detectAt, s.excused = true, now+s.DetectionTime(), false
 	if s.interval() < before {
 		s.sendAt = min(s.sendAt, now+s.interval())
 	}
@@ -248,12 +281,20 @@ func (s *Session) fall(why Diag, now time.Duration) {
 	s.enter(Down, now)
 }
 
-// Tick lets time pass, and returns the packet to send, if one is due.
+// Silent reports whether the next Tick takes the other end for lost, or itself for
+// late. What has arrived is to be given to Receive before.
+func (s *Session) Silent(now time.Duration) bool { return s.detecting && now >= s.detectAt }
+
+// Tick lets time pass, and returns the packet to send, if one is due. A Tick that comes
+// late for the end of the detection time is taken for the sign of a process that was
+// stopped, and that has not read what came meanwhile: it is given a moment, once.
 func (s *Session) Tick(now time.Duration) (b []byte, ok bool) {
-	if s.closed {
+	switch {
+	case s.closed:
 		return nil, false
-	}
-	if s.detecting && now >= s.detectAt {
+	case s.Silent(now) && now >= s.detectAt+readingTime && !s.excused:
+		s.detectAt, s.excused = now+readingTime, true
+	case s.Silent(now):
 		s.detecting = false
 		// What it said of itself counts no longer (RFC 5880 section 6.8.1).
 		s.remote.local, s.remote.requiredRx, s.remote.demand = 0, time.Microsecond, false

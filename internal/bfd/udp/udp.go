@@ -21,6 +21,9 @@ package udp
 import (
 	"bytes"
 	"context"
+	crand "crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,11 +50,16 @@ const (
 	portMultihop  = 4784
 )
 
+// docs/design/bfd.md has the reason.
+const patience = 5 * time.Second
+
 // sourcePorts are those that packets may come from (RFC 5881 section 4).
 const firstSourcePort, lastSourcePort = 49152, 65535
 
-// ttl is that of every packet we send.
-const ttl = 255
+// ttl is that of every packet we send; class is its class of service, network control
+// (CS6), and priority that in this host's own queues, TC_PRIO_INTERACTIVE, the highest
+// that needs no right.
+const ttl, class, priority = 255, 0xc0, 6
 
 // A Path is what a session watches.
 type Path struct {
@@ -76,6 +84,11 @@ type Change struct {
 // A Monitor holds the sockets that BFD packets arrive at.
 type Monitor struct {
 	log *slog.Logger
+	// secret makes discriminators.
+	secret string
+	// patience is how long a session may be down before it is told what may be the
+	// cause.
+	patience time.Duration
 
 	mu sync.Mutex
 	// byLocal finds sessions by our discriminator, byPath those that have not
@@ -98,13 +111,24 @@ type socket struct{ v6, multihop bool }
 type session struct {
 	// in takes the packets that name the session, knocks those that name none.
 	in, knocks chan []byte
-	// minTTL is the least TTL that a packet may have come with.
+	// minTTL is the least TTL that a packet may have come with; it belongs to the
+	// Monitor.
 	minTTL int
+}
+
+// catchUp gives a session that would take the other end for silent what has come from it:
+// a timer and a packet may be there at once.
+func (in *session) catchUp(s *bfd.Session, now time.Duration, send func([]byte)) {
+	for s.Silent(now) && len(in.in) > 0 {
+		if answer, ok := s.Receive(<-in.in, now); ok {
+			send(answer)
+		}
+	}
 }
 
 // New returns a Monitor; it receives nothing until Run.
 func New(log *slog.Logger) *Monitor {
-	return &Monitor{log: log, byLocal: map[uint32]*session{}, byPath: map[pathKey]*session{}, faults: map[socket]error{}}
+	return &Monitor{log: log, secret: crand.Text(), patience: patience, byLocal: map[uint32]*session{}, byPath: map[pathKey]*session{}, faults: map[socket]error{}}
 }
 
 // Run receives packets until ctx ends.
@@ -254,8 +278,9 @@ func (m *Monitor) deliver(p bfd.Packet, b []byte, a arrival, multihop bool) {
 			s = nil // for another session than the way it came
 		}
 	}
+	welcome := s != nil && a.ttl >= s.minTTL
 	m.mu.Unlock()
-	if s == nil || a.ttl < s.minTTL {
+	if !welcome {
 		return
 	}
 	in := s.in
@@ -295,9 +320,10 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 	defer conn.Close()
 	start := time.Now()
 	now := func() time.Duration { return time.Since(start) }
-	in, local := &session{in: make(chan []byte, 16), knocks: make(chan []byte, 1), minTTL: minTTL(path, profile)}, m.discriminator()
+	in := &session{in: make(chan []byte, 16), knocks: make(chan []byte, 1), minTTL: minTTL(path, profile)}
 	key := pathKey{path.Local, path.Remote, path.Multihop}
-	if err := m.enlist(key, local, in); err != nil {
+	local, err := m.enlist(key, in)
+	if err != nil {
 		return err
 	}
 	defer m.strike(key, local)
@@ -311,7 +337,15 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 	// Between two events of the session one packet is taken that names none, so
 	// that a flood of them costs a bounded time.
 	knocks := in.knocks
-	told := map[error]bool{} // refusals, since the session was up
+	told := map[string]bool{} // why it does not come up, since it was up or began
+	tell := func(why string) {
+		if !told[why] {
+			told[why] = true
+			changed(Change{State: bfd.Down, Why: why})
+		}
+	}
+	doubt := time.NewTimer(m.patience)
+	defer doubt.Stop()
 	for {
 		before := s.State()
 		select {
@@ -327,10 +361,20 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 			s.Receive(b, now())
 			knocks = nil
 		case p := <-profiles:
-			s.Reconfigure(ConfigOf(p), now())
+			profile = p
+			m.mu.Lock()
+			in.minTTL = minTTL(path, profile)
+			m.mu.Unlock()
+			s.Reconfigure(ConfigOf(profile), now())
 		case <-timer.C:
 			knocks = in.knocks
+		case <-doubt.C:
+			// A fact counts for more than a guess.
+			if s.State() != bfd.Up && len(told) == 0 {
+				tell(path.doubt(s.Doubt(), profile))
+			}
 		}
+		in.catchUp(s, now(), send)
 		if b, ok := s.Tick(now()); ok {
 			send(b)
 		}
@@ -340,22 +384,43 @@ func (m *Monitor) Watch(ctx context.Context, path Path, profile lb.BFDProfile, p
 			timer.Stop()
 		}
 		if after := s.State(); (after == bfd.Up) != (before == bfd.Up) {
+			clear(told)
 			c := Change{State: after}
 			if after != bfd.Up {
 				c.State = bfd.Down // whatever it has begun since
 				admin := s.Diag() == bfd.NeighborDown && s.RemoteState() == bfd.AdminDown
 				c.Failed, c.Why = !admin, s.Diag().String()
 				if admin {
-					c.Why = "the neighbor has taken BFD out of service"
+					c.Why = outOfService
 				}
+				told[c.Why] = true
 			}
 			changed(c)
-			clear(told)
 		}
-		if why := s.Refusal(); why != nil && s.State() != bfd.Up && !told[why] {
-			told[why] = true
-			changed(Change{State: bfd.Down, Why: why.Error()})
+		if why := s.Refusal(); why != nil && s.State() != bfd.Up {
+			tell(why.Error())
 		}
+	}
+}
+
+const outOfService = "the neighbor has taken BFD out of service"
+
+// doubt says what may keep a session from coming up, and what to look at.
+func (p Path) doubt(d bfd.Doubt, profile lb.BFDProfile) string {
+	switch d {
+	case bfd.OutOfService:
+		return outOfService
+	case bfd.Unanswered:
+		return fmt.Sprintf("%s sends BFD packets and hears none of ours: is UDP port %d let through, and does it expect them from %s?", p.Remote, portOf(p.Multihop), p.Local)
+	default:
+		bound := "255"
+		if p.Multihop {
+			bound = fmt.Sprintf("%d (minimumTtl) or more", profile.MinimumTTL)
+		}
+		if profile.Passive {
+			bound += "; with passiveMode this end waits for it to begin"
+		}
+		return fmt.Sprintf("no BFD packet comes from %s to UDP port %d with a TTL of %s: does it run BFD with %s, and is the port let through?", p.Remote, portOf(p.Multihop), bound, p.Local)
 	}
 }
 
@@ -367,29 +432,30 @@ func minTTL(path Path, profile lb.BFDProfile) int {
 	return ttl
 }
 
-// discriminator returns a number that no session of this Monitor has, and that
-// those who know others cannot guess (RFC 5880 section 6.8.1).
-func (m *Monitor) discriminator() uint32 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for {
-		if n := rand.Uint32(); n != 0 && m.byLocal[n] == nil {
-			return n
-		}
-	}
+// discriminator returns the n-th number for the sessions on a path. It is the same for
+// each of them as long as the process lives, so that the other end knows who has come
+// back (RFC 5880 section 6.3 permits it); and those who know others cannot guess it.
+func (m *Monitor) discriminator(key pathKey, n int) uint32 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %v %v %v %d", m.secret, key.local, key.remote, key.multihop, n))
+	return binary.BigEndian.Uint32(sum[:])
 }
 
-func (m *Monitor) enlist(key pathKey, local uint32, s *session) error {
+// enlist lets a session hear what comes its path, and returns its discriminator, which is
+// not 0 and that of no other session (RFC 5880 section 6.8.1).
+func (m *Monitor) enlist(key pathKey, s *session) (local uint32, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.byPath[key] != nil {
-		return fmt.Errorf("BFD with %s: the path is watched already", key.remote)
+		return 0, fmt.Errorf("BFD with %s: the path is watched already", key.remote)
 	}
 	if err := m.faults[socket{key.remote.Is6(), key.multihop}]; err != nil {
-		return fmt.Errorf("BFD with %s: %w", key.remote, err)
+		return 0, fmt.Errorf("BFD with %s: %w", key.remote, err)
+	}
+	for n := 0; local == 0 || m.byLocal[local] != nil; n++ {
+		local = m.discriminator(key, n)
 	}
 	m.byLocal[local], m.byPath[key] = s, s
-	return nil
+	return local, nil
 }
 
 func (m *Monitor) strike(key pathKey, local uint32) {
@@ -403,14 +469,15 @@ func (m *Monitor) strike(key pathKey, local uint32) {
 // says of a packet, which anybody may say, would fail the next one. It hears
 // nothing.
 func open(path Path) (*net.UDPConn, error) {
-	network, level, hops, class := "udp4", unix.IPPROTO_IP, unix.IP_TTL, unix.IP_TOS
+	network, level, hops, tos := "udp4", unix.IPPROTO_IP, unix.IP_TTL, unix.IP_TOS
 	if path.Remote.Is6() {
-		network, level, hops, class = "udp6", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_TCLASS
+		network, level, hops, tos = "udp6", unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_TCLASS
 	}
 	l := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var failed error
 		err := c.Control(func(fd uintptr) {
-			_ = unix.SetsockoptInt(int(fd), level, class, 0xc0) // network control, CS6
+			_ = unix.SetsockoptInt(int(fd), level, tos, class) // IP_TOS sets a priority of its own
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, priority)
 			failed = errors.Join(unix.SetsockoptInt(int(fd), level, hops, ttl), attach(int(fd), bpf.RetConstant{Val: 0}))
 			if failed == nil && path.Device != "" {
 				failed = unix.BindToDevice(int(fd), path.Device)

@@ -169,9 +169,7 @@ func TestStrangersAreNotHeard(t *testing.T) {
 		{pathKey{one, two, true}, 2, multi},
 		{pathKey{v6, v6.Next(), false}, 3, hearing(255)},
 	} {
-		if err := m.enlist(e.key, e.local, e.s); err != nil {
-			t.Fatal(err)
-		}
+		m.byLocal[e.local], m.byPath[e.key] = e.s, e.s
 	}
 	for _, c := range []struct {
 		name     string
@@ -289,14 +287,7 @@ func TestForgedPacketsEndNoSession(t *testing.T) {
 			if c.here.Is4() {
 				stranger = forger(t, netip.MustParseAddr("127.0.0.9"), c.here, 255)
 			}
-			m.mu.Lock()
-			var ours uint32
-			for local, s := range m.byLocal {
-				if m.byPath[pathKey{local: c.here, remote: c.there}] == s {
-					ours = local
-				}
-			}
-			m.mu.Unlock()
+			ours := localOf(m, Path{Local: c.here, Remote: c.there})
 			for range 20 {
 				for _, state := range []bfd.State{bfd.AdminDown, bfd.Down, bfd.Init, bfd.Up} {
 					forged := func(yours uint32) []byte {
@@ -334,6 +325,99 @@ func TestForgedPacketsEndNoSession(t *testing.T) {
 	}
 }
 
+// A session that does not come up is told what may be the cause, unless it is known.
+func TestASessionThatStaysDownHasWords(t *testing.T) {
+	m := monitor(t)
+	m.patience = 10 * time.Millisecond
+	six := netip.MustParseAddr("::1")
+	signed, passive := profile, profile
+	signed.Authentication, signed.Keys = lb.BFDKeyedSHA1, []lb.BFDKey{{ID: 1, Password: lb.NewSecret("key")}}
+	passive.Passive = true
+	says := func(state bfd.State) []byte {
+		return bfd.Append(nil, bfd.Packet{State: state, Multiplier: 3, Mine: 666, DesiredTx: time.Second, RequiredRx: time.Second})
+	}
+	for _, c := range []struct {
+		name     string
+		from, to netip.Addr
+		multihop bool
+		profile  lb.BFDProfile
+		// heard is what the other end says, over and over; nil for nothing.
+		heard []byte
+		words string
+	}{
+		{"nothing", one, two, false, profile, nil, "no BFD packet comes from 127.0.0.2 to UDP port 3784 with a TTL of 255: does it run BFD with 127.0.0.1, and is the port let through?"},
+		{"nothing from afar", two, one, true, profile, nil, "no BFD packet comes from 127.0.0.1 to UDP port 4784 with a TTL of 250 (minimumTtl) or more: does it run BFD with 127.0.0.2, and is the port let through?"},
+		{"nothing to a passive end", six, netip.MustParseAddr("::2"), false, passive, nil, "no BFD packet comes from ::2 to UDP port 3784 with a TTL of 255; with passiveMode this end waits for it to begin: does it run BFD with ::1, and is the port let through?"},
+		{"it hears nothing", one, two, false, profile, says(bfd.Down), "127.0.0.2 sends BFD packets and hears none of ours: is UDP port 3784 let through, and does it expect them from 127.0.0.1?"},
+		{"out of service", one, two, false, profile, says(bfd.AdminDown), "the neighbor has taken BFD out of service"},
+		{"signed here only", one, two, false, signed, says(bfd.Down), "the neighbor does not authenticate its packets, and this end does: give it the key, or leave authentication out of the BFDProfile"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := &watcher{changes: make(chan Change, 64)}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			path := Path{Local: c.from, Remote: c.to, Multihop: c.multihop}
+			begin := func() {
+				go func() { done <- m.Watch(ctx, path, c.profile, nil, func(c Change) { w.changes <- c }) }()
+			}
+			if c.heard != nil {
+				// Each is in its place before it is asked.
+				m.patience = time.Second
+				defer func() { m.patience = 10 * time.Millisecond }()
+				send := forger(t, c.to, c.from, 255)
+				begin()
+				for end := time.Now().Add(10 * time.Second); localOf(m, path) == 0; runtime.Gosched() {
+					if time.Now().After(end) {
+						t.Fatal("no session within 10 s")
+					}
+				}
+				send(c.heard)
+			} else {
+				begin()
+			}
+			if got := w.next(t); got != (Change{State: bfd.Down, Why: c.words}) {
+				t.Errorf("%+v, want %q", got, c.words)
+			}
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			if len(w.changes) != 0 {
+				t.Errorf("then %+v", <-w.changes)
+			}
+		})
+	}
+}
+
+// The least TTL follows the profile while the session runs.
+func TestMinimumTTLFollowsTheProfile(t *testing.T) {
+	m := monitor(t)
+	path := Path{Local: one, Remote: two, Multihop: true}
+	w := watch(t, m, path, profile)
+	least := func(want int) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
+			m.mu.Lock()
+			got := -1
+			if s := m.byPath[pathKey{one, two, true}]; s != nil {
+				got = s.minTTL
+			}
+			m.mu.Unlock()
+			if got == want {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d after 10 s, want %d", got, want)
+			}
+		}
+	}
+	least(250)
+	stricter := profile
+	stricter.MinimumTTL = 254
+	w.profiles <- stricter
+	least(254)
+}
+
 // Two ends that sign change their key step by step, and no packet is lost for it;
 // with another text under the same number the session ends, and the reason is told.
 func TestKeysChangeWithoutInterruption(t *testing.T) {
@@ -368,6 +452,151 @@ func TestKeysChangeWithoutInterruption(t *testing.T) {
 		}
 		a.stop()
 		b.stop()
+	}
+}
+
+// localOf is the discriminator of the session on a path; 0 when there is none.
+func localOf(m *Monitor, p Path) uint32 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.byPath[pathKey{p.Local, p.Remote, p.Multihop}]
+	for local, other := range m.byLocal {
+		if s != nil && other == s {
+			return local
+		}
+	}
+	return 0
+}
+
+// The sessions on a path have one discriminator, one after the other; those on others,
+// and those of another life, have others.
+func TestASessionThatBeginsAgainHasItsDiscriminator(t *testing.T) {
+	six := netip.MustParseAddr("2001:db8::1")
+	keys := []pathKey{{one, two, false}, {two, one, false}, {one, two, true}, {six, six.Next(), false}}
+	first, again, other := New(slog.New(slog.DiscardHandler)), New(slog.New(slog.DiscardHandler)), New(slog.New(slog.DiscardHandler))
+	again.secret = first.secret
+	seen := map[uint32]pathKey{}
+	for _, key := range keys {
+		local, err := first.enlist(key, hearing(255))
+		if err != nil || local == 0 {
+			t.Fatal(local, err)
+		}
+		if k, ok := seen[local]; ok {
+			t.Errorf("%v and %v have %d", k, key, local)
+		}
+		seen[local] = key
+		first.strike(key, local)
+		if l, err := first.enlist(key, hearing(255)); l != local || err != nil {
+			t.Errorf("%v: first %d, then %d, %v", key, local, l, err)
+		}
+		// Another session has it already.
+		again.byLocal[local] = hearing(255)
+		if l, err := again.enlist(key, hearing(255)); l == local || l == 0 || err != nil {
+			t.Errorf("%v: %d twice, %v", key, l, err)
+		}
+		if l, err := other.enlist(key, hearing(255)); l == local || err != nil {
+			t.Errorf("%v: %d in another life, %v", key, l, err)
+		}
+	}
+}
+
+// A session whose process was stopped reads what came meanwhile before it judges.
+func TestAProcessThatWasStoppedBlamesNobody(t *testing.T) {
+	m := monitor(t)
+	// The one that is stopped is waited for; it does not wait long itself.
+	patient, hasty := profile, profile
+	patient.DetectMultiplier, hasty.DetectMultiplier = 50, 3
+	for i := range 8 { // whether a timer or a packet is seen first is chance
+		here, there := Path{Local: one, Remote: netip.AddrFrom4([4]byte{127, 0, 1, byte(i)})}, Path{Local: netip.AddrFrom4([4]byte{127, 0, 1, byte(i)}), Remote: one}
+		up := make(chan struct{})
+		changes := make(chan Change, 64)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			done <- m.Watch(ctx, here, patient, nil, func(c Change) {
+				if changes <- c; c.State == bfd.Up {
+					<-up
+				}
+			})
+		}()
+		b := watch(t, m, there, hasty)
+		if c := b.next(t); c.State != bfd.Up {
+			t.Fatalf("%+v", c)
+		}
+		m.mu.Lock()
+		in := m.byPath[pathKey{one, here.Remote, false}].in
+		m.mu.Unlock()
+		// At 50 ms each these come in more than the 150 ms after which it would give up.
+		for end := time.Now().Add(10 * time.Second); len(in) < 8; runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatalf("%d packets within 10 s", len(in))
+			}
+		}
+		close(up)
+		for end := time.Now().Add(10 * time.Second); len(in) > 0; runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatalf("%d packets unread after 10 s", len(in))
+			}
+		}
+		b.stop()
+		for _, want := range []Change{{State: bfd.Up}, {State: bfd.Down, Why: "the neighbor has taken BFD out of service"}} {
+			select {
+			case c := <-changes:
+				if c != want {
+					t.Errorf("%+v, want %+v", c, want)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("no %+v within 10 s", want)
+			}
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// A packet that is there when the timer expires counts, whichever is seen first.
+func TestWhatHasComeCountsBeforeSilence(t *testing.T) {
+	s := bfd.NewSession(ConfigOf(profile), 1, 0, func() float64 { return 0 })
+	in := &session{in: make(chan []byte, 16)}
+	says := func(state bfd.State, poll bool) []byte {
+		return bfd.Append(nil, bfd.Packet{State: state, Poll: poll, Multiplier: 3, Mine: 2, Yours: 1, DesiredTx: 50 * time.Millisecond, RequiredRx: 50 * time.Millisecond})
+	}
+	s.Receive(says(bfd.Init, false), 0)
+	late := s.DetectionTime() + time.Millisecond
+	in.in <- says(bfd.Up, true)
+	in.in <- says(bfd.Up, false)
+	answers := 0
+	in.catchUp(s, late, func([]byte) { answers++ })
+	if s.Tick(late); s.State() != bfd.Up || answers != 1 || len(in.in) != 1 {
+		t.Errorf("%v, %d answers, %d packets left", s.State(), answers, len(in.in))
+	}
+}
+
+func TestPacketsGoBeforeOthers(t *testing.T) {
+	for _, local := range []netip.Addr{one, netip.MustParseAddr("::1")} {
+		conn, err := open(Path{Local: local, Remote: local})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		level, option := unix.IPPROTO_IP, unix.IP_TOS
+		if local.Is6() {
+			level, option = unix.IPPROTO_IPV6, unix.IPV6_TCLASS
+		}
+		var got, marked int
+		_ = raw.Control(func(fd uintptr) {
+			got, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY)
+			marked, _ = unix.GetsockoptInt(int(fd), level, option)
+		})
+		if got != 6 || marked != 0xc0 {
+			t.Errorf("%v: priority %d, class %#x", local, got, marked)
+		}
 	}
 }
 
