@@ -94,8 +94,10 @@ func TestBFDTakesASessionDownWithItsPath(t *testing.T) {
 					return v.Counters.Flaps > before.Flaps && v.State != bgp.Established, show(v)
 				})
 				t.Logf("down %v after the cut: %s", time.Since(start), show(s.view(p.Name)))
+				mended := time.Now()
 				mend()
 				s.seesUp(t, p.Name)
+				t.Logf("BFD up %v after the cut was mended, the session %v", time.Since(mended), s.view(p.Name).Since.Sub(mended))
 				if v := s.view(p.Name); v.Counters.Established <= before.Established {
 					t.Errorf("%s %+v", show(v), v.Counters)
 				}
