@@ -127,6 +127,9 @@ func (c *Controller) term(ctx context.Context) error {
 	cancel()
 	close(l.jobs)
 	wg.Wait()
+	if err == nil {
+		err = l.last()
+	}
 	return err
 }
 

@@ -183,6 +183,20 @@ func (l *loop) run(ctx context.Context) (err error) {
 	}
 }
 
+// last takes note of what became of the writes that were under way when the term
+// ended: who leads next finds them done and tells nobody.
+func (l *loop) last() (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	for len(l.results) > 0 {
+		l.ended(<-l.results)
+	}
+	return nil
+}
+
 // rest is how long nothing is due by time alone.
 func (l *loop) rest() time.Duration {
 	next := l.until

@@ -197,3 +197,58 @@ func TestEveryKindAndOutcomeOfAWriteIsCountedFromZero(t *testing.T) {
 		}
 	})
 }
+
+// What a leader did before it was told to end is told, although nobody leads any more
+// when its last writes return, and although the Events wait for others.
+func TestWhatTheLastWritesDidIsToldByWhoMadeThem(t *testing.T) {
+	for _, slow := range []time.Duration{0, 200 * time.Millisecond} {
+		inBubble(t, func(b *bubble) {
+			b.pool("edge", nil, "192.0.2.0/28", "2001:db8::/124")
+			b.api.Before(func(w apitest.Write) *metav1.Status {
+				switch w.Resource {
+				case "services":
+					time.Sleep(time.Second) // virtual
+				case "events":
+					time.Sleep(slow)
+				}
+				return nil
+			})
+			stop := b.lead()
+			var want []string
+			for _, name := range []string{"a", "b", "c", "d"} {
+				b.expose(name)
+				want = append(want, "Normal IPAllocated Service "+name, "Warning NotAnnounced Service "+name)
+			}
+			b.passes(500 * time.Millisecond)
+			b.told()
+			stop()
+			b.tells(want...)
+		})
+	}
+}
+
+// An API server that answers no more holds nobody up.
+func TestEventsThatCannotBeToldAreCountedAtTheEnd(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/28", "2001:db8::/124")
+		b.api.Before(func(w apitest.Write) *metav1.Status {
+			if w.Resource == "events" {
+				return apitest.Refusal(503, metav1.StatusReasonServiceUnavailable)
+			}
+			return nil
+		})
+		stop := b.lead()
+		for _, name := range []string{"a", "b", "c", "d"} {
+			b.expose(name)
+		}
+		b.quiet()
+		began := time.Now()
+		stop()
+		if took := time.Since(began); took > 3*time.Second {
+			t.Errorf("it takes %v to end", took)
+		}
+		if n := b.metric("belfry_controller_events_dropped_total"); n != 8 {
+			t.Errorf("%v Events are counted as dropped, want 8", n)
+		}
+	})
+}

@@ -76,6 +76,8 @@ const (
 	eventWriters  = 2
 	eventTimeout  = 10 * time.Second
 	eventAttempts = 3
+	// eventGrace is how long Events are still written once the program ends.
+	eventGrace = 2 * time.Second
 )
 
 // NewRecorder makes a Recorder for a controller, such as
@@ -96,25 +98,42 @@ func (r *Recorder) Record(e Event) {
 // Dropped counts the Events that were never written.
 func (r *Recorder) Dropped() int64 { return r.dropped.Load() }
 
-// Run writes Events until ctx ends; those still queued then are dropped.
+// Run writes Events until ctx ends, and those still queued then for [eventGrace]. What
+// is left is dropped.
 func (r *Recorder) Run(ctx context.Context) {
+	grace, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-grace.Done():
+		case <-time.After(eventGrace):
+			end()
+		}
+	})()
 	var wg sync.WaitGroup
 	for range eventWriters {
 		wg.Go(func() {
 			for {
 				select {
-				case <-ctx.Done():
-					return
 				case e := <-r.queue:
-					if err := r.write(ctx, e); err != nil && ctx.Err() == nil {
-						r.dropped.Add(1)
-						r.log.Warn("event lost", "reason", e.Reason, "about", e.About.Namespace+"/"+e.About.Name, "err", err)
+					r.try(grace, e)
+				case <-ctx.Done():
+					if len(r.queue) == 0 {
+						return
 					}
 				}
 			}
 		})
 	}
 	wg.Wait()
+}
+
+// try writes an Event if that is possible before ctx ends.
+func (r *Recorder) try(ctx context.Context, e queuedEvent) {
+	if err := r.write(ctx, e); err != nil {
+		r.dropped.Add(1)
+		r.log.Warn("event lost", "reason", e.Reason, "about", e.About.Namespace+"/"+e.About.Name, "err", err)
+	}
 }
 
 // write creates one Event. An attempt whose answer is lost is repeated under
