@@ -13,9 +13,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/daemon"
@@ -74,8 +71,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		Role: kube.Allocating, Class: kube.Class(f.class), DrainTaint: f.drainTaint, Namespace: f.namespace, Log: log,
 	})
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", f.identity, log)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry := daemon.NewRegistry("controller", cluster.Age)
 	election := &lease.Election{
 		Client: leases, Namespace: f.namespace, Name: "belfry-controller",
 		Identity: f.identity, Timing: f.lease, Log: log,

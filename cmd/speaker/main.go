@@ -14,9 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp/gobgp"
 	"github.com/belfrylb/belfry/internal/daemon"
@@ -75,8 +72,8 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace, Log: log})
+	registry := daemon.NewRegistry("speaker", cluster.Age)
 	l2, err := link.New(log, registry, link.Options{RefreshInterval: o.refresh, Rate: o.rate})
 	if err != nil {
 		return err
@@ -86,7 +83,6 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace, Log: log})
 	start(func(ctx context.Context) error { cluster.Run(ctx); return nil })
 	start(l2.Run)
 

@@ -31,6 +31,8 @@ type loop struct {
 	findings map[verdictKey]*finding
 	// holders are the Services that hold an address, by the latest decisions.
 	holders map[netip.Addr][]lb.ServiceKey
+	// standings are what becomes of those addresses, as they are counted.
+	standings map[netip.Addr]report.AddressStanding
 	// orphaned are the pools whose orphans have come or gone, or have another holder,
 	// in this pass.
 	orphaned map[string]bool
@@ -93,6 +95,8 @@ type service struct {
 	// what has changed and is told once that is written.
 	announced *kube.Condition
 	event     report.Event
+	// counted is by what it is counted among those that hold an address.
+	counted announcing
 	// inLine is set while it waits for its turn to be told, itsTurn once that has
 	// come.
 	inLine, itsTurn bool
@@ -122,6 +126,7 @@ func newLoop(c *Controller) *loop {
 		pools:      map[string]*pool{},
 		left:       map[lb.ServiceKey]*leftover{},
 		holders:    map[netip.Addr][]lb.ServiceKey{},
+		standings:  map[netip.Addr]report.AddressStanding{},
 		orphaned:   map[string]bool{},
 		places:     newPlaces(),
 		verdicts:   map[verdictKey]config.Verdict{},
@@ -401,6 +406,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		}
 		l.hold(key, s.decision.Assignments, nil)
 		l.Metrics.count(s.reason(), -1)
+		l.Metrics.tell(s.counted, announcing{})
 		delete(l.delayed, &s.attempt)
 		delete(l.services, key)
 		delete(l.retells, key)
@@ -473,6 +479,10 @@ func (l *loop) hold(key lb.ServiceKey, was, is []allocator.Assignment) {
 		if len(l.holders[a.Address]) == 0 {
 			l.places.set(a.Address, "")
 			l.teller.Free(a.Address)
+			if was, counted := l.standings[a.Address]; counted {
+				l.Metrics.stand(was, -1)
+				delete(l.standings, a.Address)
+			}
 		}
 	}
 }

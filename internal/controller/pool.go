@@ -23,6 +23,8 @@ type pool struct {
 	attempt
 	decision allocator.PoolDecision
 	clashes  []config.Problem
+	// reason is by what it is counted.
+	reason v1beta1.Reason
 	// written is when its status was last written.
 	written time.Time
 }
@@ -32,6 +34,8 @@ type pool struct {
 type finding struct {
 	attempt
 	kube.Finding
+	// reason is by what it is counted.
+	reason v1beta1.Reason
 	// written is when its status was last written.
 	written time.Time
 }
@@ -57,6 +61,7 @@ func (l *loop) takeSetting() {
 func (l *loop) settleFindings() {
 	for key, f := range l.findings {
 		if _, exists := l.verdicts[key]; !exists {
+			l.Metrics.object(key.kind, f.reason, "")
 			delete(l.delayed, &f.attempt)
 			delete(l.findings, key)
 		}
@@ -79,6 +84,8 @@ func (l *loop) settleFindings() {
 			l.forgive(&f.attempt)
 		}
 		f.Verdict = v
+		l.Metrics.object(key.kind, f.reason, v.Reason())
+		f.reason = v.Reason()
 		l.look(&f.attempt)
 	}
 }
@@ -139,6 +146,7 @@ func (l *loop) settlePools(decisions []allocator.PoolDecision, ch kube.Changes) 
 			delete(l.delayed, &p.attempt)
 			delete(l.pools, name)
 			l.Metrics.forget(name)
+			l.Metrics.object(kindOfPools, p.reason, "")
 			continue
 		}
 		clashed := !slices.Equal(p.clashes, l.clashes[name])
@@ -170,6 +178,8 @@ func (l *loop) settlePool(name string, p *pool) {
 		return
 	}
 	report := l.poolReport(is, p)
+	l.Metrics.object(kindOfPools, p.reason, report.verdict.Reason())
+	p.reason = report.verdict.Reason()
 	leaving := p.decision.InUse && len(report.orphans) == 0 // the last Service is written elsewhere
 	if is.DeletionTimestamp != nil && (leaving || len(is.Finalizers) == 0) {
 		return // it goes, or has gone

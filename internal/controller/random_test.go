@@ -199,7 +199,8 @@ func (w randomWorld) change() {
 	}
 }
 
-// gauges are what the metrics say there is.
+// gauges are what the metrics say there is: a series that is 0 says no more than one
+// that is absent.
 func (b *bubble) gauges() map[string]float64 {
 	b.Helper()
 	families, err := b.registry.Gather()
@@ -208,7 +209,7 @@ func (b *bubble) gauges() map[string]float64 {
 	}
 	out := map[string]float64{}
 	for _, f := range families {
-		if !slices.Contains([]string{"belfry_services", "belfry_pool_addresses"}, f.GetName()) {
+		if !slices.Contains([]string{"belfry_services", "belfry_services_announced", "belfry_addresses", "belfry_objects", "belfry_speakers", "belfry_pool_addresses"}, f.GetName()) {
 			continue
 		}
 		for _, m := range f.Metric {
@@ -216,7 +217,9 @@ func (b *bubble) gauges() map[string]float64 {
 			for _, l := range m.Label {
 				labels = append(labels, l.GetName()+"="+l.GetValue())
 			}
-			out[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = value(m)
+			if n := value(m); n != 0 {
+				out[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = n
+			}
 		}
 	}
 	return out

@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -97,6 +98,7 @@ func (l *loop) listen(now time.Time) []lb.ServiceKey {
 	l.tellStrays()
 	l.tellUnknown(now)
 	l.settleSessions()
+	l.Metrics.hear(l.view, l.setting.Nodes)
 	return keys
 }
 
@@ -116,11 +118,42 @@ func (l *loop) inform(index *announce.Index, services []lb.Service, now time.Tim
 		for a, node := range t.Record {
 			l.places.set(a, node)
 		}
+		for _, is := range t.Standings {
+			l.stand(is)
+		}
 		delete(l.retells, t.Service)
 		if t.Again > 0 {
 			l.retells[t.Service] = now.Add(t.Again)
 		}
 	}
+}
+
+// stand counts an address by what becomes of it.
+func (l *loop) stand(is report.AddressStanding) {
+	was, counted := l.standings[is.Address]
+	if counted && was == is || len(l.holders[is.Address]) == 0 {
+		return
+	}
+	if counted {
+		l.Metrics.stand(was, -1)
+	}
+	l.Metrics.stand(is, +1)
+	l.standings[is.Address] = is
+}
+
+// counts counts a Service by what it is told, or was told before.
+func (l *loop) counts(key lb.ServiceKey, s *service) {
+	var is announcing
+	if len(s.decision.Assignments) > 0 {
+		c := s.announced
+		if c == nil {
+			has, _ := l.Cluster.Service(key)
+			c = &has.Announced
+		}
+		is = announcing{c.Status == metav1.ConditionTrue, cmp.Or(c.Reason, untold)}
+	}
+	l.Metrics.tell(s.counted, is)
+	s.counted = is
 }
 
 func said(c kube.Condition) report.Condition {

@@ -46,6 +46,13 @@ func (s *service) want() kube.ServiceWrite {
 // carried out, what they are told of their announcing, and where their addresses
 // are to be placed. The Services that share an address with them must be among them.
 func (l *loop) judge(keys []lb.ServiceKey) {
+	defer func() {
+		for _, key := range keys {
+			if s := l.services[key]; s != nil {
+				l.counts(key, s)
+			}
+		}
+	}()
 	for _, key := range keys {
 		if s := l.services[key]; s != nil {
 			s.announced, s.placed = nil, nil

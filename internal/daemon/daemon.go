@@ -38,9 +38,8 @@ func Version() string {
 	return "unknown"
 }
 
-// Build says in one line what the binary was built from: version, commit,
-// toolchain and platform.
-func Build() string {
+// revision returns the commit that the binary was built from, empty for unknown.
+func revision() string {
 	from := commit
 	if info, ok := debug.ReadBuildInfo(); ok && from == "" {
 		settings := map[string]string{}
@@ -51,7 +50,13 @@ func Build() string {
 			from += "+dirty"
 		}
 	}
-	return fmt.Sprintf("%s (commit %s, %s, %s/%s)", Version(), cmp.Or(from, "unknown"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return from
+}
+
+// Build says in one line what the binary was built from: version, commit,
+// toolchain and platform.
+func Build() string {
+	return fmt.Sprintf("%s (commit %s, %s, %s/%s)", Version(), cmp.Or(revision(), "unknown"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // Options are the flags that both binaries have.

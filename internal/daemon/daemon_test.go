@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -12,8 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 )
 
@@ -46,8 +47,7 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 				defer l.Close()
 				return l.Addr().String()
 			}
-			registry := prometheus.NewRegistry()
-			registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "belfry_test"}))
+			registry := NewRegistry("test", func() time.Duration { return 90 * time.Second })
 			o := Options{HealthAddress: free(), MetricsAddress: free()}
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
@@ -91,7 +91,8 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 				t.Errorf("the log does not tell once where it was stuck:\n%s", text)
 			}
 			get(o.HealthAddress+"/readyz", 503, missing.Error())
-			get(o.MetricsAddress+"/metrics", 200, "belfry_test 0")
+			get(o.MetricsAddress+"/metrics", 200, "belfry_config_age_seconds 90")
+			get(o.MetricsAddress+"/metrics", 200, fmt.Sprintf(`program="test",version=%q} 1`, Version()))
 
 			if err := o.Serve(ctx, &wg, is, nil, registry, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), o.HealthAddress) {
 				t.Errorf("an address in use: %v", err)

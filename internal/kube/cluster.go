@@ -559,3 +559,15 @@ func rows[V any](t *table[V]) func(yield func(V) bool) {
 		}
 	}
 }
+
+// Age is how old what is known of some kind of objects may be: for how long it could
+// not be read. It is 0 while all are watched.
+func (c *Cluster) Age() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now, oldest := time.Now(), time.Duration(0)
+	for _, k := range c.kinds {
+		oldest = max(oldest, k.age(now))
+	}
+	return oldest
+}

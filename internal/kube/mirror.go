@@ -124,7 +124,9 @@ func (k *mirrored) run(ctx context.Context) {
 // met takes note of what an attempt has met.
 func (k *mirrored) met(err error) {
 	k.mu.Lock()
-	do := k.tried(time.Now(), refusalOf(err))
+	now := time.Now()
+	k.reached(now, err == nil)
+	do := k.tried(now, refusalOf(err))
 	if do.Empty {
 		k.clear()
 	}

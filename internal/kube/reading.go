@@ -56,6 +56,8 @@ type reading struct {
 	refusal refusal
 	since   time.Time
 	told    bool
+	// failing is since when no attempt has succeeded; zero: the last one did.
+	failing time.Time
 }
 
 // A readingEffect is what is to be done about a reading.
@@ -68,6 +70,25 @@ type readingEffect struct {
 
 // listed takes note that all objects are known.
 func (r *reading) listed() { r.read = true }
+
+// reached takes note of whether an attempt succeeded.
+func (r *reading) reached(now time.Time, ok bool) {
+	switch {
+	case ok:
+		r.failing = time.Time{}
+	case r.failing.IsZero():
+		r.failing = now
+	}
+}
+
+// age is how old the objects that are known may be: for how long no attempt to read
+// them has succeeded. A kind that does not exist has no objects to be outdated.
+func (r *reading) age(now time.Time) time.Duration {
+	if r.failing.IsZero() || r.refusal == missing {
+		return 0
+	}
+	return now.Sub(r.failing)
+}
 
 // tried takes note of what an attempt to list or watch has met.
 func (r *reading) tried(now time.Time, met refusal) (do readingEffect) {

@@ -119,3 +119,38 @@ func TestAWatchIsResumedOnlyInTheHistoryThatIsKnown(t *testing.T) {
 		t.Errorf("all is read anew anyway: %v, asked %d times", err, asked)
 	}
 }
+
+func TestWhatIsKnownAgesWhileNoAttemptToReadSucceeds(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// facts are "SECOND what", want the age that follows from each.
+		facts, want string
+	}{
+		{"watched", "0 ok, 60 ok", "0s 0s"},
+		{"unreachable", "0 ok, 10 failed, 12 failed, 70 failed", "0s 0s 2s 1m0s"},
+		{"reached again", "10 failed, 70 failed, 71 ok, 80 failed, 81 failed", "0s 1m0s 0s 0s 1s"},
+		{"forbidden", "10 Forbidden, 70 Forbidden", "0s 1m0s"},
+		{"no such kind, so no objects", "10 Missing, 70 Missing", "0s 0s"},
+	} {
+		var r reading
+		var got []string
+		for fact := range strings.SplitSeq(c.facts, ", ") {
+			var second int
+			var what string
+			if _, err := fmt.Sscan(fact, &second, &what); err != nil {
+				t.Fatal(err)
+			}
+			now := time.Unix(int64(second), 0)
+			r.reached(now, what == "ok")
+			for _, is := range []refusal{missing, forbidden} {
+				if is.String() == what {
+					r.tried(now, is)
+				}
+			}
+			got = append(got, r.age(now).String())
+		}
+		if is := strings.Join(got, " "); is != c.want {
+			t.Errorf("%s: %s, want %s", c.name, is, c.want)
+		}
+	}
+}

@@ -71,6 +71,8 @@ type Telling struct {
 	Again time.Duration
 	// Record are addresses that are to be recorded on other nodes than they are.
 	Record map[netip.Addr]string
+	// Standings are those of the Service's addresses, ascending, told or not.
+	Standings []AddressStanding
 }
 
 // A Teller decides what Services are told. It remembers what it has told them, and
@@ -234,7 +236,9 @@ func (t *Teller) tell(p *pass, s Subject) Telling {
 		}
 	}
 
-	is := p.compose(decisions)
+	layer2, bgp := p.protocols(decisions)
+	telling.Standings = p.standings(decisions, layer2, bgp)
+	is := p.compose(decisions, layer2, bgp)
 	want := Condition{is.announced, is.word(), is.text(decisions)}
 	left := before.waits(is, want, p.behind, p.now)
 	telling.Again = sooner(telling.Again, left)
@@ -402,21 +406,29 @@ func (b *told) event(is parts, want Condition, moves []string) Event {
 	}
 }
 
-// compose says what is decided about the addresses of a Service. An address is
-// announced when one protocol does, unless a stranger uses it.
-func (of *pass) compose(decisions []announce.Decision) parts {
-	p := parts{announced: true, reason: announce.Owner}
-	if p.refuse(of.index, decisions) {
-		return p
-	}
-	routed := false
+// protocols returns the part of each protocol in announcing addresses.
+func (of *pass) protocols(decisions []announce.Decision) (layer2 []held, bgp []route) {
 	for _, d := range decisions {
 		h := held{owner: d.Owner, reason: d.Reason}
 		if by, is := of.view.withheld[d.Address]; is && d.Owner == "" {
 			h.by, h.reason = by, announce.AddressConflict
 		}
-		r := routeOf(of.index, of.view, d.Address)
-		p.layer2, p.bgp = append(p.layer2, h), append(p.bgp, r)
+		layer2, bgp = append(layer2, h), append(bgp, routeOf(of.index, of.view, d.Address))
+	}
+	return layer2, bgp
+}
+
+// compose says what is decided about the addresses of a Service. An address is
+// announced when one protocol does, unless a stranger uses it.
+func (of *pass) compose(decisions []announce.Decision, layer2 []held, bgp []route) parts {
+	p := parts{announced: true, reason: announce.Owner}
+	if p.refuse(of.index, decisions) {
+		return p
+	}
+	p.layer2, p.bgp = layer2, bgp
+	routed := false
+	for i, d := range decisions {
+		h, r := layer2[i], bgp[i]
 		routed = routed || r.asked
 		if h.owner == "" && r.nodes == 0 && h.reason != announce.AddressConflict {
 			p.probing = p.probing || of.view.probing[d.Address]

@@ -413,6 +413,10 @@ func (v *View) part(deaf func(*Report, string) bool, fit func(string) (exists, r
 // Believes reports whether the report of a node is believed.
 func (v *View) Believes(node string) bool { return v.believed[node] != nil }
 
+// Reported reports whether the speaker of a node says what it does, or said so before
+// it was lost.
+func (v *View) Reported(node string) bool { return v.reported[node] }
+
 // Unknown reports whether a node has a speaker that others hear, but of which it is
 // not known what it does: it has written no report, or is an older one. Of no node it
 // is known while reports cannot be read.

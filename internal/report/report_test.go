@@ -35,6 +35,7 @@ import (
 //	lead                                        another controller leads
 //	sleep DUR
 //	view                                        who is believed, and what follows
+//	standings                                   what becomes of each address by each protocol
 //
 // After each line that changes something the Services are told, and so they are
 // whenever the Teller or the View asked for it.
@@ -58,12 +59,15 @@ type world struct {
 	says     map[lb.ServiceKey]Condition
 	recorded map[netip.Addr]string
 	again    map[lb.ServiceKey]time.Time
+	// standings are the latest of each address.
+	standings map[netip.Addr]AddressStanding
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{
 		t: t, now: start, ready: map[string]bool{}, teller: new(Teller),
 		says: map[lb.ServiceKey]Condition{}, recorded: map[netip.Addr]string{}, again: map[lb.ServiceKey]time.Time{},
+		standings: map[netip.Addr]AddressStanding{},
 	}
 	w.snapshot.Configuration = "c1"
 	w.snapshot.Pools = []lb.Pool{{Name: "edge"}}
@@ -118,6 +122,8 @@ func (w *world) Line(line string) string {
 		return w.sleep(transcript.Duration(w.t, words[0]))
 	case "view":
 		return w.show()
+	case "standings":
+		return w.stand()
 	default:
 		w.t.Fatalf("what is %q?", line)
 	}
@@ -288,6 +294,9 @@ func (w *world) tell() string {
 	index := announce.NewIndex(w.snapshot, announce.Options{})
 	for _, t := range w.teller.Tell(index, w.view, subjects, func(a netip.Addr) string { return w.recorded[a] }, w.now) {
 		name := t.Service.Name
+		for _, s := range t.Standings {
+			w.standings[s.Address] = s
+		}
 		if t.Condition != (Condition{}) && t.Condition != w.says[t.Service] {
 			w.says[t.Service] = t.Condition
 			fmt.Fprintf(&out, "%v %s: %v %s: %s\n", w.at(), name, t.Announced, t.Reason, t.Message)
@@ -330,6 +339,14 @@ func (w *world) sleep(d time.Duration) string {
 	}
 	w.t.Fatal("it asks to be looked at again and again")
 	return ""
+}
+
+func (w *world) stand() string {
+	var out strings.Builder
+	for _, a := range slices.SortedFunc(maps.Keys(w.standings), netip.Addr.Compare) {
+		fmt.Fprintf(&out, "%v layer2 %v bgp %v\n", a, w.standings[a].Layer2, w.standings[a].BGP)
+	}
+	return out.String()
 }
 
 func (w *world) show() string {

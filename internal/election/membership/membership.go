@@ -120,6 +120,7 @@ func (m *Membership) SetPeers(peers []netip.Addr) {
 		peers[i] = peers[i].Unmap()
 	}
 	m.border.setPeers(peers)
+	m.metrics.expected.Set(float64(len(peers)))
 	m.room.Store(int64(election.Room(len(peers))))
 	m.inbox.post(func(l *loop) { l.view.SetPeers(l.now(), peers) })
 }

@@ -10,6 +10,7 @@ import (
 
 type metrics struct {
 	members    *prometheus.GaugeVec
+	expected   prometheus.Gauge
 	dropped    *prometheus.CounterVec
 	suspicions *prometheus.CounterVec
 	doubt      prometheus.Histogram
@@ -22,6 +23,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "belfry_gossip_members",
 			Help: "Living members as this speaker sees them, itself included.",
 		}, []string{"state"}),
+		expected: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "belfry_gossip_members_expected",
+			Help: "Nodes with an address at which a speaker should be, this one included.",
+		}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "belfry_gossip_dropped_total",
 			Help: "Packets, streams and records dropped: foreign (not encrypted with our key, or a stream from no Node's address), malformed, overflow (more than is taken at a time).",
@@ -41,7 +46,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}, []string{"result"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.members, m.dropped, m.suspicions, m.doubt, m.exchanges)
+		reg.MustRegister(m.members, m.expected, m.dropped, m.suspicions, m.doubt, m.exchanges)
 	}
 	for _, r := range []string{dropForeign, dropMalformed, dropOverflow} {
 		m.dropped.WithLabelValues(r)
