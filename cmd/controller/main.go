@@ -18,6 +18,7 @@ import (
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/lease"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/report"
 )
@@ -67,9 +68,9 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{
-		Role: kube.Allocating, Class: kube.Class(f.class), DrainTaint: f.drainTaint, Namespace: f.namespace, Log: log,
-	})
+	cluster := kube.NewCluster(clients.Core, clients.Own, objects.Scope{
+		Role: objects.Allocating, Class: objects.Class(f.class), DrainTaint: f.drainTaint, Namespace: f.namespace,
+	}, log)
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", f.identity, log)
 	registry := daemon.NewRegistry("controller", cluster.Age)
 	election := &lease.Election{

@@ -21,6 +21,7 @@ import (
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speaker"
@@ -72,7 +73,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Class: kube.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace, Log: log})
+	cluster := kube.NewCluster(clients.Core, clients.Own, objects.Scope{Class: objects.Class(o.class), DrainTaint: o.drainTaint, Namespace: o.namespace}, log)
 	registry := daemon.NewRegistry("speaker", cluster.Age)
 	l2, err := link.New(log, registry, link.Options{RefreshInterval: o.refresh, Rate: o.rate})
 	if err != nil {

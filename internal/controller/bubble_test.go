@@ -25,6 +25,7 @@ import (
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/apitest"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // A bubble is a controller with its own cluster, in virtual time: an API server in
@@ -76,7 +77,7 @@ func (b *bubble) leads(ended func(error), edit ...func(*controller.Controller)) 
 		b.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Role: kube.Allocating, Namespace: b.namespace, Log: log})
+	cluster := kube.NewCluster(clients.Core, clients.Own, objects.Scope{Role: objects.Allocating, Namespace: b.namespace}, log)
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", "test", log)
 	if b.metrics == nil {
 		b.metrics = controller.NewMetrics(b.registry, events)
@@ -205,9 +206,9 @@ func (b *bubble) carries(name string) string {
 		out = append(out, "pool="+pool)
 	}
 	for _, c := range s.Status.Conditions {
-		switch kube.ConditionType(c.Type) {
-		case kube.ConditionPlaced: // see placed
-		case kube.ConditionRecorded:
+		switch objects.ConditionType(c.Type) {
+		case objects.ConditionPlaced: // see placed
+		case objects.ConditionRecorded:
 			if has := recorded(c.Message); has != addresses {
 				out = append(out, "Recorded="+has)
 			}

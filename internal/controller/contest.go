@@ -12,6 +12,7 @@ import (
 	"github.com/belfrylb/belfry/internal/contest"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // Contested is the reason of the condition Allocated while another writer insists on
@@ -20,23 +21,23 @@ const Contested = "Contested"
 
 // A rivalry is what becomes of what we write to one Service.
 type rivalry struct {
-	logs [kube.NumParts]contest.Log
+	logs [objects.NumParts]contest.Log
 	// over are the parts that another writer insists on.
-	over kube.Parts
+	over objects.Parts
 	// by is who that is, once it has been asked for.
 	by string
 }
 
 // told are the parts of which is told that they are contested, and by whom. What becomes
 // of our annotations concerns nobody, as they are there for people.
-const told = kube.AllParts &^ (1 << kube.PartAnnotations)
+const told = objects.AllParts &^ (1 << objects.PartAnnotations)
 
 // nameless reports whether it is still to be asked for who contests a status.
 func (r *rivalry) nameless() bool { return r.over&told != 0 && r.by == "" }
 
 // wrote takes note of what was written.
-func (r *rivalry) wrote(parts kube.Parts, digests [kube.NumParts]uint64) {
-	for p := range kube.NumParts {
+func (r *rivalry) wrote(parts objects.Parts, digests [objects.NumParts]uint64) {
+	for p := range objects.NumParts {
 		if parts.Has(p) {
 			r.logs[p].Wrote(time.Now(), digests[p])
 		}
@@ -45,11 +46,11 @@ func (r *rivalry) wrote(parts kube.Parts, digests [kube.NumParts]uint64) {
 
 // insist decides what of that which a Service lacks is written now, and has it looked at
 // again when the rest may be.
-func (l *loop) insist(s *service, is *kube.Service, want kube.ServiceWrite) (write kube.Parts) {
+func (l *loop) insist(s *service, is *objects.Service, want objects.ServiceWrite) (write objects.Parts) {
 	r, now := &s.rivalry, time.Now()
 	digests, shown := want.Digests(), is.Shown()
-	var over kube.Parts
-	decide := func(p kube.Part, missing kube.Parts) {
+	var over objects.Parts
+	decide := func(p objects.Part, missing objects.Parts) {
 		v := r.logs[p].Decide(now, contest.Seen{Want: digests[p], Missing: missing.Has(p), Others: shown[p]})
 		if v.Write {
 			write = write.With(p)
@@ -62,10 +63,10 @@ func (l *loop) insist(s *service, is *kube.Service, want kube.ServiceWrite) (wri
 		}
 	}
 	missing := is.Missing(want)
-	for _, p := range []kube.Part{kube.PartIngress, kube.PartAnnounced, kube.PartAnnotations} {
+	for _, p := range []objects.Part{objects.PartIngress, objects.PartAnnounced, objects.PartAnnotations} {
 		decide(p, missing)
 	}
-	decide(kube.PartRecords, is.Missing(contestedWrite(want, over, r.by, s.decision, is))) // which tell of the ingress
+	decide(objects.PartRecords, is.Missing(contestedWrite(want, over, r.by, s.decision, is))) // which tell of the ingress
 
 	if over == r.over {
 		return write
@@ -81,16 +82,16 @@ func (l *loop) insist(s *service, is *kube.Service, want kube.ServiceWrite) (wri
 }
 
 // contested is what a Service should carry as it stands.
-func (s *service) contested(w kube.ServiceWrite, is *kube.Service) kube.ServiceWrite {
+func (s *service) contested(w objects.ServiceWrite, is *objects.Service) objects.ServiceWrite {
 	return contestedWrite(w, s.rivalry.over, s.rivalry.by, s.decision, is)
 }
 
 // contestedWrite is what a Service should carry while others insist on some parts.
-func contestedWrite(w kube.ServiceWrite, over kube.Parts, by string, d allocator.Decision, is *kube.Service) kube.ServiceWrite {
-	if !over.Has(kube.PartIngress) || w.Allocated == (kube.Condition{}) {
+func contestedWrite(w objects.ServiceWrite, over objects.Parts, by string, d allocator.Decision, is *objects.Service) objects.ServiceWrite {
+	if !over.Has(objects.PartIngress) || w.Allocated == (objects.Condition{}) {
 		return w
 	}
-	if is.Allocated.Reason == Contested && !is.Missing(w).Has(kube.PartIngress) {
+	if is.Allocated.Reason == Contested && !is.Missing(w).Has(objects.PartIngress) {
 		w.Allocated = is.Allocated // until it has stayed
 		return w
 	}
@@ -110,10 +111,10 @@ func contestedWrite(w kube.ServiceWrite, over kube.Parts, by string, d allocator
 
 // contests tells that somebody contests a Service's status. The condition says so, too,
 // unless that is contested as well.
-func (l *loop) contests(is kube.Service, w kube.ServiceWrite, over kube.Parts, by string) {
+func (l *loop) contests(is objects.Service, w objects.ServiceWrite, over objects.Parts, by string) {
 	l.Log.Warn("what we write to a status is undone each time: no longer writing it", "service", is.Key.String(), "reason", by)
 	note := by + " undoes what Belfry writes to the status, so Belfry has stopped; stop the other writer"
-	if over.Has(kube.PartIngress) && w.Allocated != (kube.Condition{}) {
+	if over.Has(objects.PartIngress) && w.Allocated != (objects.Condition{}) {
 		note = w.Allocated.Message
 	}
 	l.Events.Record(kube.Event{About: is.Reference(), Warning: true, Reason: eventFailed, Action: "Allocate", Note: note})
@@ -156,7 +157,7 @@ func (s *service) remember(is lb.Service) lb.Service {
 
 // reason is by what a Service is counted: the reason of its condition Allocated.
 func (s *service) reason() standing {
-	if s.rivalry.over.Has(kube.PartIngress) {
+	if s.rivalry.over.Has(objects.PartIngress) {
 		return standing{Contested, false}
 	}
 	return standing{s.decision.Reason.String(), s.decision.Reason.Waiting()}

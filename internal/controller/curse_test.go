@@ -16,6 +16,7 @@ import (
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/pulse"
 )
 
@@ -28,7 +29,7 @@ func (w *world) lead(edit func(*controller.Controller)) *syncBuffer {
 	w.must(err)
 	text := &syncBuffer{}
 	log := slog.New(slog.NewTextHandler(text, nil))
-	cluster := kube.NewCluster(clients.Core, clients.Own, kube.Options{Role: kube.Allocating})
+	cluster := kube.NewCluster(clients.Core, clients.Own, objects.Scope{Role: objects.Allocating}, slog.New(slog.DiscardHandler))
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", "test", log)
 	c := controller.New(controller.Options{
 		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(prometheus.NewRegistry(), events),

@@ -24,8 +24,8 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
-	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/client/versioned"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // These tests run the real binary against a real API server, as the
@@ -275,7 +275,7 @@ func told(s *corev1.Service) string {
 		out = append(out, "pool="+pool)
 	}
 	for _, c := range s.Status.Conditions {
-		if t := kube.ConditionType(c.Type); t == kube.ConditionPlaced || t == kube.ConditionRecorded && recorded(c.Message) == addresses {
+		if t := objects.ConditionType(c.Type); t == objects.ConditionPlaced || t == objects.ConditionRecorded && recorded(c.Message) == addresses {
 			continue
 		}
 		out = append(out, fmt.Sprintf("%s=%s/%s", strings.TrimPrefix(c.Type, "belfry.dev/"), c.Status, c.Reason))

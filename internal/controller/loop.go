@@ -16,6 +16,7 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -93,7 +94,7 @@ type service struct {
 	rivalry      rivalry
 	// announced is the condition of that name, nil for the one that it has, and event
 	// what has changed and is told once that is written.
-	announced *kube.Condition
+	announced *objects.Condition
 	event     report.Event
 	// counted is by what it is counted among those that hold an address.
 	counted announcing
@@ -418,7 +419,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		s.settle = func() { l.settle(key, s) }
 		l.services[key] = s
 		l.Metrics.count(s.reason(), +1)
-		if is.Allocated == (kube.Condition{}) {
+		if is.Allocated == (objects.Condition{}) {
 			s.fresh = is.Seen
 		}
 	}
@@ -518,7 +519,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 	s.itsTurn = false
 	was := is
 	was.Service = s.remember(is.Service)
-	var carries kube.ServiceWrite
+	var carries objects.ServiceWrite
 	s.wrote = lb.Service{Assigned: want.Addresses, Placed: want.Placed, Reallocated: want.Reallocated, Moved: want.Moved, Terms: want.Terms}
 	l.submit(&s.attempt, job{
 		kind: kindService, object: key.String(),

@@ -12,6 +12,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/placement"
 )
 
@@ -85,7 +86,7 @@ func (l *loop) honorMoves(index *announce.Index, services []lb.Service) {
 				continue
 			}
 			if why := sites[at].Objects(node); why != "" && s.refusal == "" {
-				s.refusal = fmt.Sprintf("%s: %v %s; nothing is moved", kube.AnnotationMove, a, why)
+				s.refusal = fmt.Sprintf("%s: %v %s; nothing is moved", objects.AnnotationMove, a, why)
 			}
 		}
 		s.moved = lb.Move{Token: is.Request.Move, Refused: s.refusal != ""}
@@ -99,7 +100,7 @@ func (l *loop) honorMoves(index *announce.Index, services []lb.Service) {
 }
 
 // tellMove tells of a request to move that a write has recorded as refused.
-func (l *loop) tellMove(was kube.Service, is kube.ServiceWrite, why string) {
+func (l *loop) tellMove(was objects.Service, is objects.ServiceWrite, why string) {
 	if is.Moved.Refused && is.Moved != was.Moved && why != "" {
 		l.Events.Record(kube.Event{About: was.Reference(), Warning: true, Reason: eventNotMoved, Action: "Place", Note: why})
 	}
@@ -118,8 +119,8 @@ func carried(d allocator.Decision, is lb.Service) lb.Service {
 // inService reports whether somebody may be answering for the addresses in a
 // Service's status: a speaker said so, or they come from somebody who was here
 // before us.
-func inService(s kube.Service) bool {
-	return s.Announced.Status == metav1.ConditionTrue || s.Allocated == kube.Condition{}
+func inService(s objects.Service) bool {
+	return s.Announced.Status == metav1.ConditionTrue || s.Allocated == objects.Condition{}
 }
 
 // believe puts addresses where they are, written already or not, and returns how

@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -156,16 +157,16 @@ func (l *loop) counts(key lb.ServiceKey, s *service) {
 	s.counted = is
 }
 
-func said(c kube.Condition) report.Condition {
+func said(c objects.Condition) report.Condition {
 	return report.Condition{Announced: c.Status == metav1.ConditionTrue, Reason: c.Reason, Message: c.Message}
 }
 
 // conditionOf is a condition as a Service carries it, nil for one that stays.
-func conditionOf(c report.Condition) *kube.Condition {
+func conditionOf(c report.Condition) *objects.Condition {
 	if c == (report.Condition{}) {
 		return nil
 	}
-	out := &kube.Condition{Status: metav1.ConditionFalse, Reason: c.Reason, Message: c.Message}
+	out := &objects.Condition{Status: metav1.ConditionFalse, Reason: c.Reason, Message: c.Message}
 	if c.Announced {
 		out.Status = metav1.ConditionTrue
 	}
@@ -174,7 +175,7 @@ func conditionOf(c report.Condition) *kube.Condition {
 
 // tellsOnly reports whether what a Service lacks is what it is told alone, which can
 // wait until those that lack an address have one.
-func tellsOnly(is kube.Service, want kube.ServiceWrite, missing kube.Parts) bool {
+func tellsOnly(is objects.Service, want objects.ServiceWrite, missing objects.Parts) bool {
 	want.Announced, want.Placed = nil, is.Placed
 	return is.Missing(want)&missing == 0
 }
@@ -258,13 +259,13 @@ func (l *loop) reconsider(keys []lb.ServiceKey) {
 // tellEvent tells what has become of a Service, once that is written to its condition.
 // If it stands there already, whoever wrote it has told. Where another writer insists on
 // another condition, the Event is all that can be told.
-func (l *loop) tellEvent(is kube.Service, s *service, want kube.ServiceWrite, wrote kube.Parts) {
+func (l *loop) tellEvent(is objects.Service, s *service, want objects.ServiceWrite, wrote objects.Parts) {
 	e := s.event
 	if e == (report.Event{}) || want.Announced == nil || s.announced == nil || *want.Announced != *s.announced {
 		return
 	}
-	stands := !is.Missing(want).Has(kube.PartAnnounced)
-	tells := !stands && (wrote | s.rivalry.over).Has(kube.PartAnnounced)
+	stands := !is.Missing(want).Has(objects.PartAnnounced)
+	tells := !stands && (wrote | s.rivalry.over).Has(objects.PartAnnounced)
 	if stands || tells {
 		s.event = report.Event{}
 	}

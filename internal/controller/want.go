@@ -13,19 +13,20 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
 // want is what a Service should carry by what has been decided about it.
-func (s *service) want() kube.ServiceWrite {
+func (s *service) want() objects.ServiceWrite {
 	d := s.decision
 	if d.Reason == allocator.NotOurs {
-		return kube.ServiceWrite{Left: d.Left, Announced: &kube.Condition{}}
+		return objects.ServiceWrite{Left: d.Left, Announced: &objects.Condition{}}
 	}
-	w := kube.ServiceWrite{
+	w := objects.ServiceWrite{
 		Left:        d.Left,
 		Reallocated: d.Reallocated, Terms: d.Terms, Moved: s.moved,
-		Allocated: kube.Condition{Status: metav1.ConditionFalse, Reason: d.Reason.String(), Message: d.Sentence()},
+		Allocated: objects.Condition{Status: metav1.ConditionFalse, Reason: d.Reason.String(), Message: d.Sentence()},
 	}
 	if d.Allocated() {
 		w.Allocated.Status = metav1.ConditionTrue
@@ -37,7 +38,7 @@ func (s *service) want() kube.ServiceWrite {
 	w.Placed = s.placed
 	w.Announced = s.announced
 	if len(d.Assignments) == 0 {
-		w.Announced = &kube.Condition{}
+		w.Announced = &objects.Condition{}
 	}
 	return w
 }
@@ -111,7 +112,7 @@ const (
 
 // tell reports the transitions that a write has made: from what the Service was
 // to what it carries now.
-func (l *loop) tell(was kube.Service, d allocator.Decision, is kube.ServiceWrite) {
+func (l *loop) tell(was objects.Service, d allocator.Decision, is objects.ServiceWrite) {
 	about := was.Reference()
 	event := func(warning bool, reason, action, format string, args ...any) {
 		l.Events.Record(kube.Event{About: about, Warning: warning, Reason: reason, Action: action, Note: fmt.Sprintf(format, args...)})

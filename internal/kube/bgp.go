@@ -3,18 +3,13 @@ package kube
 import (
 	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
-	"github.com/belfrylb/belfry/internal/lb"
 )
-
-// passwordKey is the key of a basic-auth Secret that holds the password.
-const passwordKey = corev1.BasicAuthPasswordKey
 
 // perhapsPasswords leaves out the Secrets that are many or large and that nobody
 // takes for a peer's password. One of another wrong type is wanted, so that the
@@ -22,24 +17,6 @@ const passwordKey = corev1.BasicAuthPasswordKey
 func perhapsPasswords(o metav1.ListOptions) metav1.ListOptions {
 	o.FieldSelector = "type!=helm.sh/release.v1,type!=" + string(corev1.SecretTypeServiceAccountToken)
 	return o
-}
-
-// reduceSecret keeps of a Secret what a peer's password is judged by, and the
-// password only for those who sign with it: the controller keeps a text of the
-// same length. Of a Secret of another type nothing is kept but that.
-func (c *Cluster) reduceSecret(s *corev1.Secret) config.PasswordSecret {
-	out := config.PasswordSecret{Type: string(s.Type)}
-	if s.Type != corev1.SecretTypeBasicAuth {
-		return out
-	}
-	var text []byte
-	text, out.Present = s.Data[passwordKey]
-	if c.options.Role == Allocating {
-		out.Password = lb.NewSecret(strings.Repeat("*", len(text)))
-	} else {
-		out.Password = lb.NewSecret(string(text))
-	}
-	return out
 }
 
 // secretChanged takes a Secret for a change of configuration only if a peer or a

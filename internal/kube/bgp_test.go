@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // judgment returns what a Cluster finds about an object, and a peer's password
@@ -34,8 +35,8 @@ func TestPeersFollowTheSecretsThatTheyName(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
 	const name, password = "tor-password", "correct horse"
-	signs := b.cluster(speaker, kube.Options{Namespace: lab.Namespace})
-	judges := b.cluster(controller, kube.Options{Role: kube.Allocating, Namespace: lab.Namespace})
+	signs := b.cluster(speaker, objects.Scope{Namespace: lab.Namespace})
+	judges := b.cluster(controller, objects.Scope{Role: objects.Allocating, Namespace: lab.Namespace})
 	for i, address := range []v1beta1.PeerAddress{"192.0.2.1", "2001:db8::1"} {
 		peer := fmt.Sprintf("tor%d", i)
 		_, err := b.own.BelfryV1beta1().BGPPeers().Create(ctx, &v1beta1.BGPPeer{
@@ -106,7 +107,7 @@ func TestFindingsAreWrittenOnce(t *testing.T) {
 	}
 	community("one")
 	community("two")
-	c := b.cluster(controller, kube.Options{Role: kube.Allocating, Namespace: lab.Namespace})
+	c := b.cluster(controller, objects.Scope{Role: objects.Allocating, Namespace: lab.Namespace})
 	_, verdicts := c.Setting()
 	want := map[string]v1beta1.Reason{
 		"BGPAdvertisement/edge": v1beta1.ReasonUnknownName, "BFDProfile/fast": v1beta1.ReasonUnsupported,

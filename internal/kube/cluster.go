@@ -18,34 +18,9 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
 )
-
-// A Role is what a Cluster is watched for.
-type Role uint8
-
-// Roles.
-const (
-	// Announcing needs to know what is assigned, not how that came about.
-	Announcing Role = iota
-	// Allocating needs the journals in the pools' status, the labels of namespaces and
-	// what the speakers report besides.
-	Allocating
-)
-
-// Options say which part of the cluster concerns us.
-type Options struct {
-	Role Role
-	// Class decides which Services are ours.
-	Class Class
-	// DrainTaint is the key of a taint that drains a Node; empty for none.
-	DrainTaint string
-	// Namespace is the one we are installed in, where the Secrets are that BGP
-	// peers name; empty for none.
-	Namespace string
-	// Log is told of kinds that cannot be read; nil is nobody.
-	Log *slog.Logger
-}
 
 // A Cluster is what the API server holds that concerns us, in our own nouns and
 // always nearly up to date. [Cluster.Run] keeps it so.
@@ -53,17 +28,18 @@ type Options struct {
 // It says that something has changed; whoever asks then gets the whole, or
 // which parts. Values handed out are shared and must not be changed.
 type Cluster struct {
-	core    *CoreClient
-	own     *OwnClient
-	options Options
-	signal  chan struct{}
-	synced  chan struct{}
+	core   *CoreClient
+	own    *OwnClient
+	scope  objects.Scope
+	log    *slog.Logger
+	signal chan struct{}
+	synced chan struct{}
 
 	mu         sync.Mutex
 	kinds      []*mirrored
 	complete   bool // synced is closed
-	services   *table[*Service]
-	slices     *table[slice]
+	services   *table[*objects.Service]
+	slices     *table[objects.Slice]
 	nodes      *table[lb.Node]
 	namespaces *table[map[string]string]
 	pools      *table[*v1beta1.IPAddressPool]
@@ -74,17 +50,17 @@ type Cluster struct {
 	communities *table[*v1beta1.Community]
 	profiles    *table[*v1beta1.BFDProfile]
 	secrets     *table[config.PasswordSecret]
-	// reports are what the speakers say, and reporting is that kind ([Allocating]
+	// reports are what the speakers say, and reporting is that kind ([objects.Allocating]
 	// only).
 	reports   *table[report.Report]
 	reporting *mirrored
-	// others are the externalIPs of Services of other types ([Allocating] only).
+	// others are the externalIPs of Services of other types ([objects.Allocating] only).
 	others *table[[]netip.Addr]
-	// networks are those of cluster IPs ([Allocating] only).
+	// networks are those of cluster IPs ([objects.Allocating] only).
 	networks *table[lb.ServiceNetwork]
 	judged   map[string]judged
 	// byService are the EndpointSlices of each Service, endpoints their sums.
-	byService map[lb.ServiceKey]map[name]*slice
+	byService map[lb.ServiceKey]map[name]*objects.Slice
 	endpoints map[lb.ServiceKey]lb.Endpoints
 	changes   changes
 
@@ -115,28 +91,25 @@ type Changes struct {
 	Left map[lb.ServiceKey]string
 	// Config is set when the spec of an object that configures us changed, or the
 	// Secret that a BGP peer names, and, for
-	// [Allocating] only, when somebody asks to rebalance one. Pools is set when
-	// anything of a pool changed ([Allocating] only), Nodes when a Node did.
+	// [objects.Allocating] only, when somebody asks to rebalance one. Pools is set when
+	// anything of a pool changed ([objects.Allocating] only), Nodes when a Node did.
 	Config, Pools, Nodes bool
-	// Reports is set when a speaker says something else ([Allocating] only).
+	// Reports is set when a speaker says something else ([objects.Allocating] only).
 	Reports bool
-	// External is set when the externalIPs of some Service changed ([Allocating]
+	// External is set when the externalIPs of some Service changed ([objects.Allocating]
 	// only).
 	External bool
-	// Networks is set when those of cluster IPs changed ([Allocating] only).
+	// Networks is set when those of cluster IPs changed ([objects.Allocating] only).
 	Networks bool
 }
 
-// NewCluster prepares to watch a cluster.
-func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+// NewCluster prepares to watch a cluster. The log is told of kinds that cannot be read.
+func NewCluster(core *CoreClient, own *OwnClient, scope objects.Scope, log *slog.Logger) *Cluster {
 	c := &Cluster{
-		core: core, own: own, options: o,
+		core: core, own: own, scope: scope, log: log,
 		signal:      make(chan struct{}, 1),
 		synced:      make(chan struct{}),
-		byService:   map[lb.ServiceKey]map[name]*slice{},
+		byService:   map[lb.ServiceKey]map[name]*objects.Slice{},
 		endpoints:   map[lb.ServiceKey]lb.Endpoints{},
 		stale:       map[lb.ServiceKey]struct{}{},
 		staleConfig: true,
@@ -144,8 +117,8 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	}
 	c.changes.reset()
 	c.services = register(c, vital, core.Services(""), onlyLoadBalancers, c.reduceService, c.serviceChanged)
-	c.slices = register(c, vital, core.EndpointSlices(""), notHeadless, reduceSlice, c.sliceChanged)
-	c.nodes = register(c, vital, core.Nodes(), everything, func(n *corev1.Node) lb.Node { return reduceNode(n, o.DrainTaint) }, c.nodeChanged)
+	c.slices = register(c, vital, core.EndpointSlices(""), notHeadless, objects.ReadSlice, c.sliceChanged)
+	c.nodes = register(c, vital, core.Nodes(), everything, scope.Node, c.nodeChanged)
 	c.pools = register(c, vital, own.IPAddressPools(), everything, stripped, c.poolChanged)
 	c.l2ads = register(c, optional, own.L2Advertisements(), everything, stripped, c.advertisementChanged)
 	c.peers = register(c, optional, own.BGPPeers(), everything, stripped, specChanged[*v1beta1.BGPPeer](c))
@@ -154,15 +127,15 @@ func NewCluster(core *CoreClient, own *OwnClient, o Options) *Cluster {
 	c.profiles = register(c, optional, own.BFDProfiles(), everything, stripped, specChanged[*v1beta1.BFDProfile](c))
 	c.namespaces, c.reports, c.secrets = empty(c, c.namespaceChanged), empty(c, c.reportChanged), empty(c, c.secretChanged)
 	c.others, c.networks = empty(c, c.otherServiceChanged), empty(c, c.networkChanged)
-	if o.Role == Allocating {
+	if scope.Role == objects.Allocating {
 		c.namespaces = register(c, vital, core.Namespaces(), everything, func(n *corev1.Namespace) map[string]string { return n.Labels }, c.namespaceChanged)
 		c.reports = register(c, optional, own.SpeakerStatuses(), everything, reduceReport, c.reportChanged)
 		c.reporting = c.kinds[len(c.kinds)-1]
-		c.others = register(c, optional, core.Services(""), otherServices, externalIPs, c.otherServiceChanged)
+		c.others = register(c, optional, core.Services(""), otherServices, objects.ExternalIPs, c.otherServiceChanged)
 		c.networks = register(c, incidental, core.ServiceCIDRs(), everything, reduceNetwork, c.networkChanged)
 	}
-	if o.Namespace != "" {
-		c.secrets = register(c, optional, core.Secrets(o.Namespace), perhapsPasswords, c.reduceSecret, c.secretChanged)
+	if scope.Namespace != "" {
+		c.secrets = register(c, optional, core.Secrets(scope.Namespace), perhapsPasswords, scope.Secret, c.secretChanged)
 	}
 	c.judged = c.judgedKinds()
 	return c
@@ -252,37 +225,40 @@ func (c *Cluster) notify() {
 	}
 }
 
-func (c *Cluster) reduceService(s *corev1.Service) *Service {
-	out := c.options.service(s)
+func (c *Cluster) reduceService(s *corev1.Service) *objects.Service {
+	out := c.scope.Service(s)
 	if out != nil {
 		out.Seen = time.Now()
-	} else if external := externalIPs(s); c.options.Role == Allocating && external != nil {
-		out = &Service{bystander: true, external: external}
+	} else if external := objects.ExternalIPs(s); c.scope.Role == objects.Allocating && external != nil {
+		out = &objects.Service{Bystander: true, External: external}
 	}
 	return out
 }
 
+// concerns reports whether there is a Service, and it is more than a bystander.
+func concerns(s *objects.Service) bool { return s != nil && !s.Bystander }
+
 // ours returns the Service of a name if it concerns us, or nil.
-func (c *Cluster) ours(n name) *Service {
-	if r := c.services.rows[n]; r != nil && r.value.concerns() {
+func (c *Cluster) ours(n name) *objects.Service {
+	if r := c.services.rows[n]; r != nil && concerns(r.value) {
 		return r.value
 	}
 	return nil
 }
 
-func (c *Cluster) serviceChanged(was, is *row[*Service]) {
-	var old, now *Service
+func (c *Cluster) serviceChanged(was, is *row[*objects.Service]) {
+	var old, now *objects.Service
 	if was != nil {
 		old = was.value
 	}
 	if is != nil {
 		now = is.value
 	}
-	c.externalChanged(old.externalIPs(), now.externalIPs())
-	if !old.concerns() {
+	c.externalChanged(externalOf(old), externalOf(now))
+	if !concerns(old) {
 		old = nil
 	}
-	if !now.concerns() {
+	if !concerns(now) {
 		now = nil
 	}
 	if old == nil && now == nil {
@@ -305,33 +281,33 @@ func (c *Cluster) serviceChanged(was, is *row[*Service]) {
 	c.notify()
 }
 
-func (c *Cluster) sliceChanged(was, is *row[slice]) {
-	if was != nil && is != nil && was.value.equal(&is.value) {
+func (c *Cluster) sliceChanged(was, is *row[objects.Slice]) {
+	if was != nil && is != nil && was.value.Equal(&is.value) {
 		return
 	}
 	if was != nil {
-		if of := c.byService[was.value.service]; of != nil {
+		if of := c.byService[was.value.Service]; of != nil {
 			delete(of, was.name)
 			if len(of) == 0 {
-				delete(c.byService, was.value.service)
+				delete(c.byService, was.value.Service)
 			}
 		}
-		c.sum(was.value.service)
+		c.sum(was.value.Service)
 	}
 	if is != nil {
-		of := c.byService[is.value.service]
+		of := c.byService[is.value.Service]
 		if of == nil {
-			of = map[name]*slice{}
-			c.byService[is.value.service] = of
+			of = map[name]*objects.Slice{}
+			c.byService[is.value.Service] = of
 		}
 		of[is.name] = &is.value
-		c.sum(is.value.service)
+		c.sum(is.value.Service)
 	}
 }
 
 // sum counts a Service's endpoints anew.
 func (c *Cluster) sum(key lb.ServiceKey) {
-	is := sumSlices(slices.Collect(maps.Values(c.byService[key])))
+	is := objects.SumSlices(slices.Collect(maps.Values(c.byService[key])))
 	was := c.endpoints[key]
 	if maps.Equal(is.IPv4, was.IPv4) && maps.Equal(is.IPv6, was.IPv6) {
 		return
@@ -349,6 +325,11 @@ func (c *Cluster) sum(key lb.ServiceKey) {
 	c.notify()
 }
 
+func equalNode(a, b lb.Node) bool {
+	return a.Name == b.Name && a.NotReady == b.NotReady && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain &&
+		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodNetworks, b.PodNetworks)
+}
+
 func (c *Cluster) nodeChanged(was, is *row[lb.Node]) {
 	if was != nil && is != nil && equalNode(was.value, is.value) {
 		return
@@ -362,7 +343,7 @@ func (c *Cluster) namespaceChanged(was, is *row[map[string]string]) {
 		return // its Services go before a namespace does
 	}
 	for n, s := range c.services.rows {
-		if n.Namespace == is.name.Name && s.value.concerns() {
+		if n.Namespace == is.name.Name && concerns(s.value) {
 			c.changes.services[s.value.Key] = struct{}{}
 			c.stale[s.value.Key] = struct{}{}
 			c.notify()
@@ -395,7 +376,7 @@ func (c *Cluster) poolChanged(was, is *row[*v1beta1.IPAddressPool]) {
 		c.changes.config, c.staleConfig = true, true
 		c.notify()
 	}
-	if c.options.Role == Allocating {
+	if c.scope.Role == objects.Allocating {
 		c.changes.pools, c.staleConfig = true, true
 		c.notify()
 	}
@@ -403,7 +384,7 @@ func (c *Cluster) poolChanged(was, is *row[*v1beta1.IPAddressPool]) {
 
 func (c *Cluster) advertisementChanged(was, is *row[*v1beta1.L2Advertisement]) {
 	specChanged[*v1beta1.L2Advertisement](c)(was, is)
-	if c.options.Role == Allocating && was != nil && is != nil && rebalance(was.value.Annotations) != rebalance(is.value.Annotations) {
+	if c.scope.Role == objects.Allocating && was != nil && is != nil && objects.RebalanceToken(was.value.Annotations) != objects.RebalanceToken(is.value.Annotations) {
 		c.changes.config = true
 		c.notify()
 	}
@@ -442,7 +423,7 @@ func (c *Cluster) Everything() Changes {
 	defer c.mu.Unlock()
 	out := Changes{Left: c.changes.left, Config: true, Pools: true, Nodes: true, Reports: true, External: true, Networks: true}
 	for s := range rows(c.services) {
-		if s.concerns() {
+		if concerns(s) {
 			out.Services = append(out.Services, s.Key)
 		}
 	}
@@ -452,17 +433,17 @@ func (c *Cluster) Everything() Changes {
 
 // Service returns a Service as it is now, and false when there is none that
 // concerns us.
-func (c *Cluster) Service(key lb.ServiceKey) (Service, bool) {
+func (c *Cluster) Service(key lb.ServiceKey) (objects.Service, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.service(key)
 }
 
 // service completes a row with what other objects say about it.
-func (c *Cluster) service(key lb.ServiceKey) (Service, bool) {
+func (c *Cluster) service(key lb.ServiceKey) (objects.Service, bool) {
 	known := c.ours(name{Namespace: key.Namespace, Name: key.Name})
 	if known == nil {
-		return Service{}, false
+		return objects.Service{}, false
 	}
 	s := *known
 	s.Endpoints = c.endpoints[key]
@@ -515,14 +496,11 @@ func (c *Cluster) Setting() (lb.Snapshot, []config.Verdict) {
 // refresh renews all of the snapshot but the Services.
 func (c *Cluster) refresh() {
 	if c.staleConfig {
-		c.config = config.Compile(config.Objects{
+		c.config = objects.Configure(&c.snapshot, config.Objects{
 			Pools:            slices.Collect(rows(c.pools)),
 			L2Advertisements: slices.Collect(rows(c.l2ads)),
 			BGP:              c.bgpObjects(),
 		})
-		c.snapshot.Pools, c.snapshot.L2Advertisements = c.config.Pools, c.config.L2Advertisements
-		c.snapshot.Configuration = c.digest()
-		c.snapshot.BGPPeers, c.snapshot.BGPAdvertisements = c.config.BGPPeers, c.config.BGPAdvertisements
 		c.staleConfig = false
 	}
 	if c.staleNodes {

@@ -1,14 +1,13 @@
-// Package kube is the edge towards the Kubernetes API: it turns API objects into
-// the nouns of package lb, and decisions into writes.
+// Package kube is the edge towards the Kubernetes API: it follows the API
+// server's objects in the nouns of package lb, and writes what was decided.
 //
 // # Reading
 //
 // A Cluster runs one client-go reflector per kind and keeps what they deliver in
-// tables of its own instead of informer caches. An object is reduced to what a
-// decision can depend on before it is stored, once per event: a Service becomes
-// an lb.Service, an EndpointSlice a count per node. There is no second copy, no
-// queue of deltas and no goroutine per listener, and the whole API object is
-// garbage as soon as it has been read.
+// tables of its own instead of informer caches. Package objects reduces each object
+// to what a decision can depend on before it is stored, once per event. There is no
+// second copy, no queue of deltas and no goroutine per listener, and the whole API
+// object is garbage as soon as it has been read.
 //
 // # Writing, and reading one's own writes
 //

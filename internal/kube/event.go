@@ -9,21 +9,20 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // An Event tells a person that something about an object has changed. It is
 // told once, by whoever saw the change; nothing waits for it.
 type Event struct {
-	// About is the object; see [Service.Reference] and [Reference].
+	// About is the object; see [objects.Service.Reference] and [Reference].
 	About corev1.ObjectReference
 	// Warning marks what somebody should look into.
 	Warning bool
@@ -34,14 +33,6 @@ type Event struct {
 	// Once names what is told, if it may be told again by another controller: it
 	// appears once.
 	Once string
-}
-
-// Reference names the Service in Events.
-func (s *Service) Reference() corev1.ObjectReference {
-	return corev1.ObjectReference{
-		APIVersion: "v1", Kind: "Service",
-		Namespace: s.Key.Namespace, Name: s.Key.Name, UID: types.UID(s.UID), ResourceVersion: s.Version,
-	}
 }
 
 // Reference names an object of our own kinds in Events.
@@ -71,7 +62,7 @@ type queuedEvent struct {
 
 // Limits of the events API, and of our patience: docs/design/bounds.md.
 const (
-	maxNote       = maxMessage
+	maxNote       = objects.MaxMessage
 	eventQueue    = 4096
 	eventWriters  = 2
 	eventTimeout  = 10 * time.Second
@@ -154,11 +145,11 @@ func (r *Recorder) write(ctx context.Context, e queuedEvent) error {
 		},
 		EventTime:           metav1.NewMicroTime(e.at),
 		ReportingController: r.controller,
-		ReportingInstance:   cut(r.instance, 128),
+		ReportingInstance:   objects.Cut(r.instance, 128),
 		Action:              e.Action,
 		Reason:              e.Reason,
 		Regarding:           e.About,
-		Note:                cut(e.Note, maxNote),
+		Note:                objects.Cut(e.Note, maxNote),
 		Type:                kind,
 	}
 	var err error
@@ -194,17 +185,4 @@ func eventName(e queuedEvent) string {
 		return fmt.Sprintf("%s.%x", about, sum[:16])
 	}
 	return fmt.Sprintf("%s.%x.%x", about, e.at.UnixNano(), e.number)
-}
-
-// cut shortens a text to n bytes, between characters.
-func cut(text string, n int) string {
-	if len(text) <= n {
-		return text
-	}
-	const mark = "..."
-	end := n - len(mark)
-	for end > 0 && !utf8.RuneStart(text[end]) {
-		end--
-	}
-	return strings.TrimRight(text[:end], " ,;") + mark
 }

@@ -8,21 +8,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 )
-
-// maxExternalIPs is how many externalIPs of one Service are read, the first
-// (docs/design/bounds.md).
-const maxExternalIPs = 16
-
-// externalIPs returns the addresses that a Service names in its externalIPs.
-func externalIPs(s *corev1.Service) (all []netip.Addr) {
-	for _, text := range s.Spec.ExternalIPs {
-		if a, err := netip.ParseAddr(text); err == nil && len(all) < maxExternalIPs {
-			all = append(all, a.Unmap())
-		}
-	}
-	return all
-}
 
 // otherServices leaves out those of type LoadBalancer.
 func otherServices(o metav1.ListOptions) metav1.ListOptions {
@@ -48,6 +35,14 @@ func (c *Cluster) otherServiceChanged(was, is *row[[]netip.Addr]) {
 	c.externalChanged(old, now)
 }
 
+// externalOf returns the externalIPs of a Service, if there is one.
+func externalOf(s *objects.Service) []netip.Addr {
+	if s == nil {
+		return nil
+	}
+	return s.External
+}
+
 // ExternalIPs returns the externalIPs of Services of any type and class, in no order.
 func (c *Cluster) ExternalIPs() (all []lb.ExternalIP) {
 	c.mu.Lock()
@@ -61,7 +56,7 @@ func (c *Cluster) ExternalIPs() (all []lb.ExternalIP) {
 		enter(n, r.value)
 	}
 	for n, r := range c.services.rows {
-		enter(n, r.value.externalIPs())
+		enter(n, externalOf(r.value))
 	}
 	return all
 }

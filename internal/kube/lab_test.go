@@ -27,6 +27,7 @@ import (
 	"github.com/belfrylb/belfry/internal/kube/client/versioned"
 	"github.com/belfrylb/belfry/internal/kube/lease"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // These tests speak to a real API server with the RBAC that is shipped.
@@ -90,10 +91,10 @@ func (b *bench) clientsOn(node, account string) kube.Clients {
 }
 
 // cluster watches as a ServiceAccount until the test ends.
-func (b *bench) cluster(account string, o kube.Options) *kube.Cluster {
+func (b *bench) cluster(account string, o objects.Scope) *kube.Cluster {
 	b.Helper()
 	clients := b.clients(account)
-	c := kube.NewCluster(clients.Core, clients.Own, o)
+	c := kube.NewCluster(clients.Core, clients.Own, o, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan struct{})
 	go func() {
@@ -154,9 +155,9 @@ func (b *bench) patch(name, body string) {
 func (b *bench) key(name string) lb.ServiceKey { return lb.ServiceKey{Namespace: b.ns, Name: name} }
 
 // see waits until the cluster shows a Service that satisfies ok.
-func (b *bench) see(c *kube.Cluster, name string, ok func(kube.Service) bool) kube.Service {
+func (b *bench) see(c *kube.Cluster, name string, ok func(objects.Service) bool) objects.Service {
 	b.Helper()
-	var s kube.Service
+	var s objects.Service
 	b.eventually("the watch shows service "+name, func() (string, bool) {
 		var found bool
 		s, found = c.Service(b.key(name))
@@ -165,7 +166,7 @@ func (b *bench) see(c *kube.Cluster, name string, ok func(kube.Service) bool) ku
 	return s
 }
 
-func whatever(kube.Service) bool { return true }
+func whatever(objects.Service) bool { return true }
 
 // snapshot is the snapshot's part that belongs to the test.
 func (b *bench) snapshot(c *kube.Cluster) []lb.Service {
@@ -189,10 +190,10 @@ func names(services []lb.Service) string {
 func TestSnapshotFollowsTheCluster(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	for account, role := range map[string]kube.Role{controller: kube.Allocating, speaker: kube.Announcing} {
+	for account, role := range map[string]objects.Role{controller: objects.Allocating, speaker: objects.Announcing} {
 		t.Run(account, func(t *testing.T) {
 			b := &bench{T: t, lab: b.lab, admin: b.admin, own: b.own, ns: b.ns}
-			c := b.cluster(account, kube.Options{Role: role})
+			c := b.cluster(account, objects.Scope{Role: role})
 			for _, n := range []string{"c", "a", "b", "d"} {
 				b.create(n)
 				b.see(c, n, whatever)
@@ -224,7 +225,7 @@ func TestSnapshotFollowsTheCluster(t *testing.T) {
 				got := b.snapshot(c)[0].Endpoints
 				return fmt.Sprint(got), reflect.DeepEqual(got, lb.Endpoints{IPv6: lb.NodeEndpoints{"node1": {Ready: 1}}})
 			})
-			if role == kube.Allocating { // announcing does not depend on Namespaces
+			if role == objects.Allocating { // announcing does not depend on Namespaces
 				_, err = b.admin.CoreV1().Namespaces().Patch(ctx, b.ns, types.MergePatchType, []byte(`{"metadata":{"labels":{"team":"`+account+`"}}}`), metav1.PatchOptions{})
 				b.must(err)
 				b.eventually("the namespace's labels are seen", func() (string, bool) {
@@ -248,8 +249,8 @@ func TestSnapshotFollowsTheCluster(t *testing.T) {
 func TestChangesNameWhatChanged(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, kube.Options{Role: kube.Allocating})
-	deaf := b.cluster(speaker, kube.Options{Role: kube.Announcing})
+	c := b.cluster(controller, objects.Scope{Role: objects.Allocating})
+	deaf := b.cluster(speaker, objects.Scope{Role: objects.Announcing})
 	c.Everything()
 	deaf.Everything()
 	p, err := b.own.BelfryV1beta1().IPAddressPools().Create(ctx, &v1beta1.IPAddressPool{
@@ -287,8 +288,8 @@ func TestChangesNameWhatChanged(t *testing.T) {
 	}
 }
 
-func write(addresses ...string) kube.ServiceWrite {
-	w := kube.ServiceWrite{Allocated: kube.Condition{Status: "True", Reason: "Allocated", Message: "m"}}
+func write(addresses ...string) objects.ServiceWrite {
+	w := objects.ServiceWrite{Allocated: objects.Condition{Status: "True", Reason: "Allocated", Message: "m"}}
 	for _, a := range addresses {
 		w.Addresses = append(w.Addresses, netip.MustParseAddr(a))
 		w.Pools = append(w.Pools, "edge")
@@ -299,14 +300,14 @@ func write(addresses ...string) kube.ServiceWrite {
 func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, kube.Options{})
+	c := b.cluster(controller, objects.Scope{})
 	b.create("web")
 	s := b.see(c, "web", whatever)
 	want := write("192.0.2.1", "2001:db8::1")
-	want.Announced = &kube.Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}
+	want.Announced = &objects.Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}
 	mark, err := b.lab.AuditNow()
 	b.must(err)
-	out, err := c.WriteService(ctx, s, want, kube.AllParts)
+	out, err := c.WriteService(ctx, s, want, objects.AllParts)
 	if out != kube.Done || err != nil {
 		t.Fatalf("%v, %v", out, err)
 	}
@@ -315,7 +316,7 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	if !now.Carries(want) || !now.Exact || fmt.Sprint(now.AssignedPools) != "[edge edge]" {
 		t.Errorf("after the write the cluster shows %+v", now)
 	}
-	if out, err := c.WriteService(ctx, now, want, kube.AllParts); out != kube.Unchanged || err != nil {
+	if out, err := c.WriteService(ctx, now, want, objects.AllParts); out != kube.Unchanged || err != nil {
 		t.Errorf("the same again: %v, %v", out, err)
 	}
 	writes, err := b.lab.Writes(mark, lab.Namespace)
@@ -327,8 +328,8 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	_, err = b.admin.CoreV1().Services(b.ns).Patch(ctx, "web", types.StrategicMergePatchType,
 		[]byte(`{"status":{"conditions":[{"type":"else.example/Seen","status":"True","reason":"R","message":"","lastTransitionTime":"2024-01-01T00:00:00Z"}]}}`), metav1.PatchOptions{}, "status")
 	b.must(err)
-	now = b.see(c, "web", func(s kube.Service) bool { return s.Version != now.Version })
-	if out, err := c.WriteService(ctx, now, kube.ServiceWrite{Announced: &kube.Condition{}}, kube.AllParts); out != kube.Done || err != nil {
+	now = b.see(c, "web", func(s objects.Service) bool { return s.Version != now.Version })
+	if out, err := c.WriteService(ctx, now, objects.ServiceWrite{Announced: &objects.Condition{}}, objects.AllParts); out != kube.Done || err != nil {
 		t.Fatalf("%v, %v", out, err)
 	}
 	got, err := b.admin.CoreV1().Services(b.ns).Get(ctx, "web", metav1.GetOptions{})
@@ -341,35 +342,35 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 func TestWritesEndInTheirOutcomes(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, kube.Options{})
-	fresh := func(name string) kube.Service {
+	c := b.cluster(controller, objects.Scope{})
+	fresh := func(name string) objects.Service {
 		b.create(name)
 		return b.see(c, name, whatever)
 	}
 
 	s := fresh("stale")
 	b.patch("stale", `{"metadata":{"labels":{"x":"y"}}}`)
-	if out, err := c.WriteService(ctx, s, write("192.0.2.1"), kube.AllParts); out != kube.Stale {
+	if out, err := c.WriteService(ctx, s, write("192.0.2.1"), objects.AllParts); out != kube.Stale {
 		t.Errorf("a version that is not the latest: %v, %v", out, err)
 	}
 	s = fresh("gone")
 	b.must(b.admin.CoreV1().Services(b.ns).Delete(ctx, "gone", metav1.DeleteOptions{}))
-	if out, err := c.WriteService(ctx, s, write("2001:db8::1"), kube.AllParts); out != kube.Gone {
+	if out, err := c.WriteService(ctx, s, write("2001:db8::1"), objects.AllParts); out != kube.Gone {
 		t.Errorf("a service that is gone: %v, %v", out, err)
 	}
 	b.create("gone")
-	if out, err := c.WriteService(ctx, s, write("2001:db8::1"), kube.AllParts); out != kube.Stale && out != kube.Gone {
+	if out, err := c.WriteService(ctx, s, write("2001:db8::1"), objects.AllParts); out != kube.Stale && out != kube.Gone {
 		t.Errorf("its successor by the same name: %v, %v", out, err)
 	}
 	s = fresh("refused")
 	bad := write("192.0.2.1")
 	bad.Pools[0] = strings.Repeat("long", 100_000)
-	if out, err := c.WriteService(ctx, s, bad, kube.AllParts); out != kube.Refused || err == nil {
+	if out, err := c.WriteService(ctx, s, bad, objects.AllParts); out != kube.Refused || err == nil {
 		t.Errorf("an annotation that is too long: %v, %v", out, err)
 	}
 	expired, cancel := context.WithCancel(ctx)
 	cancel()
-	if out, err := c.WriteService(expired, s, write("192.0.2.1"), kube.AllParts); out != kube.Unknown || err == nil {
+	if out, err := c.WriteService(expired, s, write("192.0.2.1"), objects.AllParts); out != kube.Unknown || err == nil {
 		t.Errorf("no answer: %v, %v", out, err)
 	}
 }
@@ -377,10 +378,10 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 func TestWhatLeftIsReportedAndCleaned(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, kube.Options{})
+	c := b.cluster(controller, objects.Scope{})
 	for _, name := range []string{"marked", "deleted", "returned"} {
 		b.create(name)
-		if out, err := c.WriteService(ctx, b.see(c, name, whatever), write("192.0.2.1"), kube.AllParts); out != kube.Done {
+		if out, err := c.WriteService(ctx, b.see(c, name, whatever), write("192.0.2.1"), objects.AllParts); out != kube.Done {
 			t.Fatalf("%v, %v", out, err)
 		}
 	}
@@ -427,10 +428,10 @@ func TestWhatLeftIsReportedAndCleaned(t *testing.T) {
 func TestCatchUpKnowsWhatTheWatchDoesNotYet(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	other := b.cluster(controller, kube.Options{})
+	other := b.cluster(controller, objects.Scope{})
 	// A cluster whose watch stopped: to it, time stands still.
 	clients := b.clients(controller)
-	c := kube.NewCluster(clients.Core, clients.Own, kube.Options{})
+	c := kube.NewCluster(clients.Core, clients.Own, objects.Scope{}, slog.New(slog.DiscardHandler))
 	b.create("old")
 	b.see(other, "old", whatever)
 	watching, stop := context.WithCancel(ctx)
@@ -439,7 +440,7 @@ func TestCatchUpKnowsWhatTheWatchDoesNotYet(t *testing.T) {
 	<-c.Synced()
 	stop()
 	<-done
-	if out, err := other.WriteService(ctx, b.see(other, "old", whatever), write("2001:db8::1"), kube.AllParts); out != kube.Done {
+	if out, err := other.WriteService(ctx, b.see(other, "old", whatever), write("2001:db8::1"), objects.AllParts); out != kube.Done {
 		t.Fatalf("%v, %v", out, err)
 	}
 	b.create("new")
@@ -459,7 +460,7 @@ func TestCatchUpKnowsWhatTheWatchDoesNotYet(t *testing.T) {
 func TestPoolFinalizerComesAndGoes(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, kube.Options{Role: kube.Allocating})
+	c := b.cluster(controller, objects.Scope{Role: objects.Allocating})
 	pools := b.own.BelfryV1beta1().IPAddressPools()
 	_, err := pools.Create(ctx, &v1beta1.IPAddressPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "fin", Finalizers: []string{"else.example/keep"}},
@@ -528,7 +529,7 @@ func TestEventsAreWrittenAsGiven(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { r.Run(ctx); close(done) }()
-	ref := (&kube.Service{Service: lb.Service{Key: b.key("web"), UID: string(s.UID)}, Version: s.ResourceVersion}).Reference()
+	ref := (&objects.Service{Service: lb.Service{Key: b.key("web"), UID: string(s.UID)}, Version: s.ResourceVersion}).Reference()
 	r.Record(kube.Event{About: ref, Reason: "IPAllocated", Action: "Allocate", Note: "assigned 192.0.2.1"})
 	r.Record(kube.Event{About: ref, Warning: true, Reason: "IPOrphaned", Action: "Allocate", Note: strings.Repeat("ä", 2000)})
 	b.eventually("both events are there", func() (string, bool) {

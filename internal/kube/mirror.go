@@ -53,7 +53,7 @@ func register[T apiObject, L runtime.Object, V any](
 	c *Cluster, n need, client Kind[T, L], only func(metav1.ListOptions) metav1.ListOptions,
 	reduce func(T) V, changed func(was, is *row[V]),
 ) *table[V] {
-	t, k := mirror(&c.mu, c.options.Log, client, only, reduce, changed, c.settle)
+	t, k := mirror(&c.mu, c.log, client, only, reduce, changed, c.settle)
 	k.need = n
 	k.read = n == incidental
 	c.kinds = append(c.kinds, k)

@@ -2,7 +2,6 @@ package kube
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // networking is the group of ServiceCIDRs. Its package in k8s.io/api would bring all
@@ -54,15 +54,7 @@ func (l *ServiceCIDRList) DeepCopyObject() runtime.Object {
 }
 
 // reduceNetwork keeps of a ServiceCIDR its prefixes.
-func reduceNetwork(o *ServiceCIDR) lb.ServiceNetwork {
-	out := lb.ServiceNetwork{Name: o.Name}
-	for _, text := range o.Spec.CIDRs {
-		if p, err := netip.ParsePrefix(text); err == nil {
-			out.Prefixes = append(out.Prefixes, p.Masked())
-		}
-	}
-	return out
-}
+func reduceNetwork(o *ServiceCIDR) lb.ServiceNetwork { return objects.Network(o.Name, o.Spec.CIDRs) }
 
 func (c *Cluster) networkChanged(was, is *row[lb.ServiceNetwork]) {
 	if was != nil && is != nil && slices.Equal(was.value.Prefixes, is.value.Prefixes) {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/placement"
 )
 
@@ -96,7 +97,7 @@ func SamePoolStatus(a, b v1beta1.IPAddressPoolStatus) bool { return equality.Sem
 // stays while its status does; the given conditions are not changed.
 func SetCondition(conditions []metav1.Condition, want metav1.Condition) []metav1.Condition {
 	out := slices.Clone(conditions)
-	want.Message = cut(want.Message, maxMessage)
+	want.Message = objects.Cut(want.Message, objects.MaxMessage)
 	want.LastTransitionTime = metav1.Now().Rfc3339Copy()
 	i := slices.IndexFunc(out, func(c metav1.Condition) bool { return c.Type == want.Type })
 	if i < 0 {
@@ -107,21 +108,6 @@ func SetCondition(conditions []metav1.Condition, want metav1.Condition) []metav1
 	}
 	out[i] = want
 	return out
-}
-
-// AnnotationRebalance on an L2Advertisement asks by any new value that its
-// addresses be shared out evenly.
-const AnnotationRebalance = "belfry.dev/rebalance"
-
-// maxToken is how many characters of a request to rebalance count.
-const maxToken = 64
-
-// rebalance returns the value of AnnotationRebalance as status records it.
-func rebalance(annotations map[string]string) string {
-	if r := []rune(annotations[AnnotationRebalance]); len(r) > maxToken {
-		return string(r[:maxToken])
-	}
-	return annotations[AnnotationRebalance]
 }
 
 // Rebalancing returns which rebalancing of an advertisement is asked for, and
@@ -136,5 +122,5 @@ func (c *Cluster) Rebalancing(advertisement string) (token string, p placement.P
 	if s := r.value.Status.Rebalance; s != nil {
 		p = placement.Progress{Token: s.Token, Left: int(s.Remaining)}
 	}
-	return rebalance(r.value.Annotations), p
+	return objects.RebalanceToken(r.value.Annotations), p
 }

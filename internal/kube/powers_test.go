@@ -18,8 +18,8 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
-	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/client/versioned"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // A power is something that somebody tries to do.
@@ -58,7 +58,7 @@ func TestASpeakersTokenWritesItsOwnReportAndNothingElse(t *testing.T) {
 	ctx := t.Context()
 	b.create("web")
 	b.patch("web", `{"spec":{"type":"ClusterIP"}}`)
-	c := b.cluster(controller, kube.Options{})
+	c := b.cluster(controller, objects.Scope{})
 	for _, node := range []string{"own-node", "other-node"} {
 		b.node(c, node)
 	}

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"log/slog"
 	"strconv"
 	"testing"
 
@@ -9,10 +10,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 func TestAReaderIsToldOfWhatADecisionDependsOn(t *testing.T) {
-	c := NewCluster(&CoreClient{}, &OwnClient{}, Options{})
+	c := NewCluster(&CoreClient{}, &OwnClient{}, objects.Scope{}, slog.New(slog.DiscardHandler))
 	r := NewReader(c)
 	version := 0
 	meta := func(name string) metav1.ObjectMeta {
@@ -28,7 +30,7 @@ func TestAReaderIsToldOfWhatADecisionDependsOn(t *testing.T) {
 		}
 	}
 	announced := func(s *corev1.Service) {
-		s.Status.Conditions = []metav1.Condition{{Type: string(ConditionAnnounced), Status: metav1.ConditionTrue, Reason: "Announced"}}
+		s.Status.Conditions = []metav1.Condition{{Type: string(objects.ConditionAnnounced), Status: metav1.ConditionTrue, Reason: "Announced"}}
 	}
 	waiting := func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }
 	local := func(s *corev1.Service) {

@@ -3,6 +3,7 @@ package kube
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 func TestAKindThatCannotBeReadIsToldOnceAndHoldsNothingUpThatCanDoWithout(t *testing.T) {
@@ -91,7 +94,7 @@ func TestOnlyTheAPIServersWordIsARefusal(t *testing.T) {
 }
 
 func TestAWatchIsResumedOnlyInTheHistoryThatIsKnown(t *testing.T) {
-	c := NewCluster(&CoreClient{}, &OwnClient{}, Options{})
+	c := NewCluster(&CoreClient{}, &OwnClient{}, objects.Scope{}, slog.New(slog.DiscardHandler))
 	k := c.kinds[0]
 	asked := 0
 	latest := func(version string) func(context.Context, metav1.ListOptions) (runtime.Object, error) {

@@ -2,20 +2,14 @@ package kube
 
 import (
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
-	"hash"
 	"maps"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
-	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speakerstatus"
 )
@@ -66,44 +60,4 @@ func (c *Cluster) SpeakerReference(node string) (corev1.ObjectReference, bool) {
 	return corev1.ObjectReference{
 		APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: "SpeakerStatus", Name: node, UID: r.uid, ResourceVersion: r.version,
 	}, true
-}
-
-// digest tells which configuration there is; mu is held, and config is of the present
-// objects. Labels count by what they select.
-func (c *Cluster) digest() string {
-	h := sha256.New()
-	versions(h, c.pools)
-	versions(h, c.l2ads)
-	versions(h, c.peers)
-	versions(h, c.bgpads)
-	versions(h, c.communities)
-	versions(h, c.profiles)
-	for _, ad := range c.config.L2Advertisements {
-		selection(h, ad.Name, ad.PoolSelectors, c.config.Pools)
-	}
-	for _, ad := range c.config.BGPAdvertisements {
-		selection(h, ad.Name, ad.PoolSelectors, c.config.Pools)
-	}
-	return hex.EncodeToString(h.Sum(nil)[:8])
-}
-
-func versions[T metav1.Object](h hash.Hash, t *table[T]) {
-	for _, n := range slices.SortedFunc(maps.Keys(t.rows), func(a, b name) int { return cmp.Compare(a.Name, b.Name) }) {
-		o := t.rows[n].value
-		fmt.Fprintf(h, "%T %s %s %d %t\n", o, o.GetName(), o.GetUID(), o.GetGeneration(), o.GetDeletionTimestamp() != nil)
-	}
-}
-
-// selection adds which pools an advertisement selects by their labels.
-func selection(h hash.Hash, name string, selectors []lb.Selector, pools []lb.Pool) {
-	if len(selectors) == 0 {
-		return
-	}
-	fmt.Fprintf(h, "%s selects", name)
-	for _, p := range pools {
-		if lb.MatchesAny(selectors, p.Labels) {
-			fmt.Fprintf(h, " %s", p.Name)
-		}
-	}
-	fmt.Fprintln(h)
 }

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"log/slog"
 	"slices"
 	"strconv"
 	"testing"
@@ -10,12 +11,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // Speakers write down which configuration they act on, so it is another one when they
 // act on another, and only then: each writes then, on every node.
 func TestWhatIsActedOnIsAnotherConfigurationAndLabelsAreNot(t *testing.T) {
-	c := NewCluster(&CoreClient{}, &OwnClient{}, Options{})
+	c := NewCluster(&CoreClient{}, &OwnClient{}, objects.Scope{}, slog.New(slog.DiscardHandler))
 	pool := &v1beta1.IPAddressPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "edge", UID: "1", Generation: 1},
 		Spec:       v1beta1.IPAddressPoolSpec{Addresses: []v1beta1.AddressRange{"192.0.2.0/28", "2001:db8::/124"}},
@@ -63,7 +65,7 @@ func TestWhatIsActedOnIsAnotherConfigurationAndLabelsAreNot(t *testing.T) {
 }
 
 func TestReportsAreInTheOrderOfTheirWritesAndNoneWhileTheyCannotBeRead(t *testing.T) {
-	c := NewCluster(&CoreClient{}, &OwnClient{}, Options{Role: Allocating})
+	c := NewCluster(&CoreClient{}, &OwnClient{}, objects.Scope{Role: objects.Allocating}, slog.New(slog.DiscardHandler))
 	reported := func() (nodes []string) {
 		for i, r := range c.Reports() {
 			if r.Order != i {

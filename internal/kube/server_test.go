@@ -30,6 +30,7 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // These tests do to an API server what happens to one in life. It is their own.
@@ -99,13 +100,13 @@ func (l *life) shows(name string) {
 }
 
 // begin watches by a configuration until the test ends.
-func (b *bench) begin(config *rest.Config, o kube.Options) *life {
+func (b *bench) begin(config *rest.Config, o objects.Scope) *life {
 	b.Helper()
 	l := &life{bench: b, said: &said{}}
-	o.Log = slog.New(slog.NewTextHandler(io.MultiWriter(l.said, b.Output()), nil))
+	log := slog.New(slog.NewTextHandler(io.MultiWriter(l.said, b.Output()), nil))
 	clients, err := kube.NewClients(config, "test")
 	b.must(err)
-	l.Cluster = kube.NewCluster(clients.Core, clients.Own, o)
+	l.Cluster = kube.NewCluster(clients.Core, clients.Own, o, log)
 	ctx, cancel := context.WithCancel(b.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { l.Run(ctx) })
@@ -219,7 +220,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 
 	t.Run("newer version", func(t *testing.T) {
 		b := all.on(t)
-		l := b.begin(b.configFor(speaker), kube.Options{})
+		l := b.begin(b.configFor(speaker), objects.Scope{})
 		const schema = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/"
 		b.kubectl("patch", "crd", "l2advertisements.belfry.dev", "--type=json", "-p",
 			`[{"op":"add","path":"`+schema+`failback/enum/-","value":"Sometimes"},{"op":"add","path":"`+schema+`color","value":{"type":"string"}}]`)
@@ -273,7 +274,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 			loaded, err := kube.LoadConfig(kubeconfig)
 			b.must(err)
 			m := &meddler{}
-			l := b.begin(m.between(loaded), kube.Options{})
+			l := b.begin(m.between(loaded), objects.Scope{})
 			l.sees("before")
 			old := rest.AnonymousClientConfig(loaded)
 			token, err := os.ReadFile(tokenFile)
@@ -301,8 +302,8 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 				crd := filepath.Join(root, "manifests", "crds", "belfry.dev_communities.yaml")
 				b.kubectl("delete", "-f", crd)
 				lives := map[string]*life{
-					speaker:    b.begin(b.configFor(speaker), kube.Options{Role: kube.Announcing}),
-					controller: b.begin(b.configFor(controller), kube.Options{Role: kube.Allocating}),
+					speaker:    b.begin(b.configFor(speaker), objects.Scope{Role: objects.Announcing}),
+					controller: b.begin(b.configFor(controller), objects.Scope{Role: objects.Allocating}),
 				}
 				each := func(look func(account string, l *life)) {
 					for account, l := range lives {
@@ -338,7 +339,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 			t.Run("watches end", func(t *testing.T) {
 				b := all.on(t)
 				m := &meddler{}
-				l := b.begin(m.between(b.configFor(speaker)), kube.Options{})
+				l := b.begin(m.between(b.configFor(speaker)), objects.Scope{})
 				l.sees("before")
 				for name, with := range map[string]func(*http.Request) (*http.Response, error){
 					"cut":    nil,
@@ -366,7 +367,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 			t.Run("forbidden", func(t *testing.T) {
 				b := all.on(t)
 				m := &meddler{}
-				running := b.begin(m.between(b.configFor(speaker)), kube.Options{})
+				running := b.begin(m.between(b.configFor(speaker)), objects.Scope{})
 				_, err := b.own.BelfryV1beta1().BFDProfiles().Create(t.Context(), &v1beta1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "quick"}}, metav1.CreateOptions{})
 				b.must(err)
 				accepts := func(l *life) int {
@@ -382,7 +383,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 					t.Errorf("%d profiles are known, want that which was read before", n)
 				}
 				// One that starts goes on without.
-				fresh := b.begin(b.configFor(speaker), kube.Options{})
+				fresh := b.begin(b.configFor(speaker), objects.Scope{})
 				fresh.once("kind=bfdprofiles", "Forbidden")
 				fresh.sees("two")
 				b.allow(speaker, "bfdprofiles", true)
@@ -398,7 +399,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 
 	t.Run("certificate", func(t *testing.T) {
 		b := all.on(t)
-		l := b.begin(b.configFor(speaker), kube.Options{})
+		l := b.begin(b.configFor(speaker), objects.Scope{})
 		l.sees("before")
 		former := b.certificate()
 		b.must(b.lab.ReplaceServingCertificate())
@@ -413,7 +414,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 
 	t.Run("etcd restored", func(t *testing.T) {
 		b := all.on(t)
-		l := b.begin(b.configFor(controller), kube.Options{Role: kube.Allocating})
+		l := b.begin(b.configFor(controller), objects.Scope{Role: objects.Allocating})
 		l.sees("kept")
 		b.must(b.lab.BackupEtcd(t.Context()))
 		l.sees("lost")
@@ -422,20 +423,20 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 			b.patch("lost", fmt.Sprintf(`{"metadata":{"labels":{"i":"%d"}}}`, i))
 		}
 		key := lb.ServiceKey{Namespace: b.ns, Name: "kept"}
-		allocated := kube.ServiceWrite{Allocated: kube.Condition{Status: "False", Reason: "NoPool", Message: "m"}}
+		allocated := objects.ServiceWrite{Allocated: objects.Condition{Status: "False", Reason: "NoPool", Message: "m"}}
 		now, _ := l.Service(key)
-		if o, err := l.WriteService(t.Context(), now, allocated, kube.AllParts); o != kube.Done {
+		if o, err := l.WriteService(t.Context(), now, allocated, objects.AllParts); o != kube.Done {
 			t.Fatal(o, err)
 		}
 		b.must(b.lab.RestoreEtcd(t.Context()))
 		b.eventually("what was never written is forgotten", func() (string, bool) {
 			_, lost := l.Service(lb.ServiceKey{Namespace: b.ns, Name: "lost"})
 			kept, ok := l.Service(key)
-			return fmt.Sprint(lost, ok, kept.Version, kept.Allocated), !lost && ok && kept.Allocated == kube.Condition{}
+			return fmt.Sprint(lost, ok, kept.Version, kept.Allocated), !lost && ok && kept.Allocated == objects.Condition{}
 		})
 		l.sees("after")
 		now, _ = l.Service(key)
-		if o, err := l.WriteService(t.Context(), now, allocated, kube.AllParts); o != kube.Done {
+		if o, err := l.WriteService(t.Context(), now, allocated, objects.AllParts); o != kube.Done {
 			t.Errorf("writing goes on: %v, %v", o, err)
 		}
 		if now, _ = l.Service(key); now.Allocated.Reason != "NoPool" {

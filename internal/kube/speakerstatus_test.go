@@ -20,6 +20,7 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speakerstatus"
 )
@@ -94,7 +95,7 @@ func full() v1beta1.SpeakerStatusStatus {
 func TestASpeakerStatusIsWrittenOnceAndBelongsToItsNode(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(speaker, kube.Options{})
+	c := b.cluster(speaker, objects.Scope{})
 	const node = "status-node"
 	s := b.statusOf(c, node)
 	if out, err := s.Write(ctx, full()); out != kube.Gone || err == nil {
@@ -152,7 +153,7 @@ func TestASpeakerStatusIsWrittenOnceAndBelongsToItsNode(t *testing.T) {
 func TestASpeakerStatusIsPutRight(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(speaker, kube.Options{})
+	c := b.cluster(speaker, objects.Scope{})
 	const node = "righted-node"
 	b.node(c, node)
 	s := b.statusOf(c, node)
@@ -206,7 +207,7 @@ func prefixes(n int) []netip.Prefix {
 // Whatever a speaker knows, the API server takes the status that is made of it.
 func TestTheLargestStatusIsAccepted(t *testing.T) {
 	b := newBench(t)
-	c := b.cluster(speaker, kube.Options{})
+	c := b.cluster(speaker, objects.Scope{})
 	const node = "large-node"
 	b.node(c, node)
 	s := b.statusOf(c, node)
@@ -228,7 +229,7 @@ func TestTheLargestStatusIsAccepted(t *testing.T) {
 func TestThePeersSessionsAreThoseThatTheReportsTellOf(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, kube.Options{Role: kube.Allocating})
+	c := b.cluster(controller, objects.Scope{Role: objects.Allocating})
 	peers := b.own.BelfryV1beta1().BGPPeers()
 	const peer = "counted"
 	_, err := peers.Create(ctx, &v1beta1.BGPPeer{

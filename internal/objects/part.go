@@ -1,14 +1,11 @@
-package kube
+package objects
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"maps"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -54,7 +51,7 @@ func (s *Parts) add(p Part, so bool) bool {
 
 // Missing returns the parts of a write that a Service does not carry.
 func (s *Service) Missing(w ServiceWrite) Parts {
-	_, missing := s.patch(w, AllParts, metav1.Time{})
+	_, missing := s.Patch(w, AllParts, metav1.Time{})
 	return missing
 }
 
@@ -95,62 +92,9 @@ func edition(s *corev1.Service) uint64 {
 	for _, texts := range []map[string]string{s.Labels, s.Annotations} {
 		for _, k := range slices.Sorted(maps.Keys(texts)) {
 			if k != AnnotationPool && k != AnnotationPlaced {
-				_, _ = io.WriteString(h, k+"\x00"+texts[k]+"\x00")
+				_, _ = h.Write([]byte(k + "\x00" + texts[k] + "\x00"))
 			}
 		}
 	}
 	return h.Sum64()
-}
-
-// Rival says who else writes the status of a Service: a field manager, or another
-// installation of ours. It is read anew, since what is mirrored leaves managers out.
-func (c *Cluster) Rival(ctx context.Context, s Service) string {
-	if s.recorded != (Condition{}) && s.by != s.us {
-		other := s.by
-		if other == "" {
-			other = defaultNamespace
-		}
-		return "the installation of Belfry in namespace " + other
-	}
-	found, err := c.core.Services(s.Key.Namespace).Get(ctx, s.Key.Name, metav1.GetOptions{})
-	if err != nil {
-		return unknownWriter
-	}
-	return rival(found.ManagedFields)
-}
-
-// unknownWriter is who has no name.
-const unknownWriter = "another writer"
-
-// ownManagers are the field managers that we are.
-var ownManagers = []string{"belfry-controller", "belfry-speaker"}
-
-// rival names the field manager that wrote a status besides us: who owns fields of
-// status.loadBalancer before who owns others, then who wrote last.
-func rival(managed []metav1.ManagedFieldsEntry) string {
-	type owner struct {
-		metav1.ManagedFieldsEntry
-		ingress bool
-	}
-	var best *owner
-	for _, m := range managed {
-		if slices.Contains(ownManagers, m.Manager) || m.FieldsV1 == nil {
-			continue
-		}
-		var fields struct {
-			Status map[string]json.RawMessage `json:"f:status"`
-		}
-		if json.Unmarshal(m.FieldsV1.GetRawBytes(), &fields) != nil || fields.Status == nil {
-			continue
-		}
-		is := owner{ManagedFieldsEntry: m}
-		_, is.ingress = fields.Status["f:loadBalancer"]
-		if best == nil || is.ingress && !best.ingress || is.ingress == best.ingress && best.Time.Before(is.Time) {
-			best = &is
-		}
-	}
-	if best == nil {
-		return unknownWriter
-	}
-	return "field manager " + cut(strings.ToValidUTF8(best.Manager, "?"), 128)
 }

@@ -1,4 +1,4 @@
-package kube
+package objects
 
 import (
 	"slices"
@@ -10,9 +10,9 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// A slice is an EndpointSlice reduced to counts.
-type slice struct {
-	service lb.ServiceKey
+// A Slice is an EndpointSlice reduced to counts.
+type Slice struct {
+	Service lb.ServiceKey
 	// family is the slice's; it is 0 for names, which take no traffic of ours.
 	family lb.Family
 	// counts are sorted by node.
@@ -24,11 +24,11 @@ type nodeCount struct {
 	lb.EndpointCount
 }
 
-// reduceSlice counts the endpoints that could take traffic, by node. As in
+// ReadSlice counts the endpoints that could take traffic, by node. As in
 // kube-proxy, an endpoint that says nothing of ready or serving is ready, or
 // serves.
-func reduceSlice(s *discoveryv1.EndpointSlice) slice {
-	out := slice{service: lb.ServiceKey{
+func ReadSlice(s *discoveryv1.EndpointSlice) Slice {
+	out := Slice{Service: lb.ServiceKey{
 		Namespace: s.Namespace,
 		Name:      s.Labels[discoveryv1.LabelServiceName],
 	}}
@@ -68,12 +68,13 @@ func is(b *bool) bool { return b != nil && *b }
 
 func unlessFalse(b *bool) bool { return b == nil || *b }
 
-func (s *slice) equal(o *slice) bool {
-	return s.service == o.service && s.family == o.family && slices.Equal(s.counts, o.counts)
+// Equal reports whether both count the same.
+func (s *Slice) Equal(o *Slice) bool {
+	return s.Service == o.Service && s.family == o.family && slices.Equal(s.counts, o.counts)
 }
 
-// sumSlices counts the endpoints of one Service.
-func sumSlices(all []*slice) (out lb.Endpoints) {
+// SumSlices counts the endpoints of one Service.
+func SumSlices(all []*Slice) (out lb.Endpoints) {
 	for _, s := range all {
 		var sum *lb.NodeEndpoints
 		switch s.family {

@@ -1,4 +1,4 @@
-package kube
+package objects
 
 import (
 	"fmt"
@@ -57,15 +57,15 @@ func TestEndpointsAreCountedByNodeAndReadiness(t *testing.T) {
 		{"each family for itself", []*discoveryv1.EndpointSlice{endpoints(v4, "a:+.."), endpoints(v6, "a:+..", "a:+..", "b:+..")}, lb.Endpoints{IPv4: on{"a": {Ready: 1}}, IPv6: on{"a": {Ready: 2}, "b": {Ready: 1}}}},
 		{"names take no traffic", []*discoveryv1.EndpointSlice{endpoints(discoveryv1.AddressTypeFQDN, "a:+..")}, none},
 	} {
-		var all []*slice
+		var all []*Slice
 		for _, s := range c.slices {
-			reduced := reduceSlice(s)
-			if reduced.service != (lb.ServiceKey{Namespace: "ns", Name: "web"}) {
-				t.Errorf("%s: of service %v", c.name, reduced.service)
+			reduced := ReadSlice(s)
+			if reduced.Service != (lb.ServiceKey{Namespace: "ns", Name: "web"}) {
+				t.Errorf("%s: of service %v", c.name, reduced.Service)
 			}
 			all = append(all, &reduced)
 		}
-		if got := sumSlices(all); !reflect.DeepEqual(got, c.want) {
+		if got := SumSlices(all); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %v", c.name, got, c.want)
 		}
 	}
@@ -86,23 +86,23 @@ func TestNodeIsReduced(t *testing.T) {
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionFalse}, {Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue}},
 		},
 	}
-	got := reduceNode(n, "")
+	got := (Scope{}).Node(n)
 	if fmt.Sprint(got.Addresses) != "[2001:db8::a 192.0.2.10 203.0.113.1]" || got.Name != "a" || got.Labels["zone"] != "1" || !got.NetworkUnavailable || !got.NotReady || got.Drain {
 		t.Errorf("%+v", got)
 	}
-	if !reduceNode(n, "example.com/leave").Drain {
+	if !(Scope{DrainTaint: "example.com/leave"}).Node(n).Drain {
 		t.Error("the named taint does not drain")
 	}
 	// A node whose kubelet is not heard of any more is Unknown, which is not ready.
 	for status, notReady := range map[corev1.ConditionStatus]bool{corev1.ConditionTrue: false, corev1.ConditionFalse: true, corev1.ConditionUnknown: true} {
 		n.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: status}, {Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionUnknown}}
-		if got := reduceNode(n, ""); got.NotReady != notReady || got.NetworkUnavailable {
+		if got := (Scope{}).Node(n); got.NotReady != notReady || got.NetworkUnavailable {
 			t.Errorf("Ready and NetworkUnavailable %s: %+v", status, got)
 		}
 	}
 	for value, drains := range map[string]bool{"true": true, "false": false, "": false} {
 		n.Annotations = map[string]string{"belfry.dev/drain": value}
-		if got := reduceNode(n, "").Drain; got != drains {
+		if got := (Scope{}).Node(n).Drain; got != drains {
 			t.Errorf("annotation %q drains: %v, want %v", value, got, drains)
 		}
 	}

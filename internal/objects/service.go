@@ -1,6 +1,7 @@
-package kube
+package objects
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -43,8 +45,8 @@ const (
 	AnnotationPlaced = "belfry.dev/l2-node"
 )
 
-// defaultNamespace is where we are installed unless somebody says otherwise.
-const defaultNamespace = "belfry-system"
+// DefaultNamespace is where we are installed unless somebody says otherwise.
+const DefaultNamespace = "belfry-system"
 
 // A ConditionType is the type of a condition of ours on a Service.
 type ConditionType string
@@ -97,7 +99,7 @@ type Service struct {
 	// Annotations prove nothing.
 	Marked bool
 	// by names the installation that wrote them, us the one that reads them; both
-	// are empty for the one in defaultNamespace.
+	// are empty for the one in DefaultNamespace.
 	by, us string
 	// Seen is when this version was received.
 	Seen time.Time
@@ -109,26 +111,56 @@ type Service struct {
 	// Edition is a digest of what its owner wrote, for whoever allocates: all but its
 	// status and our annotations.
 	Edition uint64
-	// external are its externalIPs, for whoever allocates; bystander is set when they are
+	// External are its externalIPs, for whoever allocates; Bystander is set when they are
 	// all that concerns us of it.
-	external  []netip.Addr
-	bystander bool
+	External  []netip.Addr
+	Bystander bool
 }
 
-// concerns reports whether there is a Service, and it is more than a bystander.
-func (s *Service) concerns() bool { return s != nil && !s.bystander }
-
-// externalIPs returns those of a Service, if there is one.
-func (s *Service) externalIPs() []netip.Addr {
-	if s == nil {
-		return nil
+// Reference names the Service in Events.
+func (s *Service) Reference() corev1.ObjectReference {
+	return corev1.ObjectReference{
+		APIVersion: "v1", Kind: "Service",
+		Namespace: s.Key.Namespace, Name: s.Key.Name, UID: types.UID(s.UID), ResourceVersion: s.Version,
 	}
-	return s.external
+}
+
+// RecordedBy returns the namespace of the installation whose record the Service carries,
+// if that is another than the one that reads it.
+func (s *Service) RecordedBy() (namespace string, other bool) {
+	if s.recorded == (Condition{}) || s.by == s.us {
+		return "", false
+	}
+	return cmp.Or(s.by, DefaultNamespace), true
 }
 
 // Shows reports whether the status shows an address.
 func (s *Service) Shows(a netip.Addr) bool {
 	return slices.Contains(s.Assigned, a) && !slices.Contains(s.Withdrawn, a)
+}
+
+// A Role is what a cluster is read for.
+type Role uint8
+
+// Roles.
+const (
+	// Announcing needs to know what is assigned, not how that came about.
+	Announcing Role = iota
+	// Allocating needs the journals in the pools' status, the labels of namespaces and
+	// what the speakers report besides.
+	Allocating
+)
+
+// A Scope says which part of the cluster concerns us.
+type Scope struct {
+	Role Role
+	// Class decides which Services are ours.
+	Class Class
+	// DrainTaint is the key of a taint that drains a Node; empty for none.
+	DrainTaint string
+	// Namespace is the one we are installed in, where the Secrets are that BGP
+	// peers name; empty for none.
+	Namespace string
 }
 
 // A Class decides which Services are ours.
@@ -146,20 +178,20 @@ func (c Class) ours(s *corev1.Service) bool {
 }
 
 // installation is how a record names the installation.
-func (o Options) installation() string {
-	if o.Namespace == defaultNamespace {
+func (o Scope) installation() string {
+	if o.Namespace == DefaultNamespace {
 		return ""
 	}
 	return o.Namespace
 }
 
-// service reduces a Service to what decisions depend on. Those that are not ours
+// Service reduces a Service to what decisions depend on. Those that are not ours
 // and hold nothing of ours give nil. So do those of another installation, except
 // that whoever allocates must know which addresses it has given away.
-func (o Options) service(s *corev1.Service) *Service {
+func (o Scope) Service(s *corev1.Service) *Service {
 	out := &Service{Version: s.ResourceVersion, us: o.installation()}
 	for _, have := range s.Status.Conditions {
-		kept := Condition{Status: have.Status, Reason: have.Reason, Message: short(have.Message, maxMessage), Since: have.LastTransitionTime}
+		kept := Condition{Status: have.Status, Reason: have.Reason, Message: short(have.Message, MaxMessage), Since: have.LastTransitionTime}
 		switch ConditionType(have.Type) {
 		case ConditionAllocated:
 			out.Allocated = kept
@@ -225,7 +257,7 @@ func (o Options) service(s *corev1.Service) *Service {
 	out.poolShown = short(s.Annotations[AnnotationPool], 2*maxName+1)
 	out.placeShown = short(s.Annotations[AnnotationPlaced], 2*maxName+1)
 	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
-	out.external, out.Edition = externalIPs(s), edition(s)
+	out.External, out.Edition = ExternalIPs(s), edition(s)
 	if foreign {
 		return out
 	}
@@ -377,7 +409,7 @@ func request(s *corev1.Service) lb.Request {
 		case list == "":
 			r.Addresses = wanted
 		case slices.ContainsFunc(wanted, func(a netip.Addr) bool { return !slices.Contains(addresses, a) }):
-			problem("spec.loadBalancerIP is %s but annotation %s is %s: make them equal or remove one", spec, key, cut(list, 64))
+			problem("spec.loadBalancerIP is %s but annotation %s is %s: make them equal or remove one", spec, key, Cut(list, 64))
 		}
 	}
 	r.Pool, key = ask(s, askPool)
@@ -411,7 +443,7 @@ func parseAddresses(list string) (addresses []netip.Addr, problems []string) {
 		part = strings.TrimSpace(part)
 		a, err := netip.ParseAddr(part)
 		if err != nil || a.Zone() != "" {
-			problems = append(problems, fmt.Sprintf("%q is not an IP address", cut(part, 64)))
+			problems = append(problems, fmt.Sprintf("%q is not an IP address", Cut(part, 64)))
 			continue
 		}
 		a = a.Unmap()

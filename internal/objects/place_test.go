@@ -1,4 +1,4 @@
-package kube
+package objects
 
 import (
 	"net/netip"
@@ -11,7 +11,7 @@ import (
 func placedService(t *testing.T, record, annotation string) *Service {
 	t.Helper()
 	vip := corev1.LoadBalancerIPModeVIP
-	s := Options{Role: Allocating}.service(&corev1.Service{
+	s := Scope{Role: Allocating}.Service(&corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "a", UID: "u", ResourceVersion: "7", Annotations: map[string]string{AnnotationPlaced: annotation}},
 		Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer},
 		Status: corev1.ServiceStatus{

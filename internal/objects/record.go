@@ -1,4 +1,4 @@
-package kube
+package objects
 
 import (
 	"net/netip"
@@ -14,12 +14,12 @@ import (
 //
 //	192.0.2.1 from edge, 2001:db8::1 from six; by belfry-second
 //
-// where the installation in defaultNamespace is not named. Each pool stands beside its
+// where the installation in DefaultNamespace is not named. Each pool stands beside its
 // address, so what others put into the status beside that has no record.
 type gift struct {
 	addresses []netip.Addr
 	pools     []string
-	// by is the namespace of the installation; empty for defaultNamespace.
+	// by is the namespace of the installation; empty for DefaultNamespace.
 	by string
 }
 

@@ -1,4 +1,4 @@
-package kube
+package objects
 
 import (
 	"encoding/json"
@@ -12,7 +12,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -130,7 +129,7 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 	} {
 		s := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
 		c.edit(s)
-		got := (Options{Class: c.class}).service(s)
+		got := (Scope{Class: c.class}).Service(s)
 		if (got != nil) != c.ours {
 			t.Errorf("%s: %+v", c.name, got)
 		}
@@ -138,13 +137,13 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 		s.Annotations = map[string]string{
 			AnnotationPool: "edge", AnnotationPlaced: "node1", AnnotationReallocate: "2", AnnotationMove: "node1", "belfry.dev/address-pool": "edge",
 		}
-		if got := (Options{Class: c.class}).service(s); (got != nil) != c.ours || got != nil && (got.Marked || got.Released) {
+		if got := (Scope{Class: c.class}).Service(s); (got != nil) != c.ours || got != nil && (got.Marked || got.Released) {
 			t.Errorf("%s, annotated: %+v", c.name, got)
 		}
 		// A condition of ours is proof: what carries it concerns us, to be released.
 		for _, condition := range []ConditionType{ConditionAllocated, ConditionAnnounced, ConditionRecorded, ConditionReallocated, ConditionPlaced, ConditionMoved} {
 			s.Status.Conditions = []metav1.Condition{{Type: string(condition), Status: "True", Reason: "R"}}
-			if got := (Options{Class: c.class}).service(s); got == nil || got.Released == c.ours || !got.Marked {
+			if got := (Scope{Class: c.class}).Service(s); got == nil || got.Released == c.ours || !got.Marked {
 				t.Errorf("%s, with %s: %+v", c.name, condition, got)
 			}
 		}
@@ -164,28 +163,28 @@ func TestWhatAnotherInstallationWroteIsTakenButNotOurs(t *testing.T) {
 			},
 		},
 	}
-	got := Options{Role: Allocating, Namespace: "belfry-system"}.service(marked)
+	got := Scope{Role: Allocating, Namespace: "belfry-system"}.Service(marked)
 	if got == nil || !got.Foreign || got.Released || len(got.Assigned) != 2 || got.Request.Pool != "" {
 		t.Errorf("to whom allocates: %+v", got)
 	}
-	if got := (Options{Namespace: "belfry-system"}).service(marked); got != nil {
+	if got := (Scope{Namespace: "belfry-system"}).Service(marked); got != nil {
 		t.Errorf("to a speaker: %+v", got)
 	}
 	// Its own installation releases it when it serves another class.
-	if got := (Options{Role: Allocating, Namespace: "second"}).service(marked); got == nil || got.Foreign || !got.Released {
+	if got := (Scope{Role: Allocating, Namespace: "second"}).Service(marked); got == nil || got.Foreign || !got.Released {
 		t.Errorf("to the one that wrote it: %+v", got)
 	}
 	// Whoever serves its class now takes it over, whoever wrote it.
-	got = Options{Role: Allocating, Namespace: "belfry-system", Class: "belfry.dev/lb"}.service(marked)
+	got = Scope{Role: Allocating, Namespace: "belfry-system", Class: "belfry.dev/lb"}.Service(marked)
 	if got == nil || got.Foreign || got.Released || got.Request.Pool != "edge" {
 		t.Errorf("to whom it belongs: %+v", got)
 	}
 	// What is no LoadBalancer any more is cleaned by the one that wrote it.
 	marked.Spec.Type, marked.Spec.LoadBalancerClass = corev1.ServiceTypeClusterIP, nil
-	if got := (Options{Role: Allocating, Namespace: "belfry-system"}).service(marked); got != nil {
+	if got := (Scope{Role: Allocating, Namespace: "belfry-system"}).Service(marked); got != nil {
 		t.Errorf("another one's leftovers: %+v", got)
 	}
-	if got := (Options{Role: Allocating, Namespace: "second"}).service(marked); got == nil {
+	if got := (Scope{Role: Allocating, Namespace: "second"}).Service(marked); got == nil {
 		t.Error("its own leftovers are not seen")
 	}
 }
@@ -220,7 +219,7 @@ func TestServiceIsReduced(t *testing.T) {
 			},
 		},
 	}
-	got := Options{Role: Allocating}.service(s)
+	got := Scope{Role: Allocating}.Service(s)
 	want := lb.Service{
 		Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "u", Created: created.Time, Labels: map[string]string{"tier": "front"},
 		Families: []lb.Family{lb.IPv6, lb.IPv4}, FamilyPolicy: lb.PreferDualStack, TrafficPolicy: lb.TrafficLocal,
@@ -236,7 +235,7 @@ func TestServiceIsReduced(t *testing.T) {
 	if c := (Condition{"True", "Allocated", "m", since}); got.Allocated != c || !got.Exact || !got.Marked || got.Version != "7" {
 		t.Errorf("%+v", got)
 	}
-	if c := got.sharing; c.Message != sharing("0123").Message || (Options{Role: Announcing}).service(s).Terms != "" {
+	if c := got.sharing; c.Message != sharing("0123").Message || (Scope{Role: Announcing}).Service(s).Terms != "" {
 		t.Errorf("of terms it keeps %+v", c)
 	}
 	for name, edit := range map[string]func(*corev1.LoadBalancerIngress){
@@ -248,7 +247,7 @@ func TestServiceIsReduced(t *testing.T) {
 	} {
 		c := s.DeepCopy()
 		edit(&c.Status.LoadBalancer.Ingress[0])
-		if (Options{}).service(c).Exact {
+		if (Scope{}).Service(c).Exact {
 			t.Errorf("%s passes for what we write", name)
 		}
 	}
@@ -347,11 +346,11 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 		}, 1024},
 	} {
 		for _, role := range []Role{Announcing, Allocating} {
-			o := Options{Role: role}
-			before := kept(reflect.ValueOf(o.service(plain())))
+			o := Scope{Role: role}
+			before := kept(reflect.ValueOf(o.Service(plain())))
 			s := plain()
 			c.edit(s)
-			reduced := o.service(s)
+			reduced := o.Service(s)
 			if more := kept(reflect.ValueOf(reduced)) - before; more > c.most {
 				t.Errorf("%s: %d bytes more are kept in role %d, want at most %d", c.name, more, role, c.most)
 			}
@@ -377,28 +376,19 @@ func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 		Allocated: Condition{Status: "False", Reason: "InvalidRequest", Message: long},
 		Announced: &Condition{Status: "False", Reason: "NoEndpoint", Message: long},
 	}
-	patch, _ := s.patch(w, AllParts, metav1.Now())
+	patch, _ := s.Patch(w, AllParts, metav1.Now())
 	body, err := json.Marshal(patch)
 	if err != nil || len(body) > 16<<10 || len(body) < 8<<10 {
 		t.Errorf("%d bytes, want at most 16 KiB and nearly that; %v", len(body), err)
 	}
 	// What was cut is what it should be: nothing is written again.
 	s.Allocated, s.Announced = w.Allocated, *w.Announced
-	s.Allocated.Message, s.Announced.Message = cut(long, maxMessage), cut(long, maxMessage)
+	s.Allocated.Message, s.Announced.Message = Cut(long, MaxMessage), Cut(long, MaxMessage)
 	s.recorded, s.reallocated, s.moved = w.record(""), fact("Honored", w.Reallocated), answer(w.Moved)
 	s.placed = fact("Recorded", pairs(w.Addresses, recordOn, names))
 	s.Assigned, s.Exact, s.poolShown, s.placeShown = w.Addresses, true, joinNames(names), joinNames(names)
-	if again, changed := s.patch(w, AllParts, metav1.Now()); changed != 0 {
+	if again, changed := s.Patch(w, AllParts, metav1.Now()); changed != 0 {
 		t.Errorf("written again: %.300v", again)
-	}
-}
-
-func TestEventNamesAreValidForNamesOfAnyLength(t *testing.T) {
-	for _, about := range []string{"a", strings.Repeat("a", 63), strings.Repeat("a", 199) + "." + strings.Repeat("b", 53), strings.Repeat("a", 198) + "-." + strings.Repeat("b", 53)} {
-		got := eventName(queuedEvent{Event: Event{About: corev1.ObjectReference{Name: about}}, at: time.Unix(1<<33, 999), number: 1 << 62})
-		if problems := validation.IsDNS1123Subdomain(got); len(problems) > 0 {
-			t.Errorf("%s: %v", got, problems)
-		}
 	}
 }
 
@@ -474,13 +464,13 @@ func TestWhatIsTakenOutOfAStatusIsStillHeldByOurRecord(t *testing.T) {
 		s := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
 		s.Status.LoadBalancer.Ingress = c.ingress
 		s.Status.Conditions = []metav1.Condition{{Type: string(ConditionRecorded), Status: "True", Message: c.record}}
-		got := Options{Role: Allocating, Namespace: defaultNamespace}.service(s)
+		got := Scope{Role: Allocating, Namespace: DefaultNamespace}.Service(s)
 		if fmt.Sprint(got.Assigned) != c.held || fmt.Sprint(got.AssignedPools) != c.pools || fmt.Sprint(got.Withdrawn) != c.withdrawn || got.Exact != c.exact {
 			t.Errorf("%s: holds %v from %v, withdrawn %v, exact %v", c.what, got.Assigned, got.AssignedPools, got.Withdrawn, got.Exact)
 		}
 		// Whoever announces takes nothing but what is shown.
 		shown, _ := assigned(c.ingress)
-		if got := (Options{Namespace: defaultNamespace}).service(s); fmt.Sprint(got.Assigned) != fmt.Sprint(shown) || got.Withdrawn != nil {
+		if got := (Scope{Namespace: DefaultNamespace}).Service(s); fmt.Sprint(got.Assigned) != fmt.Sprint(shown) || got.Withdrawn != nil {
 			t.Errorf("%s: announced are %v", c.what, got.Assigned)
 		}
 	}
@@ -578,7 +568,7 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 			"",
 		},
 	} {
-		patch, changed := c.s.patch(c.w, AllParts, now)
+		patch, changed := c.s.Patch(c.w, AllParts, now)
 		got := ""
 		if changed != 0 {
 			b, err := json.Marshal(patch)
@@ -595,7 +585,7 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		}
 		// Each part by itself holds nothing of the others.
 		for p := range NumParts {
-			if part, is := c.s.patch(c.w, Parts(0).With(p), now); is != changed&Parts(0).With(p) || is == 0 && len(part) > 1 {
+			if part, is := c.s.Patch(c.w, Parts(0).With(p), now); is != changed&Parts(0).With(p) || is == 0 && len(part) > 1 {
 				t.Errorf("%s: part %d by itself changes %b: %v", c.name, p, is, part)
 			}
 		}
@@ -610,8 +600,8 @@ func TestCutKeepsTextsWithinLimits(t *testing.T) {
 		"a, b, c, d, e": "a, b, c...",
 		"日本語日本語日本語":     "日本...",
 	} {
-		if got := cut(in, 10); got != want {
-			t.Errorf("cut(%q) = %q, want %q", in, got, want)
+		if got := Cut(in, 10); got != want {
+			t.Errorf("Cut(%q) = %q, want %q", in, got, want)
 		}
 	}
 }

@@ -1,7 +1,6 @@
-package kube
+package objects
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -13,9 +12,8 @@ import (
 // AnnotationDrain on a Node drains it of addresses when it says "true".
 const AnnotationDrain = "belfry.dev/drain"
 
-// reduceNode keeps of a Node what announcing depends on. A taint of the key
-// drainTaint drains it; an empty key names none.
-func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
+// Node keeps of a Node what announcing depends on.
+func (o Scope) Node(n *corev1.Node) lb.Node {
 	out := lb.Node{Name: n.Name, Labels: n.Labels}
 	// InternalIPs come first: the speakers reach each other by them.
 	for _, kind := range []corev1.NodeAddressType{corev1.NodeInternalIP, corev1.NodeExternalIP} {
@@ -42,13 +40,19 @@ func reduceNode(n *corev1.Node, drainTaint string) lb.Node {
 		}
 	}
 	out.Drain = n.Annotations[AnnotationDrain] == "true"
-	if drainTaint != "" && slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == drainTaint }) {
+	if o.DrainTaint != "" && slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == o.DrainTaint }) {
 		out.Drain = true
 	}
 	return out
 }
 
-func equalNode(a, b lb.Node) bool {
-	return a.Name == b.Name && a.NotReady == b.NotReady && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain &&
-		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodNetworks, b.PodNetworks)
+// Network keeps of a ServiceCIDR its prefixes.
+func Network(name string, cidrs []string) lb.ServiceNetwork {
+	out := lb.ServiceNetwork{Name: name}
+	for _, text := range cidrs {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			out.Prefixes = append(out.Prefixes, p.Masked())
+		}
+	}
+	return out
 }
