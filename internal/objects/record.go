@@ -14,12 +14,13 @@ import (
 //
 //	192.0.2.1 from edge, 2001:db8::1 from six; by belfry-second
 //
-// where the installation in DefaultNamespace is not named. Each pool stands beside its
-// address, so what others put into the status beside that has no record.
+// where the installation in DefaultNamespace is named only when there is nothing else
+// to say. Each pool stands beside its address, so what others put into the status
+// beside that has no record.
 type gift struct {
 	addresses []netip.Addr
 	pools     []string
-	// by is the namespace of the installation; empty for DefaultNamespace.
+	// by is the namespace of the installation; empty when the record names none.
 	by string
 }
 
@@ -40,7 +41,7 @@ func (g gift) String() string {
 	if gave := pairs(g.addresses, recordFrom, g.pools); gave != "" {
 		parts = append(parts, gave)
 	}
-	if g.by != "" {
+	if g.by != "" && (g.by != DefaultNamespace || parts == nil) {
 		parts = append(parts, recordBy+g.by)
 	}
 	return strings.Join(parts, "; ")
@@ -55,6 +56,9 @@ func parseRecord(text string) (g gift) {
 		}
 		addresses, pools := parsePairs(part, recordFrom)
 		g.addresses, g.pools = append(g.addresses, addresses...), append(g.pools, pools...)
+	}
+	if g.by == "" && g.addresses != nil {
+		g.by = DefaultNamespace
 	}
 	return g
 }

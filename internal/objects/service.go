@@ -94,12 +94,12 @@ type Service struct {
 	// Exact is set when status holds Assigned and nothing else, the way we write
 	// it.
 	Exact bool
-	// Marked is set when it carries a condition of ours: proof that we gave it
-	// something, since whoever may edit a Service may not write its status.
-	// Annotations prove nothing.
+	// Marked is set when it carries a condition of ours: proof that an installation of
+	// ours gave it something, since whoever may edit a Service may not write its
+	// status. Annotations prove nothing.
 	Marked bool
-	// by names the installation that wrote them, us the one that reads them; both
-	// are empty for the one in DefaultNamespace.
+	// by is the installation that its record names, empty if there is no record; us is
+	// the one that reads it.
 	by, us string
 	// Seen is when this version was received.
 	Seen time.Time
@@ -128,10 +128,7 @@ func (s *Service) Reference() corev1.ObjectReference {
 // RecordedBy returns the namespace of the installation whose record the Service carries,
 // if that is another than the one that reads it.
 func (s *Service) RecordedBy() (namespace string, other bool) {
-	if s.recorded == (Condition{}) || s.by == s.us {
-		return "", false
-	}
-	return cmp.Or(s.by, DefaultNamespace), true
+	return s.by, s.by != "" && s.by != s.us
 }
 
 // Shows reports whether the status shows an address.
@@ -177,17 +174,13 @@ func (c Class) ours(s *corev1.Service) bool {
 	return c != "" && *s.Spec.LoadBalancerClass == string(c)
 }
 
-// installation is how a record names the installation.
-func (o Scope) installation() string {
-	if o.Namespace == DefaultNamespace {
-		return ""
-	}
-	return o.Namespace
-}
+// installation is how a record names the installation: by its namespace.
+func (o Scope) installation() string { return cmp.Or(o.Namespace, DefaultNamespace) }
 
 // Service reduces a Service to what decisions depend on. Those that are not ours
-// and hold nothing of ours give nil. So do those of another installation, except
-// that whoever allocates must know which addresses it has given away.
+// and hold nothing of ours give nil. One that is not ours is released only if its
+// record names this installation. Any other that is marked is another's: it gives nil
+// too, except that whoever allocates must know which addresses it has.
 func (o Scope) Service(s *corev1.Service) *Service {
 	out := &Service{Version: s.ResourceVersion, us: o.installation()}
 	for _, have := range s.Status.Conditions {

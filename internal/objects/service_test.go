@@ -140,11 +140,18 @@ func TestServiceIsOursByTypeClassAndLife(t *testing.T) {
 		if got := (Scope{Class: c.class}).Service(s); (got != nil) != c.ours || got != nil && (got.Marked || got.Released) {
 			t.Errorf("%s, annotated: %+v", c.name, got)
 		}
-		// A condition of ours is proof: what carries it concerns us, to be released.
+		// A record of ours is proof: what carries it concerns us, to be released. A
+		// condition without one may be that of another installation.
 		for _, condition := range []ConditionType{ConditionAllocated, ConditionAnnounced, ConditionRecorded, ConditionReallocated, ConditionPlaced, ConditionMoved} {
-			s.Status.Conditions = []metav1.Condition{{Type: string(condition), Status: "True", Reason: "R"}}
-			if got := (Scope{Class: c.class}).Service(s); got == nil || got.Released == c.ours || !got.Marked {
-				t.Errorf("%s, with %s: %+v", c.name, condition, got)
+			s.Status.Conditions = []metav1.Condition{{Type: string(condition), Status: "True", Reason: "R", Message: "by belfry-system"}}
+			got := (Scope{Class: c.class}).Service(s)
+			switch {
+			case c.ours || condition == ConditionRecorded:
+				if got == nil || got.Released == c.ours || !got.Marked {
+					t.Errorf("%s, with %s: %+v", c.name, condition, got)
+				}
+			case got != nil:
+				t.Errorf("%s, with %s and no record: %+v", c.name, condition, got)
 			}
 		}
 	}
@@ -179,6 +186,16 @@ func TestWhatAnotherInstallationWroteIsTakenButNotOurs(t *testing.T) {
 	if got == nil || got.Foreign || got.Released || got.Request.Pool != "edge" {
 		t.Errorf("to whom it belongs: %+v", got)
 	}
+	// Without a record nobody knows whose it is: it keeps what it has, in either family.
+	recorded := marked.Status.Conditions
+	marked.Status.Conditions = recorded[:1]
+	for _, namespace := range []string{"belfry-system", "second"} {
+		got := Scope{Role: Allocating, Namespace: namespace}.Service(marked)
+		if got == nil || !got.Foreign || got.Released || len(got.Assigned) != 2 {
+			t.Errorf("to %s, without a record: %+v", namespace, got)
+		}
+	}
+	marked.Status.Conditions = recorded
 	// What is no LoadBalancer any more is cleaned by the one that wrote it.
 	marked.Spec.Type, marked.Spec.LoadBalancerClass = corev1.ServiceTypeClusterIP, nil
 	if got := (Scope{Role: Allocating, Namespace: "belfry-system"}).Service(marked); got != nil {
@@ -415,9 +432,10 @@ func TestTheRecordRoundTripsAndNamesEachAddress(t *testing.T) {
 		text string
 	}{
 		{gift{}, ""},
-		{gift{[]netip.Addr{four}, []string{"edge"}, ""}, "192.0.2.1 from edge"},
+		{gift{[]netip.Addr{four}, []string{"edge"}, "belfry-system"}, "192.0.2.1 from edge"},
 		{gift{[]netip.Addr{six, four}, []string{"six", "edge.from.by"}, "second"}, "2001:db8::1 from six, 192.0.2.1 from edge.from.by; by second"},
 		{gift{nil, nil, "second"}, "by second"},
+		{gift{nil, nil, "belfry-system"}, "by belfry-system"},
 	} {
 		if got := c.gift.String(); got != c.text {
 			t.Errorf("%q, want %q", got, c.text)
