@@ -2,6 +2,9 @@ module github.com/belfrylb/belfry
 
 go 1.26.0
 
+// gobgp listens on loopback, by plain TCP: a filter on a socket of MPTCP is none on its subflows.
+godebug multipathtcp=0
+
 require (
 	github.com/go-logr/logr v1.4.3
 	github.com/hashicorp/memberlist v0.7.0

@@ -27,4 +27,5 @@
 //	newTable         gobgp's Serve, one for each server               never: a server that
 //	                 is done with waits in a pool for the next session
 //	gobgp            five for each server in use                      the table
+//	gobgp            takes the connection of the guard                guard.Inner.Greet
 package gobgp

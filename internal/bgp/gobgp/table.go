@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 
 	api "github.com/osrg/gobgp/v3/api"
 	"github.com/osrg/gobgp/v3/pkg/server"
@@ -123,52 +124,93 @@ const serverID, guardID = "127.0.0.1", "127.0.0.2"
 // newTable starts a server that has these routes, and waits until it talks to
 // the guard.
 func newTable(ctx context.Context, p *pool, sh shape, routes []hop) (*table, error) {
-	t := &table{pool: p, shape: sh, lost: make(chan struct{}), owed: map[wire.Family]int{}}
-	inner, err := guard.Listen(t.said)
-	if err != nil {
+	t := &table{pool: p, server: p.get(), shape: sh, lost: make(chan struct{}), owed: map[wire.Family]int{}}
+	if err := t.listen(ctx); err != nil {
+		t.retire()
 		return nil, err
 	}
-	t.inner, t.server = inner, p.get()
 	if err := t.start(ctx, routes); err != nil {
-		inner.Close()
+		t.inner.Close()
 		t.retire()
 		return nil, err
 	}
 	go func() {
 		defer close(t.lost)
-		t.err = inner.Run()
+		t.err = t.inner.Run()
 		t.retire()
 	}()
 	return t, nil
 }
 
-func (t *table) start(ctx context.Context, routes []hop) error {
-	globals.Lock()
-	err := t.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{Asn: t.shape.localAS, RouterId: serverID, ListenPort: -1}})
-	globals.Unlock()
-	if err != nil {
-		return fmt.Errorf("start gobgp: %w", err)
+// listen starts the server, which listens for the guard alone. Another process may be
+// quicker to take a port that was free.
+func (t *table) listen(ctx context.Context) error {
+	for attempt := 0; ; attempt++ {
+		inner, err := guard.NewInner(t.said)
+		if err != nil {
+			return err
+		}
+		at := inner.Server()
+		globals.Lock()
+		err = t.server.StartBgp(ctx, &api.StartBgpRequest{Global: &api.Global{
+			Asn: t.shape.localAS, RouterId: serverID, ListenPort: int32(at.Port()), ListenAddresses: []string{at.Addr().String()},
+		}})
+		globals.Unlock()
+		if err == nil {
+			if err = inner.Seal(); err == nil {
+				t.inner = inner
+				return nil
+			}
+		}
+		inner.Close()
+		if !errors.Is(err, syscall.EADDRINUSE) || attempt == 8 {
+			return fmt.Errorf("start gobgp: %w", err)
+		}
 	}
+}
+
+func (t *table) start(ctx context.Context, routes []hop) error {
 	// With routes before peers the first table is packed as tight as can be.
 	if err := t.set(routes); err != nil {
 		return err
 	}
+	neighbor := t.inner.Addr().String()
 	peer := &api.Peer{
-		Conf:      &api.PeerConf{NeighborAddress: t.inner.Addr().Addr().String(), PeerAsn: t.shape.peerAS, LocalAsn: t.shape.localAS},
-		Transport: &api.Transport{RemotePort: uint32(t.inner.Addr().Port()), LocalAddress: "127.0.0.1"},
+		Conf:      &api.PeerConf{NeighborAddress: neighbor, PeerAsn: t.shape.peerAS, LocalAsn: t.shape.localAS},
+		Transport: &api.Transport{PassiveMode: true, LocalAddress: t.inner.Server().Addr().String()},
 		// The guard answers each keepalive, so the hold time is of no account.
 		// It is also the time after which gobgp gives up on a write.
-		Timers: &api.Timers{Config: &api.TimersConfig{ConnectRetry: 1, HoldTime: 3600, KeepaliveInterval: 1200}},
+		Timers: &api.Timers{Config: &api.TimersConfig{HoldTime: 3600, KeepaliveInterval: 1200}},
 		// For the End-of-RIB behind each table.
 		GracefulRestart: &api.GracefulRestart{Enabled: true, RestartTime: 1},
 	}
 	for _, f := range t.shape.families() {
 		peer.AfiSafis = append(peer.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Family: familyOf(f), Enabled: true}})
 	}
+	// It closes what comes before it waits for it.
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	waits := make(chan struct{}, 1)
+	err := t.server.WatchEvent(watching, &api.WatchEventRequest{Peer: &api.WatchEventRequest_Peer{}}, func(r *api.WatchEventResponse) {
+		if r.GetPeer().GetPeer().GetState().GetSessionState() == api.PeerState_ACTIVE {
+			select {
+			case waits <- struct{}{}:
+			default:
+			}
+		}
+	})
+	if err != nil {
+		return fmt.Errorf("watch gobgp's peer: %w", err)
+	}
 	if err := t.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peer}); err != nil {
 		return fmt.Errorf("add the guard as gobgp's peer: %w", err)
 	}
-	if err := t.inner.Accept(ctx); err != nil {
+	select {
+	case <-waits:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := t.inner.Dial(); err != nil {
 		return err
 	}
 	for _, f := range t.shape.families() {

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -111,22 +110,37 @@ func (g gobgp) heard(want wire.Type) []byte {
 	}
 }
 
-// connect brings up an Inner and the gobgp at its other end.
-func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
+// sealed returns an Inner, and the listener that gobgp would have.
+func sealed(t *testing.T, said func(wire.Family)) (*Inner, net.Listener) {
 	t.Helper()
-	in, err := Listen(said)
+	in, err := NewInner(said)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(in.Close)
-	conn, err := net.Dial("tcp4", in.Addr().String())
+	l, err := net.Listen("tcp4", in.Server().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	if err := in.Seal(); err != nil {
+		t.Fatal(err)
+	}
+	return in, l
+}
+
+// connect brings up an Inner and the gobgp at its other end.
+func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
+	t.Helper()
+	in, l := sealed(t, said)
+	if err := in.Dial(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := in.Accept(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	g := gobgp{t, conn}
 	g.send(wire.AppendKeepalive(wire.AppendOpen(nil, gobgpOpen)))
 	if err := in.Greet(gobgpOpen); err != nil {
@@ -293,40 +307,124 @@ func TestGobgpsKeepalivesAreAnswered(t *testing.T) {
 	}
 }
 
-func TestNobodyElseSpeaksInOurName(t *testing.T) {
-	in, err := Listen(func(wire.Family) {})
+// No other socket on the node reaches gobgp's listener: not from another address, nor
+// from another port of ours, nor from our port of another address; before us or after.
+func TestNobodyElseReachesGobgp(t *testing.T) {
+	in, l := sealed(t, func(wire.Family) {})
+	// A SYN on loopback is answered, or dropped, before connect returns.
+	reaches := func(from netip.AddrPort) bool {
+		t.Helper()
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: from.Addr().As4(), Port: int(from.Port())}); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: in.Server().Addr().As4(), Port: int(in.Server().Port())}); err != nil && !errors.Is(err, unix.EINPROGRESS) {
+			t.Fatal(err)
+		}
+		_, err = unix.Getpeername(fd)
+		return err == nil
+	}
+	others := []netip.AddrPort{
+		netip.MustParseAddrPort("127.0.0.1:0"), netip.AddrPortFrom(in.Addr(), 0), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.9"), in.own.Port()),
+	}
+	nobody := func() {
+		t.Helper()
+		for _, from := range others {
+			if reaches(from) {
+				t.Errorf("%v reaches it", from)
+			}
+		}
+	}
+	nobody()
+	if err := in.Dial(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got := conn.RemoteAddr().String(); got != in.own.String() || got != in.conn.LocalAddr().String() {
+		t.Errorf("it took %s, ours is %s from %s", got, in.own, in.conn.LocalAddr())
+	}
+	others[2] = netip.AddrPortFrom(netip.MustParseAddr("127.0.0.10"), in.own.Port())
+	nobody()
+	// Ours is not to be had by others.
+	if _, _, err := bound(in.Addr()); err != nil {
+		t.Error(err)
+	}
+	if l, err := net.Listen("tcp4", in.own.String()); err == nil {
+		l.Close()
+		t.Error("our end is taken by another socket")
+	}
+	// An unsealed listener is reached by all of them.
+	open, err := NewInner(func(wire.Family) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	if err := open.Seal(); err == nil {
+		t.Error("sealed, and nobody listens")
+	}
+	bare, err := net.Listen("tcp4", open.Server().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bare.Close()
+	in = open
+	if !reaches(netip.MustParseAddrPort("127.0.0.1:0")) {
+		t.Error("what is not sealed is not reached, so this test shows nothing")
+	}
+}
+
+// Once gobgp is greeted it listens no more, and its port is for others.
+func TestGobgpListensUntilItIsReached(t *testing.T) {
+	in, g := connect(t, func(wire.Family) {})
+	if fd, err := listenerAt(in.Server()); err == nil {
+		t.Errorf("socket %d listens at %v", fd, in.Server())
+	}
+	l, err := net.Listen("tcp4", in.Server().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	other, err := net.Dial("tcp4", in.Server().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	// And the session goes on.
+	g.send(wire.AppendKeepalive(nil))
+	g.heard(wire.TypeKeepalive)
+}
+
+// A filter on a listener of MPTCP is not one on what it takes.
+func TestAListenerOfAnotherProtocolIsNotSealed(t *testing.T) {
+	in, err := NewInner(func(wire.Family) {})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	// Another process is first; it sends what it likes, and stays.
-	other := exec.Command("bash", "-c", fmt.Sprintf("exec 3<>/dev/tcp/127.0.0.1/%d; echo hello >&3; echo there; cat <&3", in.Addr().Port()))
-	out, err := other.StdoutPipe()
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(true)
+	l, err := lc.Listen(t.Context(), "tcp4", in.Server().String())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := other.Start(); err != nil {
-		t.Skipf("SKIPPED, there is no bash: %v", err)
-	}
-	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
-	if _, err := io.ReadFull(out, make([]byte, len("there\n"))); err != nil {
-		t.Fatal(err)
-	}
-	ours, err := net.Dial("tcp4", in.Addr().String())
+	defer l.Close()
+	fd, err := listenerAt(in.Server())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ours.Close()
-	if err := in.Accept(t.Context()); err != nil {
-		t.Fatal(err)
+	if p, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil || p == unix.IPPROTO_TCP {
+		t.Skipf("SKIPPED, this kernel has no MPTCP: %d, %v", p, err)
 	}
-	if got := in.conn.RemoteAddr().String(); got != ours.LocalAddr().String() {
-		t.Errorf("took %s, ours is %s", got, ours.LocalAddr())
-	}
-	// And nobody after us.
-	if late, err := net.Dial("tcp4", in.Addr().String()); err == nil {
-		late.Close()
-		t.Error("a third connection is taken")
+	if err := in.Seal(); err == nil || !strings.Contains(err.Error(), "not TCP") {
+		t.Errorf("%v", err)
 	}
 }
 
