@@ -1,6 +1,7 @@
 package fsm
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -82,6 +83,149 @@ func randomOpen(r *rand.Rand, p lb.BGPPeer) wire.Open {
 	return o
 }
 
+// odd writes an OPEN of one parameter in another form that says the same: capabilities
+// in another order, some twice, among others that nobody here knows, in several
+// parameters, in the form of RFC 9072.
+func odd(r *rand.Rand, open []byte) []byte {
+	const fixed = wire.HeaderLen + 9
+	var capabilities [][]byte
+	if len(open) > fixed+1 {
+		for rest := open[fixed+3:]; len(rest) > 0; {
+			n := 2 + int(rest[1])
+			capabilities, rest = append(capabilities, rest[:n]), rest[n:]
+		}
+	}
+	for _, c := range slices.Clone(capabilities) {
+		if chance(r, 20) {
+			capabilities = append(capabilities, c)
+		}
+	}
+	for range r.IntN(6) {
+		code := []byte{4, 6, 7, 67, 68, 69, 70, 73, 75, 128, 130, 131, 184, 254}[r.IntN(14)]
+		unknown := append([]byte{code, 0}, make([]byte, []int{0, 1, 4, 200}[r.IntN(4)])...)
+		for i := 2; i < len(unknown); i++ {
+			unknown[i] = byte(r.IntN(256))
+		}
+		unknown[1] = byte(len(unknown) - 2)
+		capabilities = append(capabilities, unknown)
+	}
+	r.Shuffle(len(capabilities), func(i, j int) { capabilities[i], capabilities[j] = capabilities[j], capabilities[i] })
+	parameters := [][]byte{nil}
+	for _, c := range capabilities {
+		last := len(parameters) - 1
+		if chance(r, 30) || len(parameters[last])+len(c) > 255 {
+			parameters, last = append(parameters, nil), last+1
+		}
+		parameters[last] = append(parameters[last], c...)
+	}
+	var short, long []byte
+	for _, p := range parameters {
+		short = append(append(short, 2, byte(len(p))), p...)
+		long = append(binary.BigEndian.AppendUint16(append(long, 2), uint16(len(p))), p...)
+	}
+	b := slices.Clone(open[:fixed])
+	if len(short) > 255 || chance(r, 30) {
+		b = append(b, byte(1+r.IntN(255)), 255) // the first of these says nothing
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(long))), long...)
+	} else {
+		b = append(append(b, byte(len(short))), short...)
+	}
+	binary.BigEndian.PutUint16(b[16:], uint16(len(b)))
+	return b
+}
+
+// oddUpdate is the body of an UPDATE that is legal and rare: attributes in any order,
+// of any length, known to nobody here; and what it says.
+func oddUpdate(r *rand.Rand) (body []byte, withdrawn, announced []netip.Prefix) {
+	prefix := func(six bool) netip.Prefix {
+		a := netip.AddrFrom4([4]byte{203, 0, 113, byte(r.IntN(8))})
+		if six {
+			a = netip.AddrFrom16([16]byte{0x20, 1, 0xd, 0xb8, 2, 15: byte(r.IntN(8))})
+		}
+		return netip.PrefixFrom(a, a.BitLen())
+	}
+	some := func(six bool, into *[]netip.Prefix) (b []byte) {
+		for range r.IntN(4) {
+			p := prefix(six)
+			*into = append(*into, p)
+			b = append(append(b, byte(p.Bits())), p.Addr().AsSlice()...)
+		}
+		return b
+	}
+	attribute := func(flags, code byte, value []byte) []byte {
+		if len(value) > 255 || chance(r, 30) {
+			return append(binary.BigEndian.AppendUint16([]byte{flags | 0x10, code}, uint16(len(value))), value...)
+		}
+		return append([]byte{flags, code, byte(len(value))}, value...)
+	}
+	out := some(false, &withdrawn)
+	var attributes [][]byte
+	if chance(r, 60) {
+		attributes = append(attributes, attribute(0x80, 15, append([]byte{0, 2, 1}, some(true, &withdrawn)...)))
+	}
+	if chance(r, 60) {
+		hop := make([]byte, []int{16, 32}[r.IntN(2)])
+		attributes = append(attributes, attribute(0x80, 14, append(append(append([]byte{0, 2, 1, byte(len(hop))}, hop...), 0), some(true, &announced)...)))
+	}
+	// An end of RIB says nothing of prefixes, and is told apart by having nothing else.
+	attributes = append(attributes, attribute(0x40, 1, []byte{byte(r.IntN(3))}))
+	path := []byte{}
+	for range r.IntN(3) { // sets, sequences and confederations, some as long as can be
+		n := []int{1, 3, 255}[r.IntN(3)]
+		path = append(path, byte(1+r.IntN(4)), byte(n))
+		path = append(path, make([]byte, 4*n)...)
+	}
+	attributes = append(attributes, attribute(0x40, 2, path))
+	for range r.IntN(4) {
+		attributes = append(attributes, attribute(0xe0, byte(99+r.IntN(100)), make([]byte, r.IntN(300))))
+	}
+	r.Shuffle(len(attributes), func(i, j int) { attributes[i], attributes[j] = attributes[j], attributes[i] })
+	all := slices.Concat(attributes...)
+	reachable := some(false, &announced)
+	body = append(binary.BigEndian.AppendUint16(nil, uint16(len(out))), out...)
+	body = append(binary.BigEndian.AppendUint16(body, uint16(len(all))), all...)
+	return append(body, reachable...), withdrawn, announced
+}
+
+// Of what a router announces the prefixes are counted, in whatever form it says them.
+func TestOddUpdatesAreCounted(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		s := &Session{config: Config{MaximumPrefixes: 100}, state: bgp.Established, received: map[netip.Prefix]struct{}{}}
+		want := map[netip.Prefix]bool{}
+		for range 10 {
+			body, withdrawn, announced := oddUpdate(r)
+			if e := s.Receive(wire.TypeUpdate, body, 0); len(e.Write) > 0 || e.End != nil {
+				t.Fatalf("seed %d: %+v for %x", seed, e, body)
+			}
+			for _, p := range withdrawn {
+				delete(want, p)
+			}
+			// What one message withdraws and announces, too, may count either way
+			// (RFC 4271 section 4.3).
+			for _, p := range announced {
+				if slices.Contains(withdrawn, p) {
+					_, want[p] = s.received[p]
+				} else {
+					want[p] = true
+				}
+			}
+		}
+		n := 0
+		for p, there := range want {
+			if _, has := s.received[p]; has != there {
+				t.Errorf("seed %d: %v: %v, want %v", seed, p, has, there)
+			}
+			if there {
+				n++
+			}
+		}
+		if got, more := s.Received(); got != n || more || s.counts.MalformedIn != 0 || s.counts.UpdatesIn != 10 {
+			t.Errorf("seed %d: %d prefixes, want %d; %+v", seed, got, n, s.counts)
+		}
+	}
+}
+
 // agrees plays one session and reports whether it came up.
 func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 	p := randomPeer(r)
@@ -117,6 +261,9 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 			writing = false
 			do(s.Wrote(now))
 		}
+	}
+	if chance(r, 50) {
+		router = odd(r, router)
 	}
 	ours := bgp.LocalOpen(p, netip.MustParseAddr("192.0.2.10"), chance(r, 50))
 	s, e := New(Config{
@@ -163,6 +310,13 @@ func agrees(t *testing.T, seed uint64, r *rand.Rand) bool {
 		}
 		took()
 		do(s.Receive(wire.TypeKeepalive, nil, now))
+		if chance(r, 20) {
+			body, _, _ := oddUpdate(r)
+			do(s.Receive(wire.TypeUpdate, body, now))
+		}
+		if chance(r, 20) { // among others the demarcations of RFC 7313, and what no RFC knows
+			do(s.Receive(wire.TypeRouteRefresh, []byte{0, byte(r.IntN(3)), byte(r.IntN(4)), byte(1 + r.IntN(2))}, now))
+		}
 		if writing || !s.Ready() {
 			continue
 		}

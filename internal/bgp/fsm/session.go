@@ -481,7 +481,7 @@ func (s *Session) end(e Ending) Effects {
 func (s *Session) unexpected(state uint8, typ wire.Type) Effects {
 	return s.end(Ending{
 		&bgp.Fault{Cause: bgp.Malformed, Text: fmt.Sprintf("the router sends %v where it has no place", typ)},
-		&wire.Notification{Code: wire.CodeFSM, Subcode: state},
+		&wire.Notification{Code: wire.CodeFSM, Subcode: state, Data: []byte{byte(typ)}}, // RFC 6608 section 4
 	})
 }
 

@@ -3,7 +3,8 @@
 // It knows nothing but the two OPENs of a session, and refuses whatever the RFCs let
 // a receiver refuse: what was not agreed on, and every form that a sender SHALL or
 // SHOULD NOT use, however many routers put up with it (RFC 4271 sections 4 and 6,
-// RFC 4760, RFC 5492, RFC 6793, RFC 7606 section 5.1, RFC 7607, RFC 8950, RFC 9234).
+// RFC 4760, RFC 5492, RFC 6608, RFC 6793, RFC 7606 section 5.1, RFC 7607, RFC 8950, RFC 9003,
+// RFC 9234).
 // What it accepts, it keeps in a table.
 //
 // It shares no code with the codec that it judges, so that a mistake would have to be
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"unicode/utf8"
 )
 
 // A Route is what a router was told of a prefix.
@@ -136,8 +138,8 @@ func (r *Receiver) message(typ byte, body []byte) error {
 	}
 	switch {
 	case typ == typeNotification:
-		if len(body) < 2 {
-			return errors.New("1/2: a NOTIFICATION without code")
+		if err := notification(body); err != nil {
+			return err
 		}
 		r.state, r.Notified = ended, body
 	case r.state == openSent && typ == typeOpen:
@@ -167,6 +169,48 @@ func (r *Receiver) message(typ byte, body []byte) error {
 		}
 	default:
 		return fmt.Errorf("5/%d: unexpected message", r.state+1)
+	}
+	return nil
+}
+
+// notification judges the body of a NOTIFICATION: its code and subcode are in IANA's
+// registry, and its data are what their RFC says.
+func notification(body []byte) error {
+	if len(body) < 2 {
+		return errors.New("1/2: a NOTIFICATION without code")
+	}
+	code, subcode, data := body[0], body[1], body[2:]
+	subcodes := map[byte][]byte{
+		1: {1, 2, 3}, 2: {0, 1, 2, 3, 4, 6, 7, 11}, 3: {1, 2, 3, 4, 5, 6, 8, 9, 10, 11}, 4: {0}, 5: {0, 1, 2, 3},
+		6: {1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, 7: {1}, 8: {0},
+	}
+	if !slices.Contains(subcodes[code], subcode) {
+		return fmt.Errorf("a NOTIFICATION of %d/%d", code, subcode)
+	}
+	ok := len(data) == 0
+	switch [2]byte{code, subcode} {
+	case [2]byte{1, 2}, [2]byte{2, 1}: // a length, a version (RFC 4271 sections 6.1 and 6.2)
+		ok = len(data) == 2
+	case [2]byte{1, 3}, [2]byte{5, 1}, [2]byte{5, 2}, [2]byte{5, 3}: // the type of a message (RFC 4271 section 6.1, RFC 6608 section 4)
+		ok = len(data) == 1
+	case [2]byte{2, 7}: // capabilities (RFC 5492 section 3)
+		for ok = len(data) > 0; ok && len(data) > 0; {
+			if ok = len(data) >= 2 && len(data) >= 2+int(data[1]); ok {
+				data = data[2+int(data[1]):]
+			}
+		}
+	case [2]byte{6, 1}: // family and upper bound (RFC 4486 section 4)
+		ok = ok || len(data) == 7
+	case [2]byte{6, 2}, [2]byte{6, 4}: // a text (RFC 9003 section 2)
+		ok = ok || len(data) == 1+int(data[0]) && utf8.Valid(data[1:])
+	case [2]byte{6, 9}: // another NOTIFICATION (RFC 8538 section 3)
+		ok = notification(data) == nil && !(data[0] == 6 && data[1] == 9)
+	}
+	if code == 3 { // an attribute, of which nobody makes sense
+		ok = true
+	}
+	if !ok {
+		return fmt.Errorf("a NOTIFICATION of %d/%d with %x", code, subcode, body[2:])
 	}
 	return nil
 }

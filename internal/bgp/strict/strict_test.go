@@ -142,6 +142,20 @@ func TestRefusesMessagesOutOfPlace(t *testing.T) {
 		{"a KEEPALIVE with a body", "all", "1/2", join(open, message(t, 4, "00"))},
 		{"a ROUTE-REFRESH that was not agreed on", "nothing", "a ROUTE-REFRESH", join(open, alive, message(t, 5, "0001 00 01"))},
 		{"a message after the last", "all", "a message after", join(open, message(t, 3, "0602"), alive)},
+		{"a NOTIFICATION of half a code", "all", "1/2", message(t, 3, "06")},
+		{"a NOTIFICATION of no code", "all", "a NOTIFICATION of 9/0", message(t, 3, "0900")},
+		{"a NOTIFICATION of no subcode", "all", "a NOTIFICATION of 2/5", message(t, 3, "0205")},
+		{"a bad length, unsaid", "all", "a NOTIFICATION of 1/2 with ", message(t, 3, "0102")},
+		{"a version of one octet", "all", "a NOTIFICATION of 2/1 with 04", message(t, 3, "0201 04")},
+		{"an unexpected message, unsaid", "all", "a NOTIFICATION of 5/3 with ", message(t, 3, "0503")},
+		{"capabilities that are cut", "all", "a NOTIFICATION of 2/7 with 010400", message(t, 3, "0207 010400")},
+		{"no capability that is lacking", "all", "a NOTIFICATION of 2/7 with ", message(t, 3, "0207")},
+		{"a text that is cut", "all", "a NOTIFICATION of 6/2 with 0361", message(t, 3, "0602 0361")},
+		{"a text and more", "all", "a NOTIFICATION of 6/4 with 016162", message(t, 3, "0604 016162")},
+		{"a text of no characters", "all", "a NOTIFICATION of 6/2 with 01ff", message(t, 3, "0602 01ff")},
+		{"a text where none is", "all", "a NOTIFICATION of 6/3 with 0161", message(t, 3, "0603 0161")},
+		{"a hold timer with data", "all", "a NOTIFICATION of 4/0 with 00", message(t, 3, "0400 00")},
+		{"a hard reset of nothing", "all", "a NOTIFICATION of 6/9 with ", message(t, 3, "0609")},
 		{"hold time 1", "all", "2/6", message(t, 1, "04 fde8 0001 c0000201 00")},
 		{"a capability twice", "all", "2/0", message(t, 1, "04 fde8 005a c0000201 06 02 04 0200 0200")},
 		{"AS of two octets beside another of four", "all", "2/2", message(t, 1, "04 fde8 005a c0000201 08 02 06 4104 0000fde7")},
@@ -153,6 +167,22 @@ func TestRefusesMessagesOutOfPlace(t *testing.T) {
 		}
 		if err := r.Read(c.b); err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", c.name, err, c.want)
+		}
+	}
+}
+
+func TestAcceptsWhatTheRFCsSay(t *testing.T) {
+	for _, body := range []string{
+		"0101", "0102 1001", "0103 09", "0200", "0201 0004", "0202", "0203", "0204", "0206", "0207 0104 00010001 0104 00020001", "020b",
+		"0301 400101", "0400", "0500", "0501 04", "0502 02", "0503 01", "0601", "0601 0001 01 00000064", "0602", "0602 03 616263", "0602 02 c3a4",
+		"0604 00", "0605", "0609 0602 01 61", "060a", "0701", "0800",
+	} {
+		r, err := New(message(t, 1, opens["all"]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Read(message(t, 3, body)); err != nil {
+			t.Errorf("%s: %v", body, err)
 		}
 	}
 }
