@@ -335,7 +335,7 @@ func (d *decider) undisputed(i int, views []view) (owner int, is bool) {
 	}
 	v := &views[by.first.node]
 	switch v.state {
-	case election.Alive, election.Suspected, election.Stalled:
+	case election.Alive, election.Suspected, election.Stalled, election.Cut:
 		is = v.reason == Eligible && g.reason(by.first.node) == Eligible && d.contains(v.segment, g.addr)
 	}
 	return by.first.node, is

@@ -52,7 +52,7 @@ func (n *neighbors) meet(now time.Time, members []election.Member) {
 			n.speakers[m.Node] = other
 		}
 		other.address, other.member, other.alive = m.Address, true, other.alive || m.State == election.Alive
-		if m.State != election.Suspected && m.State != election.Stalled {
+		if m.State != election.Suspected && m.State != election.Stalled && m.State != election.Cut {
 			other.lost = time.Time{}
 		} else if other.lost.IsZero() {
 			other.lost = now

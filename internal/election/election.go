@@ -25,13 +25,16 @@ const (
 	// Stalled: its kernel answers on the segment but its speaker is silent. It
 	// keeps what it owns until the slow bound.
 	Stalled
+	// Cut: gossip does not reach it, and its speaker answers on the segment for what
+	// it claimed last. It keeps what it owns.
+	Cut
 	// Leaving: it said that it is about to go. Candidate of last resort.
 	Leaving
 	// Gone: it is dead or has left. A gone member is not listed.
 	Gone
 )
 
-var stateNames = [...]string{"joining", "alive", "suspected", "stalled", "leaving", "gone"}
+var stateNames = [...]string{"joining", "alive", "suspected", "stalled", "cut", "leaving", "gone"}
 
 // String returns the state in one word.
 func (s State) String() string { return stateNames[s] }
@@ -80,7 +83,7 @@ func (c Candidate) class() int {
 	switch c.State {
 	case Alive:
 		return 0
-	case Suspected, Stalled:
+	case Suspected, Stalled, Cut:
 		// Keeps what it has, but gets nothing new while another can take it.
 		if c.Claim.None() {
 			return 1

@@ -1,7 +1,9 @@
 package election
 
 import (
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
@@ -17,15 +19,18 @@ const (
 	Unknown Reply = iota
 	// Silent: its own address was asked for and nobody answered.
 	Silent
-	// Answers: its kernel answers.
+	// Answers: its kernel answers, its speaker does not.
 	Answers
+	// Speaks: its speaker answers for an address that it claims.
+	Speaks
 )
 
 // String returns the verdict in one word.
-func (v Reply) String() string { return [...]string{"unknown", "silent", "answers"}[v] }
+func (v Reply) String() string { return [...]string{"unknown", "silent", "answers", "speaks"}[v] }
 
-// A SegmentQuestion asks a suspect's kernel, on the segment of one of our
-// interfaces, for an address that it has there.
+// A SegmentQuestion asks a suspect, on the segment of one of our interfaces, for
+// an address: its kernel for one that it has there, its speaker for one that it
+// claims.
 type SegmentQuestion struct {
 	Interface int
 	Target    netip.Addr
@@ -56,6 +61,31 @@ func Shared(ours, theirs []lb.Interface) func(yield func(SegmentQuestion) bool) 
 	}
 }
 
+// Voices yields what the speaker of a suspect can be asked on the segments that we
+// share with it: an address that it claims, another one in each round. Nobody but a
+// speaker answers for these, so an answer says that gossip is what is broken.
+func Voices(ours []lb.Interface, suspect Member, round int) func(yield func(SegmentQuestion) bool) {
+	return func(yield func(SegmentQuestion) bool) {
+		if len(suspect.Claims) == 0 {
+			return
+		}
+		claims := slices.SortedFunc(maps.Keys(suspect.Claims), netip.Addr.Compare)
+		asked := 0
+		for q := range Shared(ours, suspect.Interfaces) {
+			i := slices.IndexFunc(ours, func(i lb.Interface) bool { return i.Index == q.Interface })
+			there := slices.DeleteFunc(slices.Clone(claims), func(a netip.Addr) bool { return !ours[i].OnLink(a) })
+			if len(there) == 0 {
+				there = claims
+			}
+			q.Target = there[(round+asked)%len(there)]
+			asked++
+			if !yield(q) {
+				return
+			}
+		}
+	}
+}
+
 // A Port is what came of connecting to the suspect's gossip port.
 type Port uint8
 
@@ -80,6 +110,9 @@ type Patience struct {
 	// Again is the pause between two questions to a stalled member, so that
 	// one that dies while it is stalled is noticed.
 	Again time.Duration
+	// Watch is the pause between two questions to a member that is cut off. That
+	// may last for days.
+	Watch time.Duration
 }
 
 // A Cause says why a member counts as gone.
@@ -132,17 +165,19 @@ func (Answer) event() {}
 func (Tick) event()   {}
 
 // A Suspicion is what one node thinks of the life of another: Alive, Suspected,
-// Stalled or Gone. The zero value is a member not heard of yet.
+// Stalled, Cut or Gone. The zero value is a member not heard of yet.
 type Suspicion struct {
-	// State is Alive, Suspected, Stalled or Gone.
+	// State is Alive, Suspected, Stalled, Cut or Gone.
 	State State
 	// Cause is why, when Gone.
 	Cause Cause
 	// Round numbers the questions; the answers to earlier ones are void.
 	Round int
-	// Since is when gossip lost it.
-	Since time.Duration
-	// again is when to ask a stalled member again; never is no date.
+	// Lost is when gossip lost it, and Since when there was the last sign of life: the
+	// same, unless its speaker answered on the segment after that.
+	Lost, Since time.Duration
+	// again is when to ask a stalled member, or one that is cut off, again; never is
+	// no date.
 	again time.Duration
 }
 
@@ -150,7 +185,7 @@ const never time.Duration = 1<<63 - 1
 
 // Until returns when a Tick is due, or false when none is.
 func (s Suspicion) Until(p Patience) (time.Duration, bool) {
-	if s.State != Suspected && s.State != Stalled {
+	if !s.doubted() {
 		return 0, false
 	}
 	return min(s.again, s.Since+p.Slow), true
@@ -160,13 +195,15 @@ func (s Suspicion) Until(p Patience) (time.Duration, bool) {
 // clock, and whether to ask the suspect now, in Round, on its segment and at
 // its port.
 //
-//	state      Heard  Lost           answer: gone  answer: lives  Tick
-//	Alive      -      Suspected,ask  -             -              -
-//	Suspected  Alive  -              Gone          Stalled        Gone after Slow
-//	Stalled    Alive  -              Gone          Stalled        Gone after Slow, ask each Again
-//	Gone       Alive  -              -             -              -
+//	state      Heard  Lost           answer: gone  lives    speaks  Tick
+//	Alive      -      Suspected,ask  -             -        -       -
+//	Suspected  Alive  -              Gone          Stalled  Cut     Gone after Slow
+//	Stalled    Alive  -              Gone          Stalled  Cut     Gone after Slow, ask each Again
+//	Cut        Alive  -              Gone          Stalled  Cut     Gone after Slow, ask each Watch
+//	Gone       Alive  -              -             -        -       -
 //
-// Left leads to Gone from anywhere.
+// Left leads to Gone from anywhere. Slow counts from the last sign of life, so a
+// member stays Cut for as long as its speaker answers.
 func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion, ask bool) {
 	switch e := e.(type) {
 	case Heard:
@@ -177,12 +214,15 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 		if s.State != Alive {
 			return s, false
 		}
-		return Suspicion{State: Suspected, Round: s.Round + 1, Since: now, again: never}, true
+		return Suspicion{State: Suspected, Round: s.Round + 1, Lost: now, Since: now, again: never}, true
 	case Answer:
-		if e.Round != s.Round || s.State != Suspected && s.State != Stalled {
+		if e.Round != s.Round || !s.doubted() {
 			return s, false
 		}
 		switch {
+		case e.Segment == Speaks:
+			s.State, s.Since, s.again = Cut, now, now+p.Watch
+			return s, false
 		case e.Segment == Silent:
 			return s.gone(GoneSilent), false
 		case e.Port == PortRefused:
@@ -204,6 +244,11 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 	return s, false
 }
 
+// doubted reports whether gossip has lost it and it is not given up.
+func (s Suspicion) doubted() bool {
+	return s.State == Suspected || s.State == Stalled || s.State == Cut
+}
+
 func (s Suspicion) gone(c Cause) Suspicion {
-	return Suspicion{State: Gone, Cause: c, Round: s.Round + 1, Since: s.Since, again: never}
+	return Suspicion{State: Gone, Cause: c, Round: s.Round + 1, Lost: s.Lost, Since: s.Since, again: never}
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-var patience = Patience{Slow: time.Second, Again: 100 * time.Millisecond}
+var patience = Patience{Slow: time.Second, Again: 100 * time.Millisecond, Watch: 300 * time.Millisecond}
 
 func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
 	const ms = time.Millisecond
@@ -77,6 +77,42 @@ func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
 			{400 * ms, Lost{}, Suspected, NotGone, true},
 			{1400 * ms, Tick{}, Gone, GoneSlow, false},
 		},
+		"gossip is blocked, its speaker answers": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{550 * ms, Answer{2, Speaks, PortSilent}, Cut, NotGone, false},
+			{700 * ms, Tick{}, Cut, NotGone, false},
+			{850 * ms, Tick{}, Cut, NotGone, true},
+			{1000 * ms, Answer{3, Speaks, PortSilent}, Cut, NotGone, false},
+			{1300 * ms, Tick{}, Cut, NotGone, true},
+			{1450 * ms, Answer{4, Speaks, PortSilent}, Cut, NotGone, false},
+			{1460 * ms, Lost{}, Cut, NotGone, false},
+			{1600 * ms, Heard{}, Alive, NotGone, false},
+		},
+		"gossip is blocked, then its process is stopped for good": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{550 * ms, Answer{2, Speaks, PortSilent}, Cut, NotGone, false},
+			{850 * ms, Tick{}, Cut, NotGone, true},
+			{1000 * ms, Answer{3, Answers, PortSilent}, Stalled, NotGone, false},
+			{1100 * ms, Tick{}, Stalled, NotGone, true},
+			{1250 * ms, Answer{4, Unknown, PortSilent}, Stalled, NotGone, false},
+			{1550 * ms, Tick{}, Gone, GoneSlow, false},
+		},
+		"gossip is blocked, then its power fails": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{550 * ms, Answer{2, Speaks, PortSilent}, Cut, NotGone, false},
+			{850 * ms, Tick{}, Cut, NotGone, true},
+			{910 * ms, Answer{3, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"stalled, and its speaker answers again": {
+			{0, Heard{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{550 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
+			{650 * ms, Tick{}, Stalled, NotGone, true},
+			{660 * ms, Answer{3, Speaks, PortOpen}, Cut, NotGone, false},
+		},
 		"left, and back": {
 			{0, Heard{}, Alive, NotGone, false},
 			{1 * ms, Left{}, Gone, GoneLeft, false},
@@ -109,7 +145,7 @@ func TestNoSuspicionOutlivesItsBound(t *testing.T) {
 			if due, ok := s.Until(patience); ok && due <= now {
 				now = due
 			}
-			e := []Event{Tick{}, Tick{}, Tick{}, Heard{}, Lost{}, Answer{r.IntN(s.Round + 1), Reply(r.IntN(3)), Port(r.IntN(3))}}[r.IntN(6)]
+			e := []Event{Tick{}, Tick{}, Tick{}, Heard{}, Lost{}, Answer{r.IntN(s.Round + 1), Reply(r.IntN(4)), Port(r.IntN(3))}}[r.IntN(6)]
 			before := s
 			var ask bool
 			s, ask = s.Step(patience, now, e)
@@ -128,7 +164,7 @@ func TestNoSuspicionOutlivesItsBound(t *testing.T) {
 			if (s.State == Gone) != (s.Cause != NotGone) {
 				t.Fatalf("seed %d: %v by %v", seed, s.State, s.Cause)
 			}
-			if (s.State == Suspected || s.State == Stalled) && now >= s.Since+patience.Slow {
+			if s.doubted() && now >= s.Since+patience.Slow {
 				t.Fatalf("seed %d: %v since %v at %v", seed, s.State, s.Since, now)
 			}
 			if _, lost := e.(Lost); before.State == Alive && s.State != Alive && !lost {

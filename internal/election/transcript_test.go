@@ -24,7 +24,7 @@ import (
 //	crowd N                                           so many others are alive and own nothing; prints nothing
 //	heard NODE [at NODE]                              gossip finds it alive, at its address or another's
 //	lost NODE
-//	answer NODE silent|answers|unknown silent|refused|open [round=N]
+//	answer NODE silent|answers|speaks|unknown silent|refused|open [round=N]
 //	stopped
 //	receive KIND RECORD                               relayed, direct, knock, doubt
 //	state RECORD; RECORD...                           the other's own first
@@ -108,7 +108,7 @@ func (w *viewWorld) Line(line string) string {
 	case "lost":
 		w.v.Lost(w.now, args[0])
 	case "answer":
-		segment := map[string]Reply{"unknown": Unknown, "silent": Silent, "answers": Answers}[args[1]]
+		segment := map[string]Reply{"unknown": Unknown, "silent": Silent, "answers": Answers, "speaks": Speaks}[args[1]]
 		port := map[string]Port{"silent": PortSilent, "refused": PortRefused, "open": PortOpen}[args[2]]
 		round := transcript.Number(w.T, options(args)["round"], w.rounds[args[0]])
 		w.v.Answered(w.now, args[0], Answer{Round: round, Segment: segment, Port: port})

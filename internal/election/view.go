@@ -99,7 +99,11 @@ type Pace struct {
 // docs/design/confirmation.md.
 func DefaultPace(size int, slow, lostAfter time.Duration) Pace {
 	return Pace{
-		Patience:   Patience{Slow: slow - lostAfter, Again: max(100*time.Millisecond, time.Duration(size)*2*time.Millisecond)},
+		Patience: Patience{
+			Slow:  slow - lostAfter,
+			Again: max(100*time.Millisecond, time.Duration(size)*2*time.Millisecond),
+			Watch: max(300*time.Millisecond, time.Duration(size)*10*time.Millisecond),
+		},
 		Grace:      time.Second,
 		Knock:      100 * time.Millisecond,
 		KnockShare: 20 * time.Millisecond,
@@ -227,9 +231,10 @@ type peer struct {
 	help  time.Duration // When to help it join, if it is heard and not listed by then.
 }
 
-func (p *peer) listed() bool {
-	return p.life.State == Alive || p.life.State == Suspected || p.life.State == Stalled
-}
+func (p *peer) listed() bool { return p.life.State == Alive || p.life.doubted() }
+
+// gossips reports whether gossip holds it for alive, or has just lost it.
+func (p *peer) gossips() bool { return p.listed() && p.life.State != Cut }
 
 // ready reports whether all that it claims is known, by itself.
 func (p *peer) ready() bool { return p.listed() && p.fresh && p.claims != nil }
@@ -334,7 +339,7 @@ func (v *View) Heard(now time.Duration, node string, addr netip.Addr) {
 	p := v.peer(now, node)
 	switch p.life.State {
 	case Alive:
-	case Suspected, Stalled:
+	case Suspected, Stalled, Cut:
 		v.tell(addr, Knock) // Each may have missed what the other said.
 	default:
 		p.fresh, p.ask = false, now
@@ -418,7 +423,7 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 		if !p.fresh && !p.status.Newer(r) {
 			p.fresh, v.stale = true, true
 		}
-		if !p.listed() && v.urges(now, p) {
+		if !p.gossips() && v.urges(now, p) {
 			v.out.Urgent = append(v.out.Urgent, r.Address)
 		}
 	}
@@ -553,7 +558,7 @@ func (v *View) callMissing(now time.Duration) time.Duration {
 func (v *View) findMissing(now time.Duration) {
 	there := make(map[netip.Addr]bool, len(v.order))
 	for _, p := range v.order {
-		there[p.addr] = there[p.addr] || p.listed()
+		there[p.addr] = there[p.addr] || p.gossips()
 	}
 	v.missing = 0
 	var fresh time.Duration
@@ -768,8 +773,8 @@ func (v *View) step(now time.Duration, p *peer, e Event) {
 		v.moved, v.movedAt = true, now
 	}
 	c := Change{Node: p.node, State: next.State, Cause: next.Cause}
-	if before.State == Suspected || before.State == Stalled {
-		c.Doubted, c.For = true, now-before.Since
+	if before.doubted() {
+		c.Doubted, c.For = true, now-before.Lost
 	}
 	v.out.Changes = append(v.out.Changes, c)
 }

@@ -4,9 +4,12 @@ import (
 	"bufio"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/belfrylb/belfry/internal/election"
 )
 
 // A scenario is a cluster and what happens to it, in the order of time. As text
@@ -35,6 +38,7 @@ import (
 //	5000 kernel 1 0        n1's kernel answers for address 0, too
 //	5000 still             from now on nothing fails, and no address moves
 //	5000 told 0            by now a node has told that another station uses address 0
+//	5000 joined            by now gossip holds all for alive that run
 //	5000 once              from now on exactly one answers for each address, whatever happens
 //
 // After the loss of packets the first line may say: segments 2 (one is the default);
@@ -380,6 +384,15 @@ func (s *scenario) do(w *world, st step) {
 	case "told":
 		if a := w.addrs[arg(0)]; !c.told[a] {
 			w.fail("no node tells that a station that is not its owner's uses %s", a)
+		}
+	case "joined":
+		for _, n := range w.nodes {
+			for _, other := range w.nodes {
+				alive := func(m election.Member) bool { return m.Node == other.name && m.State == election.Alive }
+				if n.active() && other.active() && !slices.ContainsFunc(n.members, alive) {
+					w.fail("gossip of %s has not found %s\n%s", n.name, other.name, w)
+				}
+			}
 		}
 	case "lose":
 		for _, net := range w.networks(st.args[0]) {

@@ -335,12 +335,12 @@ func (n *node) identify(q core.Identify) {
 	}
 }
 
-// ask asks a suspect's kernel on the segments that both are on, and its port.
+// ask asks a suspect's kernel and its speaker on the segments that both are on, and
+// its port.
 func (n *node) ask(q election.Question) {
 	w, other, boot := n.w, n.w.named(q.Suspect.Node), n.boot
 	port := election.PortSilent
 	verdict := election.Unknown
-	left := 0
 	answer := func() {
 		if n.boot == boot {
 			n.turn(func() {
@@ -349,36 +349,42 @@ func (n *node) ask(q election.Question) {
 		}
 	}
 	reached := other.powered && w.calls(n.id, other.id) && other.addr == q.Suspect.Address
-	wait := w.between(ms, 45*ms)
+	connected := w.now + 150*ms
 	switch {
 	case reached && !other.running:
 		port = election.PortRefused
-		verdict = election.Unknown
 		w.after(w.between(ms, 5*ms), answer)
 		return
 	case reached:
-		port = election.PortOpen
-	default:
-		wait = 150 * ms
+		port, connected = election.PortOpen, w.now+w.between(ms, 45*ms)
 	}
-	for s := range election.Shared(n.ifaces(), q.Suspect.Interfaces) {
+	left, said := 0, false
+	say := func() {
+		switch {
+		case said || left > 0 && verdict != election.Speaks:
+			return
+		case verdict == election.Silent:
+			answer()
+		default:
+			w.after(max(0, connected-w.now), answer)
+		}
+		said = true
+	}
+	ask := func(s election.SegmentQuestion, answered, silent election.Reply) {
 		left++
-		n.probed(s.Interface, s.Target, s.MAC, func(answered bool) {
+		n.probed(s.Interface, s.Target, s.MAC, func(is bool) {
 			left--
-			switch {
-			case verdict == election.Answers:
-			case answered:
-				verdict = election.Answers
-				w.after(max(0, wait-60*ms), answer)
-			case verdict == election.Unknown:
-				verdict = election.Silent
+			if verdict = max(verdict, silent); is {
+				verdict = max(verdict, answered)
 			}
-			if left == 0 && verdict == election.Silent {
-				answer()
-			}
+			say()
 		})
 	}
-	if left == 0 {
-		w.after(wait, answer)
+	for s := range election.Voices(n.ifaces(), q.Suspect, q.Round) {
+		ask(s, election.Speaks, election.Unknown)
 	}
+	for s := range election.Shared(n.ifaces(), q.Suspect.Interfaces) {
+		ask(s, election.Answers, election.Silent)
+	}
+	say()
 }

@@ -21,42 +21,44 @@ type Confirmer struct{ link Prober }
 // NewConfirmer returns a Confirmer.
 func NewConfirmer(link Prober) Confirmer { return Confirmer{link} }
 
-// questions bounds how many questions a suspect is asked at once
-// (docs/design/confirmation.md).
+// questions bounds how many questions the kernel of a suspect, and its speaker, are
+// asked at once (docs/design/confirmation.md).
 const questions = 4
 
-// Confirm asks the suspect's kernel on every segment where it announces and we
-// have an interface. It is Silent when it could be asked and did not answer
-// anywhere.
-func (c Confirmer) Confirm(ctx context.Context, suspect election.Member) election.Reply {
+// Confirm asks the suspect on every segment where it announces and we have an
+// interface: its kernel for an address of its own, and its speaker for one that it
+// claims. The reply is what any of them says of it that is most: Speaks at once,
+// Answers once its speaker has kept silent, and Silent when its kernel could be asked
+// and did not answer anywhere.
+func (c Confirmer) Confirm(ctx context.Context, q election.Question) election.Reply {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	answers := make(chan election.Reply, questions)
-	asked := 0
-	for q := range election.Shared(c.link.Interfaces(), suspect.Interfaces) {
-		asked++
-		go func() {
-			switch answered, err := c.link.Probe(ctx, q.Interface, q.Target, q.MAC); {
-			case err != nil:
-				answers <- election.Unknown
-			case answered:
-				answers <- election.Answers
-			default:
-				answers <- election.Silent
+	ours := c.link.Interfaces()
+	answers := make(chan election.Reply, 2*questions)
+	ask := func(qs func(func(election.SegmentQuestion) bool), answered, silent election.Reply) (asked int) {
+		for q := range qs {
+			asked++
+			go func() {
+				switch is, err := c.link.Probe(ctx, q.Interface, q.Target, q.MAC); {
+				case err != nil:
+					answers <- election.Unknown
+				case is:
+					answers <- answered
+				default:
+					answers <- silent
+				}
+			}()
+			if asked == questions {
+				break
 			}
-		}()
-		if asked == questions {
-			break
 		}
+		return asked
 	}
-	verdict := election.Unknown
-	for range asked {
-		switch v := <-answers; v {
-		case election.Answers:
-			return v
-		case election.Silent:
-			verdict = v
-		}
+	left := ask(election.Voices(ours, q.Suspect, q.Round), election.Speaks, election.Unknown)
+	left += ask(election.Shared(ours, q.Suspect.Interfaces), election.Answers, election.Silent)
+	reply := election.Unknown
+	for ; left > 0 && reply != election.Speaks; left-- {
+		reply = max(reply, <-answers)
 	}
-	return verdict
+	return reply
 }

@@ -606,38 +606,66 @@ func TestASuspectIsAskedOnTheSegmentsItShares(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		theirs  [][]netip.Prefix
+		claims  []netip.Addr
 		answers map[netip.Addr]election.Reply
 		want    election.Reply
 		asked   []netip.Addr
 	}{
-		{"answers", [][]netip.Prefix{prefixes("192.0.2.2/24")}, map[netip.Addr]election.Reply{addr("192.0.2.2"): election.Answers}, election.Answers, []netip.Addr{addr("192.0.2.2")}},
-		{"silent, IPv6", [][]netip.Prefix{prefixes("fe80::2/64", "2001:db8::2/64")}, map[netip.Addr]election.Reply{addr("2001:db8::2"): election.Silent}, election.Silent, []netip.Addr{addr("2001:db8::2")}},
-		{"no question leaves", [][]netip.Prefix{prefixes("192.0.2.2/24")}, nil, election.Unknown, []netip.Addr{addr("192.0.2.2")}},
-		{"link-local addresses name no segment", [][]netip.Prefix{prefixes("fe80::2/64")}, nil, election.Unknown, nil},
-		{"our interface is down", [][]netip.Prefix{prefixes("203.0.113.2/24")}, nil, election.Unknown, nil},
-		{"no shared subnet", [][]netip.Prefix{prefixes("10.0.0.2/24", "2001:db8:1::2/64")}, nil, election.Unknown, nil},
+		{"answers", [][]netip.Prefix{prefixes("192.0.2.2/24")}, nil, map[netip.Addr]election.Reply{addr("192.0.2.2"): election.Answers}, election.Answers, []netip.Addr{addr("192.0.2.2")}},
+		{"silent, IPv6", [][]netip.Prefix{prefixes("fe80::2/64", "2001:db8::2/64")}, nil, map[netip.Addr]election.Reply{addr("2001:db8::2"): election.Silent}, election.Silent, []netip.Addr{addr("2001:db8::2")}},
+		{"no question leaves", [][]netip.Prefix{prefixes("192.0.2.2/24")}, nil, nil, election.Unknown, []netip.Addr{addr("192.0.2.2")}},
+		{"link-local addresses name no segment", [][]netip.Prefix{prefixes("fe80::2/64")}, nil, nil, election.Unknown, nil},
+		{"our interface is down", [][]netip.Prefix{prefixes("203.0.113.2/24")}, nil, nil, election.Unknown, nil},
+		{"no shared subnet", [][]netip.Prefix{prefixes("10.0.0.2/24", "2001:db8:1::2/64")}, nil, nil, election.Unknown, nil},
 		{
 			"one silent, one not askable",
-			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")},
+			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")}, nil,
 			map[netip.Addr]election.Reply{addr("198.51.100.2"): election.Silent},
 			election.Silent,
 			[]netip.Addr{addr("192.0.2.2"), addr("198.51.100.2")},
 		},
 		{
 			"one silent, one answers",
-			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")},
+			[][]netip.Prefix{prefixes("192.0.2.2/24"), prefixes("198.51.100.2/24")}, nil,
 			map[netip.Addr]election.Reply{addr("192.0.2.2"): election.Answers, addr("198.51.100.2"): election.Silent},
 			election.Answers,
 			[]netip.Addr{addr("192.0.2.2"), addr("198.51.100.2")},
 		},
+		{
+			"its speaker answers, its kernel has another address by now",
+			[][]netip.Prefix{prefixes("192.0.2.2/24")},
+			[]netip.Addr{addr("192.0.2.200")},
+			map[netip.Addr]election.Reply{addr("192.0.2.2"): election.Silent, addr("192.0.2.200"): election.Answers},
+			election.Speaks,
+			[]netip.Addr{addr("192.0.2.2"), addr("192.0.2.200")},
+		},
+		{
+			"its speaker is silent, IPv6",
+			[][]netip.Prefix{prefixes("2001:db8::2/64")},
+			[]netip.Addr{addr("2001:db8::200")},
+			map[netip.Addr]election.Reply{addr("2001:db8::2"): election.Answers, addr("2001:db8::200"): election.Silent},
+			election.Answers,
+			[]netip.Addr{addr("2001:db8::2"), addr("2001:db8::200")},
+		},
+		{
+			"its speaker is asked for what belongs to the segment",
+			[][]netip.Prefix{prefixes("192.0.2.2/24", "2001:db8::2/64")},
+			[]netip.Addr{addr("203.0.113.200"), addr("2001:db8::200")},
+			map[netip.Addr]election.Reply{addr("192.0.2.2"): election.Silent, addr("2001:db8::200"): election.Silent},
+			election.Silent,
+			[]netip.Addr{addr("192.0.2.2"), addr("2001:db8::200")},
+		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := fakeProber{ours, c.answers, make(chan netip.Addr, 16)}
-			suspect := election.Member{Node: "b"}
+			suspect := election.Member{Node: "b", Claims: election.Claims{}}
+			for _, a := range c.claims {
+				suspect.Claims[a] = election.Claim{Quorum: election.Majority}
+			}
 			for _, addresses := range c.theirs {
 				suspect.Interfaces = append(suspect.Interfaces, lb.Interface{Index: 9, MAC: lb.MAC{2, 2}, Addresses: addresses})
 			}
-			if got := NewConfirmer(p).Confirm(t.Context(), suspect); got != c.want {
+			if got := NewConfirmer(p).Confirm(t.Context(), election.Question{Suspect: suspect}); got != c.want {
 				t.Errorf("%s: %v, want %v", c.name, got, c.want)
 			}
 			synctest.Wait()

@@ -169,7 +169,7 @@ func membership(members []election.Member, unheard []string) v1beta1.MembershipS
 		switch m.State {
 		case election.Alive:
 			out.Alive++
-		case election.Suspected, election.Stalled:
+		case election.Suspected, election.Stalled, election.Cut:
 			out.Suspected = append(out.Suspected, m.Node)
 		}
 	}

@@ -233,9 +233,9 @@ func notClaims(node string, a netip.Addr) func([]election.Member) bool {
 // A segment answers for every node that is not silent, as kernels do.
 type segment struct{ c *cluster }
 
-func (s segment) Confirm(ctx context.Context, suspect election.Member) election.Reply {
+func (s segment) Confirm(ctx context.Context, q election.Question) election.Reply {
 	s.c.mu.Lock()
-	silent := s.c.silent[suspect.Node]
+	silent := s.c.silent[q.Suspect.Node]
 	s.c.mu.Unlock()
 	if !silent {
 		return election.Answers

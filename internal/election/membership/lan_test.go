@@ -345,12 +345,12 @@ type wireSegment struct {
 	self netip.Addr
 }
 
-func (s wireSegment) Confirm(ctx context.Context, suspect election.Member) election.Reply {
+func (s wireSegment) Confirm(ctx context.Context, q election.Question) election.Reply {
 	for range 6 {
 		if process := s.lan.process(s.self); process != nil {
 			process.running()
 		}
-		if s.lan.answers(s.self, suspect.Address) {
+		if s.lan.answers(s.self, q.Suspect.Address) {
 			return election.Answers
 		}
 		select {

@@ -262,7 +262,7 @@ func (l *loop) ask(q election.Question) {
 	l.wg.Go(func() {
 		v := election.Unknown
 		if l.m.confirm != nil {
-			v = l.m.confirm.Confirm(l.ctx, q.Suspect)
+			v = l.m.confirm.Confirm(l.ctx, q)
 		}
 		if l.ctx.Err() != nil {
 			v = election.Unknown // Cut short: that is no silence.
@@ -309,6 +309,8 @@ func (l *loop) log(c election.Change) {
 		log.Debug("member suspected")
 	case election.Stalled:
 		log.Info("member stalled: its kernel answers, its speaker does not")
+	case election.Cut:
+		log.Debug("member cut off: gossip does not reach it, its speaker answers on the segment")
 	case election.Gone:
 		if c.Doubted {
 			l.m.metrics.ended(c.Cause.String(), c.For)

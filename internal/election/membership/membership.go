@@ -50,11 +50,11 @@ func (c Config) Validate() error {
 // Local is what this node says of itself.
 type Local = election.Local
 
-// A Confirmer asks a suspect's own addresses on the segments it is announced
+// A Confirmer asks a suspect's kernel and its speaker on the segments it announces
 // on. It returns within about 60 ms, and when ctx is done. It is called from
 // several goroutines.
 type Confirmer interface {
-	Confirm(ctx context.Context, suspect election.Member) election.Reply
+	Confirm(ctx context.Context, q election.Question) election.Reply
 }
 
 // A Membership is this node's part in gossip.
