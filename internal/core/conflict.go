@@ -2,6 +2,7 @@ package core
 
 import (
 	"container/list"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -129,6 +130,21 @@ func (c *Core) suspect(now time.Time, h layer2.Heard) {
 	}
 }
 
+// acquit ends the suspicions of a station that turned out to be a node's: its speaker
+// was heard.
+func (c *Core) acquit(now time.Time, mac lb.MAC) {
+	t := &c.conflicts
+	t.suspects = slices.DeleteFunc(t.suspects, func(key use) bool {
+		if key.mac != mac {
+			return false
+		}
+		s := t.by[key]
+		t.forget(s)
+		c.Hear(now, s.last)
+		return true
+	})
+}
+
 func (c *Core) count(mac lb.MAC, frames int) {
 	c.out.Frames = append(c.out.Frames, Frames{mac, frames})
 }
@@ -182,7 +198,7 @@ func (c *Core) identify(s Station) bool {
 	q := Identify{Station: s}
 	nodes := 0
 	for _, n := range c.nodes {
-		if n.Name == c.cfg.Node || c.neighbors.speakers[n.Name] != nil {
+		if s := c.neighbors.speakers[n.Name]; n.Name == c.cfg.Node || s != nil && s.told {
 			continue
 		}
 		if nodes++; nodes > unmetMost {
@@ -212,6 +228,7 @@ func (c *Core) Identified(now time.Time, s Station, is NodeAddress) {
 	delete(c.conflicts.identifying, s)
 	if is != (NodeAddress{}) {
 		c.neighbors.introduce(s.MAC, is)
+		c.acquit(now, s.MAC)
 	}
 	c.conclude(now)
 }
@@ -235,8 +252,14 @@ func (c *Core) detect(now time.Time) {
 	}
 	ask, wake := c.acd.Next(now)
 	c.acdDue = wake
+	if len(ask) == 0 {
+		return
+	}
+	// What those use whom gossip does not reach matters.
+	stations := maps.Clone(c.neighbors.stations)
+	maps.DeleteFunc(stations, func(_ lb.MAC, node string) bool { return node != c.cfg.Node && !c.reaches(node) })
 	for _, q := range ask {
-		c.out.Detect = append(c.out.Detect, Detect{q, c.neighbors.stations})
+		c.out.Detect = append(c.out.Detect, Detect{q, stations})
 	}
 }
 
@@ -263,8 +286,12 @@ func (c *Core) conclude(now time.Time) {
 			unclear = q.Addresses
 		}
 		found := slices.DeleteFunc(slices.Clone(q.found), func(h layer2.Heard) bool {
-			_, known := c.neighbors.stations[h.MAC]
-			if known && !q.failed {
+			node, known := c.neighbors.stations[h.MAC]
+			switch {
+			case !known || q.failed:
+			case h.Kind.Claims() && node != c.cfg.Node && !c.reaches(node):
+				c.yield(now, h, node) // its speaker answers, and gossip does not reach it
+			default:
 				unclear = append(unclear, h.Address) // and a foreign station may have been drowned
 			}
 			return known

@@ -38,7 +38,7 @@ const (
 	// YieldPause is for how long a node that gives an address up to a better claim
 	// goes on claiming it, though it does not answer any more. Whoever wins is to hear
 	// that it was contested, so as to announce the address afresh.
-	YieldPause = 200 * time.Millisecond
+	YieldPause = 500 * time.Millisecond
 	// RivalPause is the least time between two announcements of an address in
 	// answer to another speaker's.
 	RivalPause = time.Second
@@ -86,6 +86,10 @@ type Core struct {
 	yielded          map[netip.Addr]time.Time // to a better claim; until when they are claimed
 	announced        map[netip.Addr]time.Time // in answer to another speaker
 	served           map[string]election.Version
+	inherited        bool
+	disputes         map[netip.Addr]*dispute
+	insisting        map[netip.Addr]insistence
+	resumed          map[netip.Addr]string // since the last decision, and who had answered
 }
 
 // A handover is of an address that this node answers for until another one does.
@@ -103,6 +107,7 @@ func New(cfg Config) *Core {
 	return &Core{
 		cfg: cfg, handovers: map[netip.Addr]handover{}, neighbors: newNeighbors(), conflicts: newConflictTracker(),
 		announced: map[netip.Addr]time.Time{}, yielded: map[netip.Addr]time.Time{}, served: map[string]election.Version{},
+		disputes: map[netip.Addr]*dispute{}, insisting: map[netip.Addr]insistence{}, resumed: map[netip.Addr]string{},
 	}
 }
 
@@ -207,11 +212,14 @@ func (c *Core) Hear(now time.Time, h layer2.Heard) {
 	}
 	// Another speaker claims what is ours. Gossip settles which of us is right;
 	// what the neighbors heard last must not be the other's word.
-	last, before := c.announced[h.Address]
-	if d, _ := c.intent.Decision(h.Address); d.Role == election.Owner && (!before || now.Sub(last) >= RivalPause) {
-		c.announced[h.Address] = now
-		c.out.Rivals++
-		c.out.Announce = append(c.out.Announce, h.Address)
+	switch d, _ := c.intent.Decision(h.Address); {
+	case d.Role != election.Owner:
+	case c.reaches(node):
+		if last, before := c.announced[h.Address]; !before || now.Sub(last) >= RivalPause {
+			c.insist(now, h.Address)
+		}
+	default:
+		c.dispute(now, h, node)
 	}
 }
 
@@ -228,6 +236,8 @@ func (c *Core) Settle(now time.Time) Effects {
 		}
 		c.confirm(now)
 		c.detect(now)
+		c.askDisputed(now)
+		c.insistDue(now)
 		if c.leaving && !c.due && len(c.handovers) == 0 || c.leaving && !now.Before(c.farewell) {
 			c.leave(now)
 		}
@@ -282,6 +292,7 @@ func (c *Core) next() (next time.Time) {
 		sooner(at)
 	}
 	sooner(c.conflicts.due())
+	sooner(c.nextDispute())
 	sooner(c.acdDue)
 	for _, until := range c.yielded {
 		sooner(until)
@@ -312,10 +323,12 @@ func (c *Core) decide(now time.Time) {
 	c.due, c.urgent = false, false
 	members := c.present()
 	c.neighbors.meet(now, members)
+	c.inherit()
 	c.serve(now, members)
 	before, known := c.intent, c.members
 	c.intent = announce.Decide(c.index, members, &c.holdoff, c.cfg.Node)
 	c.members = members
+	c.settleDisputes()
 	c.probe(now)
 	c.await(now)
 
@@ -323,6 +336,7 @@ func (c *Core) decide(now time.Time) {
 	c.handOver(now, offered, known)
 	claims, owned := c.answered()
 	c.transit(now, before, claims)
+	clear(c.resumed)
 	if c.decided.IsZero() || !slices.EqualFunc(c.claims, claims, layer2.Claim.Equal) {
 		c.claims, c.out.Claims = claims, claims
 	}
@@ -351,7 +365,7 @@ func (c *Core) offers() []netip.Addr {
 	for i := range c.intent.Decisions {
 		d := &c.intent.Decisions[i]
 		met := d.Role == election.Owner && d.Placed != c.cfg.Node && c.neighbors.met(d.Placed) // else it does not matter
-		if c.acd.Cleared(d.Address) && c.failback.Offers(d.Address, c.cfg.Node, d.Role, d.Placed, d.Failback, d.Fit, met) {
+		if c.acd.Cleared(d.Address) && !c.yields(d.Address) && c.failback.Offers(d.Address, c.cfg.Node, d.Role, d.Placed, d.Failback, d.Fit, met) {
 			offered = append(offered, d.Address)
 		}
 	}
@@ -366,6 +380,9 @@ func (c *Core) handOver(now time.Time, offered []netip.Addr, known []election.Me
 		d := &c.intent.Decisions[i]
 		was, is := c.handovers[d.Address]
 		if d.Role != election.Backup {
+			if c.yields(d.Address) {
+				continue // it answers for nothing that it could hand over
+			}
 			if _, offers := slices.BinarySearchFunc(offered, d.Address, netip.Addr.Compare); offers || d.Role == election.Retiring {
 				next[d.Address] = handover{claim: layer2.Claim{Address: d.Address, Interfaces: d.Interfaces}, answered: was.answered && was.until.IsZero()}
 			}
@@ -422,19 +439,29 @@ func (c *Core) answered() (claims []layer2.Claim, owned []netip.Addr) {
 				claims = append(claims, h.claim)
 			}
 		case c.acd.Cleared(d.Address):
-			claims = append(claims, layer2.Claim{Address: d.Address, Interfaces: d.Interfaces})
 			owned = append(owned, d.Address)
+			if !c.yields(d.Address) {
+				claims = append(claims, layer2.Claim{Address: d.Address, Interfaces: d.Interfaces})
+			}
 		}
 	}
 	return claims, owned
 }
 
-// stillYielded returns what was yielded just before. It is claimed as what is offered
+// stillYielded returns what was yielded just before, and what was yielded to a node that
+// gossip has lost again, which may not have heard of it. It is claimed as what is offered
 // is, which any other claim beats.
 func (c *Core) stillYielded(now time.Time) []netip.Addr {
 	maps.DeleteFunc(c.yielded, func(a netip.Addr, until time.Time) bool {
 		d, _ := c.intent.Decision(a)
-		return !now.Before(until) || d.Role != election.Backup || d.Owner == ""
+		if d.Role != election.Backup || d.Owner == "" {
+			return true
+		}
+		if !now.Before(until) && !c.reaches(d.Owner) {
+			c.yielded[a] = now.Add(RivalPause)
+			return false
+		}
+		return !now.Before(until)
 	})
 	return slices.Collect(maps.Keys(c.yielded))
 }
@@ -534,19 +561,14 @@ func (c *Core) await(now time.Time) {
 
 // adopt brings what is known to be in service up to date with the index, which
 // replaces another, or none at first. What was announced when this speaker started
-// is in service, even if no node is left that announces it; of what changes later
-// the claims tell. What comes into being later is left to the node where it is
+// is in service, even if no node is left that announces it ([Core.inherit]); of what
+// changes later the claims tell. What comes into being later is left to the node where it is
 // placed.
 func (c *Core) adopt(now time.Time, before *announce.Index) {
 	c.acd.Forget(c.index.Uses)
 	c.holdoff.Forget(c.index.Uses)
 	clear(c.served) // to be looked at again: claims may be older than news of what they are for
-	if before == nil {
-		for _, a := range c.index.Addresses() {
-			if c.index.Announced(a) {
-				c.acd.Serve(a, time.Time{})
-			}
-		}
+	if c.inherit(); before == nil {
 		return
 	}
 	for a := range c.holdoff.New {
@@ -555,6 +577,21 @@ func (c *Core) adopt(now time.Time, before *announce.Index) {
 	for _, a := range c.index.Addresses() {
 		if !before.Uses(a) && !c.acd.Served(a) {
 			c.holdoff.Leave(now, a, c.index.Placed(a))
+		}
+	}
+}
+
+// inherit takes what was announced when this speaker started for what is in service,
+// once gossip has reached another one, or there is no other. Before that it may be gossip
+// that does not get through, and the segment is asked about every address.
+func (c *Core) inherit() {
+	if c.inherited || !c.neighbors.company && len(c.nodes) > 1 {
+		return
+	}
+	c.inherited = true
+	for _, a := range c.index.Addresses() {
+		if c.index.Announced(a) {
+			c.acd.Serve(a, time.Time{})
 		}
 	}
 }

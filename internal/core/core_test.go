@@ -26,8 +26,10 @@ import (
 //	hear ADDR STATION KIND     STATION is a node, or a hardware address
 //	detected IFINDEX [ADDR=STATION]...    answers the question last asked there
 //	identified STATION [NODE]
+//	answered ADDR yes|no       answers the question for it that is under way
 //	leave
 //	sleep DUR
+//	+LINE                      the same, and the next line happens before it settles
 //
 // A node has the claims of its gossip as soon as it has told them, and there is time
 // between any two lines for what has to wait for the last decision.
@@ -46,6 +48,7 @@ type conversation struct {
 	members []election.Member
 	own     election.OwnClaims
 	asked   map[int]layer2.Inquiry
+	asking  []Ask
 }
 
 // nodes are those of all transcripts, in the order of their hosts.
@@ -100,6 +103,7 @@ func options(words []string) (rest []string, by map[string]string) {
 
 // Line does what a line says, settles, and returns the effects.
 func (c *conversation) Line(line string) string {
+	line, more := strings.CutPrefix(line, "+")
 	words, by := options(strings.Fields(line))
 	verb, words := words[0], words[1:]
 	switch verb {
@@ -113,7 +117,7 @@ func (c *conversation) Line(line string) string {
 		for _, a := range c.addresses(by["offers"]) {
 			claims[a] = election.Claim{Quorum: election.Offered, Epoch: 5}
 		}
-		states := map[string]election.State{"alive": election.Alive, "suspected": election.Suspected, "leaving": election.Leaving, "joining": election.Joining}
+		states := map[string]election.State{"alive": election.Alive, "suspected": election.Suspected, "cut": election.Cut, "leaving": election.Leaving, "joining": election.Joining}
 		state, known := states[words[1]]
 		if !known {
 			c.t.Fatalf("%q: no such state", line)
@@ -144,12 +148,23 @@ func (c *conversation) Line(line string) string {
 			is = NodeAddress{words[1], netip.AddrFrom4([4]byte{192, 0, 2, host(words[1])})}
 		}
 		c.core.Identified(c.now, Station{2, station(words[0])}, is)
+	case "answered":
+		i := slices.IndexFunc(c.asking, func(q Ask) bool { return q.Address == netip.MustParseAddr(words[0]) })
+		if i < 0 {
+			c.t.Fatalf("%q: nobody was asked", line)
+		}
+		q := c.asking[i]
+		c.asking = slices.Delete(c.asking, i, i+1)
+		c.core.Asked(c.now, q, words[1] == "yes")
 	case "leave":
 		c.core.Leave(c.now)
 	case "sleep":
 		return c.sleep(words[0])
 	default:
 		c.t.Fatalf("%q: no such line", line)
+	}
+	if more {
+		return ""
 	}
 	return c.settle()
 }
@@ -266,6 +281,10 @@ func (c *conversation) effects(e Effects) string {
 	}
 	for _, q := range e.Identify {
 		say("identify %v on %d: %v", q.MAC, q.Interface, q.Candidates)
+	}
+	for _, q := range e.Ask {
+		c.asking = append(c.asking, q)
+		say("ask %v for %v", q.MAC, q.Address)
 	}
 	for _, q := range e.Knock {
 		say("knock at %v, %v", q.MAC, q.Address)

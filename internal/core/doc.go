@@ -7,6 +7,7 @@
 //	Hear           a station uses an address          Defend       defend these
 //	Detected       who uses these addresses           Detect       ask who uses these
 //	Identified     whose station it is                Identify     ask whose station it is
+//	Asked          whether it answers                 Ask          ask another speaker for these
 //	Leave          this node is about to go           Knock        ask a speaker that returns
 //	                                                  View, Transitions, Conflicts: to be told
 //	                     Settle(now)                  Next         call Settle again then
@@ -47,6 +48,11 @@
 // node that hears, on the wire, a speaker that gossip has lost asks it for its own
 // address. Question and answer teach both kernels where the other is, gossip
 // gets through, and the claims decide.
+//
+// # Where gossip is lost
+//
+// While gossip does not reach a node whose speaker is heard on the segment, the two
+// settle by questions there who answers for what both own: docs/design/gossip-cut.md.
 //
 // # Foreign stations
 //

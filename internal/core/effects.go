@@ -23,10 +23,11 @@ type Effects struct {
 	// Announce are addresses to announce afresh, Defend those to claim with a
 	// single packet.
 	Announce, Defend []netip.Addr
-	// Detect, Identify and Knock are questions to put on segments. The first two
-	// want an answer, by [Core.Detected] and [Core.Identified].
+	// Detect, Identify, Ask and Knock are questions to put on segments. The first
+	// three want an answer, by [Core.Detected], [Core.Identified] and [Core.Asked].
 	Detect   []Detect
 	Identify []Identify
+	Ask      []Ask
 	Knock    []Knock
 
 	// View is what this node does, and on what grounds.
@@ -90,12 +91,12 @@ type Answer struct {
 // 4862.
 type Detect struct {
 	layer2.Inquiry
-	// Stations are those of nodes, by hardware address: what they use is not
-	// foreign. It is not to be changed.
+	// Stations are those of the nodes that gossip reaches, by hardware address: what
+	// they use need not be told. It is not to be changed.
 	Stations map[lb.MAC]string
 }
 
-// OfNode reports whether a hardware address is a node's.
+// OfNode reports whether a hardware address is one of Stations.
 func (d Detect) OfNode(mac lb.MAC) bool { _, is := d.Stations[mac]; return is }
 
 // An Identify asks to which of some nodes a station on the segment of an interface
@@ -114,6 +115,12 @@ type Station struct {
 // A NodeAddress is an address of a node.
 type NodeAddress struct {
 	Node    string
+	Address netip.Addr
+}
+
+// An Ask asks a station whether it answers for an address.
+type Ask struct {
+	Station
 	Address netip.Addr
 }
 

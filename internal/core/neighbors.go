@@ -20,12 +20,16 @@ type neighbors struct {
 	// are gone. The map is replaced, never changed.
 	stations map[lb.MAC]string
 	speakers map[string]*neighbor
+	// company is set once gossip has reached anybody.
+	company bool
 }
 
 // A neighbor is another node's speaker.
 type neighbor struct {
 	address netip.Addr
 	member  bool
+	// told is set once gossip told its interfaces.
+	told bool
 	// alive is set once it was.
 	alive   bool
 	knocked time.Time
@@ -40,6 +44,7 @@ func newNeighbors() neighbors {
 // meet remembers who has which interfaces, who is a member, and since when one
 // is not well.
 func (n *neighbors) meet(now time.Time, members []election.Member) {
+	n.company = n.company || len(members) > 1
 	for _, other := range n.speakers {
 		other.member = false
 	}
@@ -52,6 +57,7 @@ func (n *neighbors) meet(now time.Time, members []election.Member) {
 			n.speakers[m.Node] = other
 		}
 		other.address, other.member, other.alive = m.Address, true, other.alive || m.State == election.Alive
+		other.told = other.told || len(m.Interfaces) > 0
 		if m.State != election.Suspected && m.State != election.Stalled && m.State != election.Cut {
 			other.lost = time.Time{}
 		} else if other.lost.IsZero() {

@@ -128,6 +128,10 @@ func (c *Core) transit(now time.Time, before announce.Intent, claims []layer2.Cl
 // acquired says how this node came to answer for an address.
 func (c *Core) acquired(now time.Time, before announce.Intent, a netip.Addr) Transition {
 	t := Transition{At: now, Address: a, Kind: Acquired, To: c.cfg.Node}
+	if by, resumes := c.resumed[a]; resumes {
+		t.From, t.Cause = by, OwnerLost
+		return t
+	}
 	was, _ := before.Decision(a)
 	if was.Owner == "" || was.Owner == c.cfg.Node {
 		return t
@@ -148,6 +152,8 @@ func (c *Core) ceased(now time.Time, a netip.Addr) Transition {
 	switch {
 	case !inUse:
 		t.Cause = NotInUse
+	case c.yields(a):
+		t.Kind, t.To, t.Cause = HandedOver, c.disputes[a].node, Contest
 	case d.Owner == "" || d.Owner == c.cfg.Node:
 		t.Cause = NotEligible
 	case !c.claimed(d.Owner, a):

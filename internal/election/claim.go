@@ -73,7 +73,7 @@ func (c Claim) Beats(o Claim, addr netip.Addr, node, other string) bool {
 	if r := c.compare(o); r != 0 {
 		return r > 0
 	}
-	return earlier(addr, node, other)
+	return Precedes(addr, node, other)
 }
 
 // Claims are the claims of one node by address. Whoever holds them must not

@@ -259,8 +259,9 @@ func First(addr netip.Addr, nodes []string) string {
 	return first
 }
 
-// earlier reports whether node a comes before node b in the order of addr.
-func earlier(addr netip.Addr, a, b string) bool {
+// Precedes reports whether node a comes before node b in the order of an address, in
+// which all agree without a word.
+func Precedes(addr netip.Addr, a, b string) bool {
 	x, y := key(addr, a), key(addr, b)
 	return bytes.Compare(x[:], y[:]) < 0
 }

@@ -22,8 +22,8 @@ func TestTheFirstOfSomeNodesIsTheOneWithTheLeastKey(t *testing.T) {
 					t.Fatalf("first of %v for %v is %s, want %s", nodes, a, got, want)
 				}
 				for _, n := range nodes {
-					if earlier(a, want, n) != (n != want) || earlier(a, n, want) {
-						t.Errorf("%v: %s before %s: %v, the other way round: %v", a, want, n, earlier(a, want, n), earlier(a, n, want))
+					if Precedes(a, want, n) != (n != want) || Precedes(a, n, want) {
+						t.Errorf("%v: %s before %s: %v, the other way round: %v", a, want, n, Precedes(a, want, n), Precedes(a, n, want))
 					}
 					// Of two equal claims the earlier node's is the better one.
 					same := claim(Blind, 3)

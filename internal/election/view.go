@@ -216,6 +216,10 @@ type View struct {
 // exchanges (docs/design/gossip.md).
 const relayAll = 32
 
+// vain is how many knocks at a node that gossip holds for alive have to come to nothing
+// until its speaker is asked on the segment for what others say it claims.
+const vain = 3
+
 // A peer is another node, listed or not.
 type peer struct {
 	node string
@@ -227,8 +231,10 @@ type peer struct {
 	// then its record may be one of an earlier life.
 	fresh bool
 	ask   time.Duration // When to ask for its record, while it is not fresh.
-	seen  time.Duration // When it was listed last, or first heard of.
-	help  time.Duration // When to help it join, if it is heard and not listed by then.
+	// knocked is how often that was done.
+	knocked int
+	seen    time.Duration // When it was listed last, or first heard of.
+	help    time.Duration // When to help it join, if it is heard and not listed by then.
 }
 
 func (p *peer) listed() bool { return p.life.State == Alive || p.life.doubted() }
@@ -238,6 +244,10 @@ func (p *peer) gossips() bool { return p.listed() && p.life.State != Cut }
 
 // ready reports whether all that it claims is known, by itself.
 func (p *peer) ready() bool { return p.listed() && p.fresh && p.claims != nil }
+
+// claiming reports whether it is known to claim anything, so that its speaker can be
+// asked for that.
+func (p *peer) claiming() bool { return p.claims != nil && len(p.claims.Claims) > 0 }
 
 func (p *peer) member() Member {
 	m := Member{Node: p.node, Address: p.addr, State: p.state()}
@@ -342,7 +352,7 @@ func (v *View) Heard(now time.Duration, node string, addr netip.Addr) {
 	case Suspected, Stalled, Cut:
 		v.tell(addr, Knock) // Each may have missed what the other said.
 	default:
-		p.fresh, p.ask = false, now
+		p.fresh, p.ask, p.knocked = false, now, 0
 		if v.learned && v.self.Node > node {
 			// One of the two asks, and thereby tells; the other waits a moment.
 			p.ask += v.pace.Knock / 2
@@ -369,6 +379,9 @@ func (v *View) Lost(now time.Duration, node string) {
 // Answered is called with the answer to a Question.
 func (v *View) Answered(now time.Duration, node string, a Answer) {
 	if p := v.peers[node]; p != nil {
+		if !p.fresh && a.Segment == Speaks && a.Round == p.life.Round {
+			p.fresh, v.stale = true, true
+		}
 		v.step(now, p, a)
 	}
 }
@@ -477,6 +490,17 @@ func (v *View) ReceiveState(now time.Duration, rs []*Record) {
 			v.synced = v.synced || r.Node != v.self.Node && !r.Joining
 		}
 		v.Receive(now, r, k)
+		v.inquire(now, r.Node)
+	}
+}
+
+// inquire asks the segment about a node that another one lists and gossip has never
+// found: it may be cut off. What it owns must be known before this node claims anything.
+func (v *View) inquire(now time.Duration, node string) {
+	if p := v.peers[node]; p != nil && p.life == (Suspicion{}) && p.claiming() {
+		p.addr = p.status.Address
+		p.life, _ = p.life.Step(v.pace.Patience, now, Heard{})
+		v.step(now, p, Lost{})
 	}
 }
 
@@ -504,6 +528,11 @@ func (v *View) Settle(now time.Duration) Effects {
 			if now >= p.ask {
 				v.tell(p.addr, Knock)
 				p.ask = now + v.pace.Knock
+				if p.knocked++; p.knocked%vain == 0 && p.claiming() && p.life.State == Alive {
+					// Its own words are lost on the way, those of others about it are not. Its
+					// speaker can show that they are true.
+					v.out.Questions = append(v.out.Questions, Question{Suspect: p.member(), Round: p.life.Round})
+				}
 			}
 			next = min(next, p.ask)
 		}

@@ -5,13 +5,17 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/belfrylb/belfry/internal/core"
 )
 
 // Bounds of the invariants.
 const (
 	// onceMost is how long an address may have no or two answers where exactly one
-	// is to answer whatever happens: a failover.
-	onceMost = gapMost
+	// is to answer whatever happens: a failover. Where gossip is lost and the segment is
+	// whole, two that have taken over find out by questions, within severalMost.
+	onceMost    = gapMost
+	severalMost = time.Second
 	// calmAfter is how long after the last disturbance everything must be in
 	// order again.
 	calmAfter = 4 * time.Second
@@ -36,14 +40,14 @@ const (
 type checker struct {
 	w *world
 	// disturbed is when something last happened to the cluster, stalled when a
-	// process was last stopped or started.
-	disturbed, stalled time.Duration
-	gap, both          map[netip.Addr]time.Duration // Since when.
-	// strict: not exactly one answers; illicit: one answers that may not, though
+	// process was last stopped or started, failed when a node last failed.
+	disturbed, stalled, failed time.Duration
+	gap, both                  map[netip.Addr]time.Duration // Since when.
+	// none and several: not exactly one answers; illicit: one answers that may not, though
 	// another could.
-	strict, illicit map[netip.Addr]time.Duration
-	told            map[netip.Addr]bool // of a conflict
-	still           map[netip.Addr]int  // who alone may answer, while nothing fails
+	none, several, illicit map[netip.Addr]time.Duration
+	told                   map[netip.Addr]bool // of a conflict
+	still                  map[netip.Addr]int  // who alone may answer, while nothing fails
 	// calm is who owned what at the last calm moment, touched who was affected
 	// by anything since.
 	calm      map[netip.Addr]int
@@ -61,7 +65,7 @@ type checker struct {
 }
 
 func (c *checker) init(w *world) {
-	*c = checker{w: w, gap: map[netip.Addr]time.Duration{}, both: map[netip.Addr]time.Duration{}, strict: map[netip.Addr]time.Duration{}, illicit: map[netip.Addr]time.Duration{}, told: map[netip.Addr]bool{}, still: map[netip.Addr]int{}, touched: map[int]bool{}, moved: map[netip.Addr]bool{}}
+	*c = checker{w: w, gap: map[netip.Addr]time.Duration{}, both: map[netip.Addr]time.Duration{}, none: map[netip.Addr]time.Duration{}, several: map[netip.Addr]time.Duration{}, illicit: map[netip.Addr]time.Duration{}, told: map[netip.Addr]bool{}, still: map[netip.Addr]int{}, touched: map[int]bool{}, moved: map[netip.Addr]bool{}}
 	c.stalled = calmAfter
 }
 
@@ -107,9 +111,24 @@ func (c *checker) before(t time.Duration) {
 			w.fail("%s is not answered for since %.3fs although somebody could\n%s", a, c.gap[a].Seconds(), w)
 		}
 	}
-	for a := range c.strict {
-		if w.once && t-c.strict[a] > onceMost {
-			w.fail("%s has no or several answers since %.3fs\n%s", a, c.strict[a].Seconds(), w)
+	none, several := onceMost, onceMost
+	if w.uneven() {
+		several = severalMost
+		if slices.ContainsFunc(w.nodes, func(n *node) bool { return n.leaving }) {
+			several = core.Farewell + 100*ms // it may not hear who relieves it
+		}
+		if w.now < c.failed+gapStalled+time.Second {
+			none = gapStalled + time.Second
+		}
+	}
+	for a := range c.none {
+		if w.once && t-c.none[a] > none {
+			w.fail("%s has no answer since %.3fs\n%s", a, c.none[a].Seconds(), w)
+		}
+	}
+	for a := range c.several {
+		if w.once && t-c.several[a] > several {
+			w.fail("%s has several answers since %.3fs\n%s", a, c.several[a].Seconds(), w)
 		}
 	}
 	for a := range c.illicit {
@@ -164,7 +183,8 @@ func (c *checker) look() {
 			}
 			illicit = illicit || n.config.barred[a][n.id] && slices.ContainsFunc(w.nodes, func(m *node) bool { return c.could(m, a) && w.hears(n, m) })
 		}
-		c.lasting(c.strict, a, !w.truth.absent[a] && voices != 1)
+		c.lasting(c.none, a, !w.truth.absent[a] && voices == 0)
+		c.lasting(c.several, a, voices > 1)
 		c.lasting(c.illicit, a, illicit && c.settled)
 		for _, g := range groups {
 			owners, able := 0, 0

@@ -328,6 +328,11 @@ func (n *node) act() {
 	for _, q := range e.Identify {
 		n.identify(q)
 	}
+	for _, q := range e.Ask {
+		n.probed(q.Interface, q.Address, q.MAC, func(answered bool) {
+			n.soon(func() { n.core.Asked(n.time(), q, answered) })
+		})
+	}
 	for _, t := range e.Transitions {
 		w.note("  %s: %v %v (%v) from %q to %q", n.name, t.Address, t.Kind, t.Cause, t.From, t.To)
 	}

@@ -240,6 +240,71 @@ func generate(seed uint64) scenario {
 	return s
 }
 
+// generateCut derives a scenario in which gossip is lost, in whatever way, while the
+// segments are whole, and nodes fail meanwhile: exactly one answers all the time.
+func generateCut(seed uint64) scenario {
+	r := rand.New(rand.NewPCG(seed, 2))
+	s := scenario{seed: seed, nodes: 2 + r.IntN(4), addrs: 1 + r.IntN(4), placed: r.IntN(2) == 0}
+	if r.IntN(3) == 0 {
+		s.segments = 2
+	}
+	at := 6 * time.Second
+	add := func(verb string, args ...any) {
+		st := step{at: at, verb: verb}
+		for _, a := range args {
+			st.args = append(st.args, fmt.Sprint(a))
+		}
+		s.steps = append(s.steps, st)
+	}
+	down := -1
+	back := func() {
+		if down >= 0 {
+			add("power", down, "on")
+			at += time.Duration(4000+r.IntN(2000)) * ms
+		}
+		down = -1
+	}
+	add("once")
+	for range 1 + r.IntN(4) {
+		switch r.IntN(3) {
+		case 0:
+			add("block", "gossip")
+		case 1:
+			add("part", r.IntN(s.nodes), "gossip")
+		default:
+			if i, j := r.IntN(s.nodes), r.IntN(s.nodes); i != j {
+				add("cut", i, j, "gossip")
+			}
+		}
+		at += time.Duration(1+r.IntN(4000)) * ms
+		for range r.IntN(3) {
+			switch i := r.IntN(s.nodes); r.IntN(4) {
+			case 0:
+				add("crash", i, r.IntN(2500))
+			case 1:
+				if back(); s.nodes > 2 {
+					down = i
+					add("power", i, "off")
+				}
+			case 2:
+				add("stop", i, 100+r.IntN(400))
+			default:
+				add("leave", i, r.IntN(2000))
+			}
+			at += time.Duration(6000+r.IntN(2000)) * ms
+		}
+		if r.IntN(2) == 0 {
+			back()
+		}
+		add("heal")
+		at += time.Duration(r.IntN(6000)) * ms
+	}
+	back()
+	at += 6 * time.Second
+	add("joined")
+	return s
+}
+
 // play runs the scenario and returns the world at its end.
 func (s scenario) play(verbose bool) *world {
 	w := newWorld(s)
@@ -272,6 +337,10 @@ func (s *scenario) do(w *world, st step) {
 		c.verb = st.verb
 	}
 	s.last = st.at
+	switch st.verb {
+	case "crash", "power", "stop", "leave":
+		c.failed = w.now
+	}
 	restart := func(after time.Duration) {
 		w.after(after, func() { c.disturb(); c.stalled = w.now })
 	}

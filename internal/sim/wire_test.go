@@ -296,7 +296,8 @@ func (n *node) detect(q core.Detect) {
 	step()
 }
 
-// probed asks a station for an address three times, and tells whether it answered.
+// probed asks a station for an address, or everybody if its hardware address is zero,
+// and tells whether it answered.
 func (n *node) probed(ifindex int, target netip.Addr, mac lb.MAC, answer func(answered bool)) {
 	boot, done := n.boot, false
 	finish := func(is bool) {
@@ -309,7 +310,7 @@ func (n *node) probed(ifindex int, target netip.Addr, mac lb.MAC, answer func(an
 		n.w.after(time.Duration(k)*10*ms, func() {
 			if !done {
 				n.w.asks(n, ifindex, target, func(from lb.MAC) {
-					if from == mac {
+					if from == mac || mac == (lb.MAC{}) {
 						finish(true)
 					}
 				})

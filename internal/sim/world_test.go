@@ -21,6 +21,8 @@ const (
 	lostLatest  = 420 * ms
 	slow        = 1500 * ms
 	pingEvery   = 80 * ms
+	// fanout is to how many nodes news is passed on at a time, retransmits how often.
+	fanout, retransmits = 3, 2
 )
 
 // A world is a cluster and everything that is wrong with it.
@@ -163,13 +165,15 @@ func (n *node) perform(e election.Effects) {
 		w.packet(n, w.nodeAt(t.To), func(to *node) { to.view.Receive(to.clock(), own, t.Kind) })
 	}
 	for _, r := range e.News {
-		for _, k := range w.rnd.Perm(len(w.nodes))[:min(2, len(w.nodes))] {
-			if k != n.id && n.gossip[k] {
-				w.after(w.between(ms, 30*ms), func() {
-					if n.active() {
-						w.packet(n, w.nodes[k], func(to *node) { to.view.Receive(to.clock(), r, election.Relayed) })
-					}
-				})
+		for range retransmits {
+			for _, k := range w.rnd.Perm(len(w.nodes))[:min(fanout, len(w.nodes))] {
+				if k != n.id && n.gossip[k] {
+					w.after(w.between(ms, 30*ms), func() {
+						if n.active() {
+							w.packet(n, w.nodes[k], func(to *node) { to.view.Receive(to.clock(), r, election.Relayed) })
+						}
+					})
+				}
 			}
 		}
 	}
@@ -358,6 +362,7 @@ func (n *node) pause(d time.Duration) {
 		}
 		n.w.note("%s resumes", n.name)
 		n.paused = false
+		clear(n.since) // its failure detector did not run
 		backlog := n.backlog
 		n.backlog = nil
 		n.turn(func() {

@@ -25,6 +25,12 @@ type identified struct {
 	is core.NodeAddress
 }
 
+// asked is what came of a core.Ask.
+type asked struct {
+	core.Ask
+	answered bool
+}
+
 // ask puts the questions of a Core, each on a goroutine that ends with its answer
 // or with ctx.
 func (s *Speaker) ask(ctx context.Context, e core.Effects) {
@@ -33,6 +39,9 @@ func (s *Speaker) ask(ctx context.Context, e core.Effects) {
 	}
 	for _, q := range e.Identify {
 		s.asking.Go(func() { s.identify(ctx, q) })
+	}
+	for _, q := range e.Ask {
+		s.asking.Go(func() { s.question(ctx, q) })
 	}
 	for _, q := range e.Knock {
 		s.asking.Go(func() {
@@ -50,6 +59,19 @@ func (s *Speaker) detect(ctx context.Context, q core.Detect) {
 	}
 	select {
 	case s.detected <- detected{q.Inquiry, found, err != nil}:
+	case <-ctx.Done():
+	}
+}
+
+// question asks a station whether it answers for an address. What cannot be asked does
+// not answer.
+func (s *Speaker) question(ctx context.Context, q core.Ask) {
+	is, err := s.link.Probe(ctx, q.Interface, q.Address, q.MAC)
+	if err != nil && ctx.Err() == nil {
+		s.log.Debug("cannot ask another speaker for an address", "address", q.Address, "err", err)
+	}
+	select {
+	case s.asked <- asked{q, is}:
 	case <-ctx.Done():
 	}
 }

@@ -103,6 +103,7 @@ type Speaker struct {
 	asking     sync.WaitGroup // questions under way
 	detected   chan detected
 	identified chan identified
+	asked      chan asked
 
 	// What follows belongs to the goroutine of Run.
 	core  *core.Core
@@ -129,6 +130,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, log *slog.L
 		met:      map[string]bool{},
 		router:   newRouter(cfg, log, reg),
 		detected: make(chan detected), identified: make(chan identified),
+		asked: make(chan asked),
 	}
 }
 
@@ -203,6 +205,8 @@ func (s *Speaker) loop(ctx context.Context) {
 			s.core.Detected(time.Now(), d.Inquiry, d.found, d.failed)
 		case i := <-s.identified:
 			s.core.Identified(time.Now(), i.Station, i.is)
+		case a := <-s.asked:
+			s.core.Asked(time.Now(), a.Ask, a.answered)
 		case <-s.cfg.Pulse.Asked():
 		case <-timer.C:
 		}
