@@ -152,8 +152,18 @@ func TestTheChartInstallsWhatKustomizeInstalls(t *testing.T) {
 	}
 }
 
-// with renders the overlay "both" with a component.
+// with renders the overlay "both" with components.
 func with(t *testing.T, components ...string) map[string]object {
+	t.Helper()
+	text := "components:\n"
+	for _, c := range components {
+		text += "- ../../components/" + c + "\n"
+	}
+	return over(t, text)
+}
+
+// over renders the overlay "both" with what a kustomization adds.
+func over(t *testing.T, more string) map[string]object {
 	t.Helper()
 	// Kustomize wants relative paths, below which is the same place as above.
 	dir, err := os.MkdirTemp(filepath.Join(manifests, "overlays"), "test-")
@@ -161,14 +171,35 @@ func with(t *testing.T, components ...string) map[string]object {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../both]\ncomponents:\n"
-	for _, c := range components {
-		text += "- ../../components/" + c + "\n"
-	}
+	text := "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [../both]\n" + more
 	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return rendered(t, filepath.Join("overlays", filepath.Base(dir)))
+}
+
+// Of what a second installation shares with the first, "namespace:" changes the
+// bindings of their rights, whose change the API server refuses, and nothing else.
+func TestASecondInstallationWouldTakeOnlyWhatIsRefused(t *testing.T) {
+	first, second := rendered(t, "overlays/both"), over(t, "namespace: belfry-second\n")
+	var taken []string
+	for name, o := range first {
+		if o["metadata"].(object)["namespace"] == nil && second[name] != nil && !reflect.DeepEqual(o, second[name]) {
+			taken = append(taken, name)
+		}
+	}
+	var refused []string
+	spec := first["ValidatingAdmissionPolicy belfry-installation"]["spec"].(object)
+	for _, rule := range spec["matchConstraints"].(object)["resourceRules"].([]any) {
+		for _, name := range rule.(object)["resourceNames"].([]any) {
+			refused = append(refused, "ClusterRoleBinding "+name.(string))
+		}
+	}
+	slices.Sort(taken)
+	slices.Sort(refused)
+	if !slices.Equal(taken, refused) {
+		t.Errorf("it takes %v, and is refused %v", taken, refused)
+	}
 }
 
 func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {

@@ -221,6 +221,25 @@ func TestTheControllersTokenMintsNoToken(t *testing.T) {
 	b.must(status(`{"metadata":{"annotations":{"belfry.dev/pool":"edge"}},"status":{"conditions":[{"type":"belfry.dev/Announced","status":"True","reason":"R","message":"","lastTransitionTime":"2024-01-01T00:00:00Z"}]}}`)())
 }
 
+// Kustomize's "namespace:" gives a second installation bindings of the same names. On
+// kubectl apply they took the rights of the first.
+func TestASecondInstallationDoesNotTakeTheFirstOnesRights(t *testing.T) {
+	b := newBench(t)
+	bindings := b.admin.RbacV1().ClusterRoleBindings()
+	var why []string
+	for _, name := range []string{"belfry-controller", "belfry-speaker"} {
+		why = append(why, b.refused("an administrator", power{"give " + name + " to another namespace", func() error {
+			_, err := bindings.Patch(t.Context(), name, types.JSONPatchType,
+				[]byte(`[{"op":"replace","path":"/subjects/0/namespace","value":"belfry-second"}]`), metav1.PatchOptions{})
+			return err
+		}})...)
+		// The same installation, applied anew or upgraded.
+		_, err := bindings.Patch(t.Context(), name, types.MergePatchType, []byte(`{"metadata":{"annotations":{"example.com/applied":"2"}}}`), metav1.PatchOptions{})
+		b.must(err)
+	}
+	b.everyRuleRefused("belfry-installation", why)
+}
+
 // bind gives an account another right until the test ends.
 func (b *bench) bind(account, rule string) {
 	b.Helper()
