@@ -12,7 +12,7 @@ LDFLAGS := -s -w -X $(DAEMON).version=$(VERSION) -X $(DAEMON).commit=$(COMMIT)
 # keeps the linker from leaving unused methods out: 20 MB in the speaker.
 TAGS := grpcnotrace
 # Modules of their own, whose dependencies are none of the product's.
-APART := hack/image hack/manifests
+APART := hack/image hack/manifests hack/monitoring
 LAB := go run ./hack/lab/cmd/lab
 # What is tested on the wire goes one after the other, as its timings want the
 # machine for themselves; what waits for API servers goes beside it.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Generates what is derived from api/: deep copies, CRDs and typed clients; and
-# what is derived from manifests/: the single file and the chart's copies. With
+# what is derived from manifests/: the single file, the PrometheusRule and the chart's
+# copies. With
 # --check it changes nothing, and fails when the files in the tree are not what it
 # would generate, or when the oldest Kubernetes that Belfry supports would refuse
 # the CRDs.
@@ -13,7 +14,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 module=github.com/belfrylb/belfry
 client=internal/kube/client
 chart=manifests/helm/belfry/files
-generated=(api/v1beta1/zz_generated.deepcopy.go manifests/crds manifests/belfry.yaml "$chart" "$client")
+alerts=manifests/components/alerts
+generated=(api/v1beta1/zz_generated.deepcopy.go manifests/crds manifests/belfry.yaml "$alerts/prometheusrule.yaml" "$chart" "$client")
 
 # The kinds that the binaries act on.
 served=(ipaddresspools l2advertisements bgppeers bgpadvertisements bfdprofiles communities speakerstatuses)
@@ -23,7 +25,7 @@ tool() { go tool -modfile=hack/tools/go.mod "$@"; }
 # generate writes everything under the directory $1, laid out like the tree.
 generate() {
 	local out=$1
-	mkdir -p "$out/api/v1beta1" "$out/manifests/crds" "$out/$client" "$out/$chart/crds"
+	mkdir -p "$out/api/v1beta1" "$out/manifests/crds" "$out/$client" "$out/$chart/crds" "$out/$alerts"
 	tool controller-gen object paths=./api/... output:object:dir="$out/api/v1beta1"
 	tool controller-gen crd paths=./api/... output:crd:dir="$out/manifests/crds"
 	{
@@ -40,6 +42,12 @@ generate() {
 		cp "$out/manifests/crds/belfry.dev_$kind.yaml" "$out/$chart/crds"
 	done
 	cp manifests/base/rbac.yaml manifests/base/admission.yaml "$out/$chart"
+	grep -v '^#' "$alerts/rules.yaml" >"$out/$chart/alerts.yaml"
+	{
+		printf '# Generated from rules.yaml by hack/generate.sh.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n'
+		printf 'metadata:\n  name: belfry\n  namespace: belfry-system\n  labels: {app.kubernetes.io/name: belfry}\nspec:\n'
+		sed 's/^/  /' "$out/$chart/alerts.yaml"
+	} >"$out/$alerts/prometheusrule.yaml"
 	tool client-gen --input-base "$module" --input api/v1beta1 --clientset-name versioned \
 		--output-pkg "$module/$client" --output-dir "$out/$client" --go-header-file /dev/null
 	document "$out/$client" client "holds the typed clients of Belfry's API objects"

@@ -208,6 +208,7 @@ func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
 		t.Fatal(err)
 	}
 	values := map[string]string{
+		"alerts":           "metrics: {prometheusRule: {enabled: true}}",
 		"class":            "loadBalancerClass: belfry.dev/lb",
 		"drain-taint":      "drainTaint: node.kubernetes.io/unschedulable",
 		"monitoring":       "metrics: {serviceMonitor: {enabled: true}}",
@@ -283,6 +284,11 @@ func TestMonitorsAreWhatThePrometheusOperatorReads(t *testing.T) {
 		if !found || secret["type"] != "kubernetes.io/service-account-token" || c.Key != "token" {
 			t.Errorf("the token of %s is %v in %v", workload, c, secret)
 		}
+	}
+	var rule monitoringv1.PrometheusRule
+	strict(with(t, "alerts")["PrometheusRule belfry"], &rule)
+	if len(rule.Spec.Groups) == 0 {
+		t.Error("the PrometheusRule has no groups")
 	}
 	binding, _ := json.Marshal(pods["ClusterRoleBinding belfry-metrics-reader"]["subjects"])
 	if want := `[{"kind":"ServiceAccount","name":"belfry-metrics","namespace":"belfry-system"}]`; string(binding) != want {
@@ -381,6 +387,8 @@ func TestEveryValueChangesSomething(t *testing.T) {
 		{monitor, "metrics: {serviceMonitor: {enabled: true, metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: go_.*}]}}"},
 		{monitor, "metrics: {serviceMonitor: {enabled: true, serviceAccount: {namespace: m, name: prometheus-k8s}}}"},
 		{monitor, "metrics: {serviceMonitor: {enabled: true, serviceAccount: {namespace: monitoring, name: p}}}"},
+		{"", "metrics: {prometheusRule: {enabled: true}}"},
+		{"metrics: {prometheusRule: {enabled: true}}", "metrics: {prometheusRule: {enabled: true, labels: {release: p}}}"},
 		{"", "metrics: {podMonitor: {enabled: true}}"},
 		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, labels: {release: p}}}"},
 		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, interval: 15s}}"},

@@ -90,6 +90,7 @@ func New(o Options) *Controller {
 func (c *Controller) Lead(ctx context.Context) error {
 	c.Metrics.leader.Set(1)
 	defer c.Metrics.leader.Set(0)
+	defer c.Metrics.clear()
 	select {
 	case <-c.Cluster.Synced():
 	case <-ctx.Done():

@@ -200,11 +200,16 @@ func (m *Metrics) hear(v *report.View, nodes []lb.Node) {
 	}
 }
 
-// reset forgets what a term as leader has shown.
-func (m *Metrics) reset() {
+// clear forgets what a term as leader has shown: whoever leads now shows it.
+func (m *Metrics) clear() {
 	for _, v := range []*prometheus.GaugeVec{m.pools, m.waiting, m.told, m.addresses, m.objects, m.speakers} {
 		v.Reset()
 	}
+}
+
+// reset shows what a term as leader begins with.
+func (m *Metrics) reset() {
+	m.clear()
 	for _, s := range report.Standings {
 		m.addresses.WithLabelValues(protocolLayer2, s.String())
 		m.addresses.WithLabelValues(protocolBGP, s.String())

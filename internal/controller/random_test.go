@@ -263,6 +263,9 @@ func TestANewLeaderFindsNothingToCorrect(t *testing.T) {
 					b.passes(time.Hour)
 					b.wrote()
 					stop()
+					if left := b.gauges(); len(left) > 0 {
+						t.Errorf("step %d: who leads no more counts %v", step, left)
+					}
 					stop = b.lead()
 					b.passes(time.Minute)
 					b.wrote()
