@@ -129,6 +129,12 @@ func Build(ctx context.Context, progress io.Writer) (Programs, error) {
 	return build(ctx, progress, append(toolchainsFor(Options{Containers: true}), helm))
 }
 
+// BuildFor builds what a run with these options needs, which [Up] would build else.
+func BuildFor(ctx context.Context, progress io.Writer, opts Options) error {
+	_, err := build(ctx, progress, toolchainsFor(opts))
+	return err
+}
+
 func build(ctx context.Context, progress io.Writer, toolchains []toolchain) (Programs, error) {
 	root, err := Root()
 	if err != nil {
@@ -216,9 +222,15 @@ func (tc toolchain) build(ctx context.Context, root, cache, goVersion string, pr
 		return "", err
 	}
 	defer os.RemoveAll(tmp)
-	for _, name := range slices.Sorted(maps.Keys(tc.programs)) {
+	names := slices.Sorted(maps.Keys(tc.programs))
+	fmt.Fprintf(progress, "building %s %s, once: %s\n", tc.name, version, strings.Join(names, ", "))
+	work := &workload{begun: time.Now()}
+	if work.total, err = countPackages(ctx, src, slices.Collect(maps.Values(tc.programs))); err != nil {
+		return "", err
+	}
+	for _, name := range names {
 		pkg := tc.programs[name]
-		if err := goBuild(ctx, fmt.Sprintf("%s %s", name, version), src, progress, append(flags, "-o", filepath.Join(tmp, name), pkg)...); err != nil {
+		if err := goBuild(ctx, fmt.Sprintf("%s %s", name, version), src, progress, work, append(flags, "-o", filepath.Join(tmp, name), pkg)...); err != nil {
 			return "", err
 		}
 	}
@@ -231,13 +243,51 @@ func (tc toolchain) build(ctx context.Context, root, cache, goVersion string, pr
 	return dir, nil
 }
 
-// goBuild runs go build -v and turns its list of packages into progress.
-func goBuild(ctx context.Context, what, dir string, progress io.Writer, args ...string) error {
-	start := time.Now()
-	fmt.Fprintf(progress, "building %s\n", what)
-	cmd := exec.CommandContext(ctx, "go", append([]string{"build", "-v"}, args...)...)
+// A workload is how far the programs of a toolchain are: how many packages they have
+// in all, and how many are compiled.
+type workload struct {
+	begun       time.Time
+	total, done int
+}
+
+// String says how far it is. What is in Go's cache is not compiled, so it may be less
+// that is left.
+func (w *workload) String() string {
+	took := time.Since(w.begun)
+	s := fmt.Sprintf("%d of %d packages compiled in %s", w.done, w.total, took.Round(time.Second))
+	if w.done == 0 || w.done >= w.total {
+		return s
+	}
+	left := took * time.Duration(w.total-w.done) / time.Duration(w.done)
+	return fmt.Sprintf("%s, at most %s to go", s, left.Round(10*time.Second))
+}
+
+// goCommand is one of Go for the modules of the lab's programs.
+func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	return cmd
+}
+
+// countPackages returns how many packages programs are made of. It downloads the
+// modules that have them.
+func countPackages(ctx context.Context, dir string, programs []string) (int, error) {
+	var stderr strings.Builder
+	cmd := goCommand(ctx, dir, append([]string{"list", "-deps"}, programs...)...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return 0, fmt.Errorf("go list: %w\n%s%s", err, strings.Join(lastLines(strings.Split(stderr.String(), "\n"), 20), "\n"), adviceFor(stderr.String()))
+	}
+	return bytes.Count(out, []byte("\n")), nil
+}
+
+// goBuild runs go build -v and turns its list of packages into progress.
+func goBuild(ctx context.Context, what, dir string, progress io.Writer, work *workload, args ...string) error {
+	start := time.Now()
+	fmt.Fprintf(progress, "building %s\n", what)
+	cmd := goCommand(ctx, dir, append([]string{"build", "-v"}, args...)...)
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return err
@@ -246,9 +296,8 @@ func goBuild(ctx context.Context, what, dir string, progress io.Writer, args ...
 		return err
 	}
 	var (
-		mu       sync.Mutex
-		packages int
-		other    []string
+		mu    sync.Mutex
+		other []string
 	)
 	ticker := time.NewTicker(10 * time.Second)
 	defer ticker.Stop()
@@ -258,7 +307,7 @@ func goBuild(ctx context.Context, what, dir string, progress io.Writer, args ...
 		for sc := bufio.NewScanner(stderr); sc.Scan(); {
 			mu.Lock()
 			if line := sc.Text(); packageLine.MatchString(line) {
-				packages++
+				work.done++
 			} else {
 				other = append(other, line)
 			}
@@ -271,7 +320,7 @@ func goBuild(ctx context.Context, what, dir string, progress io.Writer, args ...
 			reading = false
 		case <-ticker.C:
 			mu.Lock()
-			fmt.Fprintf(progress, "building %s: %d packages compiled in %s\n", what, packages, time.Since(start).Round(time.Second))
+			fmt.Fprintf(progress, "building %s: %s\n", what, work)
 			mu.Unlock()
 		}
 	}

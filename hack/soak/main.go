@@ -116,7 +116,7 @@ func run(ctx context.Context, args []string) (err error) {
 	if why := lab.Unable(); why != nil {
 		return why
 	}
-	if _, err := lab.Build(ctx, os.Stderr); err != nil {
+	if err := lab.BuildFor(ctx, os.Stderr, lab.Options{}); err != nil {
 		return err
 	}
 	l, err := lab.Up(ctx, lab.Options{Nodes: 3, Progress: os.Stderr})

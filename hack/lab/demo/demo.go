@@ -56,7 +56,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if why := lab.Unable(); why != nil {
 		return why
 	}
-	if _, err := lab.Build(ctx, opts.Out); err != nil {
+	if err := lab.BuildFor(ctx, opts.Out, lab.Options{}); err != nil {
 		return err
 	}
 	d.step("Bringing a cluster up: each host is a network namespace, all are joined by a switch")
