@@ -382,7 +382,7 @@ type NotApplied struct {
 	// The object's name.
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name"`
-	// Why, in a word: a reason of the condition Accepted, or NoUsableInterface.
+	// Why, in a word: a reason of the condition Accepted, NoUsableInterface or SetAside.
 	Reason Reason `json:"reason"`
 	// Why, in a sentence.
 	// +optional

@@ -29,7 +29,7 @@ func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
 		Node: r.node, Version: daemon.Version(), State: s.Phase(r.node), Settings: r.settings,
 		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Answers: s.Answers,
 		Unheard: s.Unheard, Withheld: s.Withheld, Conflicts: s.Conflicts,
-		Routing: s.Routing, Sessions: s.Sessions, Verdicts: verdicts,
+		Routing: s.Routing, Sessions: s.Sessions, Aside: s.Aside, Verdicts: verdicts,
 	}, before)); outcome {
 	case kube.Unchanged, kube.Stale:
 		return false, err

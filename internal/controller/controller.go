@@ -67,9 +67,9 @@ type planner interface {
 type Controller struct {
 	Options
 	newPlanner func() planner
-	// cursed are the Services over which a pass has panicked, by the edition of theirs
+	// aside are the Services over which a pass has panicked, by the edition of theirs
 	// that it was: what we write to them meanwhile is no reason to try again.
-	cursed map[lb.ServiceKey]uint64
+	aside map[lb.ServiceKey]uint64
 }
 
 // New prepares a Controller.
@@ -80,7 +80,7 @@ func New(o Options) *Controller {
 	return &Controller{
 		Options:    o,
 		newPlanner: func() planner { return allocator.New() },
-		cursed:     map[lb.ServiceKey]uint64{},
+		aside:      map[lb.ServiceKey]uint64{},
 	}
 }
 
@@ -101,7 +101,7 @@ func (c *Controller) Lead(ctx context.Context) error {
 			return nil // ctx has ended
 		}
 		err := c.term(ctx)
-		if err == nil || !c.exorcise(err) {
+		if err == nil || !c.quarantine(err) {
 			return err
 		}
 	}

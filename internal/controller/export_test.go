@@ -7,63 +7,63 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// A Curse is when a planner panics over a Service that carries a label.
-type Curse string
+// A Fault is when a planner panics over a Service that carries a label.
+type Fault string
 
-// Curses.
+// Faults.
 const (
-	OnSight       Curse = "on sight"
-	BesidePools   Curse = "when it is planned for beside pools"
-	BesideNodes   Curse = "when it is planned for beside nodes"
-	OnceAndNoMore Curse = "once, and not when it is tried again"
+	OnSight       Fault = "on sight"
+	BesidePools   Fault = "when it is planned for beside pools"
+	BesideNodes   Fault = "when it is planned for beside nodes"
+	OnceAndNoMore Fault = "once, and not when it is tried again"
 )
 
-// cursedPlanner panics over Services that carry a label, and is of no use from
+// faultyPlanner panics over Services that carry a label, and is of no use from
 // then on.
-type cursedPlanner struct {
+type faultyPlanner struct {
 	*allocator.Planner
 	label, on             string
-	curse                 Curse
+	fault                 Fault
 	pools, nodes, invoked bool
 	broken                bool
 	lifted                *bool
 }
 
-func (p *cursedPlanner) SetPools(pools []lb.Pool) {
+func (p *faultyPlanner) SetPools(pools []lb.Pool) {
 	p.pools = len(pools) > 0
 	p.Planner.SetPools(pools)
 }
 
-func (p *cursedPlanner) SetNodes(nodes []lb.Node) {
+func (p *faultyPlanner) SetNodes(nodes []lb.Node) {
 	p.nodes = len(nodes) > 0
 	p.Planner.SetNodes(nodes)
 }
 
-func (p *cursedPlanner) Put(s lb.Service) {
-	if _, cursed := s.Labels[p.label]; cursed {
+func (p *faultyPlanner) Put(s lb.Service) {
+	if _, faulty := s.Labels[p.label]; faulty {
 		p.invoked, p.on = true, s.Key.Name
 	}
-	if p.broken || p.invoked && p.curse == OnSight {
+	if p.broken || p.invoked && p.fault == OnSight {
 		p.breaks()
 	}
 	p.Planner.Put(s)
 }
 
-func (p *cursedPlanner) Plan(now time.Time) allocator.Result {
+func (p *faultyPlanner) Plan(now time.Time) allocator.Result {
 	switch {
 	case !p.invoked:
-	case p.curse == BesidePools && p.pools, p.curse == BesideNodes && p.nodes:
+	case p.fault == BesidePools && p.pools, p.fault == BesideNodes && p.nodes:
 		p.breaks()
-	case p.curse == OnceAndNoMore && !*p.lifted:
+	case p.fault == OnceAndNoMore && !*p.lifted:
 		*p.lifted = true
 		p.breaks()
 	}
 	return p.Planner.Plan(now)
 }
 
-func (p *cursedPlanner) breaks() {
+func (p *faultyPlanner) breaks() {
 	p.broken = true
-	panic("a curse on " + p.on)
+	panic("a fault over " + p.on)
 }
 
 // stuckPlanner does not return from planning over Services that carry a label
@@ -87,10 +87,10 @@ func (c *Controller) Stick(label string, released <-chan struct{}) {
 	c.newPlanner = func() planner { return stuckPlanner{allocator.New(), label, released} }
 }
 
-// Curse makes the controller panic over Services that carry a label.
-func (c *Controller) Curse(label string, on Curse) {
+// Fault makes the controller panic over Services that carry a label.
+func (c *Controller) Fault(label string, on Fault) {
 	lifted := new(bool)
 	c.newPlanner = func() planner {
-		return &cursedPlanner{Planner: allocator.New(), label: label, curse: on, lifted: lifted}
+		return &faultyPlanner{Planner: allocator.New(), label: label, fault: on, lifted: lifted}
 	}
 }

@@ -401,7 +401,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 	s := l.services[key]
 	if !ok {
 		l.planner.Delete(key)
-		delete(l.cursed, key)
+		delete(l.aside, key)
 		if s == nil {
 			return nil
 		}
@@ -428,10 +428,10 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		l.forgive(&s.attempt)
 	}
 	is.Service = s.remember(is.Service)
-	if edition, cursed := l.cursed[key]; cursed && edition == is.Edition {
+	if edition, aside := l.aside[key]; aside && edition == is.Edition {
 		l.planner.Put(bare(is.Service))
 	} else {
-		delete(l.cursed, key)
+		delete(l.aside, key)
 		l.planner.Put(is.Service)
 	}
 	if l.replaced(s, is.Service) || s.asksToMove(is.Service) {

@@ -18,38 +18,38 @@ import (
 // A term as leader: how it begins, what ends it, and what it survives.
 
 func TestAServiceThatMakesThePassPanicIsSetAside(t *testing.T) {
-	for _, curse := range []controller.Curse{controller.OnSight, controller.BesidePools, controller.BesideNodes} {
-		t.Run(string(curse), func(t *testing.T) { inBubble(t, func(b *bubble) { setAside(b, curse) }) })
+	for _, fault := range []controller.Fault{controller.OnSight, controller.BesidePools, controller.BesideNodes} {
+		t.Run(string(fault), func(t *testing.T) { inBubble(t, func(b *bubble) { setAside(b, fault) }) })
 	}
 }
 
-func setAside(b *bubble, curse controller.Curse) {
+func setAside(b *bubble, fault controller.Fault) {
 	b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
-	b.lead(func(c *controller.Controller) { c.Curse("curse", curse) })
-	cursed := func(s *corev1.Service) { s.Labels = map[string]string{"curse": ""} }
+	b.lead(func(c *controller.Controller) { c.Fault("fault", fault) })
+	faulty := func(s *corev1.Service) { s.Labels = map[string]string{"fault": ""} }
 	b.expose("web")
 	b.quiet()
-	b.expose("cursed", cursed)
-	b.expose("damned", cursed)
+	b.expose("faulty", faulty)
+	b.expose("alike", faulty)
 	b.passes(time.Minute)
-	b.shows("cursed", "Allocated=False/BadRequest")
-	b.shows("damned", "Allocated=False/BadRequest")
+	b.shows("faulty", "Allocated=False/BadRequest")
+	b.shows("alike", "Allocated=False/BadRequest")
 	b.expose("late")
 	b.passes(time.Minute)
 	b.shows("late", "192.0.2.1 2001:db8::1 "+waits)
 	// One that holds an address keeps it.
-	b.edit("web", cursed)
+	b.edit("web", faulty)
 	b.passes(time.Minute)
 	b.shows("web", "192.0.2.0 2001:db8:: pool=edge Allocated=True/BadRequest Announced=False/NoAdvertisement")
 	// It is served again once it has changed.
-	blessed := func(s *corev1.Service) { s.Labels = nil }
-	b.edit("cursed", blessed)
-	b.edit("web", blessed)
+	mended := func(s *corev1.Service) { s.Labels = nil }
+	b.edit("faulty", mended)
+	b.edit("web", mended)
 	b.passes(time.Minute)
-	b.shows("cursed", "192.0.2.2 2001:db8::2 "+waits)
+	b.shows("faulty", "192.0.2.2 2001:db8::2 "+waits)
 	b.shows("web", "192.0.2.0 2001:db8:: "+waits)
-	b.shows("damned", "Allocated=False/BadRequest")
-	for _, name := range []string{"cursed", "damned", "web"} {
+	b.shows("alike", "Allocated=False/BadRequest")
+	for _, name := range []string{"faulty", "alike", "web"} {
 		if n := strings.Count(b.log.String(), "set aside until it changes\" service=default/"+name); n != 1 {
 			// Not a second time when our own write of its condition is seen.
 			b.Errorf("the log tells %d times that %s is set aside", n, name)
@@ -61,10 +61,10 @@ func TestAPanicThatNoServiceExplainsEndsTheTerm(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
 		var ended error
-		b.leads(func(err error) { ended = err }, func(c *controller.Controller) { c.Curse("curse", controller.OnceAndNoMore) })
-		b.expose("web", func(s *corev1.Service) { s.Labels = map[string]string{"curse": ""} })
+		b.leads(func(err error) { ended = err }, func(c *controller.Controller) { c.Fault("fault", controller.OnceAndNoMore) })
+		b.expose("web", func(s *corev1.Service) { s.Labels = map[string]string{"fault": ""} })
 		b.passes(time.Minute)
-		if ended == nil || !strings.Contains(ended.Error(), "a curse on web") {
+		if ended == nil || !strings.Contains(ended.Error(), "a fault over web") {
 			t.Errorf("it ended with %v", ended)
 		}
 		if strings.Contains(b.log.String(), "set aside") || b.metric("belfry_controller_leader") != 0 {
@@ -140,12 +140,12 @@ func TestATermThatPanicsWaitsForNoLeftovers(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
 		read := b.failsToRead("spec.type!=LoadBalancer")
-		b.lead(func(c *controller.Controller) { c.Curse("curse", controller.OnSight) })
-		b.expose("cursed", func(s *corev1.Service) { s.Labels = map[string]string{"curse": ""} })
+		b.lead(func(c *controller.Controller) { c.Fault("fault", controller.OnSight) })
+		b.expose("faulty", func(s *corev1.Service) { s.Labels = map[string]string{"fault": ""} })
 		b.passes(time.Minute)
 		b.expose("web")
 		b.passes(time.Minute)
-		b.shows("cursed", "Allocated=False/BadRequest")
+		b.shows("faulty", "Allocated=False/BadRequest")
 		b.shows("web", "192.0.2.0 2001:db8:: "+waits)
 		if len(read.times()) == 0 {
 			t.Error("nobody looked for leftovers")
@@ -160,7 +160,7 @@ func TestAWriteThatPanicsIsOneThatIsRefused(t *testing.T) {
 		b.passes(time.Minute)
 		b.api.Before(func(w apitest.Write) *metav1.Status {
 			if w.Name == "web" {
-				panic("a curse on its writing")
+				panic("a fault over its writing")
 			}
 			return nil
 		})
@@ -170,7 +170,7 @@ func TestAWriteThatPanicsIsOneThatIsRefused(t *testing.T) {
 		b.passes(time.Minute)
 		b.shows("web", "")
 		b.shows("other", "192.0.2.1 2001:db8::1 "+waits)
-		if !strings.Contains(b.log.String(), "write failed") || !strings.Contains(b.log.String(), "a curse on its writing") {
+		if !strings.Contains(b.log.String(), "write failed") || !strings.Contains(b.log.String(), "a fault over its writing") {
 			t.Errorf("the log has:\n%s", b.log)
 		}
 		if n := b.metric("belfry_controller_writes_total", "kind=service", "outcome=refused"); n < 3 || n > 5 {

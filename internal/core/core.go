@@ -21,6 +21,8 @@ type Config struct {
 	// Family is that of the addresses by which speakers gossip.
 	Family   lb.Family
 	Announce announce.Options
+	// Decide decides who announces; nil: [announce.Decide].
+	Decide func(*announce.Index, []election.Member, *election.Holdoff, string) announce.Intent
 }
 
 // The bounds of what a Core does: docs/design/hand-over.md, and for Pause
@@ -104,6 +106,9 @@ type handover struct {
 
 // New returns a Core that does nothing until it was told what the cluster is.
 func New(cfg Config) *Core {
+	if cfg.Decide == nil {
+		cfg.Decide = announce.Decide
+	}
 	return &Core{
 		cfg: cfg, handovers: map[netip.Addr]handover{}, neighbors: newNeighbors(), conflicts: newConflictTracker(),
 		announced: map[netip.Addr]time.Time{}, yielded: map[netip.Addr]time.Time{}, served: map[string]election.Version{},
@@ -113,10 +118,8 @@ func New(cfg Config) *Core {
 
 // Configure says what the API server holds.
 func (c *Core) Configure(now time.Time, s lb.Snapshot) {
-	before := c.index
-	c.nodes = s.Nodes
-	s.Nodes = WithNode(s.Nodes, c.cfg.Node)
-	c.index = announce.NewIndex(s, c.cfg.Announce)
+	before, index := c.index, c.indexOf(s)
+	c.index, c.nodes = index, s.Nodes
 	c.failback.Forget(c.index.Uses)
 	c.adopt(now, before)
 	maps.DeleteFunc(c.announced, func(a netip.Addr, _ time.Time) bool { return !c.index.Uses(a) })
@@ -132,6 +135,18 @@ func (c *Core) Configure(now time.Time, s lb.Snapshot) {
 	if c.peers == nil || !slices.Equal(peers, c.peers) {
 		c.peers, c.out.Peers = peers, peers
 	}
+}
+
+func (c *Core) indexOf(s lb.Snapshot) *announce.Index {
+	s.Nodes = WithNode(s.Nodes, c.cfg.Node)
+	return announce.NewIndex(s, c.cfg.Announce)
+}
+
+// Rehearse decides on what the API server could hold. Nothing comes of it, unless it
+// panics: so would Configure, or the Settle after it, which leave everything as it was
+// then.
+func (c *Core) Rehearse(s lb.Snapshot) {
+	c.cfg.Decide(c.indexOf(s), c.present(), nil, c.cfg.Node)
 }
 
 // WithNode returns nodes, by name, with the named one in any case. A node whose
@@ -326,7 +341,7 @@ func (c *Core) decide(now time.Time) {
 	c.inherit()
 	c.serve(now, members)
 	before, known := c.intent, c.members
-	c.intent = announce.Decide(c.index, members, &c.holdoff, c.cfg.Node)
+	c.intent = c.cfg.Decide(c.index, members, &c.holdoff, c.cfg.Node)
 	c.members = members
 	c.settleDisputes()
 	c.probe(now)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/quarantine"
 )
 
 // A Peering holds BGP sessions. It must outlive the Speaker, which takes leave of
@@ -61,12 +62,17 @@ type router struct {
 	news, moved, shown chan struct{}
 	established        atomic.Pointer[[]uint32]
 	intent             atomic.Pointer[bgp.Intent]
+	// aside are the Services in the ward.
+	aside  atomic.Pointer[[]lb.ServiceKey]
+	decide func(lb.Snapshot, string, bgp.Options) bgp.Intent
 
 	mu         sync.Mutex
 	snapshot   *lb.Snapshot
 	interfaces []lb.Interface
 
-	// What follows belongs to run.
+	// What follows belongs to run. Well are the Services of the last decision.
+	well         []lb.Service
+	ward         quarantine.Ward
 	begun, drain bool
 	drainedAt    time.Time
 	self         lb.Node // as it was when it was last described
@@ -79,11 +85,12 @@ func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router 
 	r := &router{
 		node: cfg.Node, options: bgp.Options{IgnoreExcludeLB: cfg.Announce.IgnoreExcludeLB},
 		grace: cfg.Grace, peering: cfg.BGP, log: log,
-		ready: map[bgp.ServiceFamily]readiness{},
-		news:  make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
+		ready: map[bgp.ServiceFamily]readiness{}, decide: bgp.Decide,
+		news: make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
 	}
 	r.established.Store(&[]uint32{})
 	r.intent.Store(&bgp.Intent{})
+	r.aside.Store(&[]lb.ServiceKey{})
 	r.metrics = newRouterMetrics(r, reg)
 	return r
 }
@@ -240,12 +247,53 @@ func (r *router) pass(now time.Time) (until time.Time) {
 	if r.options.Recent, settled = r.recent(&world, now); !settled.IsZero() && (until.IsZero() || settled.Before(until)) {
 		until = settled
 	}
-	intent := bgp.Decide(world, r.node, r.options)
+	intent := r.resolve(world)
 	r.complain(r.intent.Load(), &intent)
 	r.intent.Store(&intent)
 	r.peering.Set(intent.Sessions)
 	r.metrics.passes.Observe(time.Since(now).Seconds())
 	return until
+}
+
+// resolve decides, without the Services over which that panics. One that no Service
+// explains is passed on.
+func (r *router) resolve(world lb.Snapshot) (intent bgp.Intent) {
+	all := world.Services
+	decide := func(some []lb.Service) bgp.Intent {
+		world.Services = some
+		return r.decide(world, r.node, r.options)
+	}
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		admitted := r.ward.Admit(all, r.well, func(some []lb.Service) { decide(some) })
+		if len(admitted) == 0 {
+			panic(p)
+		}
+		r.metrics.panics.Inc()
+		r.log.Error("a decision over BGP has panicked", "err", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+		for _, key := range admitted {
+			r.log.Error("service set aside until it changes", "service", key.String())
+		}
+		r.well = r.ward.Treat(all)
+		r.note()
+		intent = decide(r.well)
+	}()
+	treated := r.ward.Treat(all)
+	intent = decide(treated)
+	r.well = treated
+	r.note()
+	return intent
+}
+
+// note tells which Services are set aside, if these are others.
+func (r *router) note() {
+	if names := r.ward.Names(); !slices.Equal(names, *r.aside.Load()) {
+		r.aside.Store(&names)
+		signal(r.shown)
+	}
 }
 
 // described returns the snapshot with this node as it was when it was last

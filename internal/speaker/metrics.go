@@ -20,6 +20,7 @@ type metrics struct {
 	defenses  prometheus.Counter
 	takeovers prometheus.Histogram
 	passes    prometheus.Histogram
+	panics    prometheus.Counter
 }
 
 // change is how owner_changes_total names a transition.
@@ -77,6 +78,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help:    "Time to decide on the whole world and to install the result.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5},
 		}),
+		panics: counter("panics_total", "Decisions that failed; the Services over which they did are left as they were."),
 	}
 	for _, r := range []election.Role{election.Retiring, election.Owner} {
 		m.addresses.WithLabelValues(r.String())
@@ -85,7 +87,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		m.changes.WithLabelValues(c)
 	}
 	if reg != nil {
-		reg.MustRegister(m.addresses, m.changes, m.conflicts, m.rivals, m.wins, m.withheld, m.defenses, m.takeovers, m.passes)
+		reg.MustRegister(m.addresses, m.changes, m.conflicts, m.rivals, m.wins, m.withheld, m.defenses, m.takeovers, m.passes, m.panics)
 	}
 	return m
 }

@@ -2,8 +2,10 @@ package speaker
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/quarantine"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -106,11 +109,16 @@ type Speaker struct {
 	asked      chan asked
 
 	// What follows belongs to the goroutine of Run.
-	core  *core.Core
-	dirty bool      // the cluster has changed since it was read
-	pace  pace      // when it may be read again
-	next  time.Time // when to settle again; zero for never
-	left  bool
+	core *core.Core
+	// snapshot is what the API server held last, well the Services of the last
+	// decision, and ward those that are kept from it because it panics over them.
+	snapshot lb.Snapshot
+	well     []lb.Service
+	ward     quarantine.Ward
+	dirty    bool      // the cluster has changed since it was read
+	pace     pace      // when it may be read again
+	next     time.Time // when to settle again; zero for never
+	left     bool
 	// met are the nodes that were heard, and conflicts what was told of last.
 	met       map[string]bool
 	conflicts []report.Conflict
@@ -258,10 +266,11 @@ func (p *pace) spend(start, end time.Time) {
 // step does what is due.
 func (s *Speaker) step(ctx context.Context, start time.Time) {
 	reads := s.dirty && !start.Before(s.pace.next())
-	if reads {
-		s.read(start)
+	e, err := s.settle(start, reads)
+	for err != nil {
+		s.quarantine(start, err)
+		e, err = s.settle(start, false)
 	}
-	e := s.core.Settle(start)
 	s.perform(ctx, e)
 	s.next, s.left = e.Next, e.Left
 	end := time.Now()
@@ -273,16 +282,61 @@ func (s *Speaker) step(ctx context.Context, start time.Time) {
 	}
 }
 
+// settle has the Core decide on what is due.
+func (s *Speaker) settle(now time.Time, reads bool) (e core.Effects, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if reads {
+		s.read(now)
+	}
+	e = s.core.Settle(now)
+	if e.View != nil {
+		s.well = s.ward.Treat(s.snapshot.Services)
+	}
+	return e, nil
+}
+
 // read takes in what the API server holds.
 func (s *Speaker) read(now time.Time) {
 	s.dirty = false
 	snapshot, changed := s.cluster.Snapshot()
-	if !changed {
-		return
+	if changed {
+		s.snapshot = snapshot
+		s.configure(now)
 	}
-	s.core.Configure(now, snapshot)
-	snapshot.Nodes = core.WithNode(snapshot.Nodes, s.cfg.Node)
-	s.router.tell(snapshot)
+}
+
+// configure says what the API server holds, but for what is set aside.
+func (s *Speaker) configure(now time.Time) {
+	world := s.snapshot
+	world.Services = s.ward.Treat(world.Services)
+	s.core.Configure(now, world)
+	world.Nodes = core.WithNode(world.Nodes, s.cfg.Node)
+	s.router.tell(world)
+}
+
+// quarantine is called when a decision has panicked, which is an error of ours that
+// some Service brings to light. It is set aside until it changes, so that all others
+// are served and it stays announced as it was. What no Service explains ends the
+// program: it starts anew.
+func (s *Speaker) quarantine(now time.Time, err error) {
+	s.log.Error("a decision has panicked", "err", err)
+	s.metrics.panics.Inc()
+	admitted := s.ward.Admit(s.snapshot.Services, s.well, func(some []lb.Service) {
+		world := s.snapshot
+		world.Services = some
+		s.core.Rehearse(world)
+	})
+	if len(admitted) == 0 {
+		panic(err)
+	}
+	for _, key := range admitted {
+		s.log.Error("service set aside until it changes", "service", key.String())
+	}
+	s.configure(now)
 }
 
 // perform does what the Core says: the wire first, then gossip.
@@ -327,7 +381,7 @@ func (s *Speaker) tell(e core.Effects) {
 	switch shown := s.board.state.Load(); {
 	case e.Left:
 	case e.View != nil:
-		s.board.show(State{View: *e.View, Unheard: s.unheard(e.View), Conflicts: s.conflicts})
+		s.board.show(State{View: *e.View, Unheard: s.unheard(e.View), Conflicts: s.conflicts, Aside: s.ward.Names()})
 	case len(e.Conflicts) > 0 && shown != nil:
 		again := *shown
 		again.Conflicts = s.conflicts

@@ -1,11 +1,13 @@
 package speaker
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -18,6 +20,9 @@ type State struct {
 	// same.
 	Unheard   []string
 	Conflicts []report.Conflict
+	// Aside are the Services that are left as they were, because a decision panics over
+	// what they are.
+	Aside []lb.ServiceKey
 	// Routing is what BGP is to do on the node, Sessions what became of it; both
 	// nothing once the Speaker has left.
 	Routing  bgp.Intent
@@ -95,6 +100,11 @@ func (s *Speaker) State() *State {
 	}
 	out := *newest
 	out.Routing, out.Sessions = *s.Routing(), s.Sessions()
+	if also := *s.router.aside.Load(); len(also) > 0 {
+		out.Aside = slices.Concat(out.Aside, also)
+		slices.SortFunc(out.Aside, lb.ServiceKey.Compare)
+		out.Aside = slices.Compact(out.Aside)
+	}
 	return &out
 }
 

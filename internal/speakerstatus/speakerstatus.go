@@ -54,6 +54,8 @@ type Knowledge struct {
 	// Routing is what the node is to do by BGP, and Sessions what became of it.
 	Routing  bgp.Intent
 	Sessions []bgp.SessionView
+	// Aside are the Services that are left as they were, as decisions fail over them.
+	Aside []lb.ServiceKey
 	// Verdicts are on the objects that configure us, as this version sees them.
 	Verdicts []config.Verdict
 }
@@ -73,6 +75,7 @@ const (
 	maxInterfacesOfAddress = 32
 	maxSessions            = 128
 	maxNotApplied          = 64
+	maxName                = 253
 	maxText                = 512
 )
 
@@ -375,6 +378,9 @@ func capabilities(n bgp.Negotiated, peer lb.BGPPeer) []string {
 	return out
 }
 
+// setAside is why a Service is not acted on as it is.
+const setAside v1beta1.Reason = "SetAside"
+
 // notApplied lists the objects that are not acted on as written, as this node's
 // version sees it, and those that this node in particular cannot act on.
 func notApplied(k Knowledge) []v1beta1.NotApplied {
@@ -395,6 +401,12 @@ func notApplied(k Knowledge) []v1beta1.NotApplied {
 	for _, c := range k.Routing.Conflicts {
 		out = append(out, v1beta1.NotApplied{
 			Kind: "BGPAdvertisement", Name: c.Advertisement, Reason: v1beta1.ReasonConflict, Message: cut(c.String(), maxText),
+		})
+	}
+	for _, key := range k.Aside {
+		out = append(out, v1beta1.NotApplied{
+			Kind: "Service", Name: cut(key.String(), maxName), Reason: setAside,
+			Message: "The speaker fails over this Service, which is an error of the speaker. It is left as it was until it changes; please report what the log says.",
 		})
 	}
 	for _, r := range k.Routing.Rivals {

@@ -96,6 +96,7 @@ func world() Knowledge {
 			Conflicts: []bgp.Conflict{{Advertisement: "younger", Older: "older", Attribute: "med", Prefix: netip.MustParsePrefix("203.0.113.7/32"), Peer: "tor"}},
 			Rivals:    []bgp.Rival{{Peer: "twin", Older: "tor"}},
 		},
+		Aside: []lb.ServiceKey{{Namespace: "web", Name: "odd"}},
 		Sessions: []bgp.SessionView{
 			{
 				Peer: "tor", State: bgp.Established, Since: began, Sent: 12, Routes: 12, BFD: "Up", BFDFault: "of a time when it was not up",
@@ -272,6 +273,11 @@ notApplied:
   message: None of this node's interfaces that it permits can announce.
   name: storage
   reason: NoUsableInterface
+- kind: Service
+  message: The speaker fails over this Service, which is an error of the speaker.
+    It is left as it was until it changes; please report what the log says.
+  name: web/odd
+  reason: SetAside
 phase: Running
 settings:
   drainTaint: maintenance

@@ -73,26 +73,26 @@ func (b *syncBuffer) String() string {
 func TestServiceThatMakesTheLoopPanicIsSetAside(t *testing.T) {
 	w := newWorld(t)
 	w.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
-	log := w.lead(func(c *controller.Controller) { c.Curse("curse", controller.OnSight) })
+	log := w.lead(func(c *controller.Controller) { c.Fault("fault", controller.OnSight) })
 	const served = "pool=edge Allocated=True/Allocated Announced=False/NoAdvertisement"
 	w.expose("web", dualStack)
 	w.becomes("web", "192.0.2.0 2001:db8:: "+served)
-	cursed := func(s *corev1.Service) { s.Labels = map[string]string{"curse": ""} }
-	w.expose("cursed", cursed)
-	w.becomes("cursed", "Allocated=False/BadRequest")
+	faulty := func(s *corev1.Service) { s.Labels = map[string]string{"fault": ""} }
+	w.expose("faulty", faulty)
+	w.becomes("faulty", "Allocated=False/BadRequest")
 	w.expose("late")
 	w.becomes("late", "192.0.2.1 "+served)
 	// One that holds an address keeps it.
-	w.patch("web", `{"metadata":{"labels":{"curse":""}}}`)
+	w.patch("web", `{"metadata":{"labels":{"fault":""}}}`)
 	w.becomes("web", "192.0.2.0 2001:db8:: pool=edge Allocated=True/BadRequest Announced=False/NoAdvertisement")
 	w.expose("later", dualStack)
 	w.becomes("later", "192.0.2.2 2001:db8::1 "+served)
 	// It is served again once it has changed.
-	w.patch("cursed", `{"metadata":{"labels":{"curse":null}}}`)
-	w.becomes("cursed", "192.0.2.3 "+served)
-	w.patch("web", `{"metadata":{"labels":{"curse":null}}}`)
+	w.patch("faulty", `{"metadata":{"labels":{"fault":null}}}`)
+	w.becomes("faulty", "192.0.2.3 "+served)
+	w.patch("web", `{"metadata":{"labels":{"fault":null}}}`)
 	w.becomes("web", "192.0.2.0 2001:db8:: "+served)
-	if got := log.String(); !strings.Contains(got, "a curse on cursed") || !strings.Contains(got, "service=default/cursed") {
+	if got := log.String(); !strings.Contains(got, "a fault over faulty") || !strings.Contains(got, "service=default/faulty") {
 		t.Errorf("the log does not tell what happened:\n%s", got)
 	}
 }
