@@ -428,6 +428,43 @@ func TestAListenerOfAnotherProtocolIsNotSealed(t *testing.T) {
 	}
 }
 
+// A router that goes may take BFD down with it. Which of the two is seen first is chance;
+// what it says counts, and what it does not say does not delay the end.
+func TestWordsThatHaveComeCountBeforeBFD(t *testing.T) {
+	lost := func() Ending {
+		return Ending{Fault: &bgp.Fault{Cause: bgp.BFDDown, Text: "BFD down"}, Notification: new(wire.Cease(wire.CeaseBFDDown, ""))}
+	}
+	for _, c := range []struct {
+		says   []byte
+		closes bool
+		want   string
+	}{
+		{wire.AppendNotification(wire.AppendKeepalive(nil), wire.Cease(wire.CeaseShutdown, "see you at noon")), true, "the router says: cease: administrative shutdown: see you at noon"},
+		{wire.AppendKeepalive(nil), false, "BFD down"},
+		{nil, true, "BFD down"},
+	} {
+		for range 10 {
+			link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}})
+			router.send(c.says)
+			go func() { // it goes when we do
+				_, _ = io.Copy(io.Discard, router)
+				router.Close()
+			}()
+			if c.closes {
+				_ = router.Conn.(*net.TCPConn).CloseWrite()
+			}
+			if strings.Contains(c.want, "says") {
+				link.reading = 10 * time.Second // however busy the machine is
+			}
+			endings := make(chan Ending, 1)
+			endings <- lost()
+			if e := link.Run(endings); e.Fault.Text != c.want {
+				t.Fatalf("%q, want %q", e.Fault.Text, c.want)
+			}
+		}
+	}
+}
+
 // A router that says why it goes and closes with something unread resets the
 // connection. The writer may find out before the reader has come to the words.
 func TestWordsBeforeAResetAreHeard(t *testing.T) {

@@ -33,8 +33,8 @@ const (
 	// backlog is how many octets may wait for a router that reads slowly: more
 	// than the largest table of a session.
 	backlog = 64 << 20
-	// readingTime is how long a process that finds a hold timer expired gives itself
-	// to read what has arrived meanwhile.
+	// readingTime is how long a process that finds a hold timer expired, or the path
+	// lost, gives itself to read what has arrived meanwhile.
 	readingTime = 10 * time.Millisecond
 )
 
@@ -53,6 +53,8 @@ type Link struct {
 	conn     *Conn
 	counters *Counters
 	maximum  int
+	// reading is readingTime.
+	reading time.Duration
 	// changed is called when a count has settled, doubt when the router seems silent.
 	changed func()
 	doubt   func(*bgp.Fault)
@@ -99,7 +101,7 @@ func NewLink(conn *Conn, maximumPrefixes int, counters *Counters, changed func()
 		maximumPrefixes = bgp.DefaultMaximumPrefixes
 	}
 	return &Link{
-		conn: conn, counters: counters, maximum: maximumPrefixes, changed: changed,
+		conn: conn, counters: counters, maximum: maximumPrefixes, reading: readingTime, changed: changed,
 		out: queue{filled: make(chan struct{}, 1)}, refresh: make(chan wire.Family),
 		inbound: make(chan inbound), outbound: make(chan []byte, 1), written: make(chan error, 1), done: make(chan struct{}),
 	}
@@ -216,7 +218,9 @@ func (l *Link) step(ctx context.Context, endings <-chan Ending) (end *Ending) {
 	case <-ctx.Done():
 		e = l.session.Close(Ending{Fault: &bgp.Fault{Cause: bgp.Leave, Text: "no longer wanted"}})
 	case why := <-endings:
-		e = l.session.Close(why)
+		if e = l.heed(why); e.End == nil {
+			e = l.session.Close(why)
+		}
 	case in := <-l.inbound:
 		e = l.take(in)
 	case err := <-l.written:
@@ -232,6 +236,29 @@ func (l *Link) step(ctx context.Context, endings <-chan Ending) (end *Ending) {
 		l.part(*end)
 	}
 	return end
+}
+
+// heed reads what has arrived for a moment before the session ends because BFD has lost
+// the router: one that goes may have said why, and that counts for more.
+func (l *Link) heed(why Ending) fsm.Effects {
+	if why.Fault.Cause != bgp.BFDDown {
+		return fsm.Effects{}
+	}
+	timer := time.NewTimer(l.reading)
+	defer timer.Stop()
+	for {
+		select {
+		case in := <-l.inbound:
+			if e := l.take(in); e.End != nil {
+				if e.End.Fault.Cause != bgp.Notified {
+					e.End = &why
+				}
+				return e
+			}
+		case <-timer.C:
+			return fsm.Effects{}
+		}
+	}
 }
 
 func (l *Link) take(in inbound) fsm.Effects {
@@ -270,7 +297,7 @@ func (l *Link) say() fsm.Effects {
 // hand over what has arrived, and the kernel is asked for what has not been read.
 func (l *Link) tick() fsm.Effects {
 	if l.session.Silent(time.Since(l.start)) {
-		timer := time.NewTimer(readingTime)
+		timer := time.NewTimer(l.reading)
 		defer timer.Stop()
 		select {
 		case in := <-l.inbound:
