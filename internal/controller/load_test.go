@@ -189,10 +189,11 @@ func TestRestartWithTwoThousandServicesWritesNothing(t *testing.T) {
 	w.must(w.core.CoreV1().Services("default").Delete(t.Context(), "web-51", metav1.DeleteOptions{}))
 	w.becomes("orphan", "192.0.2.6 pool=small Allocated=True/Orphaned Announced=False/NoEndpoint")
 	w.becomes("stray", "Allocated=False/AddressNotInPool")
+	w.within(60*time.Second, "the journal of the pool says that web-51 freed "+freed, func() (string, bool) {
+		at := w.status("edge").Freed
+		return fmt.Sprintf("%+v", at), len(at) == 1 && at[0].Address == freed && at[0].Service == "default/web-51"
+	})
 	w.settled()
-	if at := w.status("edge").Freed; len(at) != 1 || at[0].Address != freed || at[0].Service != "default/web-51" {
-		t.Fatalf("the journal of the pool says %+v, not that web-51 freed %s", at, freed)
-	}
 
 	mark := w.mark()
 	w.must(a.cmd.Process.Kill())
