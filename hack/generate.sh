@@ -41,7 +41,7 @@ generate() {
 	for kind in "${served[@]}"; do
 		cp "$out/manifests/crds/belfry.dev_$kind.yaml" "$out/$chart/crds"
 	done
-	cp manifests/base/rbac.yaml manifests/base/admission.yaml "$out/$chart"
+	cp manifests/base/rbac.yaml manifests/base/admission.yaml manifests/components/openshift/scc.yaml "$out/$chart"
 	grep -v '^#' "$alerts/rules.yaml" >"$out/$chart/alerts.yaml"
 	{
 		printf '# Generated from rules.yaml by hack/generate.sh.\napiVersion: monitoring.coreos.com/v1\nkind: PrometheusRule\n'

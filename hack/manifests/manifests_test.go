@@ -213,6 +213,7 @@ func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
 		"drain-taint":      "drainTaint: node.kubernetes.io/unschedulable",
 		"monitoring":       "metrics: {serviceMonitor: {enabled: true}}",
 		"network-policies": "networkPolicy: {enabled: true}",
+		"openshift":        "openshift: {enabled: true}",
 		"pod-monitoring":   "metrics: {podMonitor: {enabled: true}}",
 		"priority-class":   "{controller: {priorityClassName: belfry}, speaker: {priorityClassName: belfry}}",
 	}
@@ -340,6 +341,7 @@ func TestValuesThatAreWrongAreRefused(t *testing.T) {
 		{"metrics: {podMonitor: {serviceAccount: {name: x}}}", "serviceAccount"},
 		{"metrics: {certificateSecret: UPPER}", "certificateSecret"},
 		{"networkPolicy: true", "networkPolicy"},
+		{"openshift: true", "openshift"},
 		{"networkPolicy: {apiServerPorts: []}", "apiServerPorts"},
 		{"networkPolicy: {apiServerPorts: [0]}", "apiServerPorts"},
 		{"image: {digest: 'md5:1'}", "digest"},
@@ -397,6 +399,7 @@ func TestEveryValueChangesSomething(t *testing.T) {
 		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, metricRelabelings: [{action: drop, sourceLabels: [__name__], regex: go_.*}]}}"},
 		{"", "networkPolicy: {enabled: true}"},
 		{"networkPolicy: {enabled: true}", "networkPolicy: {enabled: true, apiServerPorts: [443, 16443]}"},
+		{"", "openshift: {enabled: true}"},
 		{"", "controller: {replicas: 3}"},
 		{"", "controller: {priorityClassName: ''}"},
 		{"", "controller: {nodeSelector: {a: b}}"},
