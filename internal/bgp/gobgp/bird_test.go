@@ -245,8 +245,11 @@ func (b *bird) up(t *testing.T, p lb.BGPPeer) bool {
 
 func (b *bird) lastWord(t *testing.T, p lb.BGPPeer) string {
 	t.Helper()
-	all := regexp.MustCompile(`(?m)^ +(Last error|Message): +(.*)$`).FindAllString(b.ask(t, "show protocols all "+p.Name), -1)
-	return strings.Join(all, " ")
+	text := b.ask(t, "show protocols all "+p.Name)
+	if all := regexp.MustCompile(`(?m)^ +(Last error|Message): +(.*)$`).FindAllString(text, -1); len(all) > 0 {
+		return strings.Join(all, " ")
+	}
+	return "no error: " + text
 }
 
 func (b *bird) count(t *testing.T, p lb.BGPPeer, family string) int {
