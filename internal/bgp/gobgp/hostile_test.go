@@ -312,7 +312,7 @@ func TestWhatEndsASessionIsTold(t *testing.T) {
 		// answer is the NOTIFICATION to be heard; nil for none.
 		answer *wire.Notification
 	}{
-		{"the router goes", func(_ *testing.T, c *call) { c.Close() }, bgp.ConnectionLost, "the router closed the connection", nil},
+		{"the router goes", func(_ *testing.T, c *call) { _ = c.Conn.(*net.TCPConn).CloseWrite() }, bgp.ConnectionLost, "the router closed the connection", nil},
 		{"the router resets", func(_ *testing.T, c *call) { _ = c.Conn.(*net.TCPConn).SetLinger(0); c.Close() }, bgp.ConnectionLost, "the router reset the connection", nil},
 		{
 			"the router says why", func(_ *testing.T, c *call) {

@@ -428,39 +428,57 @@ func TestAListenerOfAnotherProtocolIsNotSealed(t *testing.T) {
 	}
 }
 
-// A router that goes may take BFD down with it. Which of the two is seen first is chance;
-// what it says counts, and what it does not say does not delay the end.
+// A router that goes may take BFD down with it. What it says counts then, and that it
+// closes the connection does not; a router that says nothing delays the end by a moment.
 func TestWordsThatHaveComeCountBeforeBFD(t *testing.T) {
-	lost := func() Ending {
-		return Ending{Fault: &bgp.Fault{Cause: bgp.BFDDown, Text: "BFD down"}, Notification: new(wire.Cease(wire.CeaseBFDDown, ""))}
-	}
+	lost := func(cause bgp.Cause) Ending { return Ending{Fault: &bgp.Fault{Cause: cause, Text: "BFD down"}} }
+	words := wire.AppendNotification(wire.AppendKeepalive(nil), wire.Cease(wire.CeaseShutdown, "see you at noon"))
 	for _, c := range []struct {
+		name   string
+		cause  bgp.Cause
 		says   []byte
 		closes bool
-		want   string
+		// want is what the session ends for at once; "" for not.
+		want string
 	}{
-		{wire.AppendNotification(wire.AppendKeepalive(nil), wire.Cease(wire.CeaseShutdown, "see you at noon")), true, "the router says: cease: administrative shutdown: see you at noon"},
-		{wire.AppendKeepalive(nil), false, "BFD down"},
-		{nil, true, "BFD down"},
+		{"says why", bgp.BFDDown, words, true, "the router says: cease: administrative shutdown: see you at noon"},
+		{"closes", bgp.BFDDown, wire.AppendKeepalive(nil), true, "BFD down"},
+		{"says nothing", bgp.BFDDown, nil, false, ""},
+		{"of our own will", bgp.Leave, words, true, ""},
 	} {
-		for range 10 {
+		t.Run(c.name, func(t *testing.T) {
 			link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}})
+			defer link.part(Ending{})
+			defer router.Close()
 			router.send(c.says)
-			go func() { // it goes when we do
-				_, _ = io.Copy(io.Discard, router)
-				router.Close()
-			}()
 			if c.closes {
 				_ = router.Conn.(*net.TCPConn).CloseWrite()
 			}
-			if strings.Contains(c.want, "says") {
+			if c.want != "" {
 				link.reading = 10 * time.Second // however busy the machine is
 			}
-			endings := make(chan Ending, 1)
-			endings <- lost()
-			if e := link.Run(endings); e.Fault.Text != c.want {
-				t.Fatalf("%q, want %q", e.Fault.Text, c.want)
+			e, got := link.heed(lost(c.cause)), ""
+			if e.End != nil {
+				got = e.End.Fault.Text
 			}
+			if got != c.want {
+				t.Errorf("%q, want %q", got, c.want)
+			}
+		})
+	}
+	// And Run heeds it, whichever of the two it sees first.
+	for range 10 {
+		link, router := linked(t, bgp.Negotiated{Families: []lb.Family{lb.IPv4}})
+		link.reading = 10 * time.Second
+		router.send(words)
+		go func() { // it goes when we do
+			_, _ = io.Copy(io.Discard, router)
+			router.Close()
+		}()
+		endings := make(chan Ending, 1)
+		endings <- lost(bgp.BFDDown)
+		if e := link.Run(endings); e.Fault.Cause != bgp.Notified {
+			t.Fatalf("%v", e.Fault)
 		}
 	}
 }
