@@ -145,6 +145,29 @@ func outOfService(t *testing.T, f *frr, s *speaker) {
 	}
 }
 
+// A router that runs no BFD with us has the session all the same, and the reason why BFD
+// is down is told.
+func TestBFDThatTheRouterDoesNotRunHasWords(t *testing.T) {
+	ask(t, askedNoBFD)
+	s := speak(t) // which has BFD's ports for itself
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		p := j.neighbor(t, family, 65000)
+		profile := fast
+		p.BFD = &profile
+		prefix := map[string]string{"ipv4": "198.51.109.5/32", "ipv6": "2001:db8:109::5/128"}[family]
+		s.sayToo(p, route(prefix))
+		want := fmt.Sprintf("no BFD packet comes from %s to UDP port 3784 with a TTL of 255: does it run BFD with %s, and is the port let through?", p.Address, p.Source)
+		eventually(t, within, func() (bool, any) {
+			v := s.view(p.Name)
+			return v.State == bgp.Established && v.BFD == "Down" && v.BFDFault == want, fmt.Sprintf("%s BFD %s %q, want %q", show(v), v.BFD, v.BFDFault, want)
+		})
+		holds(t, j, p, family, prefix)
+		if v := s.view(p.Name); v.Counters.Flaps != 0 {
+			t.Errorf("%s %+v", show(v), v.Counters)
+		}
+	})
+}
+
 // BIRD signs, as bfdd of FRR does not: it does not know how. It runs BFD in one way
 // with all neighbors, so this is a test for itself.
 func TestBFDIsAuthenticated(t *testing.T) {
@@ -211,8 +234,25 @@ func TestBFDIsAuthenticated(t *testing.T) {
 			})
 			keys(two)
 			s.seesUp(t, p.Name)
-			// So does one that the router does not sign for.
-			says(``)
+
+			// So does a key that is set at one end only, whichever it is. The session has
+			// the path without BFD meanwhile.
+			stays := func(words string) {
+				t.Helper()
+				eventually(t, within, func() (bool, any) {
+					v := s.view(p.Name)
+					return v.State == bgp.Established && v.BFD == "Down" && v.BFDFault == words, fmt.Sprintf("%s BFD %s %s", show(v), v.BFD, v.BFDFault)
+				})
+			}
+			bird(t, `interface "*" { interval 100 ms; multiplier 20; };`)
+			stays("the neighbor does not authenticate its packets, and this end does: give it the key, or leave authentication out of the BFDProfile")
+			profile := fast
+			profile.DetectMultiplier = 20
+			p.BFD = &profile
+			s.sayToo(p, route(prefix))
+			s.seesUp(t, p.Name)
+			says(second)
+			stays("the neighbor authenticates its packets, and this end does not: set authentication in the BFDProfile, or turn it off there")
 			s.sayToo(p)
 		})
 	}

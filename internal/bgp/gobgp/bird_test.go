@@ -67,6 +67,8 @@ func needBIRD(t *testing.T) *bird {
 // to find the next hops of neighbors that may be far away, which internal ones
 // are; it tells of itself on the wire of unnumbered sessions.
 const birdHead = `router id 192.0.3.1;
+log stderr all;
+debug protocols { states, events };
 protocol device {}
 protocol direct { ipv4; ipv6; }
 protocol kernel { ipv4 { export where source = RTS_BGP; }; merge paths on; }
@@ -248,6 +250,12 @@ func (b *bird) lastWord(t *testing.T, p lb.BGPPeer) string {
 	text := b.ask(t, "show protocols all "+p.Name)
 	if all := regexp.MustCompile(`(?m)^ +(Last error|Message): +(.*)$`).FindAllString(text, -1); len(all) > 0 {
 		return strings.Join(all, " ")
+	}
+	logged, _ := os.ReadFile(filepath.Join(b.dir, "log"))
+	for line := range strings.Lines(string(logged)) {
+		if strings.Contains(line, p.Name+":") || strings.Contains(line, "econfig") {
+			text += line
+		}
 	}
 	return "no error: " + text
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -50,7 +51,10 @@ func odd(t *testing.T, over string, lines ...string) *oddRouter {
 	// It gives up being root, and talks to a process, which is read here and speaks from
 	// here.
 	script := fmt.Sprintf("#!/bin/sh\ncat %s/say &\nexec cat >> %[1]s/heard\n", o.dir)
-	conf := fmt.Sprintf("process test {\nrun %s/script;\nencoder json;\n}\nneighbor %s {\nrouter-id 192.0.2.1;\nlocal-address %[2]s;\nlocal-as 65001;\npeer-as 65000;\npassive true;\nlisten %d;\n%s\napi {\nprocesses [ test ];\nneighbor-changes;\nreceive { parsed; update; notification; }\n}\n}\n",
+	if !slices.Contains(lines, "passive false;") {
+		lines = append([]string{"passive true;"}, lines...)
+	}
+	conf := fmt.Sprintf("process test {\nrun %s/script;\nencoder json;\n}\nneighbor %s {\nrouter-id 192.0.2.1;\nlocal-address %[2]s;\nlocal-as 65001;\npeer-as 65000;\nlisten %d;\n%s\napi {\nprocesses [ test ];\nneighbor-changes;\nreceive { parsed; update; notification; }\n}\n}\n",
 		o.dir, over, r.peer.Port, strings.Join(lines, "\n"))
 	for name, text := range map[string]string{"script": script, "conf": conf, "heard": ""} {
 		if err := os.WriteFile(filepath.Join(o.dir, name), []byte(text), 0o600); err != nil {
@@ -193,6 +197,7 @@ func TestOddRoutersHearWhatTheyUnderstand(t *testing.T) {
 		{"has the shortest hold time", "127.0.0.1", []string{"hold-time 3;", v4}, 3 * time.Second, []string{four}, false},
 		{"wants messages of 65,535 octets", "127.0.0.1", []string{"hold-time 9;", v4, "capability { extended-message enable; }"}, 9 * time.Second, []string{four}, false},
 		{"wants several paths", "::1", []string{"hold-time 9;", v6, "capability { add-path send/receive; }"}, 9 * time.Second, []string{six}, false},
+		{"dials us, too", "127.0.0.1", []string{"passive false;", "hold-time 9;", v4}, 9 * time.Second, []string{four}, false},
 		{"restarts gracefully", "127.0.0.1", []string{"hold-time 9;", v4, "capability { graceful-restart 4095; }"}, 9 * time.Second, []string{four}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -220,6 +225,59 @@ func TestOddRoutersHearWhatTheyUnderstand(t *testing.T) {
 			s.say(o.peer, route(strings.Replace(four, "1/", "2/", 1)), route(strings.Replace(six, "1/", "2/", 1), bgp.Attributes{MED: bgp.Some(7)}))
 			has("2")
 			if v := s.view(o.peer.Name); v.Counters.Established != 1 {
+				t.Errorf("%s %+v", show(v), v.Counters)
+			}
+		})
+	}
+}
+
+// What a router announces, in however long a form, and that it asks for our table again,
+// costs no session.
+func TestOddRoutersMaySayWhatIsLegal(t *testing.T) {
+	t.Parallel()
+	for over, c := range map[string]struct{ ours, family, theirs string }{
+		"127.0.0.1": {"198.51.100.1/32", "ipv4", "203.0.113.%d/32"},
+		"::1":       {"2001:db8:100::1/128", "ipv6", "2001:db8:113::%d/128"},
+	} {
+		t.Run(over, func(t *testing.T) {
+			t.Parallel()
+			o := odd(t, over, "hold-time 9;", "family { "+c.family+" unicast; }", "capability { route-refresh enable; graceful-restart 120; }")
+			s := speak(t)
+			s.say(o.peer, route(c.ours))
+			has := func() {
+				t.Helper()
+				eventually(t, within, func() (bool, any) {
+					routes, _, ups := o.heard(t)
+					return ups == 1 && maps.Equal(routes, map[string]string{c.ours: over}), fmt.Sprintf("%d sessions, %v; %s", ups, routes, show(s.view(o.peer.Name)))
+				})
+			}
+			has()
+			announces := func(n int, attributes string) {
+				o.says(t, fmt.Sprintf("announce route "+c.theirs+" next-hop %s %s", n, over, attributes))
+			}
+			received := func(n int) {
+				t.Helper()
+				eventually(t, within, func() (bool, any) {
+					v := s.view(o.peer.Name)
+					return v.Received == n && v.Counters.MalformedIn == 0, fmt.Sprintf("%d received, %+v", v.Received, v.Counters)
+				})
+			}
+			announces(1, "origin incomplete med 4294967295")
+			received(1)
+			announces(2, "as-path [ "+strings.Repeat("4200000000 ", 250)+"]")
+			announces(3, "as-path [ 65001 ( 65002 65003 ) ]")
+			announces(4, "community [ "+strings.Repeat("65001:1 ", 200)+"] large-community [ 65001:1:2 ] extended-community [ target:65001:1 ]")
+			announces(5, "attribute [ 0x63 0xe0 0x0102030405 ] atomic-aggregate aggregator ( 65001:192.0.2.1 )")
+			o.says(t, fmt.Sprintf("withdraw route "+c.theirs+" next-hop %s", 1, over))
+			received(4)
+			before := s.view(o.peer.Name).Counters.UpdatesOut
+			o.says(t, "announce route-refresh "+c.family+" unicast")
+			eventually(t, within, func() (bool, any) {
+				v := s.view(o.peer.Name)
+				return v.Counters.UpdatesOut > before, v.Counters
+			})
+			has()
+			if v := s.view(o.peer.Name); v.Counters.Established != 1 || v.State != bgp.Established {
 				t.Errorf("%s %+v", show(v), v.Counters)
 			}
 		})

@@ -35,8 +35,10 @@ const (
 	askedResets     question = "resets by the router; route refresh"
 	askedSilence    question = "a router that falls silent is given up (IPv4)"
 	askedTables     question = "ten thousand prefixes (IPv4)"
+	askedEdits      question = "two hundred and forty edits that concern no session reset none"
 	askedFlaps      question = "routes change while the session flaps (IPv4)"
 	askedBFD        question = "BFD, one hop and several, takes the session down with its path"
+	askedNoBFD      question = "BFD that the router does not run is explained in words, and costs nothing"
 	askedCrash      question = "a speaker that crashes is waited for with graceful restart, and not without"
 	askedUpgrade    question = "graceful restart keeps forwarding through an upgrade and a change of the peer"
 	askedLeave      question = "a node leaves by GRACEFUL_SHUTDOWN, then withdraws (RFC 8326)"
@@ -46,7 +48,7 @@ const (
 var questions = []question{
 	askedRoutes, askedAttributes, askedFamilies, askedNextHops, askedFewer, askedUnnumbered, askedPasswords, askedTrouble, askedFull, askedIdentifier, askedTwice,
 	askedRelation, askedRoles, askedDistance,
-	askedPreference, askedAggregates, askedResets, askedSilence, askedTables, askedFlaps, askedBFD, askedCrash, askedUpgrade,
+	askedPreference, askedAggregates, askedResets, askedSilence, askedTables, askedEdits, askedFlaps, askedBFD, askedNoBFD, askedCrash, askedUpgrade,
 	askedLeave, askedShutdown,
 }
 

@@ -95,7 +95,11 @@ func (s *session) unwatch() {
 // of service does not.
 func (s *session) pathChanged(c udp.Change) {
 	s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = c.State.String(), c.Why })
-	s.log.Info("BFD state changed", "state", c.State.String(), "reason", c.Why)
+	if c.State == bfd.Up {
+		s.log.Info("BFD up")
+	} else {
+		s.log.Info("BFD down", "reason", c.Why)
+	}
 	if c.Failed {
 		s.end(guard.Ending{
 			Fault:        &bgp.Fault{Cause: bgp.BFDDown, Text: "BFD down: " + c.Why},
