@@ -2,7 +2,7 @@ module github.com/belfrylb/belfry
 
 go 1.26.0
 
-// gobgp listens on loopback, by plain TCP: a filter on a socket of MPTCP is none on its subflows.
+// gobgp listens on loopback, by plain TCP: a socket of MPTCP takes no key of TCP MD5.
 godebug multipathtcp=0
 
 require (

@@ -434,8 +434,9 @@ func TestKeysChangeWithoutInterruption(t *testing.T) {
 	for _, how := range []lb.BFDAuthentication{lb.BFDKeyedSHA1, lb.BFDMeticulousKeyedSHA1} {
 		here, there := paths(how == lb.BFDKeyedSHA1)
 		signed := func(keys ...lb.BFDKey) lb.BFDProfile {
-			p := profile
-			p.DetectMultiplier, p.Authentication, p.Keys = 60, how, keys
+			p := profile // two seconds of silence, or eight before the session has found its pace
+			p.Transmit, p.Receive, p.DetectMultiplier = 250*time.Millisecond, 250*time.Millisecond, 8
+			p.Authentication, p.Keys = how, keys
 			return p
 		}
 		a, b := watch(t, m, here, signed(older)), watch(t, m, there, signed(older))

@@ -157,12 +157,12 @@ func (t *table) listen(ctx context.Context) error {
 		}})
 		globals.Unlock()
 		if err == nil {
-			if err = inner.Seal(); err == nil {
-				t.inner = inner
-				return nil
+			t.inner = inner
+			if err := inner.Seal(); err != nil {
+				t.pool.log.Debug("the connection with gobgp is not signed", "err", err)
 			}
+			return nil
 		}
-		inner.Close()
 		if !errors.Is(err, syscall.EADDRINUSE) || attempt == 8 {
 			return fmt.Errorf("start gobgp: %w", err)
 		}
@@ -210,7 +210,7 @@ func (t *table) start(ctx context.Context, routes []hop) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := t.inner.Dial(); err != nil {
+	if err := t.inner.Dial(ctx); err != nil {
 		return err
 	}
 	for _, f := range t.shape.families() {

@@ -2,22 +2,24 @@ package guard
 
 import (
 	"bufio"
-	"encoding/binary"
+	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
-	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/belfrylb/belfry/internal/bgp/wire"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 // innerTimeout bounds what happens on loopback, between two parts of one
@@ -27,13 +29,15 @@ const innerTimeout = 20 * time.Second
 // An Inner is the connection that a gobgp server holds with us in place of its
 // router. It lives as long as that server; Links to the router come and go.
 //
-// It is we who dial: gobgp waits for a second before it does. Its listener takes
-// packets from the socket that dials, and from no other on the node (see Seal), and is
-// closed once that has been taken.
+// It is we who dial: gobgp waits for a second before it does. It listens for a moment,
+// and heeds one neighbor: an address that nobody guesses, from which the kernel takes
+// only what is signed with a key that nobody has (see Seal).
 type Inner struct {
-	// server is where gobgp is to listen, own the end that dials, which socket has.
-	server, own netip.AddrPort
-	socket      *os.File
+	// server is where gobgp is to listen, own whence it is dialed.
+	server netip.AddrPort
+	own    netip.Addr
+	// key signs the connection, once it is set.
+	key lb.Secret
 	// said is called when gobgp has said the whole table of a family.
 	said func(wire.Family)
 	// conn is set by Dial.
@@ -50,83 +54,49 @@ type Inner struct {
 	owed, early map[wire.Family]int
 }
 
-// NewInner takes the addresses of both ends. Said is called by Run each time that
+// NewInner chooses the addresses of both ends. Said is called by Run each time that
 // gobgp has said the whole table of a family: once after Greet, and after each Refresh.
 func NewInner(said func(wire.Family)) (*Inner, error) {
-	// An address that nobody guesses before Seal.
-	socket, own, err := bound(netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))}))
+	// Another may take the port before gobgp does, which then says so.
+	var lc net.ListenConfig
+	lc.SetMultipathTCP(false)
+	l, err := lc.Listen(context.Background(), "tcp4", "127.0.0.1:0")
 	if err != nil {
-		return nil, fmt.Errorf("an address on loopback: %w", err)
-	}
-	// Another may take it before gobgp does, which then says so.
-	other, server, err := bound(netip.AddrFrom4([4]byte{127, 0, 0, 1}))
-	if err != nil {
-		socket.Close()
 		return nil, fmt.Errorf("a port on loopback: %w", err)
 	}
-	other.Close()
-	return &Inner{server: server, own: own, socket: socket, said: said, owed: map[wire.Family]int{}}, nil
+	defer l.Close()
+	own := [4]byte{127}
+	for own[3] == 0 || own[3] == 255 || own[1] == 0 {
+		if _, err := rand.Read(own[1:]); err != nil {
+			return nil, err
+		}
+	}
+	return &Inner{
+		server: l.Addr().(*net.TCPAddr).AddrPort(), own: netip.AddrFrom4(own), said: said, owed: map[wire.Family]int{},
+	}, nil
 }
 
-// bound returns a socket that has an address, and a port that no other has there.
-func bound(a netip.Addr) (*os.File, netip.AddrPort, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
-	if err != nil {
-		return nil, netip.AddrPort{}, err
-	}
-	f := os.NewFile(uintptr(fd), "loopback")
-	err = unix.Bind(fd, &unix.SockaddrInet4{Addr: a.As4()})
-	var name unix.Sockaddr
-	if err == nil {
-		name, err = unix.Getsockname(fd)
-	}
-	if err != nil {
-		f.Close()
-		return nil, netip.AddrPort{}, err
-	}
-	return f, addrPortOf(name), nil
-}
-
-// Server returns the address at which gobgp is to listen, and Addr that of the neighbor
-// which it is to wait for.
+// Server returns the address at which gobgp is to listen.
 func (in *Inner) Server() netip.AddrPort { return in.server }
 
-// Addr returns the address from which gobgp is dialed.
-func (in *Inner) Addr() netip.Addr { return in.own.Addr() }
+// Addr returns the address of the only neighbor that gobgp is to heed: that from which
+// Dial comes.
+func (in *Inner) Addr() netip.Addr { return in.own }
 
-// Seal has the kernel drop what comes to gobgp's listener from another socket than that
-// of Dial, so that no other process on the node can speak to its parser. It must be
-// called when gobgp listens, and before it knows its neighbor.
+// Seal has the kernel take nothing from the address of Dial that is not signed by us
+// (RFC 2385), so that no other process on the node reaches gobgp's parser. It must be
+// called when gobgp listens. An error means that the kernel cannot do that; the address
+// is then a secret until gobgp has taken our connection, and no more than that.
 func (in *Inner) Seal() error {
 	fd, err := listenerAt(in.server)
 	if err != nil {
 		return err
 	}
-	// A filter on a socket of MPTCP would not be one on its subflows.
-	if protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL); err != nil {
-		return fmt.Errorf("ask how gobgp listens: %w", err)
-	} else if protocol != unix.IPPROTO_TCP {
-		return fmt.Errorf("gobgp listens by protocol %d, not TCP", protocol)
+	key := lb.NewSecret(rand.Text())
+	if err := setMD5(fd, in.own, key); err != nil {
+		return fmt.Errorf("sign the connection with gobgp: %w", err)
 	}
-	source := in.own.Addr().As4()
-	program, err := bpf.Assemble([]bpf.Instruction{
-		bpf.LoadAbsolute{Off: 0, Size: 2}, // the source port: a TCP socket's packets begin with their header
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(in.own.Port()), SkipTrue: 3},
-		bpf.LoadAbsolute{Off: 0xfff00000 + 12, Size: 4}, // SKF_NET_OFF: the source address of the IP header
-		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: binary.BigEndian.Uint32(source[:]), SkipTrue: 1},
-		bpf.RetConstant{Val: 1 << 16},
-		bpf.RetConstant{Val: 0},
-	})
-	if err != nil {
-		return err
-	}
-	code := make([]unix.SockFilter, len(program))
-	for i, p := range program {
-		code[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
-	}
-	if err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]}); err != nil {
-		return fmt.Errorf("keep others on the node from gobgp: %w", err)
-	}
+	in.key = key
 	return nil
 }
 
@@ -151,25 +121,22 @@ func listenerAt(a netip.AddrPort) (int, error) {
 	return 0, fmt.Errorf("nobody here listens at %v", a)
 }
 
-// Dial connects to gobgp. It must be called after Seal, when gobgp waits for its
-// neighbor.
-func (in *Inner) Dial() error {
-	defer in.socket.Close()
-	raw, err := in.socket.SyscallConn()
-	if err != nil {
-		return err
+// Dial connects to gobgp. It must be called when gobgp waits for its neighbor.
+func (in *Inner) Dial(ctx context.Context) error {
+	d := net.Dialer{Timeout: innerTimeout, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(in.own, 0))}
+	d.SetMultipathTCP(false)
+	if !in.key.Empty() {
+		d.Control = func(_, _ string, c syscall.RawConn) error {
+			var failed error
+			err := c.Control(func(fd uintptr) { failed = setMD5(int(fd), in.server.Addr(), in.key) })
+			return errors.Join(err, failed)
+		}
 	}
-	var failed error
-	if err := raw.Control(func(fd uintptr) {
-		failed = unix.Connect(int(fd), &unix.SockaddrInet4{Addr: in.server.Addr().As4(), Port: int(in.server.Port())})
-	}); err != nil {
-		return err
+	var err error
+	if in.conn, err = d.DialContext(ctx, "tcp4", in.server.String()); err != nil {
+		return fmt.Errorf("dial gobgp on loopback: %w", err)
 	}
-	if failed != nil {
-		return fmt.Errorf("dial gobgp on loopback: %w", failed)
-	}
-	in.conn, err = net.FileConn(in.socket)
-	return err
+	return nil
 }
 
 // Greet opens a session with gobgp as open says; gobgp then says its table, and listens
@@ -298,7 +265,6 @@ func (in *Inner) write(b []byte) error {
 
 // Close ends Greet and Run.
 func (in *Inner) Close() {
-	in.socket.Close()
 	if in.conn != nil {
 		in.conn.Close()
 	}
