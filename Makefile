@@ -91,8 +91,9 @@ mutants: ## Count the small errors in the packages that decide that their short 
 	go run ./hack/mutants $(MUTANTS)
 
 .PHONY: lint
-lint: ## gofumpt, go vet, staticcheck and deadcode
+lint: ## gofumpt, go vet, staticcheck, deadcode, and actionlint of the workflows
 	@out=$$($(TOOL) gofumpt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not formatted (make format):"; echo "$$out"; exit 1; fi
+	$(TOOL) actionlint -shellcheck= -pyflakes= .github/workflows/*.yaml
 	go vet ./...
 	$(TOOL) staticcheck ./...
 	@echo deadcode; out=$$($(TOOL) deadcode -test ./...) || exit; if [ -n "$$out" ]; then echo "no program and no test calls these:"; echo "$$out"; exit 1; fi

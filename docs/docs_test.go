@@ -54,7 +54,7 @@ func pages(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"} {
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "GOVERNANCE.md", "CODE_OF_CONDUCT.md"} {
 		read(filepath.Join("..", name))
 	}
 	return all
@@ -414,7 +414,7 @@ func TestLinksLeadSomewhere(t *testing.T) {
 			seen++
 			path := page
 			if target != "" {
-				path = filepath.Join(filepath.Dir(page), target)
+				path = strings.TrimPrefix(filepath.Join(filepath.Dir(page), target), "../docs/")
 			}
 			if _, err := os.Stat(path); err != nil {
 				t.Errorf("%s: link to %s: %v", page, m[1], err)
