@@ -112,7 +112,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	})
 
 	s := speaker.New(speaker.Config{
-		Node: o.node, Gossip: gossip, Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
+		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
 		BGP: peering, Grace: o.grace, Pulse: loop,
 	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	status := register{

@@ -36,7 +36,7 @@ func large(size, addresses int) (*Core, []election.Member) {
 			Announced: true, Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{"": {Ready: 1}}},
 		})
 	}
-	c := New(Config{Node: "n0000", Family: lb.IPv4})
+	c := New(Config{Node: "n0000", Gossip: netip.AddrFrom4([4]byte{192, 0, 2, 11})})
 	c.SetInterfaces(members[0].Interfaces)
 	c.SetMembers(start, members)
 	c.Configure(start, s)

@@ -18,8 +18,11 @@ import (
 type Config struct {
 	// Node is the name of its node.
 	Node string
-	// Family is that of the addresses by which speakers gossip.
-	Family   lb.Family
+	// Gossip is the address at which it gossips, and its family that at which the
+	// others are called. It follows the first address of the Node of that family, unless
+	// it is Fixed.
+	Gossip   netip.Addr
+	Fixed    bool
 	Announce announce.Options
 	// Decide decides who announces; nil: [announce.Decide].
 	Decide func(*announce.Index, []election.Member, *election.Holdoff, string) announce.Intent
@@ -125,15 +128,22 @@ func (c *Core) Configure(now time.Time, s lb.Snapshot) {
 	maps.DeleteFunc(c.announced, func(a netip.Addr, _ time.Time) bool { return !c.index.Uses(a) })
 	c.due, c.urgent = true, true
 
-	peers := []netip.Addr{}
+	peers, own := []netip.Addr{}, netip.Addr{}
 	for _, n := range c.nodes {
-		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == c.cfg.Family })
-		if i >= 0 {
-			peers = append(peers, n.Addresses[i])
+		i := slices.IndexFunc(n.Addresses, func(a netip.Addr) bool { return lb.FamilyOf(a) == lb.FamilyOf(c.cfg.Gossip) })
+		if i < 0 {
+			continue
+		}
+		peers = append(peers, n.Addresses[i])
+		if n.Name == c.cfg.Node {
+			own = n.Addresses[i]
 		}
 	}
 	if c.peers == nil || !slices.Equal(peers, c.peers) {
 		c.peers, c.out.Peers = peers, peers
+	}
+	if own.IsValid() && own != c.cfg.Gossip && !c.cfg.Fixed {
+		c.cfg.Gossip, c.out.Move = own, own
 	}
 }
 

@@ -19,7 +19,7 @@ import (
 // TestTranscripts tells what the Core of node a does. What happens is followed by
 // Settle; sleep settles whenever the Core asked for it.
 //
-//	configure ADDR[@PLACE].. [nodes=N,..] [drained=N,..] [policy=defend|ignore] [announced]
+//	configure ADDR[@PLACE].. [nodes=N,..] [N=ADDR,..] [drained=N,..] [policy=defend|ignore] [announced]
 //	member NODE STATE [claims=ADDR,..] [offers=ADDR,..]
 //	gone NODE
 //	carrier on|off
@@ -55,7 +55,7 @@ type conversation struct {
 var nodes = []string{"a", "b", "c"}
 
 func newConversation(t *testing.T) *conversation {
-	c := &conversation{t: t, core: New(Config{Node: "a", Family: lb.IPv4}), now: start, asked: map[int]layer2.Inquiry{}}
+	c := &conversation{t: t, core: New(Config{Node: "a", Gossip: netip.AddrFrom4([4]byte{192, 0, 2, 11})}), now: start, asked: map[int]layer2.Inquiry{}}
 	c.core.SetInterfaces(interfacesOf("a", true))
 	return c
 }
@@ -191,8 +191,12 @@ func (c *conversation) configure(words []string, by map[string]string) {
 		names = strings.Split(by["nodes"], ",")
 	}
 	for _, n := range names {
+		addresses := []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, host(n)})}
+		if at, moved := by[n]; moved {
+			addresses = c.addresses(at)
+		}
 		s.Nodes = append(s.Nodes, lb.Node{
-			Name: n, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{192, 0, 2, host(n)})},
+			Name: n, Addresses: addresses,
 			Drain: slices.Contains(strings.Split(by["drained"], ","), n),
 		})
 	}
@@ -261,6 +265,9 @@ func (c *conversation) effects(e Effects) string {
 			all = append(all, fmt.Sprintf("%v%v", claim.Address, claim.Interfaces))
 		}
 		say("answer for %s", strings.Join(all, " "))
+	}
+	if e.Move.IsValid() {
+		say("gossip at %v", e.Move)
 	}
 	if g := e.Gossip; g != nil {
 		leaving := ""

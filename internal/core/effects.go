@@ -19,6 +19,8 @@ type Effects struct {
 	Gossip *election.Local
 	// Peers are the addresses at which other speakers should be.
 	Peers []netip.Addr
+	// Move is the address at which to gossip from now on; zero: where it does.
+	Move netip.Addr
 
 	// Announce are addresses to announce afresh, Defend those to claim with a
 	// single packet.

@@ -26,6 +26,7 @@ import (
 //	lost NODE
 //	answer NODE silent|answers|speaks|unknown silent|refused|open [round=N]
 //	stopped
+//	move NODE                                         it gossips at that node's address from now on
 //	receive KIND RECORD                               relayed, direct, knock, doubt
 //	state RECORD; RECORD...                           the other's own first
 //	  RECORD: NODE [boot=N] seq=N [epoch=N] [joining] [leaving] [part] [sessions=N,..] [A=QUORUM@EPOCH ...]
@@ -112,6 +113,8 @@ func (w *viewWorld) Line(line string) string {
 		port := map[string]Port{"silent": PortSilent, "refused": PortRefused, "open": PortOpen}[args[2]]
 		round := transcript.Number(w.T, options(args)["round"], w.rounds[args[0]])
 		w.v.Answered(w.now, args[0], Answer{Round: round, Segment: segment, Port: port})
+	case "move":
+		w.v.Move(w.now, at(args[0]))
 	case "stopped":
 		w.v.Stopped(w.now)
 	case "receive":

@@ -327,6 +327,18 @@ func (v *View) SetPeers(now time.Duration, peers []netip.Addr) {
 	v.places, v.stale = next, true
 }
 
+// Move says that this node gossips at another address from now on. Gossip begins anew,
+// so that all have to be found again; until then they keep what they own.
+func (v *View) Move(now time.Duration, addr netip.Addr) {
+	v.self.Address = addr
+	v.places = slices.DeleteFunc(v.places, func(p *place) bool { return p.addr == addr })
+	for _, p := range v.order {
+		v.step(now, p, Lost{})
+	}
+	v.renew()
+	v.tellAll()
+}
+
 // Room is how many other names a node knows at most, where so many others should
 // be. Nodes come and go, and one that has the key but no Node may tell of names
 // without end.

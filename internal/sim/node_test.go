@@ -263,7 +263,7 @@ func (n *node) start() {
 	n.addr = gossipAddress(n.host)
 	n.config = n.w.truth.clone()
 	n.view = election.NewView(n.name, n.addr, n.boot, election.DefaultPace(3, slow, lostSoonest))
-	n.core = core.New(core.Config{Node: n.name, Family: lb.IPv4})
+	n.core = core.New(core.Config{Node: n.name, Gossip: n.addr})
 	n.w.note("%s starts", n.name)
 	n.turn(func() {})
 	n.soon(func() {
@@ -310,6 +310,9 @@ func (n *node) act() {
 	}
 	if e.Peers != nil {
 		n.view.SetPeers(n.clock(), e.Peers)
+	}
+	if e.Move.IsValid() {
+		n.move(e.Move)
 	}
 	for _, a := range e.Announce {
 		n.schedule.Announce(n.time(), a)
@@ -457,6 +460,25 @@ func (n *node) interfaces() {
 		n.send()
 		n.soon(func() { n.core.SetInterfaces(n.ifaces()) })
 	}
+}
+
+// move gossips at another address: memberlist begins anew, and the others find that the
+// node is not where it was.
+func (n *node) move(addr netip.Addr) {
+	n.w.note("%s gossips at %v", n.name, addr)
+	n.addr, n.deaf = addr, false
+	n.gossip, n.since = map[int]bool{}, map[int]time.Duration{}
+	n.view.Move(n.clock(), addr)
+	for _, other := range n.w.nodes {
+		if boot := other.boot; other != n && other.gossip[n.id] {
+			n.w.after(n.w.between(lostSoonest, lostLatest), func() {
+				if other.boot == boot && other.active() && other.gossip[n.id] && !n.gossip[other.id] {
+					other.lose(n)
+				}
+			})
+		}
+	}
+	n.w.watch()
 }
 
 // renumber gives the node another address. Its speaker's socket keeps the old one.

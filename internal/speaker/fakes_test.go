@@ -294,16 +294,16 @@ type hub struct {
 }
 
 type part struct {
-	hub     *hub
-	node    string
-	address netip.Addr
-	local   election.Local
-	own     election.OwnClaims
-	said    int
-	peers   []netip.Addr
-	members []election.Member
-	changed chan struct{}
-	state   election.State
+	hub          *hub
+	node         string
+	address      netip.Addr
+	local        election.Local
+	own          election.OwnClaims
+	said         int
+	peers, moved []netip.Addr
+	members      []election.Member
+	changed      chan struct{}
+	state        election.State
 }
 
 func (p *part) Publish(l election.Local) {
@@ -323,6 +323,12 @@ func (p *part) SetPeers(peers []netip.Addr) {
 	p.hub.mu.Lock()
 	defer p.hub.mu.Unlock()
 	p.peers = peers
+}
+
+func (p *part) Move(addr netip.Addr) {
+	p.hub.mu.Lock()
+	defer p.hub.mu.Unlock()
+	p.moved = append(p.moved, addr)
 }
 
 func (p *part) Changed() <-chan struct{} { return p.changed }

@@ -18,7 +18,7 @@ var fatal = netip.MustParseAddr("192.0.2.66")
 // faulty has the speaker of a node panic over Services that hold an address.
 func (n *fakeNode) faulty() {
 	n.speaker.core = core.New(core.Config{
-		Node: n.name, Family: lb.IPv4,
+		Node: n.name, Gossip: n.speaker.cfg.Gossip,
 		Decide: func(ix *announce.Index, members []election.Member, turns *election.Holdoff, self string) announce.Intent {
 			if ix.Uses(fatal) {
 				panic("a fault over layer 2")

@@ -57,6 +57,7 @@ type Link interface {
 type Membership interface {
 	Publish(election.Local)
 	SetPeers([]netip.Addr)
+	Move(netip.Addr)
 	Members() []election.Member
 	Changed() <-chan struct{}
 }
@@ -66,8 +67,9 @@ type Config struct {
 	// Node is this node's name.
 	Node string
 	// Gossip is the address it gossips on; peers are called at their address of
-	// the same family.
+	// the same family. It follows that of the Node unless it is Fixed.
 	Gossip   netip.Addr
+	Fixed    bool
 	Announce announce.Options
 	// BGP holds the sessions with routers; nil for none. Grace is how long they
 	// have to find another way before this node goes.
@@ -132,7 +134,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, log *slog.L
 	}
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
-		core:     core.New(core.Config{Node: cfg.Node, Family: lb.FamilyOf(cfg.Gossip), Announce: cfg.Announce}),
+		core:     core.New(core.Config{Node: cfg.Node, Gossip: cfg.Gossip, Fixed: cfg.Fixed, Announce: cfg.Announce}),
 		dirty:    true,
 		board:    newBoard(),
 		met:      map[string]bool{},
@@ -349,6 +351,9 @@ func (s *Speaker) perform(ctx context.Context, e core.Effects) {
 	}
 	if e.Peers != nil {
 		s.members.SetPeers(e.Peers)
+	}
+	if e.Move.IsValid() {
+		s.members.Move(e.Move)
 	}
 	for _, a := range e.Announce {
 		s.link.Announce(a)

@@ -59,8 +59,10 @@ type cluster struct {
 
 	mu  sync.Mutex
 	cut map[[2]netip.Addr]bool // From, to.
-	// silent are the nodes whose kernel does not answer on the segment.
+	// silent are the nodes whose kernel does not answer on the segment, speaks those
+	// whose speaker does.
 	silent  map[string]bool
+	speaks  map[string]bool
 	members map[string]*member
 }
 
@@ -68,7 +70,7 @@ func newCluster(t testing.TB, size int) *cluster {
 	t.Helper()
 	c := &cluster{
 		t: t, subnet: subnets.Add(1), size: size, port: 17870,
-		cut: map[[2]netip.Addr]bool{}, silent: map[string]bool{}, members: map[string]*member{},
+		cut: map[[2]netip.Addr]bool{}, silent: map[string]bool{}, speaks: map[string]bool{}, members: map[string]*member{},
 	}
 	t.Cleanup(c.stop)
 	return c
@@ -105,7 +107,7 @@ func (c *cluster) start(host int, change ...func(*Config)) *member {
 	}
 	m.open = func(bind netip.AddrPort, b *border) (memberlist.NodeAwareTransport, error) {
 		t, err := open(bind, b)
-		m.wire = &wire{NodeAwareTransport: t, cluster: c, self: cfg.Bind}
+		m.wire = &wire{NodeAwareTransport: t, cluster: c, self: bind.Addr()}
 		return m.wire, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -235,8 +237,11 @@ type segment struct{ c *cluster }
 
 func (s segment) Confirm(ctx context.Context, q election.Question) election.Reply {
 	s.c.mu.Lock()
-	silent := s.c.silent[q.Suspect.Node]
+	silent, speaks := s.c.silent[q.Suspect.Node], s.c.speaks[q.Suspect.Node]
 	s.c.mu.Unlock()
+	if speaks {
+		return election.Speaks
+	}
 	if !silent {
 		return election.Answers
 	}

@@ -18,10 +18,13 @@ import (
 // View asks for. Its methods run on one goroutine; what takes time (asking a
 // suspect, exchanging state) runs on others, which post the result.
 type loop struct {
-	m     *Membership
-	ctx   context.Context
+	m    *Membership
+	ctx  context.Context
+	bind netip.Addr // Where to gossip.
+	// Nil while that address is not the node's; again is when to try it once more.
 	ml    *memberlist.Memberlist
 	tr    memberlist.NodeAwareTransport
+	again time.Duration
 	view  *election.View
 	start time.Time // Origin of the View's times.
 	wg    sync.WaitGroup
@@ -83,6 +86,9 @@ func (l *loop) run() {
 		for _, f := range l.m.inbox.take() {
 			f(l)
 		}
+		if l.ml == nil && now >= l.again {
+			l.rebegin()
+		}
 		e := l.view.Settle(l.now())
 		next := l.perform(e)
 		l.rest(time.Duration(len(e.Members)) * perMember)
@@ -111,7 +117,7 @@ func (l *loop) perform(e election.Effects) time.Duration {
 	for _, t := range e.Tells {
 		l.tell(t)
 	}
-	if e.Refute {
+	if e.Refute && l.ml != nil {
 		_ = l.ml.UpdateNode(time.Nanosecond) // It need not wait until all is said.
 	}
 	for _, r := range e.News {
@@ -177,6 +183,9 @@ func (l *loop) encoded(r *election.Record) []byte {
 // it by a stream when it does not fit. Errors are packets lost; what they were
 // to bring comes with the next exchange.
 func (l *loop) tell(t election.Tell) {
+	if l.ml == nil {
+		return
+	}
 	to := hostPort(t.To, l.m.cfg.Port)
 	packet := as(l.encoded(l.own), t.Kind)
 	large := len(packet) > packetSize
@@ -198,14 +207,14 @@ func (l *loop) stream(to netip.Addr) {
 		return
 	}
 	l.streams[to] = false
-	node := &memberlist.Node{Addr: to.AsSlice(), Port: l.m.cfg.Port}
+	ml, node := l.ml, &memberlist.Node{Addr: to.AsSlice(), Port: l.m.cfg.Port}
 	b := as(l.encoded(l.own), election.Direct)
 	l.spawn(l.quick, func() {
-		_ = l.ml.SendReliable(node, b)
+		_ = ml.SendReliable(node, b)
 		l.m.inbox.post(func(l *loop) {
 			again := l.streams[to]
 			delete(l.streams, to)
-			if again {
+			if again && l.ml != nil {
 				l.stream(to)
 			}
 		})
@@ -215,12 +224,13 @@ func (l *loop) stream(to netip.Addr) {
 // exchange exchanges all state with whoever is at the address, unless as many
 // attempts at that are under way.
 func (l *loop) exchange(a netip.Addr, slots chan struct{}, attempts int) {
-	if l.exchanges[a] >= attempts {
+	if l.ml == nil || l.exchanges[a] >= attempts {
 		return
 	}
 	l.exchanges[a]++
+	ml := l.ml
 	l.spawn(slots, func() {
-		_, err := l.ml.Join([]string{hostPort(a, l.m.cfg.Port)})
+		_, err := ml.Join([]string{hostPort(a, l.m.cfg.Port)})
 		l.m.metrics.exchanges.WithLabelValues(result(err)).Inc()
 		l.m.inbox.post(func(l *loop) {
 			if l.exchanges[a]--; l.exchanges[a] == 0 {
@@ -272,8 +282,9 @@ func (l *loop) ask(q election.Question) {
 		}
 		segment <- v
 	})
+	tr := l.tr
 	l.wg.Go(func() {
-		port := l.connect(q.Suspect.Address)
+		port := l.connect(tr, q.Suspect.Address)
 		if port == election.PortRefused {
 			answer(election.Unknown, port)
 			return
@@ -282,8 +293,11 @@ func (l *loop) ask(q election.Question) {
 	})
 }
 
-func (l *loop) connect(a netip.Addr) election.Port {
-	c, err := l.tr.DialTimeout(hostPort(a, l.m.cfg.Port), portTimeout)
+func (l *loop) connect(tr memberlist.NodeAwareTransport, a netip.Addr) election.Port {
+	if tr == nil {
+		return election.PortSilent
+	}
+	c, err := tr.DialTimeout(hostPort(a, l.m.cfg.Port), portTimeout)
 	switch {
 	case err == nil:
 		_ = c.Close()
@@ -383,6 +397,9 @@ func (l *loop) decode(b []byte) (*election.Record, election.Kind) {
 func (l *loop) farewell() {
 	l.view.SetLocal(election.Local{Leaving: true})
 	l.perform(l.view.Settle(l.now()))
+	if l.ml == nil {
+		return
+	}
 	if err := l.ml.Leave(farewellTime); err != nil {
 		l.m.log.Debug("no member has confirmed that this node leaves", "err", err)
 	}

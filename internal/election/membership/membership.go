@@ -139,16 +139,11 @@ func (m *Membership) Run(ctx context.Context) error {
 	if err := p.Validate(); err != nil {
 		return err
 	}
-	tr, err := m.open(netip.AddrPortFrom(m.cfg.Bind, m.cfg.Port), m.border)
-	if err != nil {
-		return err
-	}
-
 	start := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := &loop{
-		m: m, ctx: ctx, tr: tr, start: start,
+		m: m, ctx: ctx, bind: m.cfg.Bind, start: start,
 		// Greater than at this node's last start, or corrected by the others'
 		// memory of it.
 		view: election.NewView(m.cfg.Node, m.cfg.Bind, uint64(start.UnixNano()), p.view()),
@@ -156,33 +151,21 @@ func (m *Membership) Run(ctx context.Context) error {
 		exchanges: map[netip.Addr]int{}, streams: map[netip.Addr]bool{}, heard: map[string]heard{},
 	}
 	l.perform(l.view.Settle(0)) // So that there is a record to hand over.
-
-	conf := memberlist.DefaultLANConfig()
-	p.apply(conf)
-	conf.Name = m.cfg.Node
-	conf.Transport = tr
-	conf.BindAddr, conf.BindPort = m.cfg.Bind.String(), int(m.cfg.Port)
-	conf.AdvertisePort = int(m.cfg.Port)
-	conf.SecretKey = m.cfg.Key[:]
-	conf.EnableCompression = false
-	conf.TCPTimeout = streamTimeout
-	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
-	d := newDelegate(m)
-	conf.Delegate, conf.Events, conf.Ping, conf.Alive = d, d, d, d
-	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped}
-	l.ml, err = memberlist.Create(conf)
-	if err != nil {
-		_ = tr.Shutdown()
-		return fmt.Errorf("start gossip on %s: %w", m.cfg.Bind, err)
+	if err := l.begin(); err != nil {
+		return err
 	}
 	l.run()
 	cancel()
 	l.farewell()
-	if err := l.ml.Shutdown(); err != nil {
-		return fmt.Errorf("stop gossip: %w", err)
-	}
+	err := l.end()
 	l.wg.Wait()
-	return nil
+	return err
+}
+
+// Move takes part at another address of the node from now on, as soon as the node has
+// it. It does not block.
+func (m *Membership) Move(addr netip.Addr) {
+	m.inbox.post(func(l *loop) { l.move(addr.Unmap()) })
 }
 
 // An inbox holds what the loop has to do. Whoever posts never waits:

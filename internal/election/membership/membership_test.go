@@ -453,6 +453,69 @@ func TestAPeersMalformedStateIsDroppedAndCounted(t *testing.T) {
 	}
 }
 
+func TestAMemberThatMovesToAnotherAddressIsFoundThereAndKeepsItsClaims(t *testing.T) {
+	c := newCluster(t, 3)
+	ms := c.startAll()
+	ms[0].Publish(Local{Interfaces: c.ifaces(1), Owned: []netip.Addr{vip4, vip6}})
+	for _, m := range ms {
+		m.sees("the claims", 3*time.Second, claims(c.node(1), vip6))
+	}
+	c.mu.Lock()
+	c.speaks[c.node(1)] = true
+	c.silent[c.node(1)] = true // its kernel does not have the former address
+	c.mu.Unlock()
+	moved := c.addr(4)
+	for _, m := range ms {
+		m.SetPeers([]netip.Addr{moved, c.addr(2), c.addr(3)})
+	}
+	ms[0].Move(moved)
+	for _, m := range ms {
+		took := m.sees("it at its other address", 10*time.Second, func(l []election.Member) bool {
+			is, there := find(l, c.node(1))
+			return there && is.Address == moved && is.State == election.Alive && !is.Claims[vip4].None()
+		})
+		t.Logf("%s found it after %v", m.node, took)
+		for _, end := range []election.Cause{election.GoneSilent, election.GoneRefused, election.GoneSlow} {
+			if n := testutil.ToFloat64(m.metrics.suspicions.WithLabelValues(end.String())); n > 0 && m != ms[0] {
+				t.Errorf("%s gave it up: %v", m.node, end)
+			}
+		}
+	}
+	for _, m := range ms[1:] {
+		ms[0].sees("the others", 10*time.Second, with(m.node, election.Alive))
+	}
+	eventually(t, 2*lingerTime, func() (bool, string) {
+		conn, err := net.DialTimeout("tcp", hostPort(c.addr(1), c.port), time.Second)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil, "the port at the former address still accepts"
+	})
+}
+
+// The API server may tell of an address before the node has it.
+func TestAMemberMovesOnceTheNodeHasTheAddress(t *testing.T) {
+	c := newCluster(t, 2)
+	ms := c.startAll()
+	moved := c.addr(4)
+	taken, err := net.Listen("tcp", hostPort(moved, c.port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range ms {
+		m.SetPeers([]netip.Addr{moved, c.addr(2)})
+	}
+	ms[0].Move(moved)
+	ms[1].sees("that it is gone", 10*time.Second, without(c.node(1)))
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ms[1].sees("it at its other address", 10*time.Second, func(l []election.Member) bool {
+		is, there := find(l, c.node(1))
+		return there && is.Address == moved && is.State == election.Alive
+	})
+}
+
 func TestNothingIsLeftBehindWhenRunReturns(t *testing.T) {
 	before := runtime.NumGoroutine()
 	c := newCluster(t, 4)

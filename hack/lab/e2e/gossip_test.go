@@ -1,0 +1,238 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/belfrylb/belfry/hack/lab"
+)
+
+// blockGossip drops gossip of these protocols on nodes, as a firewall on them would,
+// until it is ended.
+func blockGossip(t *testing.T, l *lab.Lab, nodes []string, protocols ...string) (end func()) {
+	t.Helper()
+	const table = "gossip_blocked"
+	drop := func(ctx context.Context, node string) error {
+		rules := [][]string{
+			{"add", "table", "inet", table},
+			{"add", "chain", "inet", table, "in", "{ type filter hook input priority 0; }"},
+			{"add", "chain", "inet", table, "out", "{ type filter hook output priority 0; }"},
+		}
+		for _, p := range protocols {
+			rules = append(rules,
+				[]string{"add", "rule", "inet", table, "in", p, "dport", "7870", "drop"},
+				[]string{"add", "rule", "inet", table, "out", p, "dport", "7870", "drop"})
+		}
+		for _, r := range rules {
+			if out, err := l.Network.Exec(ctx, node, append([]string{"nft"}, r...)...); err != nil {
+				return fmt.Errorf("%v: %w: %s", r, err, out)
+			}
+		}
+		return nil
+	}
+	ended := false
+	end = func() {
+		if ended {
+			return
+		}
+		ended = true
+		for _, node := range nodes {
+			_, err := l.Network.Exec(context.Background(), node, "nft", "delete", "table", "inet", table)
+			must(t, err)
+		}
+	}
+	t.Cleanup(end)
+	for _, node := range nodes {
+		must(t, drop(t.Context(), node))
+	}
+	return end
+}
+
+// unasked returns the frames by which nodes claimed an address unasked since a time.
+func unasked(w *lab.Watcher, address netip.Addr, since time.Time) (n int) {
+	for _, c := range w.Claims(address) {
+		if c.At.After(since) && !c.Kind.Answers() {
+			n++
+		}
+	}
+	return n
+}
+
+// one fails the test where a question had none or two answers for longer than a bound.
+func one(t *testing.T, address netip.Addr, r lab.Report, none, both time.Duration) {
+	t.Helper()
+	if gap, at := r.LongestGap(); gap > none {
+		t.Errorf("%s without an answer for %s at %s:\n%s", address, gap, at.Format(time.TimeOnly), r)
+	}
+	contested := r.Contested()
+	for i, first := 0, 0; i < len(contested); i++ {
+		if i > 0 && contested[i].At.Sub(contested[i-1].At) > 500*time.Millisecond {
+			first = i
+		}
+		if lasted := contested[i].At.Sub(contested[first].At); lasted > both {
+			t.Errorf("%s was answered for by several for %s:\n%s", address, lasted, r)
+			return
+		}
+	}
+}
+
+func TestEachAddressHasOneOwnerWhileGossipIsBlocked(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "walled")
+	settle(t, l)
+	probes := probeAll(t, l, addresses)
+	w, err := l.Observers.Watch(lab.Client)
+	must(t, err)
+	t.Cleanup(w.Close)
+	var owners []string
+	for _, p := range probes {
+		owners = append(owners, answers(t, p, 10*time.Second, anybody))
+	}
+	blocked := time.Now()
+	end := blockGossip(t, l, l.Network.Nodes(), "udp", "tcp")
+	time.Sleep(30 * time.Second) // the fault itself, not a wait for something
+	for i, p := range probes {
+		r := p.Report().Since(blocked)
+		if hosts := r.Hosts(); len(hosts) != 1 || hosts[0] != owners[i] || len(r.Contested()) > 0 {
+			t.Errorf("%v answered for %s, %d questions had two answers, want %s alone:\n%s", hosts, addresses[i], len(r.Contested()), owners[i], r)
+		}
+		one(t, addresses[i], r, 300*time.Millisecond, 0)
+		lasted := time.Since(blocked)
+		if n := unasked(w, addresses[i], blocked); float64(n) > 2*lasted.Seconds() {
+			t.Errorf("%d frames claimed %s unasked within %s", n, addresses[i], lasted)
+		} else {
+			t.Logf("%s: %d questions, %s alone answered, %d frames unasked in %s", addresses[i], len(r.Questions), owners[i], n, lasted.Round(time.Second))
+		}
+	}
+
+	// A speaker that starts finds out on the segment what others answer for.
+	restarted := time.Now()
+	starter := others(l, owners[0])[0]
+	must(t, kill(t.Context(), l, starter))
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(starter)))
+	time.Sleep(8 * time.Second) // the same
+	for i, p := range probes {
+		r := p.Report().Since(restarted)
+		if owners[i] != starter {
+			one(t, addresses[i], r, 300*time.Millisecond, 0)
+		} else {
+			one(t, addresses[i], r, 3*time.Second, time.Second)
+		}
+		if last := r.Since(time.Now().Add(-time.Second)); len(last.Hosts()) != 1 {
+			t.Errorf("%v answer for %s at the end:\n%s", last.Hosts(), addresses[i], r)
+		}
+	}
+
+	// An owner fails: several may take over, and one is left.
+	owner := answers(t, probes[0], 10*time.Second, anybody)
+	killed := time.Now()
+	must(t, kill(t.Context(), l, owner))
+	t.Cleanup(func() { revive(t, l, lab.SpeakerOn(owner)) })
+	answers(t, probes[0], 10*time.Second, not(owner))
+	time.Sleep(5 * time.Second) // the same
+	r := probes[0].Report().Since(killed.Add(-100 * time.Millisecond))
+	one(t, addresses[0], r, 4*time.Second, 1500*time.Millisecond)
+	gap, _ := r.LongestGap()
+	t.Logf("%s killed while gossip was blocked: %s without an answer, %d of %d questions had two", owner, gap, len(r.Contested()), len(r.Questions))
+	heirs := r.Since(time.Now().Add(-time.Second)).Hosts()
+	if len(heirs) != 1 {
+		t.Errorf("%v answer at the end:\n%s", heirs, r)
+	}
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(owner)))
+
+	healed := time.Now()
+	end()
+	settle(t, l)
+	for i, p := range probes {
+		goesOn(t, p, 200)
+		r := p.Report().Since(healed)
+		one(t, addresses[i], r, 500*time.Millisecond, time.Second)
+		if last := r.Since(time.Now().Add(-500 * time.Millisecond)); len(last.Hosts()) != 1 {
+			t.Errorf("%v answer for %s after it healed:\n%s", last.Hosts(), addresses[i], r)
+		}
+	}
+}
+
+func TestSpeakersThatStartWithoutGossipsConnectionsHaveOneOwner(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "unconnected")
+	probes := probeAll(t, l, addresses)
+	end := blockGossip(t, l, l.Network.Nodes(), "tcp")
+	for _, node := range l.Network.Nodes() {
+		must(t, kill(t.Context(), l, node))
+	}
+	for _, node := range l.Network.Nodes() {
+		must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(node)))
+	}
+	for i, p := range probes {
+		answers(t, p, 20*time.Second, anybody)
+		eventually(t, 20*time.Second, "one node answers for "+addresses[i].String(), func() error {
+			if hosts := p.Report().Since(time.Now().Add(-2 * time.Second)).Hosts(); len(hosts) != 1 {
+				return fmt.Errorf("%v answer", hosts)
+			}
+			return nil
+		})
+		stable := time.Now()
+		goesOn(t, p, 1000)
+		one(t, addresses[i], p.Report().Since(stable), 500*time.Millisecond, 0)
+	}
+	end()
+	settle(t, l)
+	for i, p := range probes {
+		goesOn(t, p, 200)
+		if hosts := p.Report().Since(time.Now().Add(-500 * time.Millisecond)).Hosts(); len(hosts) != 1 {
+			t.Errorf("%v answer for %s after it healed", hosts, addresses[i])
+		}
+	}
+}
+
+func TestANodeThatIsRenumberedKeepsItsAddressesAndIsFoundAgain(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "renumbered")
+	settle(t, l)
+	probes := probeAll(t, l, addresses)
+	node := answers(t, probes[0], 10*time.Second, anybody)
+	before, v6 := l.Network.Addresses(node)
+	after := netip.MustParseAddr("198.51.100.99")
+	number := func(ctx context.Context, from, to netip.Addr) {
+		for _, args := range [][]string{
+			{"ip", "address", "add", to.String() + "/24", "dev", lab.NIC},
+			{"ip", "address", "delete", from.String() + "/24", "dev", lab.NIC},
+		} {
+			if out, err := l.Network.Exec(ctx, node, args...); err != nil {
+				t.Errorf("%v: %v: %s", args, err, out)
+			}
+		}
+		if out, err := l.Cluster.Kubectl(ctx, "patch", "node", node, "--subresource=status", "--type=merge", fmt.Sprintf(
+			`--patch={"status":{"addresses":[{"type":"InternalIP","address":"%s"},{"type":"InternalIP","address":"%s"}]}}`, to, v6)); err != nil {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	renumbered := time.Now()
+	number(t.Context(), before, after)
+	t.Cleanup(func() {
+		number(context.Background(), after, before)
+		must(t, l.Network.InterfaceUp(context.Background(), node)) // and the routes
+	})
+	eventually(t, 30*time.Second, node+" gossips at its new address", func() error {
+		out, err := l.Network.Exec(t.Context(), node, "ss", "-Hlun")
+		if err == nil && !strings.Contains(out, after.String()+":7870") {
+			err = fmt.Errorf("it listens at\n%s", out)
+		}
+		return err
+	})
+	settle(t, l)
+	for i, p := range probes {
+		goesOn(t, p, 400)
+		r := p.Report().Since(renumbered)
+		one(t, addresses[i], r, 500*time.Millisecond, time.Second)
+		t.Logf("%s: %v answered, %d of %d questions had two answers", addresses[i], r.Hosts(), len(r.Contested()), len(r.Questions))
+		if len(r.Hosts()) != 1 {
+			t.Errorf("%v answered for %s, whose owner only changed its own address:\n%s", r.Hosts(), addresses[i], r)
+		}
+	}
+}
