@@ -64,8 +64,8 @@ func TestRoutersHoldOurRoutesAndLetGoOfThem(t *testing.T) {
 		holds(t, j, p, family, two)
 		s.say(p)
 		holds(t, j, p, family)
-		if v := s.view(p.Name); v.Sent != 0 || v.State != bgp.Established {
-			t.Error(show(v))
+		if v := s.established(p.Name); v.Sent != 0 || v.Counters.Established != 1 {
+			t.Errorf("%s %+v", show(v), v.Counters)
 		}
 	})
 }
