@@ -28,6 +28,13 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == pingCommand {
+		if err := pingRule(os.Args[2:]); err != nil {
+			fmt.Fprintf(os.Stderr, "belfry-speaker %s: %v\n", pingCommand, err)
+			os.Exit(1)
+		}
+		return
+	}
 	o, err := parse(os.Args[1:])
 	switch {
 	case errors.Is(err, errDone):

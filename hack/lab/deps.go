@@ -21,6 +21,7 @@ var packages = map[string]string{
 	"/usr/bin/setpriv":                   "util-linux",
 	"/usr/bin/arping":                    "iputils-arping",
 	"/usr/bin/ndisc6":                    "ndisc6",
+	"/usr/bin/ping":                      "iputils-ping",
 	"/usr/bin/tcpdump":                   "tcpdump",
 	"/usr/bin/curl":                      "curl",
 	"/usr/sbin/conntrack":                "conntrack",

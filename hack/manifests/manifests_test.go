@@ -215,6 +215,7 @@ func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
 		"network-policies": "networkPolicy: {enabled: true}",
 		"openshift":        "openshift: {enabled: true}",
 		"pod-monitoring":   "metrics: {podMonitor: {enabled: true}}",
+		"ping":             "speaker: {ping: {addresses: [203.0.113.0/24, '2001:db8:5::/64']}}",
 		"priority-class":   "{controller: {priorityClassName: belfry}, speaker: {priorityClassName: belfry}}",
 	}
 	plain := rendered(t, "overlays/both")
@@ -417,6 +418,8 @@ func TestEveryValueChangesSomething(t *testing.T) {
 		{"", "controller: {podLabels: {a: b}}"},
 		{"", "controller: {extraArgs: [--x]}"},
 		{"", "speaker: {rawSockets: false}"},
+		{"", "speaker: {ping: {addresses: [192.0.2.0/24]}}"},
+		{"speaker: {ping: {addresses: [192.0.2.0/24]}}", "speaker: {ping: {addresses: [192.0.2.0/24], interfaces: [bond0]}}"},
 		{"", "speaker: {priorityClassName: ''}"},
 		{"", "speaker: {nodeSelector: {a: b}}"},
 		{"", "speaker: {tolerations: []}"},
