@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,6 +49,8 @@ const (
 	// ears is how many unread Heard are kept. A neighbor announces at most
 	// some hundreds of addresses a second.
 	ears = 1024
+	// discards is how many sockets wait to be closed at most.
+	discards = 16
 )
 
 // A Link answers and announces the addresses it is told to. Its methods may be
@@ -73,6 +76,12 @@ type Link struct {
 	heard    chan layer2.Heard
 	announce chan netip.Addr
 	defend   chan netip.Addr
+	// discarded are sockets that Run closes.
+	discarded chan *socket
+
+	// lateness is how late answers have lately been, by interface.
+	latenessMu sync.Mutex
+	lateness   map[int]*layer2.Lateness
 
 	// hearing bounds how long Set waits; tests have more time.
 	hearing time.Duration
@@ -107,6 +116,9 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 		heard:    make(chan layer2.Heard, ears),
 		announce: make(chan netip.Addr, 64),
 		defend:   make(chan netip.Addr, 64),
+
+		discarded: make(chan *socket, discards),
+		lateness:  map[int]*layer2.Lateness{},
 
 		hearing:     hearing,
 		subscribeTo: subscribe,
@@ -187,6 +199,37 @@ func (l *Link) Changed() <-chan struct{} { return l.changed }
 // Heard receives other stations' use of watched or claimed addresses. What is
 // not read in time is dropped and counted.
 func (l *Link) Heard() <-chan layer2.Heard { return l.heard }
+
+// discard has a packet socket closed. The kernel takes some 15 ms for that, which
+// nobody who asked a question is to wait for.
+func (l *Link) discard(s *socket) {
+	if l.settled.Load() != nil {
+		select {
+		case l.discarded <- s:
+			return
+		default:
+		}
+	}
+	s.close()
+}
+
+// closeDiscarded closes what is discarded until done.
+func (l *Link) closeDiscarded(done <-chan struct{}) {
+	for {
+		select {
+		case s := <-l.discarded:
+			s.close()
+			continue
+		default:
+		}
+		select {
+		case s := <-l.discarded:
+			s.close()
+		case <-done:
+			return
+		}
+	}
+}
 
 func poke(c chan<- struct{}) {
 	select {

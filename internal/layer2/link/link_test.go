@@ -440,13 +440,14 @@ func TestProbeTellsANodeThatIsThereFromOneThatIsNot(t *testing.T) {
 	} {
 		n.node.do(func() error {
 			start := time.Now()
+			window := l.window(index, start).Whole()
 			got, err := l.Probe(t.Context(), index, netip.MustParseAddr(c.target), c.mac)
 			took := time.Since(start)
 			if t.Logf("%s: %v after %v", c.name, got, took); err != nil || got != c.want {
 				t.Errorf("%s: %v, %v; want %v", c.name, got, err, c.want)
 			}
-			if !got && took < confirmations*confirmationWait {
-				t.Errorf("%s: given up after %v", c.name, took)
+			if !got && took < window {
+				t.Errorf("%s: given up after %v of %v", c.name, took, window)
 			}
 			return nil
 		})
@@ -466,6 +467,33 @@ func TestProbeTellsANodeThatIsThereFromOneThatIsNot(t *testing.T) {
 	eventually(t, "carrier lost", func() (bool, string) { return !named(l, "eth0").Carrier, "" })
 	if got, err := l.Probe(t.Context(), index, netip.MustParseAddr("192.0.2.2"), them); got || err == nil {
 		t.Errorf("without carrier: %v, %v", got, err)
+	}
+}
+
+// A segment is asked for long until it is known that its answers come at once.
+func TestSoundingShortensTheWindow(t *testing.T) {
+	n := newLAN(t)
+	l, _ := n.node.runLink(Options{})
+	index := n.node.index("eth0")
+	eventually(t, "the interface is usable", func() (bool, string) {
+		i := named(l, "eth0")
+		return i.Fault() == lb.InterfaceOK, i.Fault().String()
+	})
+	before := l.window(index, time.Now())
+	ctx, cancel := context.WithCancel(t.Context())
+	sounded := make(chan struct{})
+	go func() {
+		defer close(sounded)
+		n.node.do(func() error { l.Sound(ctx, index, netip.MustParseAddr("2001:db8::2"), n.peer.mac("eth0")); return nil })
+	}()
+	eventually(t, "an answer counts", func() (bool, string) {
+		w := l.window(index, time.Now())
+		return w.Whole() < before.Whole(), w.Whole().String()
+	})
+	cancel()
+	<-sounded
+	if w := l.window(index+1, time.Now()); w != before {
+		t.Errorf("the window of another interface is %v, and was %v", w, before)
 	}
 }
 

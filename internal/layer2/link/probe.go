@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -16,70 +17,166 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// The confirmation that a suspected node is gone asks it this often, this far
-// apart, and listens as long after the last time. The kernel of a node that is
-// there answers in microseconds, so what bounds a wrong verdict is loss: on a
-// segment that loses one frame in twenty each way, a question comes to nothing
-// once in ten times, and all six once in a million (docs/design/confirmation.md).
-const (
-	confirmations    = 6
-	confirmationWait = 10 * time.Millisecond
-)
-
 // Probe asks a station on the segment of an interface for an address of its
 // own, and returns whether it answered: a node whose kernel answers is there,
 // even if its speaker is not. The question is unicast to the station's hardware
 // address; the answer must come from it. With a zero hardware address everybody
 // is asked and anybody may answer.
 //
-// It returns at the first answer, else after 60 ms, plus the milliseconds that
-// the kernel takes to close a packet socket. An error says that the question
-// could not be asked, which says nothing about the node.
+// It returns at the first answer, else after the segment's window: 40 ms where
+// answers have lately come at once (docs/design/confirmation.md). An error says that
+// the question could not be asked, which says nothing about the node.
 func (l *Link) Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb.MAC) (bool, error) {
-	i, ok := l.station.Load().Interface(ifindex)
-	if !ok {
-		return false, fmt.Errorf("probe %v: no interface %d", target, ifindex)
-	}
-	if f := i.Fault(); f != lb.InterfaceOK {
-		return false, fmt.Errorf("probe %v on %s: interface is %v", target, i.Name, f)
-	}
-	question := questionFor(i, target, mac)
-	s, err := openInquiry(ifindex, []lb.AddressRange{{First: target, Last: target}})
+	q, err := l.inquire(ifindex, target, mac)
 	if err != nil {
-		return false, fmt.Errorf("probe %v on %s: %w", target, i.Name, err)
+		return false, fmt.Errorf("probe %v: %w", target, err)
 	}
-	defer s.close()
-	stop := context.AfterFunc(ctx, func() { _ = s.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer l.discard(q.socket)
+	stop := context.AfterFunc(ctx, func() { _ = q.conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	buffer := make([]byte, 2048)
-	for range confirmations {
-		if err := s.send(question); err != nil {
-			return false, fmt.Errorf("probe %v on %s: %w", target, i.Name, err)
+	first := time.Now()
+	w := l.window(ifindex, first)
+	for n := range w.Questions {
+		wait := w.Apart
+		if n == w.Questions-1 {
+			wait = w.Last
 		}
-		deadline := time.Now().Add(confirmationWait)
-		if err := s.conn.SetReadDeadline(deadline); err != nil {
-			return false, fmt.Errorf("probe %v on %s: %w", target, i.Name, err)
+		if err := q.ask(); err != nil {
+			return false, fmt.Errorf("probe %v on %s: %w", target, q.name, err)
 		}
-		for {
-			if err := ctx.Err(); err != nil {
-				return false, err
-			}
-			frame, err := s.next(buffer)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				// Perhaps it is us who did not get to run: what came meanwhile counts.
-				if frame, err = s.waiting(buffer); err == nil && frame == nil {
-					break
-				}
-			}
-			if err != nil {
-				return false, fmt.Errorf("probe %v on %s: %w", target, i.Name, err)
-			}
-			if answers(frame, target, mac) {
-				return true, nil
-			}
+		switch at, is, err := q.await(ctx, time.Now().Add(wait)); {
+		case err != nil:
+			return false, fmt.Errorf("probe %v on %s: %w", target, q.name, err)
+		case is:
+			l.late(ifindex, at, at.Sub(first))
+			return true, nil
 		}
 	}
 	return false, ctx.Err()
+}
+
+// sounding is the pause between two questions that find out how late a segment's
+// answers are, and how long an answer is waited for.
+const sounding = time.Second
+
+// Sound asks a station for an address of its own once a second until ctx ends, so
+// that it is known how late the answers of its segment are when one is missing.
+func (l *Link) Sound(ctx context.Context, ifindex int, target netip.Addr, mac lb.MAC) {
+	var q *inquiry
+	defer func() {
+		if q != nil {
+			l.discard(q.socket)
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		timer.Reset(sounding)
+		if q == nil {
+			var err error
+			if q, err = l.inquire(ifindex, target, mac); err != nil {
+				continue // the interface may come up
+			}
+		}
+		first := time.Now()
+		stop := context.AfterFunc(ctx, func() { _ = q.conn.SetReadDeadline(time.Unix(1, 0)) })
+		err := q.ask()
+		if err == nil {
+			var at time.Time
+			var is bool
+			if at, is, err = q.await(ctx, first.Add(sounding)); is {
+				l.late(ifindex, at, at.Sub(first))
+			}
+		}
+		if stop(); err != nil {
+			l.discard(q.socket)
+			q = nil // the interface or its address may have changed
+		}
+	}
+}
+
+// window returns how a station on an interface's segment is asked.
+func (l *Link) window(ifindex int, now time.Time) layer2.Window {
+	l.latenessMu.Lock()
+	defer l.latenessMu.Unlock()
+	if known := l.lateness[ifindex]; known != nil {
+		return known.Window(now)
+	}
+	return (&layer2.Lateness{}).Window(now)
+}
+
+// late takes note of how late an answer came.
+func (l *Link) late(ifindex int, at time.Time, late time.Duration) {
+	l.latenessMu.Lock()
+	defer l.latenessMu.Unlock()
+	known := l.lateness[ifindex]
+	if known == nil {
+		known = &layer2.Lateness{}
+		l.lateness[ifindex] = known
+	}
+	known.Add(at, max(late, 0))
+}
+
+// An inquiry is a question to one station and the socket that its answer comes to.
+type inquiry struct {
+	*socket
+	name     string
+	target   netip.Addr
+	mac      lb.MAC
+	question []byte
+	buffer   []byte
+}
+
+// inquire opens an inquiry on an interface that can be used.
+func (l *Link) inquire(ifindex int, target netip.Addr, mac lb.MAC) (*inquiry, error) {
+	i, ok := l.station.Load().Interface(ifindex)
+	if !ok {
+		return nil, fmt.Errorf("no interface %d", ifindex)
+	}
+	if f := i.Fault(); f != lb.InterfaceOK {
+		return nil, fmt.Errorf("interface %s is %v", i.Name, f)
+	}
+	s, err := openInquiry(ifindex, []lb.AddressRange{{First: target, Last: target}})
+	if err != nil {
+		return nil, fmt.Errorf("on %s: %w", i.Name, err)
+	}
+	if err := s.stamp(); err != nil {
+		l.discard(s)
+		return nil, fmt.Errorf("on %s: %w", i.Name, err)
+	}
+	return &inquiry{s, i.Name, target, mac, questionFor(i, target, mac), make([]byte, 2048)}, nil
+}
+
+func (q *inquiry) ask() error { return q.send(q.question) }
+
+// await waits for the answer until a time, and returns when it came. What came in
+// time counts although this process did not get to read it before.
+func (q *inquiry) await(ctx context.Context, until time.Time) (at time.Time, is bool, err error) {
+	if err := q.conn.SetReadDeadline(until); err != nil {
+		return at, false, err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return at, false, err
+		}
+		frame, at, err := q.next(q.buffer)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			if frame, at, err = q.waiting(q.buffer); err == nil && frame == nil {
+				return at, false, ctx.Err()
+			}
+		}
+		if err != nil {
+			return at, false, err
+		}
+		if answers(frame, q.target, q.mac) {
+			return at, true, nil
+		}
+	}
 }
 
 // Detect asks on the segment of an interface whether any of the addresses is in
@@ -243,28 +340,53 @@ func answers(frame []byte, address netip.Addr, mac lb.MAC) bool {
 	return mac == lb.MAC{} || by == mac
 }
 
-// waiting returns a frame that has come already, or nil.
-func (s *socket) waiting(buffer []byte) ([]byte, error) {
-	var n int
+// stamp has the kernel say when it received each frame.
+func (s *socket) stamp() error {
 	var failure error
-	if err := s.raw.Control(func(fd uintptr) { n, failure = unix.Read(int(fd), buffer) }); err != nil {
-		return nil, err
+	if err := s.raw.Control(func(fd uintptr) {
+		failure = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+	}); err != nil {
+		return err
 	}
-	if errors.Is(failure, unix.EAGAIN) || errors.Is(failure, unix.EINTR) {
-		return nil, nil
+	return os.NewSyscallError("setsockopt", failure)
+}
+
+// waiting returns a frame that has come already, or nil, and when it came.
+func (s *socket) waiting(buffer []byte) (frame []byte, at time.Time, err error) {
+	if failure := s.raw.Control(func(fd uintptr) { frame, at, err = receiveStamped(fd, buffer) }); failure != nil {
+		return nil, at, failure
 	}
-	return buffer[:max(n, 0)], failure
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) {
+		return nil, at, nil
+	}
+	return frame, at, err
 }
 
 // next waits for one frame until the read deadline.
-func (s *socket) next(buffer []byte) ([]byte, error) {
-	var n int
-	var failure error
-	if err := s.raw.Read(func(fd uintptr) bool {
-		n, failure = unix.Read(int(fd), buffer)
-		return !errors.Is(failure, unix.EAGAIN)
-	}); err != nil {
-		return nil, err
+func (s *socket) next(buffer []byte) (frame []byte, at time.Time, err error) {
+	if failure := s.raw.Read(func(fd uintptr) bool {
+		frame, at, err = receiveStamped(fd, buffer)
+		return !errors.Is(err, unix.EAGAIN)
+	}); failure != nil {
+		return nil, at, failure
 	}
-	return buffer[:n], failure
+	return frame, at, err
+}
+
+// receiveStamped reads a frame without waiting. When it came is what the kernel
+// says: this process may not have run since.
+func receiveStamped(fd uintptr, buffer []byte) (frame []byte, at time.Time, err error) {
+	var control [64]byte
+	n, c, _, _, err := unix.Recvmsg(int(fd), buffer, control[:], unix.MSG_DONTWAIT)
+	if err != nil {
+		return nil, at, err
+	}
+	at = time.Now()
+	messages, _ := unix.ParseSocketControlMessage(control[:c])
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) >= 16 {
+			at = time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:])))
+		}
+	}
+	return buffer[:n], at, nil
 }

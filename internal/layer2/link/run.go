@@ -33,6 +33,7 @@ func (l *Link) Run(ctx context.Context) error {
 		return err
 	}
 	defer r.close()
+	r.readers.Go(func() { l.closeDiscarded(ctx.Done()) })
 	defer func() {
 		l.settled.Store(nil)
 		poke(l.ready)
