@@ -48,6 +48,11 @@ type SpeakerStatusStatus struct {
 	// What must be the same for the controller and for all speakers.
 	// +optional
 	Settings SpeakerSettings `json:"settings,omitempty"`
+	// How the failure of this node is detected: "fast", by other speakers on its
+	// segments, or "standard", by gossip alone.
+	// +optional
+	// +kubebuilder:validation:MaxLength=16
+	Detection string `json:"detection,omitempty"`
 	// The configuration that the speaker acts on, as a digest of the pools,
 	// advertisements and peers: equal for all who act on the same.
 	// +optional

@@ -18,6 +18,7 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp/gobgp"
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election/membership"
+	"github.com/belfrylb/belfry/internal/election/watch"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -102,9 +103,11 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return ended(parts, err)
 	}
+	watcher := watch.New(watch.Config{Port: o.detectionPort, Key: key}, log, registry, l2)
+	start(func(ctx context.Context) error { watcher.Run(ctx); return nil })
 	members, err := membership.New(membership.Config{
 		Node: o.node, Bind: gossip, Port: o.gossipPort, Key: key, Size: size,
-	}, log, registry, speaker.NewConfirmer(l2))
+	}, log, registry, speaker.NewConfirmer(l2), watcher)
 	if err != nil {
 		return err
 	}
@@ -119,7 +122,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	})
 
 	s := speaker.New(speaker.Config{
-		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude},
+		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
 		BGP: peering, Grace: o.grace, Pulse: loop,
 	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	status := register{

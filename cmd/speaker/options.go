@@ -12,7 +12,9 @@ import (
 
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election/membership"
+	"github.com/belfrylb/belfry/internal/election/watch"
 	"github.com/belfrylb/belfry/internal/layer2/link"
+	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/speaker"
 )
 
@@ -22,7 +24,8 @@ type options struct {
 	ignoreExclude                                  bool
 	secret                                         string
 	gossip                                         netip.Addr
-	gossipPort                                     uint16
+	gossipPort, detectionPort                      uint16
+	detection                                      lb.Detection
 	refresh                                        time.Duration
 	rate                                           int
 	grace                                          time.Duration
@@ -46,6 +49,8 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.secret, "gossip-secret", "belfry-gossip", "Secret with the key that encrypts gossip")
 	gossip := flags.String("gossip-address", "", "address of this node for gossip; empty uses the first InternalIP of the Node")
 	flags.Uint16Var(&o.gossipPort, "gossip-port", membership.DefaultPort, "UDP and TCP port of gossip; must be the same on all nodes")
+	detection := flags.String("detection", lb.DetectFast.String(), "how the failure of this node is detected: fast, by other speakers on its segments in about 0.13 s, or standard, by gossip alone in about 0.4 s, for machines that pause; the Node's annotation belfry.dev/detection overrides it")
+	flags.Uint16Var(&o.detectionPort, "detection-port", watch.DefaultPort, "UDP port by which speakers watch each other on their segments; must be the same on all nodes")
 	o.Options = daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872"}
 	o.AddFlags(flags)
 	flags.DurationVar(&o.refresh, "refresh-interval", time.Minute, "interval at which each address is announced again by gratuitous ARP or unsolicited NA; 0 announces changes only")
@@ -80,6 +85,13 @@ func parse(args []string) (options, error) {
 	}
 	if o.gossipPort == 0 {
 		wrong("gossip-port", "must be 1 to 65535")
+	}
+	if o.detectionPort == 0 {
+		wrong("detection-port", "must be 1 to 65535")
+	}
+	var known bool
+	if o.detection, known = lb.ParseDetection(*detection); !known || o.detection == lb.DetectAsConfigured {
+		wrong("detection", "%q: fast or standard", *detection)
 	}
 	if o.refresh < 0 {
 		wrong("refresh-interval", "%v is negative", o.refresh)

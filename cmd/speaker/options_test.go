@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/daemon"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 func TestFlagsHaveTheirDefaults(t *testing.T) {
@@ -15,7 +16,7 @@ func TestFlagsHaveTheirDefaults(t *testing.T) {
 	t.Setenv("POD_NAMESPACE", "")
 	got, err := parse(nil)
 	want := options{
-		node: "node1", namespace: "belfry-system", secret: "belfry-gossip", gossipPort: 7870,
+		node: "node1", namespace: "belfry-system", secret: "belfry-gossip", gossipPort: 7870, detectionPort: 7874, detection: lb.DetectFast,
 		refresh: time.Minute, rate: 500, grace: 5 * time.Second,
 		Options: daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872", LogLevel: "info", LogFormat: "text"},
 	}
@@ -40,6 +41,9 @@ func TestFlagsAreRead(t *testing.T) {
 		"--gossip-address=192.0.2.1":      func(o options) bool { return o.gossip == netip.MustParseAddr("192.0.2.1") },
 		"--gossip-address=2001:db8::1":    func(o options) bool { return o.gossip == netip.MustParseAddr("2001:db8::1") },
 		"--gossip-port=9":                 func(o options) bool { return o.gossipPort == 9 },
+		"--detection=standard":            func(o options) bool { return o.detection == lb.DetectStandard },
+		"--detection=fast":                func(o options) bool { return o.detection == lb.DetectFast },
+		"--detection-port=9":              func(o options) bool { return o.detectionPort == 9 },
 		"--health-address=":               func(o options) bool { return o.HealthAddress == "" },
 		"--metrics-address=[::1]:1":       func(o options) bool { return o.MetricsAddress == "[::1]:1" },
 		"--refresh-interval=0":            func(o options) bool { return o.refresh == 0 },
@@ -57,11 +61,11 @@ func TestFlagsAreRead(t *testing.T) {
 
 func TestAllThatIsWrongWithTheFlagsIsSaid(t *testing.T) {
 	t.Setenv("NODE_NAME", "")
-	_, err := parse(strings.Fields("--gossip-address=x --gossip-port=0 --refresh-interval=-1s --announce-rate=0 --bgp-grace=-1s --log-format=xml --log-level=loud surplus"))
+	_, err := parse(strings.Fields("--gossip-address=x --gossip-port=0 --detection=quick --detection-port=0 --refresh-interval=-1s --announce-rate=0 --bgp-grace=-1s --log-format=xml --log-level=loud surplus"))
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"--node-name:", "--gossip-address:", "--gossip-port:", "--refresh-interval:", "--announce-rate:", "--bgp-grace:", "--log-format:", "--log-level:", `"surplus"`} {
+	for _, want := range []string{"--node-name:", "--gossip-address:", "--gossip-port:", "--detection:", "--detection-port:", "--refresh-interval:", "--announce-rate:", "--bgp-grace:", "--log-format:", "--log-level:", `"surplus"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("not said of %s:\n%v", want, err)
 		}

@@ -17,7 +17,7 @@ import (
 // "----", and what it prints; lines that start with # are comments. Jitter is
 // off: an interval is what it says.
 //
-//	session tx=DUR rx=DUR x=N [passive] [AUTH]   begins anew, with discriminator 1
+//	session tx=DUR rx=DUR x=N [begin=DUR] [passive] [AUTH]   begins anew, with discriminator 1
 //	recv STATE [poll] [final] [demand] [mine=N] [yours=N] tx=DUR rx=DUR x=N [AUTH seq=N]
 //	sleep DUR                                     lets time pass
 //	stall DUR                                     lets it pass while the process is stopped
@@ -55,6 +55,9 @@ func (c *conversation) line(args []string) {
 	}
 	config := Config{Transmit: transcript.Duration(c.t, values["tx"]), Receive: transcript.Duration(c.t, values["rx"]), Multiplier: uint8(transcript.Number(c.t, values["x"], 3))}
 	_, config.Passive = values["passive"]
+	if begin := values["begin"]; begin != "" {
+		config.Begin = transcript.Duration(c.t, begin)
+	}
 	config.Authentication.Type = map[string]AuthType{"keyed": KeyedSHA1, "meticulous": MeticulousKeyedSHA1}[values["auth"]]
 	for key := range strings.SplitSeq(values["keys"], ",") {
 		if id, text, ok := strings.Cut(key, ":"); ok {

@@ -19,12 +19,24 @@ type Config struct {
 	Multiplier        uint8
 	// Passive sends nothing before it has heard something.
 	Passive bool
+	// Begin is the least transmit interval while the session is not up; 0 is the
+	// second that the RFC demands. Less is for a port of one's own, where both ends
+	// agree to it.
+	Begin time.Duration
 	// Authentication is required of each packet, and given.
 	Authentication Authentication
 }
 
 func (c Config) equal(o Config) bool {
-	return c.Transmit == o.Transmit && c.Receive == o.Receive && c.Multiplier == o.Multiplier && c.Passive == o.Passive && c.Authentication.equal(o.Authentication)
+	return c.Transmit == o.Transmit && c.Receive == o.Receive && c.Multiplier == o.Multiplier && c.Passive == o.Passive && c.Begin == o.Begin && c.Authentication.equal(o.Authentication)
+}
+
+// begin returns the transmit interval of a session that is not up.
+func (c Config) begin() time.Duration {
+	if c.Begin != 0 {
+		return max(c.Begin, c.Transmit)
+	}
+	return max(slow, c.Transmit)
 }
 
 // A Session is one end of a BFD session. Time is the time since any moment that
@@ -74,7 +86,7 @@ type Session struct {
 // NewSession returns a session in state Down. Local is its discriminator, not 0
 // and unique on this machine; jitter returns numbers in [0,1).
 func NewSession(c Config, local uint32, now time.Duration, jitter func() float64) *Session {
-	s := &Session{config: c, jitter: jitter, state: Down, local: local, desiredTx: max(slow, c.Transmit), requiredRx: c.Receive, sendAt: now}
+	s := &Session{config: c, jitter: jitter, state: Down, local: local, desiredTx: c.begin(), requiredRx: c.Receive, sendAt: now}
 	// Until it says otherwise (RFC 5880 section 6.8.1: one microsecond).
 	s.remote.requiredRx = time.Microsecond
 	s.remote.state = Down
@@ -143,7 +155,7 @@ func (s *Session) Reconfigure(c Config, now time.Duration) {
 func (s *Session) adapt(now time.Duration) {
 	wantTx := s.config.Transmit
 	if s.state != Up {
-		wantTx = max(slow, wantTx)
+		wantTx = s.config.begin()
 	}
 	if wantTx == s.desiredTx && s.config.Receive == s.requiredRx {
 		return

@@ -26,6 +26,8 @@ type Config struct {
 	Announce announce.Options
 	// Decide decides who announces; nil: [announce.Decide].
 	Decide func(*announce.Index, []election.Member, *election.Holdoff, string) announce.Intent
+	// Detection is how its failure is detected, unless its Node says otherwise.
+	Detection lb.Detection
 }
 
 // The bounds of what a Core does: docs/design/hand-over.md, and for Pause
@@ -368,14 +370,24 @@ func (c *Core) decide(now time.Time) {
 	yielded := c.stillYielded(now)
 	c.publish(election.Local{
 		Interfaces: c.announcing(), Carriers: c.sessions, Leaving: c.leaving, Owned: union(owned, yielded), Offered: union(offered, yielded),
+		Detection: c.detection(),
 	})
 	c.reannounce(members)
 	c.view = View{
 		Index: c.index, Interfaces: c.interfaces, Members: members, Intent: c.intent,
-		Answers: c.view.Answers, Offered: offered, Withheld: c.acd.Withheld(),
+		Answers: c.view.Answers, Offered: offered, Withheld: c.acd.Withheld(), Detection: c.detection(),
 	}
 	c.show()
 	c.decided = now
+}
+
+// detection is how this node's failure is to be detected.
+func (c *Core) detection() lb.Detection {
+	i, there := slices.BinarySearchFunc(c.nodes, c.cfg.Node, func(n lb.Node, name string) int { return cmp.Compare(n.Name, name) })
+	if there && c.nodes[i].Detection != lb.DetectAsConfigured {
+		return c.nodes[i].Detection
+	}
+	return c.cfg.Detection
 }
 
 // show has the view of this moment told.
@@ -504,7 +516,7 @@ func union(addresses, others []netip.Addr) []netip.Addr {
 // publish tells the other speakers, when there is something to tell.
 func (c *Core) publish(local election.Local) {
 	said := &c.gossip
-	same := said.Leaving == local.Leaving && slices.Equal(said.Carriers, local.Carriers) && slices.Equal(said.Owned, local.Owned) && slices.Equal(said.Offered, local.Offered) &&
+	same := said.Leaving == local.Leaving && said.Detection == local.Detection && slices.Equal(said.Carriers, local.Carriers) && slices.Equal(said.Owned, local.Owned) && slices.Equal(said.Offered, local.Offered) &&
 		slices.EqualFunc(said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
 			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
 		})

@@ -64,6 +64,8 @@ type View struct {
 	Answers []Answer
 	// Offered are those of them that it offers to the node where they are placed.
 	Offered []netip.Addr
+	// Detection is how its failure is detected.
+	Detection lb.Detection
 	// Withheld are the addresses that it owns and does not answer for: a foreign
 	// station uses them, or, where there is none yet, their segment is being
 	// asked.

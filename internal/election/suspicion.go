@@ -113,6 +113,13 @@ type Patience struct {
 	// Watch is the pause between two questions to a member that is cut off. That
 	// may last for days.
 	Watch time.Duration
+	// Soon is the first pause between two questions to a member that its watch does
+	// not hear and that lives all the same. It doubles up to Watch.
+	Soon time.Duration
+	// Alarm is how long a question that a watch led to waits for its answer before
+	// the others are told to ask, too. A node that lives answers long before. They are
+	// told alarms times, twice as far apart, for a packet may be lost.
+	Alarm time.Duration
 }
 
 // A Cause says why a member counts as gone.
@@ -154,15 +161,43 @@ type (
 		Segment Reply
 		Port    Port
 	}
+	// Missed: its watch on the segment hears it no more; Seen: it hears it; Unwatched:
+	// there is none. What a watch misses is no more than a reason to ask: a process
+	// that is starved, its own or the other one, misses as much.
+	Missed    struct{}
+	Seen      struct{}
+	Unwatched struct{}
+	// Alarmed: another member's watch misses it, and its question has no answer yet.
+	Alarmed struct{}
+	// Spoke: it was heard by gossip, or another member had an answer from it.
+	Spoke struct{}
 	// Tick: time has passed.
 	Tick struct{}
 )
 
-func (Heard) event()  {}
-func (Lost) event()   {}
-func (Left) event()   {}
-func (Answer) event() {}
-func (Tick) event()   {}
+func (Heard) event()     {}
+func (Lost) event()      {}
+func (Left) event()      {}
+func (Answer) event()    {}
+func (Missed) event()    {}
+func (Seen) event()      {}
+func (Unwatched) event() {}
+func (Alarmed) event()   {}
+func (Spoke) event()     {}
+func (Tick) event()      {}
+
+// A Sight is what the watch of a member sees.
+type Sight uint8
+
+// Sights.
+const (
+	// NoSight: it is not watched, or its watch never heard it.
+	NoSight Sight = iota
+	// InSight: its speaker is heard on the segment.
+	InSight
+	// OutOfSight: it was, and is not any more.
+	OutOfSight
+)
 
 // A Suspicion is what one node thinks of the life of another: Alive, Suspected,
 // Stalled, Cut or Gone. The zero value is a member not heard of yet.
@@ -176,50 +211,121 @@ type Suspicion struct {
 	// Lost is when gossip lost it, and Since when there was the last sign of life: the
 	// same, unless its speaker answered on the segment after that.
 	Lost, Since time.Duration
-	// again is when to ask a stalled member, or one that is cut off, again; never is
-	// no date.
+	// again is when to ask a stalled member, one that is cut off, or one that is out of
+	// sight, again; never is no date.
 	again time.Duration
+	// sight is what its watch sees. asked is set while a question is open that led
+	// from this to a member that gossip holds for alive, alarm while the others are to
+	// be told if that takes long, and alarms is how often they were; pause is that before
+	// the next question.
+	sight        Sight
+	asked, alarm bool
+	alarms       int
+	pause        time.Duration
 }
 
 const never time.Duration = 1<<63 - 1
 
 // Until returns when a Tick is due, or false when none is.
 func (s Suspicion) Until(p Patience) (time.Duration, bool) {
-	if !s.doubted() {
+	switch {
+	case s.doubted():
+		return min(s.again, s.Since+p.Slow), true
+	case s.State == Alive && s.again != never:
+		return s.again, true
+	default:
 		return 0, false
 	}
-	return min(s.again, s.Since+p.Slow), true
+}
+
+// alarms is how often others are told of one that does not answer.
+const alarms = 3
+
+// Alarms returns when the others are to be told that the member is out of sight and
+// does not answer, or false when they are not.
+func (s Suspicion) Alarms(p Patience) (time.Duration, bool) {
+	return s.Since + time.Duration(1+2*s.alarms)*p.Alarm, s.alarm
 }
 
 // Step returns what becomes of s by an event at a time on the caller's own
 // clock, and whether to ask the suspect now, in Round, on its segment and at
 // its port.
 //
-//	state      Heard  Lost           answer: gone  lives    speaks  Tick
-//	Alive      -      Suspected,ask  -             -        -       -
-//	Suspected  Alive  -              Gone          Stalled  Cut     Gone after Slow
-//	Stalled    Alive  -              Gone          Stalled  Cut     Gone after Slow, ask each Again
-//	Cut        Alive  -              Gone          Stalled  Cut     Gone after Slow, ask each Watch
-//	Gone       Alive  -              -             -        -       -
+//	state      Heard  Lost           Missed  answer: gone  lives    speaks  Tick
+//	Alive      -      Suspected,ask  ask     Gone if asked -        -       ask again
+//	Suspected  Alive  -              -       Gone          Stalled  Cut     Gone after Slow
+//	Stalled    Alive  -              ask     Gone          Stalled  Cut     Gone after Slow, ask each Again
+//	Cut        Alive  -              ask     Gone          Stalled  Cut     Gone after Slow, ask each Watch
+//	Gone       Alive  -              -       -             -        -       -
 //
 // Left leads to Gone from anywhere. Slow counts from the last sign of life, so a
-// member stays Cut for as long as its speaker answers.
+// member stays Cut for as long as its speaker answers. That its watch sees it counts
+// for less: its speaker lives, and may not answer for what it claimed.
+//
+// A member that gossip holds for alive stays Alive while it is asked because its
+// watch misses it: mostly nothing is the matter, and nobody is to act on that. It is
+// Gone if the segment is silent, or its port refuses, and nothing was heard of it
+// meanwhile in any other way.
 func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion, ask bool) {
 	switch e := e.(type) {
 	case Heard:
-		return Suspicion{State: Alive, Round: s.Round + 1, again: never}, false
+		next = Suspicion{State: Alive, Round: s.Round + 1, again: never, sight: s.sight}
+		if s.sight == OutOfSight {
+			next = next.later(p, now)
+		}
+		return next, false
 	case Left:
 		return s.gone(GoneLeft), false
 	case Lost:
 		if s.State != Alive {
 			return s, false
 		}
-		return Suspicion{State: Suspected, Round: s.Round + 1, Lost: now, Since: now, again: never}, true
+		return Suspicion{State: Suspected, Round: s.Round + 1, Lost: now, Since: now, again: never, sight: s.sight}, true
+	case Missed:
+		s.sight = OutOfSight
+		switch {
+		case s.State == Alive && s.asked:
+			s.alarm = true
+		case s.State == Alive:
+			return s.question(now, true), true
+		case s.doubted() && s.again != never && now < s.Since+p.Slow:
+			s.Round, s.again = s.Round+1, never
+			return s, true
+		}
+		return s, false
+	case Alarmed:
+		if s.State == Alive && !s.asked {
+			return s.question(now, false), true
+		}
+		return s, false
+	case Seen:
+		s.sight = InSight
+		if s.State == Alive {
+			s = s.lives()
+			s.again, s.pause = never, 0
+		}
+		return s, false
+	case Unwatched:
+		s.sight = NoSight
+		if s.State == Alive && !s.asked {
+			s.again, s.pause = never, 0
+		}
+		return s, false
+	case Spoke:
+		if s.State == Alive && s.asked {
+			s = s.lives().later(p, now)
+		}
+		return s, false
 	case Answer:
-		if e.Round != s.Round || !s.doubted() {
+		if e.Round != s.Round || !s.doubted() && !s.asked {
 			return s, false
 		}
+		if s.sight == InSight && e.Segment != Speaks {
+			e.Segment, e.Port = Answers, PortOpen // Whatever that is, it is not gone.
+		}
 		switch {
+		case s.asked && e.Segment == Speaks:
+			return s.lives().later(p, now), false
 		case e.Segment == Speaks:
 			s.State, s.Since, s.again = Cut, now, now+p.Watch
 			return s, false
@@ -227,6 +333,8 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 			return s.gone(GoneSilent), false
 		case e.Port == PortRefused:
 			return s.gone(GoneRefused), false
+		case s.asked:
+			return s.lives().later(p, now), false
 		}
 		s.State, s.again = Stalled, now+p.Again
 		return s, false
@@ -235,6 +343,8 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 		switch {
 		case !waits || now < due:
 			return s, false
+		case s.State == Alive:
+			return s.question(now, true), true
 		case now >= s.Since+p.Slow:
 			return s.gone(GoneSlow), false
 		}
@@ -242,6 +352,43 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 		return s, true
 	}
 	return s, false
+}
+
+// question asks a member that gossip holds for alive.
+func (s Suspicion) question(now time.Duration, alarm bool) Suspicion {
+	s.Round, s.Since, s.again, s.asked, s.alarm, s.alarms = s.Round+1, now, never, true, alarm, 0
+	return s
+}
+
+// lives ends a question to a member that gossip holds for alive: it lives.
+func (s Suspicion) lives() Suspicion {
+	if s.asked {
+		s.Round, s.asked, s.alarm = s.Round+1, false, false
+	}
+	return s
+}
+
+// later asks a member again after a while, if it is out of sight still.
+func (s Suspicion) later(p Patience, now time.Duration) Suspicion {
+	s.again = never
+	if s.sight == OutOfSight {
+		s.pause = min(max(p.Soon, 2*s.pause), p.Watch)
+		s.again = now + s.pause
+	}
+	return s
+}
+
+// replied says that it answers, so that the others need not be told.
+func (s Suspicion) replied() Suspicion {
+	s.alarm = false
+	return s
+}
+
+// told says that the others were told.
+func (s Suspicion) told() Suspicion {
+	s.alarms++
+	s.alarm = s.alarms < alarms
+	return s
 }
 
 // doubted reports whether gossip has lost it and it is not given up.

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-var patience = Patience{Slow: time.Second, Again: 100 * time.Millisecond, Watch: 300 * time.Millisecond}
+var patience = Patience{Slow: time.Second, Again: 100 * time.Millisecond, Watch: 300 * time.Millisecond, Soon: 50 * time.Millisecond, Alarm: 6 * time.Millisecond}
 
 func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
 	const ms = time.Millisecond
@@ -113,6 +113,89 @@ func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
 			{650 * ms, Tick{}, Stalled, NotGone, true},
 			{660 * ms, Answer{3, Speaks, PortOpen}, Cut, NotGone, false},
 		},
+		"no power, and its watch misses it": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * ms, Seen{}, Alive, NotGone, false},
+			{100 * ms, Missed{}, Alive, NotGone, true},
+			{140 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"killed, and its watch misses it": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * ms, Seen{}, Alive, NotGone, false},
+			{100 * ms, Missed{}, Alive, NotGone, true},
+			{101 * ms, Answer{2, Unknown, PortRefused}, Gone, GoneRefused, false},
+		},
+		"its watch misses it, and it lives": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * ms, Seen{}, Alive, NotGone, false},
+			{100 * ms, Missed{}, Alive, NotGone, true},
+			{101 * ms, Answer{2, Speaks, PortSilent}, Alive, NotGone, false},
+			{140 * ms, Answer{2, Silent, PortSilent}, Alive, NotGone, false},
+			{150 * ms, Tick{}, Alive, NotGone, false},
+			{151 * ms, Tick{}, Alive, NotGone, true},
+			{152 * ms, Seen{}, Alive, NotGone, false},
+			{191 * ms, Answer{4, Silent, PortSilent}, Alive, NotGone, false},
+		},
+		"its watch misses it, and another has heard of it": {
+			{0, Heard{}, Alive, NotGone, false},
+			{100 * ms, Missed{}, Alive, NotGone, true},
+			{110 * ms, Spoke{}, Alive, NotGone, false},
+			{140 * ms, Answer{2, Silent, PortSilent}, Alive, NotGone, false},
+			{160 * ms, Tick{}, Alive, NotGone, true},
+			{200 * ms, Answer{4, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"another one's watch misses it, and its own sees it": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * ms, Seen{}, Alive, NotGone, false},
+			{100 * ms, Alarmed{}, Alive, NotGone, true},
+			{101 * ms, Alarmed{}, Alive, NotGone, false},
+			{140 * ms, Answer{2, Silent, PortRefused}, Alive, NotGone, false},
+			{300 * ms, Tick{}, Alive, NotGone, false},
+		},
+		"another one's watch misses it, and nobody watches it here": {
+			{0, Heard{}, Alive, NotGone, false},
+			{100 * ms, Alarmed{}, Alive, NotGone, true},
+			{140 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"both watches miss it, one after the other": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * ms, Seen{}, Alive, NotGone, false},
+			{100 * ms, Alarmed{}, Alive, NotGone, true},
+			{120 * ms, Missed{}, Alive, NotGone, false},
+			{140 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"gossip has lost it, and its watch sees it": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * ms, Seen{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{440 * ms, Answer{2, Silent, PortRefused}, Stalled, NotGone, false},
+			{540 * ms, Tick{}, Stalled, NotGone, true},
+			{600 * ms, Missed{}, Stalled, NotGone, false},
+			{640 * ms, Answer{3, Answers, PortOpen}, Stalled, NotGone, false},
+			{650 * ms, Missed{}, Stalled, NotGone, true},
+			{690 * ms, Answer{4, Silent, PortOpen}, Gone, GoneSilent, false},
+		},
+		"gossip has lost it for good, and its watch sees it": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * ms, Seen{}, Alive, NotGone, false},
+			{400 * ms, Lost{}, Suspected, NotGone, true},
+			{440 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
+			{1400 * ms, Tick{}, Gone, GoneSlow, false},
+		},
+		"dying: its kernel answers once more": {
+			{0, Heard{}, Alive, NotGone, false},
+			{100 * ms, Missed{}, Alive, NotGone, true},
+			{101 * ms, Answer{2, Answers, PortOpen}, Alive, NotGone, false},
+			{151 * ms, Tick{}, Alive, NotGone, true},
+			{191 * ms, Answer{4, Silent, PortSilent}, Gone, GoneSilent, false},
+		},
+		"missed by a watch that ends": {
+			{0, Heard{}, Alive, NotGone, false},
+			{100 * ms, Missed{}, Alive, NotGone, true},
+			{101 * ms, Answer{2, Answers, PortOpen}, Alive, NotGone, false},
+			{120 * ms, Unwatched{}, Alive, NotGone, false},
+			{900 * ms, Tick{}, Alive, NotGone, false},
+		},
 		"left, and back": {
 			{0, Heard{}, Alive, NotGone, false},
 			{1 * ms, Left{}, Gone, GoneLeft, false},
@@ -145,7 +228,20 @@ func TestNoSuspicionOutlivesItsBound(t *testing.T) {
 			if due, ok := s.Until(patience); ok && due <= now {
 				now = due
 			}
-			e := []Event{Tick{}, Tick{}, Tick{}, Heard{}, Lost{}, Answer{r.IntN(s.Round + 1), Reply(r.IntN(4)), Port(r.IntN(3))}}[r.IntN(6)]
+			e := []Event{
+				Tick{},
+				Tick{},
+				Tick{},
+				Heard{},
+				Lost{},
+				Answer{r.IntN(s.Round + 1), Reply(r.IntN(4)), Port(r.IntN(3))},
+				Answer{s.Round, Reply(r.IntN(4)), Port(r.IntN(3))},
+				Missed{},
+				Seen{},
+				Unwatched{},
+				Alarmed{},
+				Spoke{},
+			}[r.IntN(12)]
 			before := s
 			var ask bool
 			s, ask = s.Step(patience, now, e)
@@ -167,8 +263,19 @@ func TestNoSuspicionOutlivesItsBound(t *testing.T) {
 			if s.doubted() && now >= s.Since+patience.Slow {
 				t.Fatalf("seed %d: %v since %v at %v", seed, s.State, s.Since, now)
 			}
-			if _, lost := e.(Lost); before.State == Alive && s.State != Alive && !lost {
+			// Nobody becomes gone whom gossip holds for alive, unless the segment keeps
+			// silent, or the port refuses, while no watch sees it.
+			a, answered := e.(Answer)
+			gone := answered && s.State == Gone && before.asked && a.Round == before.Round && before.sight != InSight &&
+				(a.Segment == Silent || a.Segment != Speaks && a.Port == PortRefused)
+			if _, lost := e.(Lost); before.State == Alive && s.State != Alive && !lost && !gone {
 				t.Fatalf("seed %d: %T made an alive member %v", seed, e, s.State)
+			}
+			if before.sight == InSight && s.sight == InSight && s.State == Gone && before.State != Gone && s.Cause != GoneSlow {
+				t.Fatalf("seed %d: %T at %v: gone (%v) though its watch sees it", seed, e, now, s.Cause)
+			}
+			if s.asked && s.State != Alive || s.alarm && !s.asked {
+				t.Fatalf("seed %d: %+v", seed, s)
 			}
 		}
 	}

@@ -20,16 +20,21 @@ import (
 //	view NODE [boot=N] [size=N] [slow=D] [lost=D]     a node starts
 //	peers NODE...                                     where others should be
 //	many N                                            so many others
-//	local [owned=A,..] [offered=A,..] [on=NAME:INDEX:MAC,..] [sessions=N,..] [leaving]
+//	local [owned=A,..] [offered=A,..] [on=NAME:INDEX:MAC:PREFIX,..] [sessions=N,..] [leaving] [fast]
 //	crowd N                                           so many others are alive and own nothing; prints nothing
 //	heard NODE [at NODE]                              gossip finds it alive, at its address or another's
 //	lost NODE
 //	answer NODE silent|answers|speaks|unknown silent|refused|open [round=N]
+//	watchable NODE...                                 they understand detection
+//	sight NODE in|out                                 what its watches, each of them, see now
+//	replied NODE                                      one that is missed has answered on its segment
+//	alarmed NODE SUSPECT                              a member tells of another
+//	denied SUSPECT                                    a member had an answer from it
 //	stopped
 //	move NODE                                         it gossips at that node's address from now on
 //	receive KIND RECORD                               relayed, direct, knock, doubt
 //	state RECORD; RECORD...                           the other's own first
-//	  RECORD: NODE [boot=N] seq=N [epoch=N] [joining] [leaving] [part] [sessions=N,..] [A=QUORUM@EPOCH ...]
+//	  RECORD: NODE [boot=N] seq=N [epoch=N] [joining] [leaving] [part] [sessions=N,..] [on=...] [A=QUORUM@EPOCH ...]
 //	pass D                                            it acts when it wants to
 //	+LINE                                             the same, and the View does not act yet
 //	idle D                                            it does not run at all
@@ -44,6 +49,7 @@ type viewWorld struct {
 	next time.Duration
 	// rounds are those of the last question about each node.
 	rounds map[string]int
+	ring   Ring
 }
 
 // at is where a node gossips: a, c, e have IPv4 addresses, the others IPv6.
@@ -115,6 +121,22 @@ func (w *viewWorld) Line(line string) string {
 		w.v.Answered(w.now, args[0], Answer{Round: round, Segment: segment, Port: port})
 	case "move":
 		w.v.Move(w.now, at(args[0]))
+	case "watchable":
+		for _, n := range args {
+			w.v.Watchable(n, true)
+		}
+	case "sight":
+		for _, watch := range w.ring.Watches {
+			if watch.Node == args[0] {
+				w.v.Sighted(w.now, watch, map[string]Sight{"in": InSight, "out": OutOfSight}[args[1]])
+			}
+		}
+	case "replied":
+		w.v.Replied(args[0], w.rounds[args[0]])
+	case "alarmed":
+		w.v.Alarmed(w.now, args[0], args[1])
+	case "denied":
+		w.v.Denied(w.now, args[0])
 	case "stopped":
 		w.v.Stopped(w.now)
 	case "receive":
@@ -145,6 +167,9 @@ func (w *viewWorld) settle() string {
 	w.next = e.Next
 	for _, q := range e.Questions {
 		w.rounds[q.Suspect.Node] = q.Round
+	}
+	if e.Ring != nil {
+		w.ring = *e.Ring
 	}
 	return w.show(e)
 }
@@ -200,17 +225,25 @@ func durationOr(t *testing.T, s string, otherwise time.Duration) time.Duration {
 func (w *viewWorld) local(o map[string]string) Local {
 	l := Local{Owned: addrsOf(o["owned"]), Offered: addrsOf(o["offered"]), Carriers: numbers(w.T, o["sessions"])}
 	_, l.Leaving = o["leaving"]
-	for i := range strings.SplitSeq(o["on"], ",") {
-		parts := strings.Split(i, ":")
+	if _, fast := o["fast"]; fast {
+		l.Detection = lb.DetectFast
+	}
+	l.Interfaces = interfacesOf(w.T, o["on"])
+	return l
+}
+
+func interfacesOf(t *testing.T, s string) (out []lb.Interface) {
+	for i := range strings.SplitSeq(s, ",") {
+		parts := strings.SplitN(i, ":", 4)
 		if len(parts) != 4 {
 			continue
 		}
-		l.Interfaces = append(l.Interfaces, lb.Interface{
-			Name: parts[0], Index: transcript.Number(w.T, parts[1], 0), MAC: lb.MAC{5: byte(transcript.Number(w.T, parts[2], 0))},
+		out = append(out, lb.Interface{
+			Name: parts[0], Index: transcript.Number(t, parts[1], 0), MAC: lb.MAC{5: byte(transcript.Number(t, parts[2], 0))}, Up: true, Carrier: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix(parts[3])},
 		})
 	}
-	return l
+	return out
 }
 
 func addrsOf(s string) (out []netip.Addr) {
@@ -251,6 +284,8 @@ func (w *viewWorld) record(args []string) *Record {
 			r.Whole, r.Claims = false, nil
 		case "sessions":
 			r.Carriers = numbers(w.T, value)
+		case "on":
+			r.Interfaces = interfacesOf(w.T, value)
 		default:
 			quorum, epoch, _ := strings.Cut(value, "@")
 			q := slices.IndexFunc([]Quorum{NoClaim, Offered, Blind, Minority, Majority}, func(q Quorum) bool { return q.String() == quorum })
@@ -277,6 +312,30 @@ func (w *viewWorld) show(e Effects) string {
 	}
 	for _, q := range e.Questions {
 		add("ask the segment for %s, round %d", showMember(q.Suspect), q.Round)
+	}
+	for _, a := range e.Alarms {
+		var to []string
+		for _, t := range a.To {
+			to = append(to, nodeAt(t))
+		}
+		add("alarm %s about %s", strings.Join(to, ", "), a.Suspect)
+	}
+	for _, d := range e.Denials {
+		add("tell %s that %s answers", nodeAt(d.To), d.Suspect)
+	}
+	if e.Cleared > 0 {
+		add("%d cleared", e.Cleared)
+	}
+	if e.Ring != nil {
+		for _, watch := range e.Ring.Watches {
+			add("watch %s on interface %d: %v to %v", watch.Node, watch.Interface, watch.Local, watch.Remote)
+		}
+		for _, q := range e.Ring.Soundings {
+			add("sound %v", q.Target)
+		}
+		if len(e.Ring.Watches)+len(e.Ring.Soundings) == 0 {
+			add("watch nobody")
+		}
 	}
 	if n := len(e.Tells); n > 20 {
 		add("tell %d others", n)

@@ -3,6 +3,7 @@ package election
 import (
 	"encoding/binary"
 	"hash/fnv"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -103,6 +104,8 @@ func DefaultPace(size int, slow, lostAfter time.Duration) Pace {
 			Slow:  slow - lostAfter,
 			Again: max(100*time.Millisecond, time.Duration(size)*2*time.Millisecond),
 			Watch: max(300*time.Millisecond, time.Duration(size)*10*time.Millisecond),
+			Soon:  50 * time.Millisecond,
+			Alarm: 6 * time.Millisecond,
 		},
 		Grace:      time.Second,
 		Knock:      100 * time.Millisecond,
@@ -122,6 +125,8 @@ type Local struct {
 	// Leaving is set when it is about to go: others take over its addresses
 	// while it still answers for them.
 	Leaving bool
+	// Detection is how its failure is to be detected.
+	Detection lb.Detection
 	// Owned are the addresses it answers for, as owner or holder, each once.
 	Owned []netip.Addr
 	// Offered are those of them that it offers to the nodes where they are
@@ -140,6 +145,23 @@ type Tell struct {
 type Question struct {
 	Suspect Member
 	Round   int
+	// Missed is set when a session misses it and gossip holds it for alive: any answer
+	// from its segment will do, and is to be told by Replied at once, whatever the
+	// rest of the question brings.
+	Missed bool
+}
+
+// An Alarm tells members that one of them is out of sight and does not answer, so
+// that they ask, too: any of them may have to take over what it owns.
+type Alarm struct {
+	Suspect string
+	To      []netip.Addr
+}
+
+// A Denial tells one who raised an alarm that the suspect answers.
+type Denial struct {
+	Suspect string
+	To      netip.Addr
 }
 
 // A Change is what a member became, for the log and for metrics.
@@ -165,8 +187,15 @@ type Effects struct {
 	News []*Record
 	// Refused is how many times a name was not taken because there are too many.
 	Refused int
-	// Changes are for the log.
+	// Alarms and Denials are to be sent. Only who can be watched understands them.
+	Alarms  []Alarm
+	Denials []Denial
+	// Changes are for the log. Cleared is how many members were out of sight, were
+	// asked and live.
 	Changes []Change
+	Cleared int
+	// Ring is set when who is to be watched has changed.
+	Ring *Ring
 	// Members is set when the list changed.
 	Members []Member
 	// Records is set when what to hand over in an exchange changed, this node's
@@ -205,6 +234,9 @@ type View struct {
 	stood   Quorum // At the last Settle.
 	missing int    // How many places are.
 
+	ring Ring
+	spot uint64 // Where this node stands on it.
+
 	stale bool // What was published may not be what is.
 	told  []identity
 	out   Effects
@@ -234,7 +266,16 @@ type peer struct {
 	// knocked is how often that was done.
 	knocked int
 	seen    time.Duration // When it was listed last, or first heard of.
+	gone    time.Duration // When it was given up last.
 	help    time.Duration // When to help it join, if it is heard and not listed by then.
+	// spot is where it stands on the ring, and watchable is set if it can be watched.
+	spot      uint64
+	watchable bool
+	// held is set while gossip holds it for alive.
+	held bool
+	// sights are what its watches see, alarmed where those are who want to know.
+	sights  map[Watch]Sight
+	alarmed []netip.Addr
 }
 
 func (p *peer) listed() bool { return p.life.State == Alive || p.life.doubted() }
@@ -293,7 +334,7 @@ type identity struct {
 // hears of it.
 func NewView(node string, addr netip.Addr, boot uint64, pace Pace) *View {
 	v := &View{
-		pace: pace, peers: map[string]*peer{}, stale: true,
+		pace: pace, peers: map[string]*peer{}, stale: true, spot: SpotOf(node),
 		self: Record{Node: node, Address: addr, Boot: boot, Joining: true, Whole: true, Claims: Claims{}},
 	}
 	v.renew()
@@ -373,28 +414,115 @@ func (v *View) Heard(now time.Duration, node string, addr netip.Addr) {
 	if p.addr != addr {
 		p.addr, v.stale = addr, true
 	}
+	p.held = true
 	v.step(now, p, Heard{})
 }
 
 // Lost is called when gossip finds a member dead, or when it left.
 func (v *View) Lost(now time.Duration, node string) {
 	p := v.peers[node]
-	switch {
-	case p == nil:
-	case p.status != nil && p.status.Leaving:
+	if p == nil {
+		return
+	}
+	p.held = false
+	if p.status != nil && p.status.Leaving {
 		v.step(now, p, Left{})
-	default:
+	} else {
 		v.step(now, p, Lost{})
 	}
 }
 
 // Answered is called with the answer to a Question.
 func (v *View) Answered(now time.Duration, node string, a Answer) {
-	if p := v.peers[node]; p != nil {
-		if !p.fresh && a.Segment == Speaks && a.Round == p.life.Round {
+	p := v.peers[node]
+	if p == nil {
+		return
+	}
+	if a.Round == p.life.Round {
+		if !p.fresh && a.Segment == Speaks {
 			p.fresh, v.stale = true, true
 		}
-		v.step(now, p, a)
+		if a.Segment == Answers || a.Segment == Speaks {
+			v.deny(p)
+		}
+		p.alarmed = nil
+	}
+	v.step(now, p, a)
+}
+
+// Replied is called when a member that is missed has answered on its segment. What its
+// port says may still be missing.
+func (v *View) Replied(node string, round int) {
+	if p := v.peers[node]; p != nil && p.life.Round == round {
+		v.deny(p)
+		p.life = p.life.replied()
+	}
+}
+
+// deny tells whoever raised an alarm that the suspect answers.
+func (v *View) deny(p *peer) {
+	for _, to := range p.alarmed {
+		v.out.Denials = append(v.out.Denials, Denial{p.node, to})
+	}
+	p.alarmed = nil
+}
+
+// Watchable says whether a member that gossip knows can be watched.
+func (v *View) Watchable(node string, is bool) {
+	if p := v.peers[node]; p != nil && p.watchable != is {
+		p.watchable, v.stale = is, true
+	}
+}
+
+// Sighted is called when what a session sees has changed. A member that several
+// watch is in sight while any of them sees it.
+func (v *View) Sighted(now time.Duration, w Watch, s Sight) {
+	p := v.peers[w.Node]
+	if p == nil || !slices.Contains(v.ring.Watches, w) {
+		return // It is not watched by that any more.
+	}
+	if p.sights == nil {
+		p.sights = map[Watch]Sight{}
+	}
+	p.sights[w] = s
+	v.see(now, p)
+}
+
+// see takes in what all watches of a member see.
+func (v *View) see(now time.Duration, p *peer) {
+	sight := NoSight
+	for _, s := range p.sights {
+		if s == InSight || sight == NoSight {
+			sight = s
+		}
+	}
+	switch {
+	case sight == p.life.sight:
+	case sight == InSight:
+		v.step(now, p, Seen{})
+	case sight == OutOfSight:
+		v.step(now, p, Missed{})
+	default:
+		v.step(now, p, Unwatched{})
+	}
+}
+
+// Alarmed is called when another member's watch misses one, whose answer it awaits.
+func (v *View) Alarmed(now time.Duration, from, suspect string) {
+	p, by := v.peers[suspect], v.peers[from]
+	if p == nil || by == nil || !by.listed() || p.life.State != Alive {
+		return
+	}
+	if !slices.Contains(p.alarmed, by.addr) {
+		p.alarmed = append(p.alarmed, by.addr)
+	}
+	v.step(now, p, Alarmed{})
+}
+
+// Denied is called when another member had an answer from a suspect.
+func (v *View) Denied(now time.Duration, suspect string) {
+	if p := v.peers[suspect]; p != nil {
+		v.step(now, p, Spoke{})
 	}
 }
 
@@ -445,10 +573,17 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 		}
 	}
 	if k != Relayed {
+		switch {
+		case p.life.asked:
+			v.step(now, p, Spoke{})
+		case p.life.State == Gone && p.held && now >= p.gone+v.pace.Knock:
+			// Gossip never lost it, and will not say that it is back.
+			v.Heard(now, p.node, p.addr)
+		}
 		if !p.fresh && !p.status.Newer(r) {
 			p.fresh, v.stale = true, true
 		}
-		if !p.gossips() && v.urges(now, p) {
+		if !p.gossips() && !p.held && v.urges(now, p) {
 			v.out.Urgent = append(v.out.Urgent, r.Address)
 		}
 	}
@@ -529,6 +664,13 @@ func (v *View) Settle(now time.Duration) Effects {
 				next = min(next, due)
 			}
 		}
+		if at, alarms := p.life.Alarms(v.pace.Patience); alarms && now >= at {
+			p.life = p.life.told()
+			v.alarm(p)
+		}
+		if at, alarms := p.life.Alarms(v.pace.Patience); alarms {
+			next = min(next, max(at, now+time.Millisecond))
+		}
 		switch {
 		case !p.listed():
 			if now >= p.seen+v.pace.Remember {
@@ -562,6 +704,7 @@ func (v *View) Settle(now time.Duration) Effects {
 		v.stale, v.stood = false, quorum
 		v.settleClaims(quorum)
 		v.publish()
+		v.watch(now)
 	}
 	out := v.out
 	out.Next = next
@@ -786,10 +929,50 @@ func (v *View) publish() {
 	v.out.Members, v.out.Records = list, records
 }
 
+// watch brings who is watched up to date. Whatever was seen of one who is not watched
+// any more counts no longer.
+func (v *View) watch(now time.Duration) {
+	var ring Ring
+	if v.local.Detection == lb.DetectFast {
+		var others []Stander
+		for _, p := range v.order {
+			if p.listed() && p.watchable && p.status != nil {
+				others = append(others, Stander{p.node, p.spot, p.status.Interfaces, p.claims != nil && len(p.claims.Claims) > 0})
+			}
+		}
+		ring = RingOf(Stander{v.self.Node, v.spot, v.local.Interfaces, len(v.own.Claims()) > 0}, others)
+	}
+	if ring.Equal(v.ring) {
+		return
+	}
+	v.ring, v.out.Ring = ring, &ring
+	for _, p := range v.order {
+		before := len(p.sights)
+		maps.DeleteFunc(p.sights, func(w Watch, _ Sight) bool { return !slices.Contains(ring.Watches, w) })
+		if len(p.sights) != before {
+			v.see(now, p)
+		}
+	}
+}
+
+// alarm has the others ask, too, and the suspect once more whether it lives.
+func (v *View) alarm(suspect *peer) {
+	v.tell(suspect.addr, Knock)
+	a := Alarm{Suspect: suspect.node}
+	for _, p := range v.order {
+		if p != suspect && p.listed() && p.watchable {
+			a.To = append(a.To, p.addr)
+		}
+	}
+	if len(a.To) > 0 {
+		v.out.Alarms = append(v.out.Alarms, a)
+	}
+}
+
 func (v *View) peer(now time.Duration, node string) *peer {
 	p := v.peers[node]
 	if p == nil {
-		p = &peer{node: node, seen: now}
+		p = &peer{node: node, seen: now, spot: SpotOf(node)}
 		v.peers[node] = p
 		i, _ := slices.BinarySearchFunc(v.order, node, func(p *peer, node string) int { return strings.Compare(p.node, node) })
 		v.order = slices.Insert(v.order, i, p)
@@ -803,19 +986,32 @@ func (v *View) step(now time.Duration, p *peer, e Event) {
 	next, ask := p.life.Step(v.pace.Patience, now, e)
 	p.life = next
 	if ask {
-		v.out.Questions = append(v.out.Questions, Question{Suspect: p.member(), Round: next.Round})
-		v.tell(p.addr, Doubt)
+		v.out.Questions = append(v.out.Questions, Question{Suspect: p.member(), Round: next.Round, Missed: next.asked})
+		k := Doubt
+		if next.asked {
+			k = Knock // Gossip holds it for alive: there is nothing to refute.
+		}
+		v.tell(p.addr, k)
 	}
 	if next.State == before.State {
+		if before.asked && !next.asked {
+			v.out.Cleared++
+		}
 		return
 	}
 	v.stale = true
+	if next.State == Gone {
+		p.gone, p.alarmed = now, nil
+	}
 	if next.Cause != GoneLeft {
 		v.moved, v.movedAt = true, now
 	}
 	c := Change{Node: p.node, State: next.State, Cause: next.Cause}
-	if before.doubted() {
+	switch {
+	case before.doubted():
 		c.Doubted, c.For = true, now-before.Lost
+	case before.asked && next.State == Gone:
+		c.Doubted, c.For = true, now-before.Since
 	}
 	v.out.Changes = append(v.out.Changes, c)
 }

@@ -326,7 +326,7 @@ func (c *Cluster) sum(key lb.ServiceKey) {
 }
 
 func equalNode(a, b lb.Node) bool {
-	return a.Name == b.Name && a.NotReady == b.NotReady && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain &&
+	return a.Name == b.Name && a.NotReady == b.NotReady && a.NetworkUnavailable == b.NetworkUnavailable && a.Drain == b.Drain && a.Detection == b.Detection &&
 		maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Addresses, b.Addresses) && slices.Equal(a.PodNetworks, b.PodNetworks)
 }
 

@@ -12,7 +12,7 @@ type Window struct {
 // Whole is how long it takes if nobody answers.
 func (w Window) Whole() time.Duration { return time.Duration(w.Questions-1)*w.Apart + w.Last }
 
-// The windows, and what tells them apart (docs/design/confirmation.md). The number of
+// The windows, and what tells them apart (docs/design/confirmation.md, docs/design/detection.md). The number of
 // questions is what stands loss: where one frame in twenty is lost each way, a
 // question comes to nothing once in ten times, and all six once in a million. What
 // the wait has to stand is answers that come late.

@@ -11,6 +11,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -292,9 +293,36 @@ type Node struct {
 	NotReady bool
 	// NetworkUnavailable is the node's condition of that name.
 	NetworkUnavailable bool
+	// Detection is what its annotation belfry.dev/detection says of how its failure is
+	// to be detected.
+	Detection Detection
 	// Drain is set when the annotation belfry.dev/drain is "true" or there is
 	// the taint that the operator named as a drain trigger.
 	Drain bool
+}
+
+// A Detection is how the failure of a node is detected.
+type Detection uint8
+
+// Ways of detection.
+const (
+	// DetectAsConfigured is as the speaker's flag says.
+	DetectAsConfigured Detection = iota
+	// DetectFast is by sessions on the segment between speakers, in about 0.13 s.
+	DetectFast
+	// DetectStandard is by gossip alone, in about 0.4 s.
+	DetectStandard
+)
+
+var detections = [...]string{"", "fast", "standard"}
+
+// String returns the word for it.
+func (d Detection) String() string { return detections[d] }
+
+// ParseDetection returns what a word says; the empty one is DetectAsConfigured.
+func ParseDetection(s string) (d Detection, ok bool) {
+	i := slices.Index(detections[:], s)
+	return Detection(max(i, 0)), i >= 0
 }
 
 // An ExternalIP is an address that a Service of whatever type names in its externalIPs,

@@ -107,3 +107,14 @@ func TestNodeIsReduced(t *testing.T) {
 		}
 	}
 }
+
+func TestANodeSaysHowItsFailureIsDetected(t *testing.T) {
+	for text, want := range map[string]lb.Detection{
+		"": lb.DetectAsConfigured, "fast": lb.DetectFast, "standard": lb.DetectStandard, "quick": lb.DetectAsConfigured,
+	} {
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a", Annotations: map[string]string{AnnotationDetection: text}}}
+		if got := (Scope{}).Node(n).Detection; got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}

@@ -12,6 +12,10 @@ import (
 // AnnotationDrain on a Node drains it of addresses when it says "true".
 const AnnotationDrain = "belfry.dev/drain"
 
+// AnnotationDetection on a Node says how its failure is to be detected: "fast" or
+// "standard". Whatever else it says is ignored.
+const AnnotationDetection = "belfry.dev/detection"
+
 // Node keeps of a Node what announcing depends on.
 func (o Scope) Node(n *corev1.Node) lb.Node {
 	out := lb.Node{Name: n.Name, Labels: n.Labels}
@@ -40,6 +44,7 @@ func (o Scope) Node(n *corev1.Node) lb.Node {
 		}
 	}
 	out.Drain = n.Annotations[AnnotationDrain] == "true"
+	out.Detection, _ = lb.ParseDetection(n.Annotations[AnnotationDetection])
 	if o.DrainTaint != "" && slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == o.DrainTaint }) {
 		out.Drain = true
 	}

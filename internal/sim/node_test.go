@@ -107,6 +107,11 @@ type node struct {
 	// lost touch of a node that it does.
 	gossip map[int]bool
 	since  map[int]time.Duration
+	// fast: it watches others and is watched. sessions are its ends.
+	fast     bool
+	sessions []*session
+	sounding map[election.SegmentQuestion]bool
+	lateness map[int]*layer2.Lateness // by interface
 
 	refreshing bool
 	turns      int                      // Of pings.
@@ -145,6 +150,7 @@ func newWorld(s scenario) *world {
 			w: w, id: i, name: fmt.Sprintf("n%d", i), host: i + 1, kernel: map[netip.Addr]bool{}, bare: s.bare,
 			powered: true, offset: time.Duration(w.rnd.Int64N(int64(time.Hour))), rate: 0.99 + 0.02*w.rnd.Float64(),
 		}
+		n.fast = !s.standard && (s.steady || w.rnd.IntN(8) > 0)
 		for range w.segments {
 			n.carrier = append(n.carrier, true)
 		}
@@ -159,6 +165,9 @@ func newWorld(s scenario) *world {
 	}
 	w.check.init(w)
 	w.control()
+	if !s.steady && !s.standard {
+		w.after(3*time.Second, w.starve)
+	}
 	return w
 }
 
@@ -257,13 +266,18 @@ func (n *node) start() {
 	n.boot++
 	n.running, n.paused, n.leaving, n.deaf = true, false, false, false
 	n.gossip, n.since, n.refreshed = map[int]bool{}, map[int]time.Duration{}, map[int]*election.Record{}
+	n.sessions, n.sounding, n.lateness = nil, map[election.SegmentQuestion]bool{}, map[int]*layer2.Lateness{}
 	n.met, n.recording = map[string]bool{}, map[netip.Addr]bool{}
 	n.members, n.own, n.records, n.backlog, n.refreshing = nil, nil, nil, nil, false
 	n.quiet()
 	n.addr = gossipAddress(n.host)
 	n.config = n.w.truth.clone()
 	n.view = election.NewView(n.name, n.addr, n.boot, election.DefaultPace(3, slow, lostSoonest))
-	n.core = core.New(core.Config{Node: n.name, Gossip: n.addr})
+	detection := lb.DetectStandard
+	if n.fast {
+		detection = lb.DetectFast
+	}
+	n.core = core.New(core.Config{Node: n.name, Gossip: n.addr, Detection: detection})
 	n.w.note("%s starts", n.name)
 	n.turn(func() {})
 	n.soon(func() {

@@ -43,14 +43,18 @@ import (
 //
 // After the loss of packets the first line may say: segments 2 (one is the default);
 // placed (a controller places addresses); twin (each node has another interface on
-// its first segment); bare (interfaces have no addresses).
+// its first segment); bare (interfaces have no addresses); steady (every node is watched,
+// and sessions miss nobody that is there); standard (nobody is watched).
 type scenario struct {
 	seed               uint64
 	nodes, addrs       int
 	loss               float64
 	segments           int
 	placed, twin, bare bool
-	steps              []step
+	// steady: every node watches others, and no session misses what is there;
+	// standard: none does.
+	steady, standard bool
+	steps            []step
 	// gentle: there is time to recover between any two disturbances, so each
 	// move must have a cause.
 	gentle bool
@@ -89,7 +93,7 @@ func (s scenario) String() string {
 	for _, o := range []struct {
 		name string
 		set  bool
-	}{{"placed", s.placed}, {"twin", s.twin}, {"bare", s.bare}} {
+	}{{"placed", s.placed}, {"twin", s.twin}, {"bare", s.bare}, {"steady", s.steady}, {"standard", s.standard}} {
 		if o.set {
 			b.WriteString(" " + o.name)
 		}
@@ -120,6 +124,10 @@ func parse(text string) (s scenario, err error) {
 					s.twin = true
 				case "bare":
 					s.bare = true
+				case "steady":
+					s.steady = true
+				case "standard":
+					s.standard = true
 				case "segments":
 					if s.segments, err = strconv.Atoi(f[8+i+1]); err != nil {
 						return s, fmt.Errorf("%q: %w", line, err)

@@ -306,18 +306,28 @@ func (n *node) probed(ifindex int, target netip.Addr, mac lb.MAC, answer func(an
 			answer(is)
 		}
 	}
-	for k := range 6 {
-		n.w.after(time.Duration(k)*10*ms, func() {
+	first, window := n.w.now, n.late(ifindex).Window(n.time())
+	for k := range window.Questions {
+		n.w.after(time.Duration(k)*window.Apart, func() {
 			if !done {
 				n.w.asks(n, ifindex, target, func(from lb.MAC) {
-					if from == mac || mac == (lb.MAC{}) {
+					if (from == mac || mac == (lb.MAC{})) && !done && n.boot == boot {
+						n.late(ifindex).Add(n.time(), n.w.now-first)
 						finish(true)
 					}
 				})
 			}
 		})
 	}
-	n.w.after(60*ms, func() { finish(false) })
+	n.w.after(window.Whole(), func() { finish(false) })
+}
+
+// late is how late the answers on an interface's segment have been.
+func (n *node) late(ifindex int) *layer2.Lateness {
+	if n.lateness[ifindex] == nil {
+		n.lateness[ifindex] = &layer2.Lateness{}
+	}
+	return n.lateness[ifindex]
 }
 
 // identify asks whose station it is.
@@ -362,10 +372,15 @@ func (n *node) ask(q election.Question) {
 	left, said := 0, false
 	say := func() {
 		switch {
-		case said || left > 0 && verdict != election.Speaks:
+		case said || left > 0 && verdict != election.Speaks && !(q.Missed && verdict == election.Answers):
 			return
-		case verdict == election.Silent:
+		case verdict == election.Silent, verdict == election.Speaks:
 			answer()
+		case q.Missed && verdict == election.Answers:
+			if n.boot == boot {
+				n.turn(func() { n.view.Replied(other.name, q.Round) })
+			}
+			w.after(max(0, connected-w.now), answer)
 		default:
 			w.after(max(0, connected-w.now), answer)
 		}

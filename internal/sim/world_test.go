@@ -185,6 +185,17 @@ func (n *node) perform(e election.Effects) {
 	for _, q := range e.Questions {
 		n.ask(q)
 	}
+	for _, a := range e.Alarms {
+		for _, to := range a.To {
+			w.packet(n, w.nodeAt(to), func(to *node) { to.view.Alarmed(to.clock(), n.name, a.Suspect) })
+		}
+	}
+	for _, d := range e.Denials {
+		w.packet(n, w.nodeAt(d.To), func(to *node) { to.view.Denied(to.clock(), d.Suspect) })
+	}
+	if e.Ring != nil {
+		n.setRing(*e.Ring)
+	}
 	for _, c := range e.Changes {
 		w.note("  %s: %s is %v (%v)", n.name, c.Node, c.State, c.Cause)
 	}
@@ -240,7 +251,10 @@ func (n *node) hear(other *node) {
 	if n.own != nil {
 		n.refresh()
 	}
-	n.turn(func() { n.view.Heard(n.clock(), other.name, other.addr) })
+	n.turn(func() {
+		n.view.Heard(n.clock(), other.name, other.addr)
+		n.view.Watchable(other.name, other.fast)
+	})
 	n.w.watch()
 }
 
@@ -265,6 +279,7 @@ func (n *node) refuted(other *node) {
 // for some time. It is called whenever touch may have changed.
 func (w *world) watch() {
 	w.changed = true
+	w.sight()
 	for _, n := range w.nodes {
 		if !n.active() {
 			continue

@@ -29,7 +29,7 @@ const questions = 4
 // interface: its kernel for an address of its own, and its speaker for one that it
 // claims. The reply is what any of them says of it that is most: Speaks at once,
 // Answers once its speaker has kept silent, and Silent when its kernel could be asked
-// and did not answer anywhere.
+// and did not answer anywhere. Of a member that is missed any answer will do, at once.
 func (c Confirmer) Confirm(ctx context.Context, q election.Question) election.Reply {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -57,7 +57,7 @@ func (c Confirmer) Confirm(ctx context.Context, q election.Question) election.Re
 	left := ask(election.Voices(ours, q.Suspect, q.Round), election.Speaks, election.Unknown)
 	left += ask(election.Shared(ours, q.Suspect.Interfaces), election.Answers, election.Silent)
 	reply := election.Unknown
-	for ; left > 0 && reply != election.Speaks; left-- {
+	for ; left > 0 && reply != election.Speaks && !(q.Missed && reply == election.Answers); left-- {
 		reply = max(reply, <-answers)
 	}
 	return reply

@@ -71,6 +71,8 @@ type Config struct {
 	Gossip   netip.Addr
 	Fixed    bool
 	Announce announce.Options
+	// Detection is how its failure is detected, unless its Node says otherwise.
+	Detection lb.Detection
 	// BGP holds the sessions with routers; nil for none. Grace is how long they
 	// have to find another way before this node goes.
 	BGP   Peering
@@ -134,7 +136,7 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, log *slog.L
 	}
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
-		core:     core.New(core.Config{Node: cfg.Node, Gossip: cfg.Gossip, Fixed: cfg.Fixed, Announce: cfg.Announce}),
+		core:     core.New(core.Config{Node: cfg.Node, Gossip: cfg.Gossip, Fixed: cfg.Fixed, Announce: cfg.Announce, Detection: cfg.Detection}),
 		dirty:    true,
 		board:    newBoard(),
 		met:      map[string]bool{},

@@ -36,6 +36,8 @@ type Knowledge struct {
 	// State is how far the speaker is in its life, and Settings its flags.
 	State    election.State
 	Settings report.Settings
+	// Detection is how the node's failure is detected.
+	Detection lb.Detection
 	// Index is the cluster's configuration as it bears on announcing.
 	Index *announce.Index
 	// Interfaces are the node's, Members all speakers, Claims what the node
@@ -87,6 +89,7 @@ func Compose(k Knowledge, before v1beta1.SpeakerStatusStatus) v1beta1.SpeakerSta
 		Version:    cut(k.Version, 128),
 		Phase:      phases[k.State],
 		Settings:   v1beta1.SpeakerSettings{LoadBalancerClass: k.Settings.Class, DrainTaint: k.Settings.DrainTaint, IgnoreExcludeLB: k.Settings.IgnoreExcludeLB, Namespace: k.Settings.Namespace},
+		Detection:  k.Detection.String(),
 		Interfaces: interfaces(k),
 		Membership: membership(k.Members, k.Unheard),
 		Layer2:     layer2Status(k, before.Layer2),

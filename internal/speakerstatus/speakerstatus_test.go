@@ -55,7 +55,7 @@ func world() Knowledge {
 		Configuration: "0123456789abcdef",
 	}, announce.Options{})
 	return Knowledge{
-		Node: "node1", Version: "v0.1.0", Index: index,
+		Node: "node1", Version: "v0.1.0", Index: index, Detection: lb.DetectStandard,
 		Interfaces: []lb.Interface{
 			{Index: 1, Name: "lo", Up: true, Carrier: true, Loopback: true, Addresses: prefixes("127.0.0.1/8", "::1/128")},
 			{Index: 2, Name: "eth0", MAC: lb.MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true, Addresses: prefixes("2001:db8::11/64", "192.0.2.11/24", "fe80::1/64", "192.0.2.12/24")},
@@ -184,6 +184,7 @@ bgp:
   total: 7
   up: 2
 configuration: 0123456789abcdef
+detection: standard
 interfaces:
 - carrier: true
   mac: "02:00:00:00:00:03"

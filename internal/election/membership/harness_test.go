@@ -44,6 +44,7 @@ type member struct {
 	addr    netip.Addr
 	reg     *prometheus.Registry
 	wire    *wire
+	watches *watches
 	cancel  context.CancelFunc
 	done    chan error
 }
@@ -96,13 +97,23 @@ func (c *cluster) peers() []netip.Addr {
 // start starts the member of that host, with changes to its configuration.
 func (c *cluster) start(host int, change ...func(*Config)) *member {
 	c.t.Helper()
+	return c.startWatching(host, nil, change...)
+}
+
+// startWatching does the same, with sessions that the test speaks for.
+func (c *cluster) startWatching(host int, w *watches, change ...func(*Config)) *member {
+	c.t.Helper()
 	cfg := Config{Node: c.node(host), Bind: c.addr(host), Port: c.port, Key: testKey, Size: c.size}
 	for _, f := range change {
 		f(&cfg)
 	}
-	m := &member{cluster: c, node: cfg.Node, addr: cfg.Bind, reg: prometheus.NewRegistry(), done: make(chan error, 1)}
+	m := &member{cluster: c, node: cfg.Node, addr: cfg.Bind, watches: w, reg: prometheus.NewRegistry(), done: make(chan error, 1)}
+	var watcher Watcher
+	if w != nil {
+		watcher = w
+	}
 	var err error
-	if m.Membership, err = New(cfg, testLog(c.t, cfg.Node), m.reg, segment{c}); err != nil {
+	if m.Membership, err = New(cfg, testLog(c.t, cfg.Node), m.reg, segment{c}, watcher); err != nil {
 		c.t.Fatal(err)
 	}
 	m.open = func(bind netip.AddrPort, b *border) (memberlist.NodeAwareTransport, error) {
@@ -113,7 +124,7 @@ func (c *cluster) start(host int, change ...func(*Config)) *member {
 	ctx, cancel := context.WithCancel(context.Background())
 	m.cancel = cancel
 	m.SetPeers(c.peers())
-	m.Publish(Local{Interfaces: c.ifaces(host)})
+	m.Publish(Local{Interfaces: c.ifaces(host), Detection: lb.DetectFast})
 	go func() { m.done <- m.Run(ctx) }()
 	c.members[cfg.Node] = m
 	return m
@@ -337,7 +348,7 @@ func child(spec string) int {
 	f := strings.Fields(spec)
 	var port uint16
 	fmt.Sscan(f[2], &port)
-	m, err := New(Config{Node: f[0], Bind: netip.MustParseAddr(f[1]), Port: port, Key: testKey}, slog.New(slog.DiscardHandler), nil, nil)
+	m, err := New(Config{Node: f[0], Bind: netip.MustParseAddr(f[1]), Port: port, Key: testKey}, slog.New(slog.DiscardHandler), nil, nil, nil)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -136,6 +136,19 @@ func (l *loop) perform(e election.Effects) time.Duration {
 	for _, q := range e.Questions {
 		l.ask(q)
 	}
+	for _, a := range e.Alarms {
+		word := encodeWord(wordAlarm, l.m.cfg.Node, a.Suspect)
+		for _, to := range a.To {
+			_ = l.ml.SendToAddress(memberlist.Address{Addr: hostPort(to, l.m.cfg.Port)}, word)
+		}
+	}
+	for _, d := range e.Denials {
+		_ = l.ml.SendToAddress(memberlist.Address{Addr: hostPort(d.To, l.m.cfg.Port)}, encodeWord(wordDenial, l.m.cfg.Node, d.Suspect))
+	}
+	if e.Ring != nil && l.m.watcher != nil {
+		l.m.watcher.Set(*e.Ring, l.seen)
+	}
+	l.m.metrics.cleared.Add(float64(e.Cleared))
 	l.m.metrics.dropped.WithLabelValues(dropOverflow).Add(float64(e.Refused))
 	for _, c := range e.Changes {
 		if c.State == election.Gone {
@@ -277,7 +290,10 @@ func (l *loop) ask(q election.Question) {
 		if l.ctx.Err() != nil {
 			v = election.Unknown // Cut short: that is no silence.
 		}
-		if v == election.Silent {
+		if q.Missed && (v == election.Answers || v == election.Speaks) {
+			l.m.inbox.post(func(l *loop) { l.view.Replied(q.Suspect.Node, q.Round) })
+		}
+		if v == election.Silent || v == election.Speaks {
 			answer(v, election.PortSilent)
 		}
 		segment <- v
@@ -333,8 +349,24 @@ func (l *loop) log(c election.Change) {
 	}
 }
 
-// receive takes a record from a packet or a stream.
+// seen takes what a session sees. It does not wait.
+func (l *loop) seen(w election.Watch, s election.Sight) {
+	l.m.inbox.post(func(l *loop) { l.view.Sighted(l.now(), w, s) })
+}
+
+// receive takes a record from a packet or a stream, or a word about a third member.
 func (l *loop) receive(b []byte) {
+	if len(b) > 0 && b[0] == wordVersion {
+		switch w, err := decodeWord(b); {
+		case err != nil:
+			l.m.metrics.dropped.WithLabelValues(dropMalformed).Inc()
+		case w.kind == wordAlarm:
+			l.view.Alarmed(l.now(), w.from, w.about)
+		default:
+			l.view.Denied(l.now(), w.about)
+		}
+		return
+	}
 	if r, k := l.decode(b); r != nil {
 		l.view.Receive(l.now(), r, k)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 // DefaultPort is the port of gossip, UDP and TCP.
@@ -57,12 +58,20 @@ type Confirmer interface {
 	Confirm(ctx context.Context, q election.Question) election.Reply
 }
 
+// A Watcher runs the sessions by which speakers watch each other.
+type Watcher interface {
+	// Set replaces who is watched. Seen is called when what a session sees has
+	// changed. Neither waits.
+	Set(ring election.Ring, seen func(election.Watch, election.Sight))
+}
+
 // A Membership is this node's part in gossip.
 type Membership struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
 	confirm Confirmer
+	watcher Watcher
 	pace    pace
 	border  *border
 	// open opens the transport; a seam for tests.
@@ -74,15 +83,18 @@ type Membership struct {
 	// node's first.
 	state atomic.Pointer[[][]byte]
 	// ack is what this node's acks bring along.
-	ack   atomic.Pointer[[]byte]
-	inbox inbox
-	news  *memberlist.TransmitLimitedQueue
-	size  atomic.Int32 // Listed members, for news.
-	room  atomic.Int64 // How many of them there may be.
+	ack atomic.Pointer[[]byte]
+	// watched is set while this node can be watched.
+	watched atomic.Bool
+	inbox   inbox
+	news    *memberlist.TransmitLimitedQueue
+	size    atomic.Int32 // Listed members, for news.
+	room    atomic.Int64 // How many of them there may be.
 }
 
-// New returns a Membership; Run runs it. A nil confirmer knows nothing.
-func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confirmer) (*Membership, error) {
+// New returns a Membership; Run runs it. A nil confirmer knows nothing, and without a
+// watcher failures are detected by gossip alone.
+func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confirmer, watcher Watcher) (*Membership, error) {
 	if cfg.Port == 0 {
 		cfg.Port = DefaultPort
 	}
@@ -90,7 +102,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 		return nil, err
 	}
 	m := &Membership{
-		cfg: cfg, log: log, metrics: newMetrics(reg), confirm: confirm, pace: paceFor(cfg.Size),
+		cfg: cfg, log: log, metrics: newMetrics(reg), confirm: confirm, watcher: watcher, pace: paceFor(cfg.Size),
 		open: open, changed: make(chan struct{}, 1),
 		inbox: inbox{kick: make(chan struct{}, 1)},
 	}
@@ -108,7 +120,15 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 // are told at once.
 func (m *Membership) Publish(local Local) {
 	local = copyOf(local)
-	m.inbox.post(func(l *loop) { l.view.SetLocal(local) })
+	if m.watcher == nil {
+		local.Detection = lb.DetectStandard
+	}
+	m.inbox.post(func(l *loop) {
+		l.view.SetLocal(local)
+		if watched := local.Detection == lb.DetectFast; m.watched.Swap(watched) != watched {
+			_ = l.ml.UpdateNode(time.Nanosecond) // Meta is news for all.
+		}
+	})
 }
 
 // SetPeers replaces the addresses at which other speakers should be; this
@@ -233,10 +253,16 @@ func (d *delegate) NotifyAlive(n *memberlist.Node) error {
 
 var errTooManyMembers = errors.New("more members than this cluster can have")
 
-// NodeMeta returns nothing: 512 bytes would not hold what we have to say.
-func (d *delegate) NodeMeta(int) []byte { return nil }
+// NodeMeta returns what this node understands; 512 bytes would not hold what it has to
+// say. Speakers that know nothing of it ignore it.
+func (d *delegate) NodeMeta(int) []byte {
+	if d.m.watched.Load() {
+		return []byte{metaWatched}
+	}
+	return nil
+}
 
-// NotifyMsg takes a record.
+// NotifyMsg takes a record, or a word about a third member.
 func (d *delegate) NotifyMsg(b []byte) {
 	b = slices.Clone(b)
 	if !d.m.inbox.offer(func(l *loop) { l.receive(b) }) {
@@ -286,11 +312,18 @@ func (d *delegate) NotifyJoin(n *memberlist.Node) {
 	d.alive[name] = true
 	d.mu.Unlock()
 	addr, _ := netip.AddrFromSlice(n.Addr)
-	d.m.inbox.post(func(l *loop) { l.view.Heard(l.now(), name, addr.Unmap()) })
+	watchable := isWatchable(n.Meta)
+	d.m.inbox.post(func(l *loop) {
+		l.view.Heard(l.now(), name, addr.Unmap())
+		l.view.Watchable(name, watchable)
+	})
 }
 
-// NotifyUpdate is told of new node meta; there is none.
-func (d *delegate) NotifyUpdate(*memberlist.Node) {}
+// NotifyUpdate is told of new node meta.
+func (d *delegate) NotifyUpdate(n *memberlist.Node) {
+	name, watchable := n.Name, isWatchable(n.Meta)
+	d.m.inbox.post(func(l *loop) { l.view.Watchable(name, watchable) })
+}
 
 // NotifyLeave is told of a member that gossip lost, or that left.
 func (d *delegate) NotifyLeave(n *memberlist.Node) {
@@ -319,7 +352,7 @@ func (m *Membership) publishMembers(list []election.Member) {
 // copyOf returns local with slices of its own, within what a record can carry,
 // in a fixed order.
 func copyOf(local Local) Local {
-	c := Local{Leaving: local.Leaving, Owned: slices.Clone(local.Owned), Offered: slices.Clone(local.Offered)}
+	c := Local{Leaving: local.Leaving, Detection: local.Detection, Owned: slices.Clone(local.Owned), Offered: slices.Clone(local.Offered)}
 	for _, i := range local.Interfaces[:min(len(local.Interfaces), maxInterfaces)] {
 		i.Addresses = slices.Clone(i.Addresses[:min(len(i.Addresses), maxPrefixes)])
 		i.Up, i.Carrier = true, true

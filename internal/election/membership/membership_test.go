@@ -373,7 +373,7 @@ func TestASingleNodeDoesNotWait(t *testing.T) {
 }
 
 func TestBeforeItRunsItIsJoining(t *testing.T) {
-	m, err := New(Config{Node: "n", Bind: netip.MustParseAddr("127.0.0.1"), Key: testKey}, testLog(t, "n"), nil, nil)
+	m, err := New(Config{Node: "n", Bind: netip.MustParseAddr("127.0.0.1"), Key: testKey}, testLog(t, "n"), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -537,7 +537,7 @@ func TestAnAddressInUseIsAnError(t *testing.T) {
 	c := newCluster(t, 2)
 	m := c.start(1)
 	m.sees("itself alive", 3*time.Second, with(m.node, election.Alive))
-	again, err := New(Config{Node: "other", Bind: m.addr, Port: c.port, Key: testKey}, testLog(t, "other"), nil, nil)
+	again, err := New(Config{Node: "other", Bind: m.addr, Port: c.port, Key: testKey}, testLog(t, "other"), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -547,7 +547,7 @@ func TestAnAddressInUseIsAnError(t *testing.T) {
 }
 
 func TestAConfigIsRefusedWithEverythingThatIsWrong(t *testing.T) {
-	_, err := New(Config{Bind: netip.MustParseAddr("::")}, testLog(t, ""), nil, nil)
+	_, err := New(Config{Bind: netip.MustParseAddr("::")}, testLog(t, ""), nil, nil, nil)
 	if err == nil || !strings.Contains(err.Error(), "node name") || !strings.Contains(err.Error(), "gossip address") {
 		t.Errorf("New returned %v", err)
 	}

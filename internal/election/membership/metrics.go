@@ -15,6 +15,7 @@ type metrics struct {
 	suspicions *prometheus.CounterVec
 	doubt      prometheus.Histogram
 	exchanges  *prometheus.CounterVec
+	cleared    prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -45,8 +46,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Help: "Exchanges of state with missing peers, by result.",
 		}, []string{"result"}),
 	}
+	m.cleared = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "belfry_detection_cleared_total",
+		Help: "Members that a session on the segment missed, here or at another speaker, and that turned out to live when they were asked.",
+	})
 	if reg != nil {
-		reg.MustRegister(m.members, m.expected, m.dropped, m.suspicions, m.doubt, m.exchanges)
+		reg.MustRegister(m.members, m.expected, m.dropped, m.suspicions, m.doubt, m.exchanges, m.cleared)
 	}
 	for _, r := range []string{dropForeign, dropMalformed, dropOverflow} {
 		m.dropped.WithLabelValues(r)

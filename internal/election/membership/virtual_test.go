@@ -92,7 +92,7 @@ func (m *virtual) start(peers ...netip.Addr) {
 	var err error
 	log := slog.New(&observer{history: w.history, by: m.host})
 	cfg := Config{Node: w.node(m.host), Bind: w.addr(m.host), Key: testKey, Size: len(w.members)}
-	if m.Membership, err = New(cfg, log, nil, wireSegment{w.lan, cfg.Bind}); err != nil {
+	if m.Membership, err = New(cfg, log, nil, wireSegment{w.lan, cfg.Bind}, nil); err != nil {
 		w.t.Fatal(err)
 	}
 	m.end = w.lan.open(netip.AddrPortFrom(cfg.Bind, DefaultPort))

@@ -56,7 +56,7 @@ func (l *Link) Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb
 }
 
 // sounding is the pause between two questions that find out how late a segment's
-// answers are, and how long an answer is waited for.
+// answers are, and how long an answer is waited for (docs/design/detection.md).
 const sounding = time.Second
 
 // Sound asks a station for an address of its own once a second until ctx ends, so
