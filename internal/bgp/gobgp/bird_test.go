@@ -251,11 +251,20 @@ func (b *bird) lastWord(t *testing.T, p lb.BGPPeer) string {
 	if all := regexp.MustCompile(`(?m)^ +(Last error|Message): +(.*)$`).FindAllString(text, -1); len(all) > 0 {
 		return strings.Join(all, " ")
 	}
+	// A protocol that BIRD is stopping itself has no last error, whatever it is told then;
+	// but what it was told is in the log.
+	said := ""
 	logged, _ := os.ReadFile(filepath.Join(b.dir, "log"))
 	for line := range strings.Lines(string(logged)) {
-		if strings.Contains(line, p.Name+":") || strings.Contains(line, "econfig") {
+		if strings.Contains(line, " "+p.Name+": ") || strings.Contains(line, "protocol "+p.Name+"\n") || strings.Contains(line, "Reconfigur") {
 			text += line
 		}
+		if _, word, ok := strings.Cut(line, "<RMT> "+p.Name+": "); ok {
+			said = word
+		}
+	}
+	if said != "" {
+		return said
 	}
 	return "no error: " + text
 }
