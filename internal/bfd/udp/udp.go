@@ -189,8 +189,18 @@ func (m *Monitor) read(ctx context.Context, s socket) (err error) {
 	}
 	conn := listening.(*net.UDPConn)
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
+	// The port is free once this returns: who closes a socket that another reads may be
+	// the last to let go of it.
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(closed)
+		conn.Close()
+	})
+	defer func() {
+		if !stop() {
+			<-closed
+		}
+	}()
 	receive, err := receiver(conn, s.v6)
 	if err != nil {
 		return fmt.Errorf("listen: %w", plain(err))

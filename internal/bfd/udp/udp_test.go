@@ -108,6 +108,35 @@ func TestBothEndsComeUpAndOneLeaves(t *testing.T) {
 	}
 }
 
+// Whoever comes after a Monitor has its ports.
+func TestThePortsAreFreeOnceRunReturns(t *testing.T) {
+	port := fmt.Sprintf(":%04X ", portSingleHop)
+	taken := func() bool {
+		text, err := os.ReadFile("/proc/net/udp")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Contains(string(text), port)
+	}
+	if taken() {
+		t.Skip("SKIPPED, another program has BFD's port")
+	}
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); _ = New(slog.New(slog.DiscardHandler)).Run(ctx) }()
+		for end := time.Now().Add(10 * time.Second); !taken(); runtime.Gosched() {
+			if time.Now().After(end) {
+				t.Fatal("nobody listens after 10 s")
+			}
+		}
+		cancel()
+		if <-done; taken() {
+			t.Fatal("Run has returned, and its port is not free")
+		}
+	}
+}
+
 func TestSilenceIsAFailure(t *testing.T) {
 	m := monitor(t)
 	here, there := paths(false)
