@@ -23,9 +23,10 @@ help: ## Print this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build both binaries, static and stripped, into bin/
+build: ## Build all binaries, static and stripped, into bin/
 	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/belfry-controller ./cmd/controller
 	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/belfry-speaker ./cmd/speaker
+	CGO_ENABLED=0 go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o bin/kubectl-belfry ./cmd/kubectl-belfry
 
 .PHONY: image
 image: ## Write the container image for all platforms as dist/belfry.tar, and those for the lab (no Docker needed)

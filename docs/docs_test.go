@@ -464,6 +464,9 @@ func TestCommandsNameOurKindsWithTheirGroup(t *testing.T) {
 	for page, text := range pages(t) {
 		for n, line := range strings.Split(text, "\n") {
 			for _, c := range command.FindAllString(line, -1) {
+				if strings.HasPrefix(c, "kubectl belfry ") {
+					continue // it knows no other kinds
+				}
 				if strings.Contains(c, ".belfry.dev") {
 					seen++
 				}

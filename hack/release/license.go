@@ -25,8 +25,16 @@ type module struct {
 // and reads their licenses in the module cache.
 func linked(ctx context.Context, root string) ([]module, error) {
 	all := map[string]*module{}
+	type build struct{ name, system string }
+	var builds []build
 	for _, name := range programs {
-		out, err := run(ctx, []string{"CGO_ENABLED=0", "GOOS=linux", "GOFLAGS=-mod=readonly"}, "go", "-C", root, "list", "-deps", "-json=Module", "./cmd/"+name)
+		for _, system := range systems(name) {
+			builds = append(builds, build{name, system})
+		}
+	}
+	for _, b := range builds {
+		name := b.name
+		out, err := run(ctx, []string{"CGO_ENABLED=0", "GOOS=" + b.system, "GOFLAGS=-mod=readonly"}, "go", "-C", root, "list", "-deps", "-json=Module", "./cmd/"+name)
 		if err != nil {
 			return nil, err
 		}
@@ -148,7 +156,7 @@ func licensePage(modules []module) (string, error) {
 	var b strings.Builder
 	b.WriteString(`# Licenses
 
-Belfry is under the Apache License 2.0. Its two programs are linked from the modules below, whose licenses permit that.
+Belfry is under the Apache License 2.0. Its programs are linked from the modules below, whose licenses permit that.
 This page is written by ` + "`go run ./hack/release --licenses`" + `, and a test holds it to what is linked.
 
 | license | modules | asks |
@@ -180,9 +188,9 @@ This page is written by ` + "`go run ./hack/release --licenses`" + `, and a test
 	}
 	b.WriteString("\n| module | version | license | in |\n|---|---|---|---|\n")
 	for _, m := range modules {
-		in := "both"
-		if len(m.programs) == 1 {
-			in = m.programs[0]
+		in := strings.Join(m.programs, ", ")
+		if len(m.programs) == len(programs) {
+			in = "all"
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", m.path, m.version, strings.Join(m.licenses, " and "), in)
 	}

@@ -27,9 +27,35 @@ import (
 const licensesPage = "docs/reference/licenses.md"
 
 var (
-	programs      = []string{"controller", "speaker"}
+	programs      = []string{"controller", "speaker", plugin}
 	architectures = []string{"amd64", "arm64"}
 )
+
+// plugin runs where people are, the other programs in the cluster.
+const plugin = "kubectl-belfry"
+
+// systems are those that a program is built for.
+func systems(name string) []string {
+	if name == plugin {
+		return []string{"linux", "darwin", "windows"}
+	}
+	return []string{"linux"}
+}
+
+// fileName is the name of a program's file; without a system, of the program itself.
+func fileName(name, system, arch string) string {
+	if name != plugin {
+		name = "belfry-" + name
+	}
+	if system == "" {
+		return name
+	}
+	name += "-" + system + "-" + arch
+	if system == "windows" {
+		name += ".exe"
+	}
+	return name
+}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -102,18 +128,20 @@ func release(ctx context.Context, dir string, snapshot bool) error {
 	ldflags := fmt.Sprintf("-s -w -buildid= -X %[1]s.version=%[2]s -X %[1]s.commit=%[3]s", daemon, version, commit)
 	for _, arch := range architectures {
 		for _, name := range programs {
-			file := filepath.Join(dir, fmt.Sprintf("belfry-%s-linux-%s", name, arch))
-			say("building %s", file)
-			env := []string{"CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH=" + arch, "GOAMD64=v1", "GOARM64=v8.0"}
-			if _, err := run(ctx, env, "go", "build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace", "-ldflags", ldflags, "-o", file, "./cmd/"+name); err != nil {
-				return err
-			}
-			bom, err := describe(file, "belfry-"+name, version, modules)
-			if err != nil {
-				return err
-			}
-			if err := os.WriteFile(file+".cdx.json", bom, 0o644); err != nil {
-				return err
+			for _, system := range systems(name) {
+				file := filepath.Join(dir, fileName(name, system, arch))
+				say("building %s", file)
+				env := []string{"CGO_ENABLED=0", "GOFLAGS=", "GOOS=" + system, "GOARCH=" + arch, "GOAMD64=v1", "GOARM64=v8.0"}
+				if _, err := run(ctx, env, "go", "build", "-trimpath", "-buildvcs=false", "-tags=grpcnotrace", "-ldflags", ldflags, "-o", file, "./cmd/"+name); err != nil {
+					return err
+				}
+				bom, err := describe(file, fileName(name, "", ""), version, modules)
+				if err != nil {
+					return err
+				}
+				if err := os.WriteFile(file+".cdx.json", bom, 0o644); err != nil {
+					return err
+				}
 			}
 		}
 	}

@@ -109,7 +109,8 @@ func TestTheBillOfMaterialsNamesEveryModuleOfAProgram(t *testing.T) {
 	if !slices.Contains(names, "std") {
 		t.Error("the standard library is missing")
 	}
-	if _, err := describe(file, "belfry-controller", "v1.2.3", modules[1:]); err == nil {
+	less := slices.DeleteFunc(slices.Clone(modules), func(m module) bool { return m.path == strings.Fields(string(deps))[0] })
+	if _, err := describe(file, "belfry-controller", "v1.2.3", less); err == nil {
 		t.Error("a module whose license is not known goes unnoticed")
 	}
 }

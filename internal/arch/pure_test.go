@@ -27,7 +27,7 @@ var vocabulary = []string{module + "/api/v1beta1", "k8s.io/apimachinery/pkg/apis
 
 // cluster are the packages besides whose types those may name that read the objects of
 // Kubernetes itself.
-var cluster = []string{"k8s.io/api/core/v1", "k8s.io/api/discovery/v1", "k8s.io/apimachinery/pkg/labels", "k8s.io/apimachinery/pkg/types"}
+var cluster = []string{"k8s.io/api/core/v1", "k8s.io/api/discovery/v1", "k8s.io/apimachinery/pkg/labels", "k8s.io/apimachinery/pkg/types", "k8s.io/apimachinery/pkg/util/resourceversion"}
 
 // asking are the functions and variables of permitted packages that depend on
 // more than their arguments: on a clock, on the environment, on standard input,

@@ -7,9 +7,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/resourceversion"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speakerstatus"
 )
@@ -35,11 +35,7 @@ func (c *Cluster) Reports() []report.Report {
 		return nil
 	}
 	order := slices.SortedFunc(maps.Values(c.reports.rows), func(a, b *row[report.Report]) int {
-		n, err := resourceversion.CompareResourceVersion(a.version, b.version)
-		if err != nil {
-			n = 0
-		}
-		return cmp.Or(n, cmp.Compare(a.name.Name, b.name.Name))
+		return cmp.Or(objects.CompareVersions(a.version, b.version), cmp.Compare(a.name.Name, b.name.Name))
 	})
 	out := make([]report.Report, len(order))
 	for i, r := range order {

@@ -1,0 +1,208 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/yaml"
+
+	"github.com/belfrylb/belfry/internal/world"
+)
+
+// Exit codes.
+const (
+	Well       = 0
+	Problems   = 1
+	CannotLook = 2
+)
+
+// errProblems ends a command that has printed what is wrong.
+var errProblems = errors.New("there are problems")
+
+// A tool is what all commands share.
+type tool struct {
+	genericiooptions.IOStreams
+	config   *genericclioptions.ConfigFlags
+	from     []string
+	output   string
+	settings world.Settings
+	colors   bool
+	// now is the clock.
+	now func() time.Time
+}
+
+// Run runs the command line and returns the exit code.
+func Run(ctx context.Context, args []string, streams genericiooptions.IOStreams, terminal bool, version string) int {
+	root := NewCommand(streams, terminal, version)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return Well
+	case errors.Is(err, errProblems):
+		return Problems
+	default:
+		fmt.Fprintln(streams.ErrOut, "error:", err)
+		return CannotLook
+	}
+}
+
+// NewCommand returns kubectl belfry. Terminal is set when the output goes to one.
+func NewCommand(streams genericiooptions.IOStreams, terminal bool, version string) *cobra.Command {
+	t := &tool{
+		IOStreams: streams, config: genericclioptions.NewConfigFlags(true), now: time.Now,
+		colors: terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+	}
+	root := &cobra.Command{
+		Use:   "kubectl-belfry",
+		Short: "See who announces which address, why not, and what an edit would change",
+		Long: `kubectl belfry says who announces which address of a Service, why a node does not, and what an
+edit, a drained node or a lost one would change. It runs the decisions of Belfry itself over what
+the API server says, or over a dump of objects (--from).
+
+Exit codes: 0 all is well, 1 there are problems, 2 it could not look.`,
+		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl belfry"},
+		Version:       version,
+		SilenceErrors: true, SilenceUsage: true,
+	}
+	root.SetOut(streams.Out)
+	root.SetErr(streams.ErrOut)
+	root.SetIn(streams.In)
+	flags := root.PersistentFlags()
+	t.config.AddFlags(flags)
+	for _, hidden := range []string{
+		"as", "as-group", "as-uid", "as-user-extra", "cache-dir", "certificate-authority", "client-certificate", "client-key", "cluster",
+		"disable-compression", "insecure-skip-tls-verify", "request-timeout", "server", "tls-server-name", "token", "user",
+	} {
+		if f := flags.Lookup(hidden); f != nil {
+			f.Hidden = true
+		}
+	}
+	flags.StringArrayVar(&t.from, "from", nil, "read objects from this file or directory of YAML and JSON (- is standard input) instead of a cluster; of several, later ones replace objects of earlier ones")
+	flags.StringVar(&t.settings.Namespace, "belfry-namespace", "", "namespace of the installation (default: what its speakers report, or belfry-system)")
+	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events())
+	return root
+}
+
+// page returns where text goes.
+func (t *tool) page() *page { return &page{t.Out, t.colors} }
+
+// outputs adds the flag -o.
+func (t *tool) outputs(c *cobra.Command, formats ...string) *cobra.Command {
+	c.Flags().StringVarP(&t.output, "output", "o", "", "output format: "+strings.Join(formats, ", "))
+	run := c.RunE
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if t.output != "" && !slices.Contains(formats, t.output) {
+			return fmt.Errorf("--output %q: want one of %s", t.output, strings.Join(formats, ", "))
+		}
+		return run(c, args)
+	}
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	return c
+}
+
+// print writes a value as JSON or YAML, or else as text.
+func (t *tool) print(value any, text func(p *page)) error {
+	switch t.output {
+	case "json":
+		enc := json.NewEncoder(t.Out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(value)
+	case "yaml":
+		body, err := yaml.Marshal(value)
+		if err != nil {
+			return err
+		}
+		_, err = t.Out.Write(body)
+		return err
+	default:
+		text(t.page())
+		return nil
+	}
+}
+
+// client returns a client of the cluster.
+func (t *tool) client() (dynamic.Interface, error) {
+	config, err := t.config.ToRESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.Burst = 50, 100
+	return dynamic.NewForConfig(config)
+}
+
+// dump reports whether a dump is read instead of a cluster.
+func (t *tool) dump() bool { return len(t.from) > 0 }
+
+// namespace is that of Services that are named without one.
+func (t *tool) namespace() string {
+	namespace, _, err := t.config.ToRawKubeConfigLoader().Namespace()
+	if err != nil || t.dump() && *t.config.Namespace == "" {
+		return "default"
+	}
+	return namespace
+}
+
+// worldKinds are all but those that only doctor reads.
+func worldKinds(k kind) bool {
+	return !slices.Contains([]string{"daemonsets", "deployments", "configmaps"}, k.resource)
+}
+
+// read reads the cluster, or the dump.
+func (t *tool) read(ctx context.Context, which func(kind) bool) (*store, time.Time, error) {
+	s := &store{}
+	if t.dump() {
+		for _, path := range t.from {
+			if err := readFiles(s, path, t.In); err != nil {
+				return nil, time.Time{}, err
+			}
+		}
+		return s, s.moment(), nil
+	}
+	client, err := t.client()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	namespace := t.settings.Namespace
+	if namespace == "" {
+		namespace = "belfry-system"
+	}
+	if err := readCluster(ctx, s, client, namespace, which); err != nil {
+		return nil, time.Time{}, err
+	}
+	return s, t.now(), nil
+}
+
+// look reads the world.
+func (t *tool) look(ctx context.Context) (*store, *world.World, error) {
+	s, now, err := t.read(ctx, worldKinds)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, u := range s.unread {
+		fmt.Fprintln(t.ErrOut, "warning: cannot read", u)
+	}
+	return s, s.world(t.settings, now), nil
+}
+
+// readEdits reads what is to be applied.
+func readEdits(paths []string, stdin io.Reader) (world.Objects, error) {
+	s := &store{}
+	for _, p := range paths {
+		if err := readFiles(s, p, stdin); err != nil {
+			return world.Objects{}, err
+		}
+	}
+	return s.objects, nil
+}

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	eventsv1 "k8s.io/api/events/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+)
+
+// reporter is who writes our Events.
+const reporter = "belfry.dev/controller"
+
+func (t *tool) events() *cobra.Command {
+	var follow bool
+	c := &cobra.Command{
+		Use:   "events",
+		Short: "List what happened to Services, pools, peers and speakers, in the order of time",
+		Example: `  kubectl belfry events
+  kubectl belfry events -w`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			client, err := t.client()
+			if err != nil {
+				return err
+			}
+			in := client.Resource(eventsv1.SchemeGroupVersion.WithResource("events"))
+			options := metav1.ListOptions{FieldSelector: "reportingController=" + reporter}
+			l, err := in.List(c.Context(), options)
+			if err != nil {
+				return fmt.Errorf("list events: %w", err)
+			}
+			var all []*eventsv1.Event
+			for i := range l.Items {
+				e, err := eventOf(&l.Items[i])
+				if err != nil {
+					return err
+				}
+				all = append(all, e)
+			}
+			slices.SortStableFunc(all, func(a, b *eventsv1.Event) int { return a.EventTime.Compare(b.EventTime.Time) })
+			p := t.page()
+			for _, e := range all {
+				printEvent(p, e)
+			}
+			if !follow {
+				return nil
+			}
+			options.ResourceVersion = l.GetResourceVersion()
+			w, err := in.Watch(c.Context(), options)
+			if err != nil {
+				return fmt.Errorf("watch events: %w", err)
+			}
+			defer w.Stop()
+			return t.follow(c.Context(), p, w.ResultChan())
+		},
+	}
+	c.Flags().BoolVarP(&follow, "watch", "w", false, "go on with what happens")
+	return c
+}
+
+// follow prints Events as they come until the context ends.
+func (t *tool) follow(ctx context.Context, p *page, in <-chan watch.Event) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case change, open := <-in:
+			if !open {
+				return fmt.Errorf("the API server has ended the watch")
+			}
+			u, is := change.Object.(*unstructured.Unstructured)
+			if change.Type != watch.Added || !is {
+				continue
+			}
+			e, err := eventOf(u)
+			if err != nil {
+				return err
+			}
+			printEvent(p, e)
+		}
+	}
+}
+
+func eventOf(u *unstructured.Unstructured) (*eventsv1.Event, error) {
+	e := new(eventsv1.Event)
+	return e, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, e)
+}
+
+func printEvent(p *page, e *eventsv1.Event) {
+	c := plain
+	if e.Type == "Warning" {
+		c = yellow
+	}
+	about := strings.ToLower(e.Regarding.Kind) + "/" + strings.TrimPrefix(e.Regarding.Namespace+"/"+e.Regarding.Name, "/")
+	at := cmp.Or(e.EventTime.Time, e.CreationTimestamp.Time)
+	p.line("%s", p.paint(c, fmt.Sprintf("%s  %-16s %s: %s", at.UTC().Format(time.RFC3339), e.Reason, about, e.Note)))
+}

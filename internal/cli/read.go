@@ -1,0 +1,347 @@
+package cli
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/client-go/dynamic"
+	"sigs.k8s.io/yaml"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/objects"
+	"github.com/belfrylb/belfry/internal/world"
+)
+
+// A kind is one that is read.
+type kind struct {
+	schema.GroupVersionKind
+	resource string
+	// only names the one object, in the namespace of the installation, that is read;
+	// empty for all. Need is set when nothing can be said without the kind.
+	only string
+	need bool
+	// into takes an object of the kind from its JSON.
+	into func(s *store, body []byte) error
+}
+
+// take returns an into that enters into a list of a store. What is read later replaces
+// an object of the same name.
+func take[T any, PT interface {
+	*T
+	metav1.Object
+}](list func(*store) *[]*T) func(*store, []byte) error {
+	return func(s *store, body []byte) error {
+		o := PT(new(T))
+		if err := json.Unmarshal(body, o); err != nil {
+			return err
+		}
+		key := fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName())
+		all := list(s)
+		if i, known := s.at[key]; known {
+			(*all)[i] = o
+			return nil
+		}
+		if s.at == nil {
+			s.at = map[string]int{}
+		}
+		s.at[key] = len(*all)
+		*all = append(*all, o)
+		return nil
+	}
+}
+
+// A network is a ServiceCIDR as far as it is read.
+type network struct {
+	metav1.ObjectMeta `json:"metadata"`
+	Spec              struct {
+		CIDRs []string `json:"cidrs"`
+	} `json:"spec"`
+}
+
+var (
+	core   = corev1.SchemeGroupVersion
+	belfry = v1beta1.SchemeGroupVersion
+)
+
+// lease is the name of the controller's.
+const lease = "belfry-controller"
+
+// kinds are all that are read.
+var kinds = []kind{
+	{core.WithKind("Service"), "services", "", true, take(func(s *store) *[]*corev1.Service { return &s.objects.Services })},
+	{core.WithKind("Node"), "nodes", "", true, take(func(s *store) *[]*corev1.Node { return &s.objects.Nodes })},
+	{core.WithKind("Namespace"), "namespaces", "", false, take(func(s *store) *[]*corev1.Namespace { return &s.objects.Namespaces })},
+	{discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), "endpointslices", "", true, take(func(s *store) *[]*discoveryv1.EndpointSlice { return &s.objects.Slices })},
+	{schema.GroupVersionKind{Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR"}, "servicecidrs", "", false, take(func(s *store) *[]*network { return &s.networks })},
+	{belfry.WithKind("IPAddressPool"), "ipaddresspools", "", true, take(func(s *store) *[]*v1beta1.IPAddressPool { return &s.objects.Pools })},
+	{belfry.WithKind("L2Advertisement"), "l2advertisements", "", true, take(func(s *store) *[]*v1beta1.L2Advertisement { return &s.objects.L2Advertisements })},
+	{belfry.WithKind("BGPPeer"), "bgppeers", "", true, take(func(s *store) *[]*v1beta1.BGPPeer { return &s.objects.BGPPeers })},
+	{belfry.WithKind("BGPAdvertisement"), "bgpadvertisements", "", true, take(func(s *store) *[]*v1beta1.BGPAdvertisement { return &s.objects.BGPAdvertisements })},
+	{belfry.WithKind("Community"), "communities", "", true, take(func(s *store) *[]*v1beta1.Community { return &s.objects.Communities })},
+	{belfry.WithKind("BFDProfile"), "bfdprofiles", "", true, take(func(s *store) *[]*v1beta1.BFDProfile { return &s.objects.BFDProfiles })},
+	{belfry.WithKind("SpeakerStatus"), "speakerstatuses", "", true, take(func(s *store) *[]*v1beta1.SpeakerStatus { return &s.objects.Speakers })},
+	{coordinationv1.SchemeGroupVersion.WithKind("Lease"), "leases", lease, false, take(func(s *store) *[]*coordinationv1.Lease { return &s.leases })},
+	{appsv1.SchemeGroupVersion.WithKind("DaemonSet"), "daemonsets", "", false, take(func(s *store) *[]*appsv1.DaemonSet { return &s.daemonSets })},
+	{appsv1.SchemeGroupVersion.WithKind("Deployment"), "deployments", "", false, take(func(s *store) *[]*appsv1.Deployment { return &s.deployments })},
+	{core.WithKind("ConfigMap"), "configmaps", "", false, take(func(s *store) *[]*corev1.ConfigMap { return &s.configMaps })},
+}
+
+// A store has the objects that were read, of all kinds.
+type store struct {
+	objects     world.Objects
+	networks    []*network
+	leases      []*coordinationv1.Lease
+	daemonSets  []*appsv1.DaemonSet
+	deployments []*appsv1.Deployment
+	configMaps  []*corev1.ConfigMap
+	// at is where in its list an object is.
+	at map[string]int
+	// unread says which kinds could not be read and why.
+	unread []string
+}
+
+// world joins what was read.
+func (s *store) world(settings world.Settings, now time.Time) *world.World {
+	o := s.objects
+	for _, n := range s.networks {
+		o.Networks = append(o.Networks, objects.Network(n.Name, n.Spec.CIDRs))
+	}
+	for _, l := range s.leases {
+		if l.Name != lease {
+			continue
+		}
+		o.Leader = &world.Leader{}
+		if l.Spec.HolderIdentity != nil {
+			o.Leader.Holder = *l.Spec.HolderIdentity
+		}
+		if l.Spec.RenewTime != nil {
+			o.Leader.Renewed = l.Spec.RenewTime.Time
+		}
+		if l.Spec.LeaseDurationSeconds != nil {
+			o.Leader.For = time.Duration(*l.Spec.LeaseDurationSeconds) * time.Second
+		}
+	}
+	return world.New(o, settings, now)
+}
+
+// add takes an object from its JSON. Kinds that are not read are passed over, and lists
+// taken apart.
+func (s *store) add(body []byte) error {
+	var head struct {
+		metav1.TypeMeta `json:",inline"`
+		Metadata        struct {
+			Name string `json:"name"`
+		} `json:"metadata"`
+		Items []json.RawMessage `json:"items"`
+	}
+	if err := json.Unmarshal(body, &head); err != nil {
+		return err
+	}
+	if head.Items != nil {
+		of := strings.TrimSuffix(head.Kind, "List")
+		for _, item := range head.Items {
+			if err := s.addAs(head.APIVersion, of, item); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if head.Kind == "" {
+		return errors.New("an object without a kind")
+	}
+	return s.addAs(head.APIVersion, head.Kind, body)
+}
+
+// addAs takes an object whose kind its list says, unless it says so itself.
+func (s *store) addAs(apiVersion, of string, body []byte) error {
+	if of == "" {
+		return s.add(body)
+	}
+	for _, k := range kinds {
+		if k.Kind == of && k.GroupVersion().String() == apiVersion {
+			if err := k.into(s, body); err != nil {
+				return fmt.Errorf("%s: %w", of, err)
+			}
+			return nil
+		}
+	}
+	return nil
+}
+
+// readFiles reads the objects in a file or in a directory of files, YAML and JSON; "-" is
+// standard input.
+func readFiles(s *store, path string, stdin io.Reader) error {
+	if path == "-" {
+		return readDocuments(s, path, stdin)
+	}
+	found := 0
+	err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if name != path && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
+			return nil
+		}
+		found++
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return readDocuments(s, name, f)
+	})
+	if err == nil && found == 0 {
+		err = fmt.Errorf("%s: no file of YAML or JSON", path)
+	}
+	return err
+}
+
+func readDocuments(s *store, name string, r io.Reader) error {
+	in := bufio.NewReaderSize(r, 1<<16)
+	first, _ := in.Peek(1)
+	if bytes.Equal(first, []byte("{")) {
+		for dec := json.NewDecoder(in); ; {
+			var body json.RawMessage
+			if err := dec.Decode(&body); errors.Is(err, io.EOF) {
+				return nil
+			} else if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			if err := s.add(body); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+		}
+	}
+	for docs := utilyaml.NewYAMLReader(in); ; {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		body, err := yaml.YAMLToJSON(doc)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if bytes.Equal(bytes.TrimSpace(body), []byte("null")) {
+			continue // a document of comments
+		}
+		if err := s.add(body); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+}
+
+// perPage is how many objects are listed at a time.
+const perPage = 500
+
+// readCluster lists the objects of a cluster. Kinds that it cannot read and need not, it
+// notes.
+func readCluster(ctx context.Context, s *store, client dynamic.Interface, namespace string, which func(kind) bool) error {
+	for _, k := range kinds {
+		if !which(k) {
+			continue
+		}
+		take := func(o *unstructured.Unstructured) error {
+			body, err := o.MarshalJSON()
+			if err != nil {
+				return err
+			}
+			return k.into(s, body)
+		}
+		in := client.Resource(k.GroupVersion().WithResource(k.resource))
+		var err error
+		if k.only == "" {
+			err = list(ctx, in, take)
+		} else if o, missing := in.Namespace(namespace).Get(ctx, k.only, metav1.GetOptions{}); missing != nil {
+			err = missing
+		} else {
+			err = take(o)
+		}
+		switch {
+		case err == nil:
+		case k.need:
+			return fmt.Errorf("read %s: %w", k.resource, err)
+		case apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || meta.IsNoMatchError(err):
+			s.unread = append(s.unread, k.resource+": "+err.Error())
+		default:
+			return fmt.Errorf("read %s: %w", k.resource, err)
+		}
+	}
+	return nil
+}
+
+func list(ctx context.Context, in dynamic.ResourceInterface, each func(*unstructured.Unstructured) error) error {
+	for o := (metav1.ListOptions{Limit: perPage}); ; {
+		l, err := in.List(ctx, o)
+		if err != nil {
+			return err
+		}
+		for i := range l.Items {
+			if err := each(&l.Items[i]); err != nil {
+				return err
+			}
+		}
+		if o.Continue = l.GetContinue(); o.Continue == "" {
+			return nil
+		}
+	}
+}
+
+// moment is the last time that the objects of a dump tell of: the dump is as old as that.
+func (s *store) moment() (latest time.Time) {
+	note := func(t time.Time) {
+		if t.After(latest) {
+			latest = t
+		}
+	}
+	for _, l := range s.leases {
+		if l.Spec.RenewTime != nil {
+			note(l.Spec.RenewTime.Time)
+		}
+	}
+	for _, o := range s.objects.Services {
+		note(o.CreationTimestamp.Time)
+		for _, c := range o.Status.Conditions {
+			note(c.LastTransitionTime.Time)
+		}
+	}
+	for _, o := range s.objects.Speakers {
+		for _, t := range o.Status.Layer2.Transitions {
+			note(t.Since.Time)
+		}
+		for _, b := range o.Status.BGP.Sessions {
+			if b.Since != nil {
+				note(b.Since.Time)
+			}
+		}
+	}
+	for _, o := range s.objects.Nodes {
+		for _, c := range o.Status.Conditions {
+			note(c.LastTransitionTime.Time)
+		}
+	}
+	return latest
+}

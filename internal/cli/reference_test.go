@@ -1,0 +1,223 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
+)
+
+const referencePage = "../../docs/reference/kubectl-belfry.md"
+
+// head is what the page begins with.
+const head = `# kubectl belfry
+
+<!-- Written by go test ./internal/cli -rewrite from the commands themselves. -->
+
+The plugin of ` + "`kubectl`" + ` shows who announces which address, why others do not, and what an edit would change.
+It runs the decisions of the controller and the speakers over what the API server says, or over a dump
+of objects, and needs no more rights than to read them: the ClusterRole ` + "`belfry-view`" + `, which is part of ` + "`view`" + `.
+
+` + "```" + `
+go build -o ~/bin/kubectl-belfry ./cmd/kubectl-belfry      # or take it from a release; any directory of PATH will do
+kubectl belfry status
+` + "```" + `
+
+A command ends with 0 when all is well, with 1 when there are problems, and with 2 when it could not look. Text is for
+people and changes; ` + "`-o json`" + ` and ` + "`-o yaml`" + ` are for programs. There is color on a terminal only, and none with
+` + "`NO_COLOR`" + `. A dump is what ` + "`kubectl get -o yaml`" + ` prints, in one file or many; it is as old as the latest time that it tells of:
+
+` + "```" + `
+kubectl get services,endpointslices,nodes,namespaces,ipaddresspools.belfry.dev,l2advertisements.belfry.dev,bgppeers.belfry.dev,bgpadvertisements.belfry.dev,communities.belfry.dev,bfdprofiles.belfry.dev,speakerstatuses.belfry.dev -A -o yaml > dump.yaml
+kubectl belfry status --from dump.yaml
+` + "```" + `
+
+A plan shows where the cluster ends if nothing else happens. It does not know what routers accept, or whether a foreign
+station uses an address. Secrets are never read: those that are named count as there.
+
+` + "`kubectl belfry completion bash --help`" + ` says how to have the shell complete commands and flags.
+`
+
+// reference writes the page of a command and those below it.
+func reference(out *strings.Builder, c *cobra.Command, level string) {
+	if c.Hidden || c.Name() == "completion" || c.Name() == "help" {
+		return
+	}
+	path := strings.Replace(c.CommandPath(), "kubectl-belfry", "kubectl belfry", 1)
+	if c.HasParent() {
+		text := c.Long
+		if text == "" {
+			text = c.Short + "."
+		}
+		usage := strings.Replace(c.UseLine(), "kubectl-belfry", "kubectl belfry", 1)
+		fmt.Fprintf(out, "\n%s %s\n\n%s\n\n```\n%s\n\n%s\n```\n", level, path, text, usage, c.Example)
+		flags(out, c.NonInheritedFlags())
+		level += "#"
+	}
+	for _, below := range c.Commands() {
+		reference(out, below, level)
+	}
+}
+
+// flags writes a table of flags.
+func flags(out *strings.Builder, f *pflag.FlagSet) {
+	any := false
+	f.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "help" {
+			return
+		}
+		if !any {
+			any = true
+			fmt.Fprint(out, "\n| flag | what it does |\n|---|---|\n")
+		}
+		name := "`--" + f.Name + "`"
+		if f.Shorthand != "" {
+			name = "`-" + f.Shorthand + "`, " + name
+		}
+		fmt.Fprintf(out, "| %s | %s |\n", name, strings.ReplaceAll(f.Usage, "|", "\\|"))
+	})
+}
+
+func TestTheReferenceIsWhatTheCommandsSay(t *testing.T) {
+	root := NewCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &bytes.Buffer{}, ErrOut: &bytes.Buffer{}}, false, "test")
+	var out strings.Builder
+	out.WriteString(head)
+	reference(&out, root, "##")
+	out.WriteString("\n## Flags of all commands\n")
+	flags(&out, root.PersistentFlags())
+	golden(t, referencePage, out.String())
+}
+
+// golden compares a file with what it should be.
+func golden(t *testing.T, file, want string) {
+	t.Helper()
+	if *rewrite {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if is, err := os.ReadFile(file); err != nil || string(is) != want {
+		t.Errorf("%s is not current (go test ./internal/cli -rewrite writes it): %v", file, err)
+	}
+}
+
+// What the README shows is what the commands print of the healthy cluster.
+func TestTheReadmeShowsWhatIsPrinted(t *testing.T) {
+	const readme = "../../README.md"
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := regexp.MustCompile("(?s)```\n\\$ kubectl belfry ([^\n]+)\n.*?```\n")
+	if n := len(shown.FindAll(text, -1)); n < 2 {
+		t.Fatalf("it shows %d commands", n)
+	}
+	golden(t, readme, shown.ReplaceAllStringFunc(string(text), func(block string) string {
+		command := shown.FindStringSubmatch(block)[1]
+		got, _ := run(t, "", append(strings.Fields(command), "--from", "testdata/healthy.yaml")...)
+		return "```\n$ kubectl belfry " + command + "\n" + got + "```\n"
+	}))
+}
+
+func TestEveryCommandHasAnExample(t *testing.T) {
+	root := NewCommand(genericiooptions.IOStreams{In: &bytes.Buffer{}, Out: &bytes.Buffer{}, ErrOut: &bytes.Buffer{}}, false, "test")
+	var look func(c *cobra.Command)
+	look = func(c *cobra.Command) {
+		for _, below := range c.Commands() {
+			if below.Example == "" || below.Short == "" {
+				t.Errorf("%s has no example or no short description", below.CommandPath())
+			}
+			look(below)
+		}
+	}
+	look(root)
+}
+
+// Exit codes, streams and what is not a terminal.
+func TestCommandsEndAsTheySay(t *testing.T) {
+	for _, c := range []struct {
+		args string
+		code int
+		has  string
+	}{
+		{"status --from testdata/healthy.yaml", Well, "No problems."},
+		{"status --from testdata/healthy.yaml --from testdata/exhausted.yaml", Problems, "Problems (4)"},
+		{"status --from testdata/healthy.yaml -o json", Well, `"sessionsUp": 2`},
+		{"explain web/shop --from testdata/healthy.yaml -o yaml", Well, "subject: Service web/shop"},
+		{"plan lose n1 --from testdata/healthy.yaml -o json", Well, `"routesWithdrawn": 4`},
+		{"plan lose n1 --from testdata/healthy.yaml --fail-on moves", Problems, "2 move"},
+		{"status -o xml --from testdata/healthy.yaml", CannotLook, `--output "xml"`},
+		{"status --from testdata/nothing.yaml", CannotLook, "no such file"},
+		{"status --from testdata/healthy.txt", CannotLook, "testdata/healthy.txt"},
+		{"status --kubeconfig testdata/nothing", CannotLook, "testdata/nothing"},
+		{"drain n1 --from testdata/healthy.yaml", CannotLook, "a dump cannot be changed"},
+		{"plan --from testdata/healthy.yaml", CannotLook, "--filename"},
+		{"nonsense", CannotLook, "unknown command"},
+	} {
+		out, code := run(t, "", strings.Fields(c.args)...)
+		if code != c.code || !strings.Contains(out, c.has) {
+			t.Errorf("%s ends with %d, want %d with %q:\n%s", c.args, code, c.code, c.has, out)
+		}
+		if strings.Contains(out, "\x1b") {
+			t.Errorf("%s: color where there is no terminal", c.args)
+		}
+	}
+}
+
+func TestADumpIsReadFromStandardInputAndWhateverElseIsInIt(t *testing.T) {
+	text, err := os.ReadFile("testdata/healthy.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	more := "\n---\n# nothing\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: no-matter}\n"
+	if out, code := run(t, string(text)+more, "status", "--from", "-"); code != Well {
+		t.Errorf("ends with %d:\n%s", code, out)
+	}
+	if out, code := run(t, `{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Node","metadata":{"name":"n9"}}]}`, "status", "--from", "-", "-o", "name"); code != Problems || out != "node/n9\n" {
+		t.Errorf("of a list: %d %q", code, out)
+	}
+}
+
+func TestColorGoesToTerminalsThatWantIt(t *testing.T) {
+	for _, c := range []struct {
+		terminal      bool
+		noColor, term string
+		colors        bool
+	}{
+		{true, "", "xterm", true},
+		{true, "1", "xterm", false},
+		{true, "", "dumb", false},
+		{false, "", "xterm", false},
+	} {
+		t.Setenv("NO_COLOR", c.noColor)
+		t.Setenv("TERM", c.term)
+		var out bytes.Buffer
+		Run(t.Context(), []string{"status", "--from", "testdata/healthy.yaml"}, genericiooptions.IOStreams{Out: &out, ErrOut: &out}, c.terminal, "test")
+		if got := strings.Contains(out.String(), "\x1b["); got != c.colors {
+			t.Errorf("terminal %v, NO_COLOR %q, TERM %q: color %v", c.terminal, c.noColor, c.term, got)
+		}
+	}
+}
+
+func TestLinksOfTheDoctorLeadToPages(t *testing.T) {
+	source, err := os.ReadFile("doctor.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	links := regexp.MustCompile(`docs \+ "([^"]+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(links) < 5 {
+		t.Fatalf("found %d links", len(links))
+	}
+	for _, l := range links {
+		if _, err := os.Stat("../../docs/" + l[1]); err != nil {
+			t.Error(err)
+		}
+	}
+}
