@@ -119,6 +119,9 @@ func (w *World) readServices(scope objects.Scope) {
 		for _, a := range objects.ExternalIPs(s) {
 			w.external = append(w.external, lb.ExternalIP{Address: a, Service: key})
 		}
+		if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+			continue // what it carries of ours is taken off it, whatever is decided about others
+		}
 		is := scope.Service(s)
 		if is == nil {
 			continue
