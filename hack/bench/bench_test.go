@@ -138,8 +138,8 @@ func TestABudgetIsMetMissedOrAbsent(t *testing.T) {
 		missing bool
 		want    string
 	}{
-		{"failover/link", 0.6, false, "ok"},
-		{"failover/link", 0.601, false, "MISSED"},
+		{"failover/link", 0.16, false, "ok"},
+		{"failover/link", 0.161, false, "MISSED"},
 		{"failover/term", 0, false, "ok"},
 		{"failover/term", 1, false, "MISSED"},
 		{"restart/ready", 100, false, ""},

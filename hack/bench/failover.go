@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -89,7 +90,12 @@ func (c *cluster) try(ctx context.Context, f fault, n int) (t trial, err error) 
 	if err := c.settle(ctx); err != nil {
 		return t, err
 	}
-	p, err := c.Probe(c.addresses[n], interval)
+	return c.tryAddress(ctx, f, c.addresses[n])
+}
+
+// tryAddress does so for an address.
+func (c *cluster) tryAddress(ctx context.Context, f fault, a netip.Addr) (t trial, err error) {
+	p, err := c.Probe(a, interval)
 	if err != nil {
 		return t, err
 	}

@@ -152,6 +152,7 @@ var experiments = []experiment{
 	{"memory when idle", []string{"idle/controller", "idle/speaker"}, idle},
 	{"answering against the kernel", []string{"answer/arp", "answer/ndp"}, answer},
 	{"link cuts", []string{"failover/link"}, failLink},
+	{"link cuts with keepalived", []string{"failover/keepalived"}, failKeepalived},
 	{"speakers killed", []string{"failover/kill"}, failKill},
 	{"nodes powered off", []string{"failover/power"}, failPower},
 	{"interfaces taken down", []string{"failover/down"}, failDown},

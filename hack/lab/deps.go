@@ -31,6 +31,7 @@ var packages = map[string]string{
 	"/usr/sbin/bird":                     "bird2",
 	"/usr/sbin/bgpctl":                   "openbgpd",
 	"/usr/sbin/exabgp":                   "exabgp",
+	"/usr/sbin/keepalived":               "keepalived",
 	"/usr/bin/containerd":                "containerd",
 	"/usr/sbin/runc":                     "runc",
 	"/usr/lib/cni/host-local":            "containernetworking-plugins",
