@@ -24,6 +24,7 @@ import (
 	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/controller"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 // A block is a fenced block of a page.
@@ -324,8 +325,8 @@ func TestEveryReasonIsDocumentedAndNoOther(t *testing.T) {
 		want    []string
 	}{
 		{"belfry.dev/Allocated", append(constants(t, "../internal/allocator", "Reason"), controller.Contested)},
-		// The condition that is True has a reason of its own.
-		{"belfry.dev/Announced", append(constants(t, "../internal/announce", "Reason"), "Announced")},
+		// The condition that is True has reasons of its own, and so has what the segment says.
+		{"belfry.dev/Announced", append(constants(t, "../internal/announce", "Reason"), "Announced", proof.Verified.String(), proof.AnsweredTwice.String(), proof.Unanswered.String())},
 		{"Accepted", constants(t, "../api/v1beta1", "Reason")},
 		{"Events", append(constants(t, "../internal/report", "EventKind"), eventsOfController(t)...)},
 	} {

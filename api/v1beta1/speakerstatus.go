@@ -189,18 +189,106 @@ type Layer2Status struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
 	Withheld []AddressUse `json:"withheld,omitempty"`
-	// Strangers that were heard with addresses that the node answers for all the
-	// same, latest last.
+	// Other stations that were heard with addresses that the node answers for all
+	// the same, latest last: strangers, or nodes whose speakers do not claim them.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
-	Conflicts []AddressUse `json:"conflicts,omitempty"`
+	Conflicts []AddressConflict `json:"conflicts,omitempty"`
 	// How the node came by the addresses that it answers for, latest last.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Transitions []Layer2Transition `json:"transitions,omitempty"`
+	// Addresses of other nodes that their node answers for on the segment, and nobody
+	// else does, by node: this node has asked, as a client would.
+	// +optional
+	// +listType=map
+	// +listMapKey=node
+	// +kubebuilder:validation:MaxItems=256
+	Verified []Layer2Verified `json:"verified,omitempty"`
+	// Addresses of other nodes to which the segment answers otherwise, and addresses of
+	// this node that others answer for as well.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Faults []Layer2Fault `json:"faults,omitempty"`
 }
+
+// Layer2Verified are addresses that a node answers for, and nobody else does.
+type Layer2Verified struct {
+	// The node.
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+	// The addresses.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16384
+	// +kubebuilder:validation:items:MaxLength=512
+	Addresses []string `json:"addresses"`
+}
+
+// A Layer2Fault is of addresses of a node to which the segment answers alike.
+type Layer2Fault struct {
+	// The node that is to answer.
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+	// What is wrong.
+	Reason Layer2FaultReason `json:"reason"`
+	// When it was found out first.
+	Since metav1.MicroTime `json:"since"`
+	// Who answers; where this node is to answer, who does besides it.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=16
+	AnsweredBy []Layer2Station `json:"answeredBy,omitempty"`
+	// The addresses.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=256
+	// +kubebuilder:validation:items:MaxLength=512
+	Addresses []string `json:"addresses"`
+}
+
+// A Layer2FaultReason says what is wrong with how a segment answers.
+// +kubebuilder:validation:Enum=AnsweredTwice;Unanswered
+type Layer2FaultReason string
+
+// Reasons of a Layer2Fault.
+const (
+	// FaultAnsweredTwice: a station answers that is not the one that should.
+	FaultAnsweredTwice Layer2FaultReason = "AnsweredTwice"
+	// FaultUnanswered: nobody answers.
+	FaultUnanswered Layer2FaultReason = "Unanswered"
+)
+
+// A Layer2Station is a station that answers for an address.
+type Layer2Station struct {
+	// Its hardware address.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+	// Whose it is; absent for a stranger's.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+	// What answers.
+	Voice Layer2Voice `json:"voice"`
+}
+
+// A Layer2Voice says what answers for an address.
+// +kubebuilder:validation:Enum=Speaker;Kernel;Unheard;Stranger
+type Layer2Voice string
+
+// Voices.
+const (
+	// VoiceSpeaker: the node's speaker claims the address.
+	VoiceSpeaker Layer2Voice = "Speaker"
+	// VoiceKernel: the node's speaker does not claim it, so its kernel answers.
+	VoiceKernel Layer2Voice = "Kernel"
+	// VoiceUnheard: the node's speaker or its kernel answers; gossip does not hear the
+	// speaker.
+	VoiceUnheard Layer2Voice = "Unheard"
+	// VoiceStranger: the station is no Node's.
+	VoiceStranger Layer2Voice = "Stranger"
+)
 
 // Layer2Answers are addresses that a node answers for on the same interfaces.
 type Layer2Answers struct {
@@ -216,7 +304,7 @@ type Layer2Answers struct {
 	Addresses []string `json:"addresses"`
 }
 
-// An AddressUse is a stranger's use of an address.
+// An AddressUse is a stranger's use of an address that is therefore not announced.
 type AddressUse struct {
 	// The address.
 	// +kubebuilder:validation:MaxLength=45
@@ -228,7 +316,28 @@ type AddressUse struct {
 	// +optional
 	// +kubebuilder:validation:MaxLength=32
 	Heard string `json:"heard,omitempty"`
-	// When it was heard first; of a conflict, when it was told.
+	// When it was heard first.
+	// +optional
+	Since *metav1.MicroTime `json:"since,omitempty"`
+}
+
+// An AddressConflict is another station's use of an address that is answered for.
+type AddressConflict struct {
+	// The address.
+	// +kubebuilder:validation:MaxLength=45
+	Address string `json:"address"`
+	// The station's hardware address.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+	// Whose station it is; absent for a stranger's.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+	// By what it was heard: request, reply or announcement.
+	// +optional
+	// +kubebuilder:validation:MaxLength=32
+	Heard string `json:"heard,omitempty"`
+	// When it was told.
 	// +optional
 	Since *metav1.MicroTime `json:"since,omitempty"`
 }

@@ -123,7 +123,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
-		BGP: peering, Grace: o.grace, Pulse: loop,
+		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Pulse: loop,
 	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	status := register{
 		kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID, log), o.node,

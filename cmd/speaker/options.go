@@ -26,7 +26,7 @@ type options struct {
 	gossip                                         netip.Addr
 	gossipPort, detectionPort                      uint16
 	detection                                      lb.Detection
-	refresh                                        time.Duration
+	refresh, proof                                 time.Duration
 	rate                                           int
 	grace                                          time.Duration
 	daemon.Options
@@ -53,6 +53,7 @@ func parse(args []string) (options, error) {
 	flags.Uint16Var(&o.detectionPort, "detection-port", watch.DefaultPort, "UDP port by which speakers watch each other on their segments; must be the same on all nodes")
 	o.Options = daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872"}
 	o.AddFlags(flags)
+	flags.DurationVar(&o.proof, "proof-interval", 5*time.Minute, "interval at which another node asks the segment for each address, besides once after it was acquired; 0 never asks")
 	flags.DurationVar(&o.refresh, "refresh-interval", time.Minute, "interval at which each address is announced again by gratuitous ARP or unsolicited NA; 0 announces changes only")
 	flags.IntVar(&o.rate, "announce-rate", link.DefaultRate, "maximum of gratuitous ARP and unsolicited NA packets per second on each interface")
 	flags.DurationVar(&o.grace, "bgp-grace", speaker.DefaultGrace, "time between GRACEFUL_SHUTDOWN and the withdrawal of all routes when the node drains or the speaker stops")
@@ -92,6 +93,9 @@ func parse(args []string) (options, error) {
 	var known bool
 	if o.detection, known = lb.ParseDetection(*detection); !known || o.detection == lb.DetectAsConfigured {
 		wrong("detection", "%q: fast or standard", *detection)
+	}
+	if o.proof < 0 {
+		wrong("proof-interval", "%v is negative", o.proof)
 	}
 	if o.refresh < 0 {
 		wrong("refresh-interval", "%v is negative", o.refresh)

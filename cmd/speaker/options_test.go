@@ -17,7 +17,7 @@ func TestFlagsHaveTheirDefaults(t *testing.T) {
 	got, err := parse(nil)
 	want := options{
 		node: "node1", namespace: "belfry-system", secret: "belfry-gossip", gossipPort: 7870, detectionPort: 7874, detection: lb.DetectFast,
-		refresh: time.Minute, rate: 500, grace: 5 * time.Second,
+		refresh: time.Minute, proof: 5 * time.Minute, rate: 500, grace: 5 * time.Second,
 		Options: daemon.Options{HealthAddress: ":7871", MetricsAddress: "127.0.0.1:7872", LogLevel: "info", LogFormat: "text"},
 	}
 	if err != nil || got != want {
@@ -47,6 +47,7 @@ func TestFlagsAreRead(t *testing.T) {
 		"--health-address=":               func(o options) bool { return o.HealthAddress == "" },
 		"--metrics-address=[::1]:1":       func(o options) bool { return o.MetricsAddress == "[::1]:1" },
 		"--refresh-interval=0":            func(o options) bool { return o.refresh == 0 },
+		"--proof-interval=0":              func(o options) bool { return o.proof == 0 },
 		"--bgp-grace=0":                   func(o options) bool { return o.grace == 0 },
 		"--announce-rate=7":               func(o options) bool { return o.rate == 7 },
 		"--log-format=json":               func(o options) bool { return o.LogFormat == "json" },
@@ -61,11 +62,11 @@ func TestFlagsAreRead(t *testing.T) {
 
 func TestAllThatIsWrongWithTheFlagsIsSaid(t *testing.T) {
 	t.Setenv("NODE_NAME", "")
-	_, err := parse(strings.Fields("--gossip-address=x --gossip-port=0 --detection=quick --detection-port=0 --refresh-interval=-1s --announce-rate=0 --bgp-grace=-1s --log-format=xml --log-level=loud surplus"))
+	_, err := parse(strings.Fields("--gossip-address=x --gossip-port=0 --detection=quick --detection-port=0 --refresh-interval=-1s --proof-interval=-1s --announce-rate=0 --bgp-grace=-1s --log-format=xml --log-level=loud surplus"))
 	if err == nil {
 		t.Fatal("accepted")
 	}
-	for _, want := range []string{"--node-name:", "--gossip-address:", "--gossip-port:", "--detection:", "--detection-port:", "--refresh-interval:", "--announce-rate:", "--bgp-grace:", "--log-format:", "--log-level:", `"surplus"`} {
+	for _, want := range []string{"--node-name:", "--gossip-address:", "--gossip-port:", "--detection:", "--detection-port:", "--refresh-interval:", "--proof-interval:", "--announce-rate:", "--bgp-grace:", "--log-format:", "--log-level:", `"surplus"`} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("not said of %s:\n%v", want, err)
 		}

@@ -98,9 +98,10 @@ type service struct {
 	event     report.Event
 	// counted is by what it is counted among those that hold an address.
 	counted announcing
-	// inLine is set while it waits for its turn to be told, itsTurn once that has
-	// come.
-	inLine, itsTurn bool
+	// inLine is set while it waits for its turn to be told, since lined, and itsTurn
+	// once that has come. Expects is set while the verdict of its segment is awaited.
+	inLine, itsTurn, expects bool
+	lined                    time.Time
 	// placed is where its addresses are to be, seen is where they were when it
 	// was last looked at, and wrote is where the write that is under way puts them.
 	placed      []string
@@ -513,7 +514,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 		l.tellEvent(is, s, want, 0)
 		return
 	case !ask && !s.itsTurn && tellsOnly(is, s.contested(want, &is), missing):
-		l.await(s)
+		l.await(s, time.Now())
 		return
 	}
 	s.itsTurn = false

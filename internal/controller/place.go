@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/kube"
@@ -120,7 +118,7 @@ func carried(d allocator.Decision, is lb.Service) lb.Service {
 // Service's status: a speaker said so, or they come from somebody who was here
 // before us.
 func inService(s objects.Service) bool {
-	return s.Announced.Status == metav1.ConditionTrue || s.Allocated == objects.Condition{}
+	return s.Announced.Announces() || s.Allocated == objects.Condition{}
 }
 
 // believe puts addresses where they are, written already or not, and returns how

@@ -28,6 +28,10 @@ const (
 	// While addresses wait to be assigned, they have a tenth of that.
 	tellPause     = 4 * time.Millisecond
 	tellPauseBusy = 10 * tellPause
+	// longLine is how many must wait to be told for those whose verdict is awaited to let
+	// others go first, for verdictPatience at most (docs/design/proof.md).
+	longLine        = 100
+	verdictPatience = 2 * time.Second
 	// sessionPause is the least time between two Events about one session, and
 	// conflictAge how old a conflict may be to be told by a leader that is new.
 	sessionPause = 30 * time.Second
@@ -112,7 +116,7 @@ func (l *loop) inform(index *announce.Index, services []lb.Service, now time.Tim
 	}
 	for _, t := range l.teller.Tell(index, l.view, subjects, func(a netip.Addr) string { return l.places.of[a] }, now) {
 		s := l.services[t.Service]
-		s.announced = conditionOf(t.Condition)
+		s.announced, s.expects = conditionOf(t.Condition), t.Expects
 		if t.Event != (report.Event{}) {
 			s.event = t.Event
 		}
@@ -181,30 +185,49 @@ func tellsOnly(is objects.Service, want objects.ServiceWrite, missing objects.Pa
 }
 
 // await puts a Service in line to be told.
-func (l *loop) await(s *service) {
+func (l *loop) await(s *service, now time.Time) {
 	if !s.inLine {
-		s.inLine = true
+		s.inLine, s.lined = true, now
 		l.telling = append(l.telling, s)
 	}
 }
 
+// next returns which Service in line is to be told next, and when at the soonest. In a
+// long line those whose verdict is awaited let others go first, so that most are told
+// once: where they are, and that it was verified.
+func (l *loop) next() (i int, ripe time.Time) {
+	for k, s := range l.telling {
+		switch patient := s.lined.Add(verdictPatience); {
+		case !s.expects || len(l.telling) < longLine:
+			return k, time.Time{}
+		case k == 0 || patient.Before(ripe):
+			i, ripe = k, patient
+		}
+	}
+	return i, ripe
+}
+
 // turn returns when the next Service in line may be told; zero for none.
 func (l *loop) turn() time.Time {
-	switch {
-	case len(l.telling) == 0:
+	if len(l.telling) == 0 {
 		return time.Time{}
-	case len(l.backlog) > 0:
-		return l.told.Add(tellPauseBusy)
-	default:
-		return l.told.Add(tellPause)
 	}
+	due := l.told.Add(tellPause)
+	if len(l.backlog) > 0 {
+		due = l.told.Add(tellPauseBusy)
+	}
+	if _, ripe := l.next(); ripe.After(due) {
+		return ripe
+	}
+	return due
 }
 
 // serve lets the next in line be told.
 func (l *loop) serve(now time.Time) {
 	for due := l.turn(); !due.IsZero() && !now.Before(due); due = l.turn() {
-		s := l.telling[0]
-		l.telling = l.telling[1:]
+		i, _ := l.next()
+		s := l.telling[i]
+		l.telling = slices.Delete(l.telling, i, i+1)
 		s.inLine, s.itsTurn = false, true
 		l.told = now
 		l.look(&s.attempt)
@@ -318,12 +341,20 @@ func (l *loop) tellConflicts(now time.Time) {
 			}
 			l.Events.Record(kube.Event{
 				About: is.Reference(), Warning: true, Reason: string(report.AddressConflict), Action: "Announce",
-				Note: fmt.Sprintf("station %v uses the address %v too (%s)", c.MAC, c.Address, c.Heard),
+				Note: conflictNote(c),
 				Once: fmt.Sprint(c.Address, c.MAC, c.At.UnixMicro()),
 			})
 		}
 	}
 	l.voice.conflicts = there
+}
+
+func conflictNote(c report.Conflict) string {
+	if c.Node == "" {
+		return fmt.Sprintf("station %v uses the address %v too (%s)", c.MAC, c.Address, c.Heard)
+	}
+	return fmt.Sprintf("node %s (station %v) uses the address %v too (%s): its kernel has the address, or gossip does not reach its speaker",
+		c.Node, c.MAC, c.Address, c.Heard)
 }
 
 // tellStrays tells of speakers with other settings than ours: they act on other

@@ -142,6 +142,7 @@ func TestWhatWasMissedIsToldOnce(t *testing.T) {
 		b.serve("web")
 		b.report("node1", answers("", "192.0.2.0", "2001:db8::"))
 		b.report("node2")
+		b.report("node3")
 		stop := b.lead()
 		b.passes(time.Minute)
 		stop()
@@ -162,7 +163,8 @@ func TestWhatWasMissedIsToldOnce(t *testing.T) {
 }
 
 // A thousand addresses move with one write of a speaker. Telling their Services takes
-// four seconds, and a Service that needs an address does not wait for that.
+// four seconds, after two in which their verdicts are awaited in vain, and a Service that
+// needs an address does not wait for that.
 func TestAllocatingDoesNotWaitForTelling(t *testing.T) {
 	const services = 1000
 	inBubble(t, func(b *bubble) {
@@ -194,10 +196,68 @@ func TestAllocatingDoesNotWaitForTelling(t *testing.T) {
 		if n := len(b.api.Writes()); n > 80 {
 			t.Errorf("%d writes in 140 ms", n)
 		}
-		b.passes(5 * time.Second)
+		b.passes(7 * time.Second)
 		for i := range services {
 			b.says(fmt.Sprintf("web-%d", i), "True on node2: announced by layer 2 from node node2")
 		}
+	})
+}
+
+// verified says that the node has verified what others answer for.
+func verified(node string, addresses ...string) saying {
+	return func(s *v1beta1.SpeakerStatusStatus) {
+		s.Layer2.Verified = []v1beta1.Layer2Verified{{Node: node, Addresses: addresses}}
+	}
+}
+
+// reason returns the condition's reason.
+func (b *bubble) reason(name string) string {
+	b.Helper()
+	return meta.FindStatusCondition(b.service(name).Status.Conditions, "belfry.dev/Announced").Reason
+}
+
+// A thousand addresses move, and another node verifies five hundred a second: most
+// Services are told both with one write. One that moves alone is told at once where it is.
+func TestABurstIsToldTogetherWithItsVerdicts(t *testing.T) {
+	const services = 1000
+	inBubble(t, func(b *bubble) {
+		b.announcing()
+		for i := range services {
+			b.serve(fmt.Sprintf("web-%d", i), func(s *corev1.Service) { s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1]; s.Spec.IPFamilyPolicy = nil })
+		}
+		all := []string{"192.0.2.0-255", "198.18.0.0-255", "198.18.1.0-255", "198.18.2.0-231"}
+		b.report("node1", answers("", all...))
+		b.report("node2", verified("node1", all...))
+		b.report("node3")
+		b.lead()
+		b.passes(time.Minute)
+		b.api.Writes()
+		b.report("node2", unheard("node1"), answers("node1", all...))
+		b.passes(500 * time.Millisecond)
+		for n := range 3 { // once a second, as a speaker writes
+			b.report("node3", unheard("node1"), verified("node2", all[:n+1]...))
+			b.passes(time.Second)
+		}
+		b.report("node3", unheard("node1"), verified("node2", all...))
+		b.passes(time.Minute)
+		patched := 0
+		for _, w := range b.api.Writes() {
+			if w.Resource == "services" {
+				patched++
+			}
+		}
+		if patched > services*5/4 {
+			t.Errorf("%d writes for %d Services", patched, services)
+		}
+		for i := range services {
+			if got := b.reason(fmt.Sprintf("web-%d", i)); got != "Verified" {
+				t.Fatalf("web-%d says %s", i, got)
+			}
+		}
+		// That it was verified once more is no news.
+		b.report("node3", unheard("node1"), verified("node2", all...))
+		b.passes(time.Hour)
+		b.wrote()
 	})
 }
 
@@ -274,6 +334,7 @@ func TestWhatCouldNotBeWrittenIsToldLater(t *testing.T) {
 		b.serve("web")
 		b.report("node1", answers("", "192.0.2.0", "2001:db8::"))
 		b.report("node2")
+		b.report("node3")
 		b.lead()
 		b.passes(time.Minute)
 		b.told()
@@ -385,9 +446,10 @@ func TestAStrangerIsToldOfOnceWhoeverLeads(t *testing.T) {
 		b.serve("web")
 		heard := metav1.NowMicro()
 		stranger := func(s *v1beta1.SpeakerStatusStatus) {
-			s.Layer2.Conflicts = []v1beta1.AddressUse{{Address: "2001:db8::", MAC: "02:00:00:00:00:99", Heard: "announcement", Since: &heard}}
+			s.Layer2.Conflicts = []v1beta1.AddressConflict{{Address: "2001:db8::", MAC: "02:00:00:00:00:99", Heard: "announcement", Since: &heard}}
 		}
 		b.report("node1", answers("", "192.0.2.0", "2001:db8::"))
+		b.report("node2")
 		stop := b.lead()
 		b.passes(time.Minute)
 		b.told()

@@ -134,15 +134,19 @@ func (c *Core) suspect(now time.Time, h layer2.Heard) {
 // was heard.
 func (c *Core) acquit(now time.Time, mac lb.MAC) {
 	t := &c.conflicts
+	var heard []layer2.Heard
 	t.suspects = slices.DeleteFunc(t.suspects, func(key use) bool {
 		if key.mac != mac {
 			return false
 		}
 		s := t.by[key]
 		t.forget(s)
-		c.Hear(now, s.last)
+		heard = append(heard, s.last)
 		return true
 	})
+	for _, h := range heard {
+		c.Hear(now, h)
+	}
 }
 
 func (c *Core) count(mac lb.MAC, frames int) {
@@ -156,8 +160,13 @@ func (c *Core) confirm(now time.Time) {
 		key := t.suspects[0]
 		t.suspects = t.suspects[1:]
 		s := t.by[key]
-		if _, known := c.neighbors.stations[key.mac]; known {
-			t.forget(s)
+		if node, known := c.neighbors.stations[key.mac]; known {
+			if !c.owns(key.address) || node == c.cfg.Node {
+				t.forget(s)
+			} else {
+				s.suspected = false
+				c.expose(now, s, node)
+			}
 			continue
 		}
 		s.suspected = false
@@ -177,7 +186,7 @@ func (c *Core) oppose(now time.Time, h layer2.Heard, news bool) {
 	case d.Role == election.Backup, !c.acd.Cleared(h.Address):
 		return // not ours, or withheld already
 	case d.Conflict == lb.ConflictWithhold && c.acd.Yields(now, h, d.Interfaces):
-		c.out.Conflicts = append(c.out.Conflicts, Conflict{h, d.Services, true})
+		c.out.Conflicts = append(c.out.Conflicts, Conflict{Heard: h, Services: d.Services, Withheld: true})
 		c.due = true
 		return
 	case d.Conflict == lb.ConflictDefend && (!before || now.Sub(last) >= defendInterval):
@@ -185,7 +194,7 @@ func (c *Core) oppose(now time.Time, h layer2.Heard, news bool) {
 		c.out.Defend = append(c.out.Defend, h.Address)
 	}
 	if news {
-		c.out.Conflicts = append(c.out.Conflicts, Conflict{h, d.Services, false})
+		c.out.Conflicts = append(c.out.Conflicts, Conflict{Heard: h, Services: d.Services})
 	}
 }
 
@@ -302,7 +311,7 @@ func (c *Core) conclude(now time.Time) {
 			c.count(h.MAC, 1)
 			if by := before[h.Address]; by.MAC != h.MAC {
 				d, _ := c.intent.Decision(h.Address)
-				c.out.Conflicts = append(c.out.Conflicts, Conflict{h, d.Services, true})
+				c.out.Conflicts = append(c.out.Conflicts, Conflict{Heard: h, Services: d.Services, Withheld: true})
 			}
 		}
 		c.acdDue, c.due = now, true

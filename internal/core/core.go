@@ -28,6 +28,9 @@ type Config struct {
 	Decide func(*announce.Index, []election.Member, *election.Holdoff, string) announce.Intent
 	// Detection is how its failure is detected, unless its Node says otherwise.
 	Detection lb.Detection
+	// ProofInterval is how often the segment is asked about an address that was
+	// verified; 0: never, not even once.
+	ProofInterval time.Duration
 }
 
 // The bounds of what a Core does: docs/design/hand-over.md, and for Pause
@@ -97,6 +100,7 @@ type Core struct {
 	disputes         map[netip.Addr]*dispute
 	insisting        map[netip.Addr]insistence
 	resumed          map[netip.Addr]string // since the last decision, and who had answered
+	proofs           proofs
 }
 
 // A handover is of an address that this node answers for until another one does.
@@ -118,6 +122,7 @@ func New(cfg Config) *Core {
 		cfg: cfg, handovers: map[netip.Addr]handover{}, neighbors: newNeighbors(), conflicts: newConflictTracker(),
 		announced: map[netip.Addr]time.Time{}, yielded: map[netip.Addr]time.Time{}, served: map[string]election.Version{},
 		disputes: map[netip.Addr]*dispute{}, insisting: map[netip.Addr]insistence{}, resumed: map[netip.Addr]string{},
+		proofs: newProofs(cfg),
 	}
 }
 
@@ -186,6 +191,8 @@ func (c *Core) SetMembers(now time.Time, members []election.Member) {
 	c.members = members
 	c.serve(now, members)
 	c.reannounce(members)
+	c.excuse()
+	c.proofs.stir(now)
 	c.view.Members = members
 	c.show()
 }
@@ -215,7 +222,7 @@ func (c *Core) Leave(now time.Time) {
 // Hear takes note of another station's use of an address that this node answers
 // for.
 func (c *Core) Hear(now time.Time, h layer2.Heard) {
-	if !h.Kind.Claims() || c.left {
+	if !h.Kind.Claims() || c.left || c.echoes(now, h) {
 		return
 	}
 	node, known := c.neighbors.stations[h.MAC]
@@ -226,7 +233,11 @@ func (c *Core) Hear(now time.Time, h layer2.Heard) {
 	if to, knocks := c.neighbors.knock(now, node); knocks {
 		c.out.Knock = append(c.out.Knock, Knock{Station{h.Interface, h.MAC}, to})
 	}
-	if h.Kind == layer2.HeardRequest || node == c.cfg.Node {
+	if node == c.cfg.Node {
+		return
+	}
+	c.overhear(now, h, node)
+	if h.Kind == layer2.HeardRequest {
 		return // its kernel uses the address; its speaker claims nothing
 	}
 	if o, is := c.handovers[h.Address]; is {
@@ -265,6 +276,7 @@ func (c *Core) Settle(now time.Time) Effects {
 		c.detect(now)
 		c.askDisputed(now)
 		c.insistDue(now)
+		c.prove(now)
 		if c.leaving && !c.due && len(c.handovers) == 0 || c.leaving && !now.Before(c.farewell) {
 			c.leave(now)
 		}
@@ -321,6 +333,8 @@ func (c *Core) next() (next time.Time) {
 	sooner(c.conflicts.due())
 	sooner(c.nextDispute())
 	sooner(c.acdDue)
+	sooner(c.proofs.survey)
+	sooner(c.proofs.due)
 	for _, until := range c.yielded {
 		sooner(until)
 	}
@@ -373,9 +387,12 @@ func (c *Core) decide(now time.Time) {
 		Detection: c.detection(),
 	})
 	c.reannounce(members)
+	c.excuse()
+	c.proofs.stir(now)
 	c.view = View{
 		Index: c.index, Interfaces: c.interfaces, Members: members, Intent: c.intent,
 		Answers: c.view.Answers, Offered: offered, Withheld: c.acd.Withheld(), Detection: c.detection(),
+		Proofs: c.view.Proofs,
 	}
 	c.show()
 	c.decided = now

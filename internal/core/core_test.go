@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/lb/lbtest"
+	"github.com/belfrylb/belfry/internal/proof"
 	"github.com/belfrylb/belfry/internal/transcript"
 )
 
@@ -27,6 +28,8 @@ import (
 //	detected IFINDEX [ADDR=STATION]...    answers the question last asked there
 //	identified STATION [NODE]
 //	answered ADDR yes|no       answers the question for it that is under way
+//	proofs                     from here on the segment is asked; at the beginning only
+//	proved [ADDR=STATION]...              answers the questions put last; STATION may be "owner"
 //	leave
 //	sleep DUR
 //	+LINE                      the same, and the next line happens before it settles
@@ -49,6 +52,8 @@ type conversation struct {
 	own     election.OwnClaims
 	asked   map[int]layer2.Inquiry
 	asking  []Ask
+	proving []proof.Question
+	proofs  []proof.Verdict
 }
 
 // nodes are those of all transcripts, in the order of their hosts.
@@ -156,6 +161,11 @@ func (c *conversation) Line(line string) string {
 		q := c.asking[i]
 		c.asking = slices.Delete(c.asking, i, i+1)
 		c.core.Asked(c.now, q, words[1] == "yes")
+	case "proofs":
+		c.core = New(Config{Node: "a", Gossip: netip.AddrFrom4([4]byte{192, 0, 2, host("a")}), ProofInterval: 5 * time.Minute})
+		c.core.SetInterfaces(interfacesOf("a", true))
+	case "proved":
+		c.prove(words)
 	case "leave":
 		c.core.Leave(c.now)
 	case "sleep":
@@ -167,6 +177,19 @@ func (c *conversation) Line(line string) string {
 		return ""
 	}
 	return c.settle()
+}
+
+// prove answers all questions that were put.
+func (c *conversation) prove(words []string) {
+	var answers []proof.Answer
+	for _, w := range words {
+		a, by, _ := strings.Cut(w, "=")
+		answers = append(answers, proof.Answer{Address: netip.MustParseAddr(a), MAC: station(by)})
+	}
+	for _, q := range c.proving {
+		c.core.Proved(c.now, q, slices.DeleteFunc(slices.Clone(answers), func(h proof.Answer) bool { return !slices.Contains(q.Addresses(), h.Address) }), false)
+	}
+	c.proving = nil
 }
 
 func (c *conversation) member(node string, state election.State, claims election.Claims) {
@@ -293,6 +316,10 @@ func (c *conversation) effects(e Effects) string {
 		c.asking = append(c.asking, q)
 		say("ask %v for %v", q.MAC, q.Address)
 	}
+	for _, q := range e.Prove {
+		c.proving = append(c.proving, q)
+		say("prove %v on %d", q.Addresses(), q.Interface)
+	}
 	for _, q := range e.Knock {
 		say("knock at %v, %v", q.MAC, q.Address)
 	}
@@ -310,7 +337,21 @@ func (c *conversation) effects(e Effects) string {
 		say("%v %v, %v%s", t.Kind, t.Address, t.Cause, text)
 	}
 	for _, x := range e.Conflicts {
-		say("conflict over %v with %v, withheld %v", x.Address, x.MAC, x.Withheld)
+		node := ""
+		if x.Node != "" {
+			node = " of node " + x.Node
+		}
+		say("conflict over %v with %v%s, withheld %v", x.Address, x.MAC, node, x.Withheld)
+	}
+	if e.View != nil && !slices.EqualFunc(c.proofs, e.View.Proofs, proof.Verdict.Equal) {
+		for _, v := range e.View.Proofs {
+			var by []string
+			for _, s := range v.By {
+				by = append(by, fmt.Sprintf("%v %v %s", s.MAC, s.Voice, s.Node))
+			}
+			say("%v of %s: %v %s", v.Address, v.Owner, v.Kind, strings.Join(by, ", "))
+		}
+		c.proofs = e.View.Proofs
 	}
 	if e.Left {
 		say("left")

@@ -8,6 +8,7 @@
 //	Detected       who uses these addresses           Detect       ask who uses these
 //	Identified     whose station it is                Identify     ask whose station it is
 //	Asked          whether it answers                 Ask          ask another speaker for these
+//	Proved         who answers for these              Prove        ask as a client would
 //	Leave          this node is about to go           Knock        ask a speaker that returns
 //	                                                  View, Transitions, Conflicts: to be told
 //	                     Settle(now)                  Next         call Settle again then
@@ -61,4 +62,11 @@
 // for nothing and claims nothing, so the others see no claim and elect the same
 // owner. What is known to be in service is claimed at once. Which stations are
 // foreign is for the [ConflictTracker] to find out, so that speakers never are.
+//
+// # Proof
+//
+// What is answered for is asked for as a client would, by another node and by its
+// owner: package proof decides when, and what the answers mean. And a claim by a
+// node's station that gossip does not explain is told: its kernel has the address, or
+// its speaker is not heard.
 package core

@@ -8,6 +8,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 // Effects are what is to be done, in the order of the fields: the wire first, then
@@ -25,11 +26,13 @@ type Effects struct {
 	// Announce are addresses to announce afresh, Defend those to claim with a
 	// single packet.
 	Announce, Defend []netip.Addr
-	// Detect, Identify, Ask and Knock are questions to put on segments. The first
-	// three want an answer, by [Core.Detected], [Core.Identified] and [Core.Asked].
+	// Detect, Identify, Ask, Prove and Knock are questions to put on segments. All but
+	// the last want an answer, by [Core.Detected], [Core.Identified], [Core.Asked] and
+	// [Core.Proved].
 	Detect   []Detect
 	Identify []Identify
 	Ask      []Ask
+	Prove    []proof.Question
 	Knock    []Knock
 
 	// View is what this node does, and on what grounds.
@@ -70,6 +73,9 @@ type View struct {
 	// station uses them, or, where there is none yet, their segment is being
 	// asked.
 	Withheld map[netip.Addr]layer2.Heard
+	// Proofs are what the segment says of what others answer for, as far as this node
+	// asks about it, and who else answers for what this node does; ascending by address.
+	Proofs []proof.Verdict
 }
 
 // Claims are the claims of its Answers.
@@ -135,10 +141,13 @@ type Knock struct {
 	Address netip.Addr
 }
 
-// A Conflict is a foreign station's use of an address of ours.
+// A Conflict is a foreign station's use of an address of ours, or another node's that
+// gossip does not explain.
 type Conflict struct {
 	layer2.Heard
 	Services []lb.ServiceKey
+	// Node is whose station it is; empty for a foreign one.
+	Node string
 	// Withheld is set when this node does not answer for the address because of
 	// it.
 	Withheld bool

@@ -81,7 +81,7 @@ func full() v1beta1.SpeakerStatusStatus {
 			Answers:     []v1beta1.Layer2Answers{{Interfaces: []string{"eth0"}, Addresses: []string{"192.0.2.80", "2001:db8::80"}}},
 			Probing:     []string{"2001:db8::90-9f"},
 			Withheld:    []v1beta1.AddressUse{{Address: "192.0.2.81", MAC: "02:00:00:00:00:99"}},
-			Conflicts:   []v1beta1.AddressUse{{Address: "192.0.2.80", MAC: "02:00:00:00:00:99", Heard: "request", Since: &moment}},
+			Conflicts:   []v1beta1.AddressConflict{{Address: "192.0.2.80", MAC: "02:00:00:00:00:99", Node: "node9", Heard: "request", Since: &moment}},
 			Transitions: []v1beta1.Layer2Transition{{Since: moment, Cause: v1beta1.TransitionOwnerLost, From: "node3", Count: 2, Addresses: []string{"192.0.2.80", "2001:db8::80"}}},
 		},
 		BGP: v1beta1.BGPStatus{Up: 1, Total: 2, Sessions: []v1beta1.SessionStatus{

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 // Annotations of a Service that are asked of us, by name after the prefix.
@@ -78,6 +79,12 @@ type Condition struct {
 	Message string
 	// Since is when Status last changed.
 	Since metav1.Time
+}
+
+// Announces reports whether, by the condition Announced, a node answers for the
+// addresses or advertises them: even if others answer as well, or nobody hears it.
+func (c Condition) Announces() bool {
+	return c.Status == metav1.ConditionTrue || c.Reason == proof.AnsweredTwice.String() || c.Reason == proof.Unanswered.String()
 }
 
 // A Service is a Service that is ours, or that still carries something of ours.
@@ -221,7 +228,7 @@ func (o Scope) Service(s *corev1.Service) *Service {
 		TrafficPolicy: trafficPolicy(s.Spec.ExternalTrafficPolicy),
 		Reallocated:   out.reallocated.Message,
 		Moved:         lb.Move{Token: out.moved.Message, Refused: out.moved.Reason == refused},
-		Announced:     out.Announced.Status == metav1.ConditionTrue,
+		Announced:     out.Announced.Announces(),
 		Released:      !ours && !foreign,
 		Foreign:       foreign,
 	}

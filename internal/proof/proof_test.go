@@ -309,7 +309,7 @@ func TestARoundHearsEachStationOnceAndABoundedNumber(t *testing.T) {
 	if ask, wake := r.Next(start); !slices.Equal(ask, []netip.Addr{a}) || wake != start.Add(windowLeast*2/3) {
 		t.Fatalf("asks for %v, again at %v", ask, wake)
 	}
-	for i := range 300 {
+	for i := range answersMost + 100 {
 		r.Hear(start, a, lb.MAC{2, 4: byte(i >> 8), 5: byte(i)})
 		r.Hear(start, a, lb.MAC{2, 4: byte(i >> 8), 5: byte(i)})
 	}

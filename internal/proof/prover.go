@@ -15,11 +15,15 @@ const (
 	// time, before that is told.
 	again = time.Second
 	// recheck is how long after a fault was told the address is asked for again, and
-	// after a round that found out nothing.
+	// after a round that found out nothing; retry after one that could not be put, or
+	// while the owner's speaker is suspected.
 	recheck = 30 * time.Second
+	retry   = 5 * time.Second
 	// urgentRate is how many addresses a second all askers of a segment together ask
 	// for after an acquisition, and rareRate otherwise.
 	urgentRate, rareRate = 500, 20
+	// byMost bounds the stations of a Verdict.
+	byMost = 16
 	// batchMost bounds the addresses of one Question.
 	batchMost = 20
 	// windowLeast and windowMost bound how long answers are listened for: twice as
@@ -110,8 +114,8 @@ type Verdict struct {
 	By    []Station
 }
 
-// equal reports whether two verdicts say the same.
-func (v Verdict) equal(o Verdict) bool {
+// Equal reports whether two verdicts say the same.
+func (v Verdict) Equal(o Verdict) bool {
 	return v.Address == o.Address && v.Owner == o.Owner && v.Kind == o.Kind && slices.Equal(v.By, o.By)
 }
 
@@ -151,10 +155,12 @@ type inquest struct {
 	// something was heard that is to be looked into.
 	doubted, thorough bool
 	verdict           Verdict
+	// fewer is set once a round has heard fewer stations than the verdict names.
+	fewer bool
 }
 
 // NewProver returns a Prover of a node that asks for each address every so often
-// after it was verified; 0: never, not even once.
+// after it was verified.
 func NewProver(node string, every time.Duration) *Prover {
 	return &Prover{node: node, every: every, lines: map[line]time.Time{}, slow: map[int]time.Duration{}}
 }
@@ -162,9 +168,6 @@ func NewProver(node string, every time.Duration) *Prover {
 // Set says for what to ask, ascending by address, all of it, and how many nodes ask on
 // this node's segments. What is known of a Subject that was there already is kept.
 func (p *Prover) Set(now time.Time, subjects []Subject, askers int) {
-	if p.every == 0 {
-		return
-	}
 	before := p.cases
 	p.cases = make([]*inquest, 0, len(subjects))
 	p.askers, p.stale = max(1, askers), true
@@ -303,7 +306,7 @@ func (p *Prover) Answer(now time.Time, q Question, answers []Answer, failed bool
 		}
 		c.asking = false
 		if failed || !well(c.Owner) {
-			c.due, c.rare = now.Add(recheck), true
+			c.due, c.rare = now.Add(retry), true
 			continue
 		}
 		p.settle(now, c, p.judge(c.Subject, by), by[a])
@@ -312,18 +315,22 @@ func (p *Prover) Answer(now time.Time, q Question, answers []Answer, failed bool
 
 // judge says what the answers to the question for a Subject mean.
 func (p *Prover) judge(s Subject, by map[netip.Addr][]Station) Kind {
-	owner := 0
+	owner, others, unheard := 0, 0, false
 	for _, h := range by[s.Address] {
-		if h.Node != s.Owner {
-			return AnsweredTwice
+		if h.Node == s.Owner {
+			owner++
+		} else {
+			others++
 		}
-		owner++
+		unheard = unheard || h.Voice == Silent
 	}
 	switch {
-	case owner == 1 || owner == 0 && s.Owner == p.node:
-		return Verified
-	case owner > 1:
+	case owner == 0 && s.Owner != p.node && unheard:
+		return Unknown // it may own the address by now, and gossip does not say so
+	case others > 0 || owner > 1:
 		return AnsweredTwice
+	case owner == 1 || s.Owner == p.node:
+		return Verified
 	case s.Control.IsValid() && by[s.Control] == nil:
 		return Unknown
 	default:
@@ -343,24 +350,26 @@ func (p *Prover) settle(now time.Time, c *inquest, kind Kind, by []Station) {
 		c.due = now.Add(min(recheck, p.every))
 	}
 	if kind > Verified {
-		slices.SortFunc(by, func(a, b Station) int { return cmp.Or(cmp.Compare(a.Node, b.Node), slices.Compare(a.MAC[:], b.MAC[:])) })
-		is.Since, is.By = now, by
+		other := func(s Station) int { return btoi(s.Node != c.Owner) }
+		slices.SortFunc(by, func(a, b Station) int {
+			return cmp.Or(cmp.Compare(other(a), other(b)), cmp.Compare(a.Node, b.Node), slices.Compare(a.MAC[:], b.MAC[:]))
+		})
+		is.Since, is.By = now, by[:min(len(by), byMost)]
+	}
+	// That one station less is heard may be a lost frame.
+	lost := kind == c.verdict.Kind && !slices.ContainsFunc(is.By, func(s Station) bool { return !slices.Contains(c.verdict.By, s) }) && len(is.By) < len(c.verdict.By)
+	if c.fewer = lost && !c.fewer; c.fewer {
+		return
 	}
 	if kind == Verified && c.Owner == p.node {
 		is.Kind = Unknown // that somebody hears it is for others to say
 	}
-	if !is.equal(c.verdict) {
+	if !is.Equal(c.verdict) {
 		if is.Kind == c.verdict.Kind {
 			is.Since = c.verdict.Since
 		}
 		c.verdict, p.news = is, true
 	}
-}
-
-// Asks reports whether a question for an address is under way.
-func (p *Prover) Asks(a netip.Addr) bool {
-	c := p.find(a)
-	return c != nil && c.asking
 }
 
 // News reports whether Verdicts returns something else than when News was asked last.

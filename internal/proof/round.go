@@ -67,10 +67,19 @@ type Round struct {
 	asked    int       // How often.
 	last     time.Time // When the last question left.
 	answers  []Answer
+	heard    map[voiced]bool
+}
+
+// voiced is that a station has answered for an address.
+type voiced struct {
+	address netip.Addr
+	mac     lb.MAC
 }
 
 // NewRound begins at now.
-func NewRound(now time.Time, q Question) *Round { return &Round{question: q, start: now} }
+func NewRound(now time.Time, q Question) *Round {
+	return &Round{question: q, start: now, heard: map[voiced]bool{}}
+}
 
 // Next returns the addresses to ask for at now, and when to ask again. The zero time
 // says that the round is over.
@@ -107,17 +116,15 @@ func (r *Round) answered(a netip.Addr) bool {
 
 // Hear takes in that a station answered for an address.
 func (r *Round) Hear(now time.Time, a netip.Addr, mac lb.MAC) {
-	if !slices.ContainsFunc(r.question.Targets, func(t Target) bool { return t.Address == a }) || slices.ContainsFunc(r.answers, func(h Answer) bool { return h.Address == a && h.MAC == mac }) {
+	if r.heard[voiced{a, mac}] || len(r.answers) == answersMost || !slices.ContainsFunc(r.question.Targets, func(t Target) bool { return t.Address == a }) {
 		return
 	}
-	if len(r.answers) < answersMost*len(r.question.Targets) {
-		r.answers = append(r.answers, Answer{a, mac, now.Sub(r.start)})
-	}
+	r.heard[voiced{a, mac}] = true
+	r.answers = append(r.answers, Answer{a, mac, now.Sub(r.start)})
 }
 
-// answersMost bounds the answers to a question for one address that are kept
-// (docs/design/proof.md).
-const answersMost = 16
+// answersMost bounds the answers to a Question that are kept (docs/design/proof.md).
+const answersMost = 4096
 
 // Answers returns all answers so far, each station's once, in the order in which they
 // came.

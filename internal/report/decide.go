@@ -9,6 +9,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 // Where these are from: docs/design/one-voice.md.
@@ -48,10 +49,12 @@ const (
 	AnnouncementMoved EventKind = "AnnouncementMoved"
 	NotAnnounced      EventKind = "NotAnnounced"
 	AddressConflict   EventKind = "AddressConflict"
+	AnsweredTwice     EventKind = "AnsweredTwice"
+	Unanswered        EventKind = "Unanswered"
 )
 
 // Warns reports whether the Event is one that somebody should look into.
-func (k EventKind) Warns() bool { return k == NotAnnounced || k == AddressConflict }
+func (k EventKind) Warns() bool { return k != Announcing && k != AnnouncementMoved }
 
 // An Event tells of a transition. The zero Event is none.
 type Event struct {
@@ -67,6 +70,9 @@ type Telling struct {
 	Condition
 	// Event is what has changed, to be told once that is written.
 	Event Event
+	// Expects is set while the verdict on an address is awaited that is announced: the
+	// Condition will say so soon.
+	Expects bool
 	// Again is after how long to ask again, 0 for never.
 	Again time.Duration
 	// Record are addresses that are to be recorded on other nodes than they are.
@@ -105,6 +111,10 @@ type place struct {
 	// contested is since when both the owner that was told and another answer, and
 	// strays since when the record differs from the owner; zero: they do not.
 	contested, strays time.Time
+	// proven is what the segment said last of what the owner answers for, and
+	// unwitnessed since when nobody is there who asks; zero: somebody is.
+	proven      proven
+	unwitnessed time.Time
 }
 
 // note takes note of where an address is recorded.
@@ -126,6 +136,8 @@ type parts struct {
 	// unsure is set while it is not known whether an address is announced, and probing
 	// while it is not known whether it can be.
 	unsure, probing bool
+	// fault is what is wrong with what the segment answers; Unknown for nothing.
+	fault proof.Kind
 }
 
 // held is layer 2's part in announcing an address.
@@ -133,6 +145,7 @@ type held struct {
 	owner  string
 	reason announce.Reason
 	by     use
+	proven proven
 }
 
 // A route is BGP's part in announcing an address.
@@ -170,6 +183,7 @@ func (t *Teller) Tell(ix *announce.Index, v *View, subjects []Subject, recorded 
 		index: ix, view: v, intent: announce.Decide(ix, v.members, nil, ""),
 		behind: v.behind(ix.Configuration()), unknown: slices.DeleteFunc(ix.Nodes(), func(n string) bool { return !v.Unknown(n) }),
 		recorded: recorded, now: now, owners: map[netip.Addr]string{}, records: map[netip.Addr]string{},
+		reach: announce.NewReach(ix, v.members), witnesses: map[stand]string{},
 	}
 	tellings := make([]Telling, 0, len(subjects))
 	for _, s := range subjects {
@@ -195,6 +209,9 @@ type pass struct {
 	unknown  []string
 	recorded func(netip.Addr) string
 	now      time.Time
+	reach    *announce.Reach
+	// witnesses are the nodes that ask for what an owner answers for on an interface.
+	witnesses map[stand]string
 	// owners are those that were told, and records where addresses are to be recorded.
 	// They count after the pass: other Services may share their addresses.
 	owners, records map[netip.Addr]string
@@ -237,9 +254,11 @@ func (t *Teller) tell(p *pass, s Subject) Telling {
 	}
 
 	layer2, bgp := p.protocols(decisions)
+	telling.Again = sooner(telling.Again, t.prove(p, decisions, layer2, bgp, before))
 	telling.Standings = p.standings(decisions, layer2, bgp)
 	is := p.compose(decisions, layer2, bgp)
 	want := Condition{is.announced, is.word(), is.text(decisions)}
+	telling.Expects = is.expects()
 	left := before.waits(is, want, p.behind, p.now)
 	telling.Again = sooner(telling.Again, left)
 	if left == 0 && !is.unsure && !(is.probing && !before.Announced) {
@@ -354,7 +373,7 @@ func (b *told) waits(is parts, want Condition, behind bool, now time.Time) time.
 		b.recounted = time.Time{}
 	}
 	switch {
-	case want == b.Condition || is.refused != "":
+	case want == b.Condition || is.refused != "" || is.fault != proof.Unknown:
 		return 0
 	case !is.announced:
 		if b.silent.IsZero() {
@@ -381,7 +400,7 @@ func (b *told) counts(is parts) bool {
 	if b.parts == nil {
 		return is.layer2 == nil
 	}
-	return slices.Equal(b.parts.layer2, is.layer2) && slices.EqualFunc(b.parts.bgp, is.bgp, func(a, b route) bool {
+	return slices.EqualFunc(b.parts.layer2, is.layer2, held.counts) && slices.EqualFunc(b.parts.bgp, is.bgp, func(a, b route) bool {
 		return a.asked == b.asked && (a.nodes > 0) == (b.nodes > 0) && a.reason == b.reason
 	})
 }
@@ -391,6 +410,10 @@ func (b *told) event(is parts, want Condition, moves []string) Event {
 	switch {
 	case is.reason == announce.AddressConflict:
 		return Event{AddressConflict, want.Message}
+	case is.fault != proof.Unknown && b.Reason == want.Reason:
+		return Event{} // in other words
+	case is.fault != proof.Unknown:
+		return Event{EventKind(want.Reason), want.Message}
 	case !is.announced && b.Reason == want.Reason && !b.Announced:
 		return Event{} // in other words
 	case !is.announced && b.Condition == Condition{} && is.reason == announce.NoEndpoint:
@@ -437,6 +460,8 @@ func (of *pass) compose(decisions []announce.Decision, layer2 []held, bgp []rout
 		switch {
 		case h.reason == announce.AddressConflict:
 			p.announced, p.reason = false, announce.AddressConflict
+		case h.proven.kind == proof.AnsweredTwice, h.proven.kind == proof.Unanswered && r.nodes == 0:
+			p.announced, p.fault = false, h.proven.kind
 		case h.owner != "" || r.nodes > 0 || !p.announced:
 		case h.reason == announce.NoAdvertisement && r.asked:
 			p.announced, p.reason = false, r.reason
@@ -504,10 +529,18 @@ func routeOf(ix *announce.Index, v *View, a netip.Addr) route {
 
 // word is the reason of the condition.
 func (p parts) word() string {
-	if p.announced {
+	switch {
+	case p.reason == announce.AddressConflict:
+		return p.reason.String()
+	case p.fault != proof.Unknown:
+		return p.fault.String()
+	case !p.announced:
+		return p.reason.String()
+	case p.verified():
+		return proof.Verified.String()
+	default:
 		return "Announced"
 	}
-	return p.reason.String()
 }
 
 // text says it in a sentence.
@@ -546,7 +579,7 @@ func (h held) text() string {
 	case h.owner == "":
 		return fmt.Sprintf(" from no node (%v)", h.reason)
 	default:
-		return " from node " + h.owner
+		return " from node " + h.owner + h.proven.text()
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 // A Report is what one speaker says of its node. It does not change.
@@ -44,6 +45,8 @@ type Report struct {
 	Withheld map[netip.Addr]lb.MAC
 	// Conflicts are strangers that use addresses which are answered for.
 	Conflicts []Conflict
+	// Proofs are what the segment says when the node asks for addresses.
+	Proofs []proof.Verdict
 	// Transitions are how the node came by addresses, oldest first.
 	Transitions []Transition
 	// Sessions are the BGP sessions that the node should hold, by peer.
@@ -73,10 +76,12 @@ func (s Settings) Differs(controller Settings) string {
 	return strings.Join(out, ", ")
 }
 
-// A Conflict is a stranger's use of an address that is answered for.
+// A Conflict is another station's use of an address that is answered for: a stranger's,
+// or that of a node, which is named, whose speaker does not claim it.
 type Conflict struct {
 	Address netip.Addr
 	MAC     lb.MAC
+	Node    string
 	Heard   string
 	At      time.Time
 }
@@ -140,7 +145,9 @@ type View struct {
 	// announced, and withheld who uses those that cannot.
 	probing  map[netip.Addr]bool
 	withheld map[netip.Addr]use
-	members  []election.Member // by node
+	// proofs are what segments say of addresses, of one owner each.
+	proofs  map[netip.Addr][]finding
+	members []election.Member // by node
 	// carriers are the sessions of each node that is here to stay.
 	carriers map[string][]uint32
 	// waits are, by node, the established sessions in which routes of a family are
@@ -199,7 +206,7 @@ func NewView(before *View, reports []Report, now time.Time, fit func(node string
 	v := &View{
 		believed: map[string]*Report{}, claims: map[netip.Addr][]string{}, sessions: map[string]SessionCount{},
 		waits:   map[string][]wait{},
-		probing: map[netip.Addr]bool{}, withheld: map[netip.Addr]use{},
+		probing: map[netip.Addr]bool{}, withheld: map[netip.Addr]use{}, proofs: map[netip.Addr][]finding{},
 		blind: reports == nil, denying: map[string]time.Time{}, reported: map[string]bool{},
 	}
 	var denying map[string]time.Time
@@ -218,6 +225,7 @@ func NewView(before *View, reports []Report, now time.Time, fit func(node string
 		for a, mac := range r.Withheld {
 			v.withheld[a] = use{mac, node}
 		}
+		v.hear(r)
 		m := election.Member{Node: node, State: r.State, Interfaces: r.Interfaces}
 		for _, s := range r.Sessions {
 			if !s.Established {
@@ -503,6 +511,7 @@ func (v *View) Changed(before *View) (addresses map[netip.Addr]bool, rest bool) 
 	difference(v.claims, before.claims, slices.Equal, addresses)
 	difference(v.probing, before.probing, func(a, b bool) bool { return a == b }, addresses)
 	difference(v.withheld, before.withheld, func(a, b use) bool { return a == b }, addresses)
+	difference(v.proofs, before.proofs, func(a, b []finding) bool { return slices.EqualFunc(a, b, finding.equal) }, addresses)
 	for node, is := range v.believed {
 		was := before.believed[node]
 		if was == nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 	"github.com/belfrylb/belfry/internal/transcript"
 )
 
@@ -28,6 +29,8 @@ import (
 //	failback                                    addresses fail back at once
 //	report NODE [WORD=LIST|WORD]..              is written: answers=, from=, probing=, withheld=ADDR/MAC, unheard=,
 //	                                            up=PEER, v4=PEER, v6=PEER, down=PEER, ended=PEER, configuration=, class=, conflict=ADDR/MAC,
+//	                                            verified=NODE/ADDR,.., unanswered=NODE/ADDR, twice=NODE/ADDR/STATION,.. of whom
+//	                                            answers: STATION is kernel:NODE, speaker:NODE, unheard:NODE or stranger:MAC
 //	                                            joining, leaving, stopped, mute, uncabled
 //	unwritten NODE                              its SpeakerStatus is deleted
 //	unreadable, readable                        whether reports can be read
@@ -161,6 +164,29 @@ func addrs(list string) (out []netip.Addr) {
 	return out
 }
 
+// proofs are verdicts on what a node owns.
+func (w *world) proofs(kind, text string) (out []proof.Verdict) {
+	kinds := map[string]proof.Kind{"verified": proof.Verified, "unanswered": proof.Unanswered, "twice": proof.AnsweredTwice}
+	parts := strings.Split(text, "/")
+	v := proof.Verdict{Owner: parts[0], Kind: kinds[kind]}
+	if len(parts) > 2 {
+		for s := range strings.SplitSeq(parts[2], ",") {
+			voice, whose, _ := strings.Cut(s, ":")
+			mac, err := lb.ParseMAC(whose)
+			if err != nil {
+				mac = lb.MAC{2, 4: byte(len(whose)), 5: whose[1]}
+			} else {
+				whose = ""
+			}
+			v.By = append(v.By, proof.Station{MAC: mac, Node: whose, Voice: proof.ParseVoice(strings.ToUpper(voice[:1]) + voice[1:])})
+		}
+	}
+	for _, v.Address = range addrs(parts[1]) {
+		out = append(out, v)
+	}
+	return out
+}
+
 func (w *world) report(node string, words []string) {
 	i := slices.IndexFunc(w.reports, func(r Report) bool { return r.Node == node })
 	r := Report{Node: node, State: election.Alive, Seen: w.now, Configuration: "c1", Withheld: map[netip.Addr]lb.MAC{}}
@@ -198,6 +224,8 @@ func (w *world) report(node string, words []string) {
 		case "conflict":
 			a, mac := stranger()
 			r.Conflicts = append(r.Conflicts, Conflict{Address: a, MAC: mac, Heard: "reply", At: w.now})
+		case "verified", "unanswered", "twice":
+			r.Proofs = append(r.Proofs, w.proofs(name, list)...)
 		case "unheard":
 			r.Unheard = strings.Split(list, ",")
 		case "up":

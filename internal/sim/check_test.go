@@ -48,6 +48,8 @@ type checker struct {
 	none, several, illicit map[netip.Addr]time.Duration
 	told                   map[netip.Addr]bool // of a conflict
 	still                  map[netip.Addr]int  // who alone may answer, while nothing fails
+	// heard is how many have answered for an address, lately.
+	heard map[netip.Addr][]voices
 	// calm is who owned what at the last calm moment, touched who was affected
 	// by anything since.
 	calm      map[netip.Addr]int
@@ -65,7 +67,7 @@ type checker struct {
 }
 
 func (c *checker) init(w *world) {
-	*c = checker{w: w, gap: map[netip.Addr]time.Duration{}, both: map[netip.Addr]time.Duration{}, none: map[netip.Addr]time.Duration{}, several: map[netip.Addr]time.Duration{}, illicit: map[netip.Addr]time.Duration{}, told: map[netip.Addr]bool{}, still: map[netip.Addr]int{}, touched: map[int]bool{}, moved: map[netip.Addr]bool{}}
+	*c = checker{w: w, gap: map[netip.Addr]time.Duration{}, both: map[netip.Addr]time.Duration{}, none: map[netip.Addr]time.Duration{}, several: map[netip.Addr]time.Duration{}, illicit: map[netip.Addr]time.Duration{}, told: map[netip.Addr]bool{}, still: map[netip.Addr]int{}, heard: map[netip.Addr][]voices{}, touched: map[int]bool{}, moved: map[netip.Addr]bool{}}
 	c.stalled = calmAfter
 }
 
@@ -167,10 +169,10 @@ func (c *checker) look() {
 	c.settled, c.whole, c.compared = clean && agreed, len(groups) == 1, false
 	for _, a := range w.addrs {
 		gap, both := false, false
-		voices, illicit := 0, false
+		answers, illicit := 0, false
 		for _, n := range w.nodes {
 			speaker, kernel := n.voices(a)
-			voices += speaker + kernel
+			answers += speaker + kernel
 			if speaker == 0 {
 				continue
 			}
@@ -183,8 +185,9 @@ func (c *checker) look() {
 			}
 			illicit = illicit || n.config.barred[a][n.id] && slices.ContainsFunc(w.nodes, func(m *node) bool { return c.could(m, a) && w.hears(n, m) })
 		}
-		c.lasting(c.none, a, !w.truth.absent[a] && voices == 0)
-		c.lasting(c.several, a, voices > 1)
+		c.count(a, answers)
+		c.lasting(c.none, a, !w.truth.absent[a] && answers == 0)
+		c.lasting(c.several, a, answers > 1)
 		c.lasting(c.illicit, a, illicit && c.settled)
 		for _, g := range groups {
 			owners, able := 0, 0

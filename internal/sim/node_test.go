@@ -83,11 +83,12 @@ type node struct {
 	carrier                  []bool        // by segment
 	// bare: its interfaces have no addresses. kernel are addresses that its kernel
 	// answers for on every interface.
-	bare   bool
-	kernel map[netip.Addr]bool
-	boot   uint64
-	offset time.Duration // Of its clock.
-	rate   float64
+	bare     bool
+	kernel   map[netip.Addr]bool
+	leftover time.Duration // Since when.
+	boot     uint64
+	offset   time.Duration // Of its clock.
+	rate     float64
 
 	view    *election.View
 	own     *election.Record
@@ -277,7 +278,7 @@ func (n *node) start() {
 	if n.fast {
 		detection = lb.DetectFast
 	}
-	n.core = core.New(core.Config{Node: n.name, Gossip: n.addr, Detection: detection})
+	n.core = core.New(core.Config{Node: n.name, Gossip: n.addr, Detection: detection, ProofInterval: proofInterval})
 	n.w.note("%s starts", n.name)
 	n.turn(func() {})
 	n.soon(func() {
@@ -350,6 +351,9 @@ func (n *node) act() {
 			n.soon(func() { n.core.Asked(n.time(), q, answered) })
 		})
 	}
+	for _, q := range e.Prove {
+		n.prove(q)
+	}
 	for _, t := range e.Transitions {
 		w.note("  %s: %v %v (%v) from %q to %q", n.name, t.Address, t.Kind, t.Cause, t.From, t.To)
 	}
@@ -378,6 +382,10 @@ func (n *node) act() {
 // look does what is done about a view besides: the place of an address follows its
 // owner.
 func (n *node) look(v core.View) {
+	w := n.w
+	for _, p := range v.Proofs {
+		w.check.judge(n, p)
+	}
 	n.seen = &v
 	for _, m := range v.Members {
 		n.met[m.Node] = n.met[m.Node] || m.State == election.Alive

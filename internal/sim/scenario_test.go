@@ -35,7 +35,8 @@ import (
 //	5000 create 0 2 300    address 0, unknown so far, is in use, and placed on n2
 //	5000 suspect 0 1       n0's gossip takes n1 for dead, wrongly
 //	5000 renumber 1 52     n1 gets another address; its speaker's socket keeps the old one
-//	5000 kernel 1 0        n1's kernel answers for address 0, too
+//	5000 kernel 1 0        n1's kernel answers for address 0, too; kernel 1 0 off: not any more
+//	5000 verified 0        by now a node has found that its owner alone answers for address 0
 //	5000 still             from now on nothing fails, and no address moves
 //	5000 told 0            by now a node has told that another station uses address 0
 //	5000 joined            by now gossip holds all for alive that run
@@ -478,7 +479,12 @@ func (s *scenario) do(w *world, st step) {
 	case "renumber":
 		w.nodes[arg(0)].renumber(arg(1))
 	case "kernel":
-		w.nodes[arg(0)].kernel[w.addrs[arg(1)]] = true
+		n := w.nodes[arg(0)]
+		n.kernel[w.addrs[arg(1)]], n.leftover = st.optional(2) != "off", w.now
+	case "verified":
+		if a := w.addrs[arg(0)]; !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.verifies(a) }) {
+			w.fail("no node says that %s is answered for by its owner alone\n%s", a, w)
+		}
 	case "once":
 		w.once = true
 	case "bar", "allow":

@@ -6,6 +6,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 // identifyAtOnce bounds how many nodes are asked at once whether a station is
@@ -31,6 +32,13 @@ type asked struct {
 	answered bool
 }
 
+// proved is what came of a question as a client would ask it.
+type proved struct {
+	proof.Question
+	answers []proof.Answer
+	failed  bool
+}
+
 // ask puts the questions of a Core, each on a goroutine that ends with its answer
 // or with ctx.
 func (s *Speaker) ask(ctx context.Context, e core.Effects) {
@@ -42,6 +50,9 @@ func (s *Speaker) ask(ctx context.Context, e core.Effects) {
 	}
 	for _, q := range e.Ask {
 		s.asking.Go(func() { s.question(ctx, q) })
+	}
+	for _, q := range e.Prove {
+		s.asking.Go(func() { s.prove(ctx, q) })
 	}
 	for _, q := range e.Knock {
 		s.asking.Go(func() {
@@ -72,6 +83,17 @@ func (s *Speaker) question(ctx context.Context, q core.Ask) {
 	}
 	select {
 	case s.asked <- asked{q, is}:
+	case <-ctx.Done():
+	}
+}
+
+func (s *Speaker) prove(ctx context.Context, q proof.Question) {
+	answers, err := s.link.Ask(ctx, q)
+	if err != nil && ctx.Err() == nil {
+		s.log.Debug("cannot ask for announced addresses", "addresses", len(q.Targets), "err", err)
+	}
+	select {
+	case s.proved <- proved{q, answers, err != nil}:
 	case <-ctx.Done():
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/lb/lbtest"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 var (
@@ -189,6 +190,25 @@ func (l *fakeLink) Probe(_ context.Context, ifindex int, target netip.Addr, mac 
 	defer l.mu.Unlock()
 	l.probed = append(l.probed, fmt.Sprint(ifindex, target, mac))
 	return l.mine == nil || l.mine[mac] == target, nil
+}
+
+// Ask is answered by whoever answers for an address on the lan, at the end of the
+// window.
+func (l *fakeLink) Ask(ctx context.Context, q proof.Question) ([]proof.Answer, error) {
+	select {
+	case <-time.After(q.Window):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	var out []proof.Answer
+	for _, a := range q.Addresses() {
+		for _, other := range l.lan.links {
+			if other != l && (other.answers(a) || slices.ContainsFunc(other.Interfaces()[0].Addresses, func(p netip.Prefix) bool { return p.Addr() == a })) {
+				out = append(out, proof.Answer{Address: a, MAC: other.Interfaces()[0].MAC})
+			}
+		}
+	}
+	return out, nil
 }
 
 func (l *fakeLink) Defend(a netip.Addr) {

@@ -7,6 +7,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 type metrics struct {
@@ -18,6 +19,7 @@ type metrics struct {
 	wins      prometheus.Counter
 	withheld  prometheus.Gauge
 	defenses  prometheus.Counter
+	proofs    *prometheus.GaugeVec
 	takeovers prometheus.Histogram
 	passes    prometheus.Histogram
 	panics    prometheus.Counter
@@ -65,6 +67,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Namespace: "belfry", Subsystem: "speaker", Name: "addresses_withheld",
 			Help: "Addresses that this node is to announce and does not, because a foreign station uses them.",
 		}),
+		proofs: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Namespace: "belfry", Subsystem: "speaker", Name: "proofs",
+			Help: "Addresses that this node asks its segment for, by what the segment answers.",
+		}, []string{"verdict"}),
 		defenses: counter("defenses_total", "Addresses claimed anew because a foreign station claimed them."),
 		rivals:   counter("rival_claims_total", "Times that another speaker was heard to claim an address that this node owns."),
 		wins:     counter("contests_won_total", "Addresses that another speaker claimed too and has let go of."),
@@ -83,11 +89,14 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, r := range []election.Role{election.Retiring, election.Owner} {
 		m.addresses.WithLabelValues(r.String())
 	}
+	for _, k := range proof.Kinds {
+		m.proofs.WithLabelValues(k.String())
+	}
 	for _, c := range changes {
 		m.changes.WithLabelValues(c)
 	}
 	if reg != nil {
-		reg.MustRegister(m.addresses, m.changes, m.conflicts, m.rivals, m.wins, m.withheld, m.defenses, m.takeovers, m.passes, m.panics)
+		reg.MustRegister(m.addresses, m.changes, m.conflicts, m.rivals, m.wins, m.withheld, m.defenses, m.proofs, m.takeovers, m.passes, m.panics)
 	}
 	return m
 }
@@ -136,6 +145,13 @@ func (m *metrics) count(e core.Effects) {
 		}
 	}
 	m.withheld.Set(float64(withheld))
+	verdicts := map[proof.Kind]int{}
+	for _, v := range e.View.Proofs {
+		verdicts[v.Kind]++
+	}
+	for _, k := range proof.Kinds {
+		m.proofs.WithLabelValues(k.String()).Set(float64(verdicts[k]))
+	}
 	roles := map[election.Role]int{}
 	for i := range e.View.Intent.Decisions {
 		roles[e.View.Intent.Decisions[i].Role]++

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/core"
+	"github.com/belfrylb/belfry/internal/proof"
 )
 
 // A Register is where a State is written down for others to read.
@@ -55,7 +56,9 @@ type Registrar struct {
 	register Register
 	log      *slog.Logger
 	writes   *prometheus.CounterVec
-	written  []core.Answer // last, by Run
+	// written and proofs are what was written last, by Run.
+	written []core.Answer
+	proofs  []proof.Verdict
 }
 
 // NewRegistrar returns a Registrar for a Speaker.
@@ -138,9 +141,10 @@ func (r *Registrar) Run(ctx context.Context) {
 	}
 }
 
-// urgent reports whether the node answers for something else than was written last.
+// urgent reports whether the node answers for something else than was written last, or
+// its segment says something else: Services wait to be told.
 func (r *Registrar) urgent(s *State) bool {
-	return !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
+	return !slices.EqualFunc(r.proofs, s.Proofs, proof.Verdict.Equal) || !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
 }
 
 func (r *Registrar) write(ctx context.Context) error {
@@ -152,7 +156,7 @@ func (r *Registrar) write(ctx context.Context) error {
 	defer cancel()
 	written, err := r.register.Write(ctx, s)
 	if err == nil {
-		r.written = s.Answers
+		r.written, r.proofs = s.Answers, s.Proofs
 	}
 	switch {
 	case err != nil && ctx.Err() != context.Canceled:

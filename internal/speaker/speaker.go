@@ -17,6 +17,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/quarantine"
 	"github.com/belfrylb/belfry/internal/report"
@@ -51,6 +52,8 @@ type Link interface {
 	Detect(ctx context.Context, ifindex int, addresses []netip.Addr, ours func(lb.MAC) bool) ([]layer2.Heard, error)
 	// Probe asks a station on an interface's segment for its own address.
 	Probe(ctx context.Context, ifindex int, target netip.Addr, mac lb.MAC) (bool, error)
+	// Ask asks on a segment as a client would, and returns all answers.
+	Ask(context.Context, proof.Question) ([]proof.Answer, error)
 }
 
 // A Membership is this node's part in gossip. None of its methods waits.
@@ -73,6 +76,9 @@ type Config struct {
 	Announce announce.Options
 	// Detection is how its failure is detected, unless its Node says otherwise.
 	Detection lb.Detection
+	// ProofInterval is how often the segment is asked about an address that was
+	// verified; 0: never.
+	ProofInterval time.Duration
 	// BGP holds the sessions with routers; nil for none. Grace is how long they
 	// have to find another way before this node goes.
 	BGP   Peering
@@ -111,6 +117,7 @@ type Speaker struct {
 	detected   chan detected
 	identified chan identified
 	asked      chan asked
+	proved     chan proved
 
 	// What follows belongs to the goroutine of Run.
 	core *core.Core
@@ -136,13 +143,13 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, log *slog.L
 	}
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
-		core:     core.New(core.Config{Node: cfg.Node, Gossip: cfg.Gossip, Fixed: cfg.Fixed, Announce: cfg.Announce, Detection: cfg.Detection}),
+		core:     core.New(core.Config{Node: cfg.Node, Gossip: cfg.Gossip, Fixed: cfg.Fixed, Announce: cfg.Announce, Detection: cfg.Detection, ProofInterval: cfg.ProofInterval}),
 		dirty:    true,
 		board:    newBoard(),
 		met:      map[string]bool{},
 		router:   newRouter(cfg, log, reg),
 		detected: make(chan detected), identified: make(chan identified),
-		asked: make(chan asked),
+		asked: make(chan asked), proved: make(chan proved),
 	}
 }
 
@@ -219,6 +226,8 @@ func (s *Speaker) loop(ctx context.Context) {
 			s.core.Identified(time.Now(), i.Station, i.is)
 		case a := <-s.asked:
 			s.core.Asked(time.Now(), a.Ask, a.answered)
+		case p := <-s.proved:
+			s.core.Proved(time.Now(), p.Question, p.answers, p.failed)
 		case <-s.cfg.Pulse.Asked():
 		case <-timer.C:
 		}
@@ -381,9 +390,13 @@ func (s *Speaker) tell(e core.Effects) {
 			s.log.Warn("address conflict: withholding the address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
 			continue // the view tells
 		}
-		s.log.Warn("address conflict: a foreign station uses our address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
+		if c.Node == "" {
+			s.log.Warn("address conflict: a foreign station uses our address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
+		} else {
+			s.log.Warn("address conflict: another node uses our address, and gossip does not say why", "address", c.Address, "node", c.Node, "mac", c.MAC, "kind", c.Kind)
+		}
 		s.conflicts = append(slices.Clone(s.conflicts[max(0, len(s.conflicts)-conflictsTold+1):]),
-			report.Conflict{Address: c.Address, MAC: c.MAC, Heard: c.Kind.String(), At: c.At})
+			report.Conflict{Address: c.Address, MAC: c.MAC, Node: c.Node, Heard: c.Kind.String(), At: c.At})
 	}
 	switch shown := s.board.state.Load(); {
 	case e.Left:

@@ -44,15 +44,16 @@ func Read(o *v1beta1.SpeakerStatus) report.Report {
 	slices.SortFunc(r.Answers, netip.Addr.Compare)
 	r.Probing = addresses(s.Layer2.Probing)
 	for _, w := range s.Layer2.Withheld {
-		if a, mac, ok := readUse(w); ok {
+		if a, mac, ok := readUse(w.Address, w.MAC); ok {
 			r.Withheld[a] = mac
 		}
 	}
 	for _, c := range s.Layer2.Conflicts {
-		if a, mac, ok := readUse(c); ok && c.Since != nil {
-			r.Conflicts = append(r.Conflicts, report.Conflict{Address: a, MAC: mac, Heard: c.Heard, At: c.Since.Time})
+		if a, mac, ok := readUse(c.Address, c.MAC); ok && c.Since != nil {
+			r.Conflicts = append(r.Conflicts, report.Conflict{Address: a, MAC: mac, Node: c.Node, Heard: c.Heard, At: c.Since.Time})
 		}
 	}
+	r.Proofs = readProofs(s.Layer2.Verified, s.Layer2.Faults)
 	for _, t := range s.Layer2.Transitions {
 		r.Transitions = append(r.Transitions, report.Transition{
 			Since: t.Since.Time, From: t.From, Addresses: addresses(t.Addresses),
@@ -103,12 +104,12 @@ func addresses(list []string) []netip.Addr {
 	return out
 }
 
-func readUse(u v1beta1.AddressUse) (a netip.Addr, mac lb.MAC, ok bool) {
-	a, err := netip.ParseAddr(u.Address)
+func readUse(address, station string) (a netip.Addr, mac lb.MAC, ok bool) {
+	a, err := netip.ParseAddr(address)
 	if err != nil {
 		return a, mac, false
 	}
-	mac, err = lb.ParseMAC(u.MAC)
+	mac, err = lb.ParseMAC(station)
 	return a, mac, err == nil
 }
 

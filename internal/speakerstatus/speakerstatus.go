@@ -27,6 +27,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -53,6 +54,8 @@ type Knowledge struct {
 	// strangers that use what is announced all the same.
 	Withheld  map[netip.Addr]layer2.Heard
 	Conflicts []report.Conflict
+	// Proofs are what the segment says when it is asked.
+	Proofs []proof.Verdict
 	// Routing is what the node is to do by BGP, and Sessions what became of it.
 	Routing  bgp.Intent
 	Sessions []bgp.SessionView
@@ -74,6 +77,10 @@ const (
 	maxTransitions         = 64
 	maxElements            = 16384
 	maxMoved               = 64
+	maxVerified            = 256
+	maxFaults              = 64
+	maxFaultElements       = 256
+	maxAnsweredBy          = 16
 	maxInterfacesOfAddress = 32
 	maxSessions            = 128
 	maxNotApplied          = 64
@@ -187,6 +194,7 @@ func membership(members []election.Member, unheard []string) v1beta1.MembershipS
 
 func layer2Status(k Knowledge, before v1beta1.Layer2Status) v1beta1.Layer2Status {
 	out := v1beta1.Layer2Status{Answers: answers(k.Answers, k.Interfaces), Transitions: transitions(k.Answers)}
+	out.Verified, out.Faults = proofs(k.Proofs)
 	addresses := map[netip.Addr]bool{}
 	for _, c := range k.Answers {
 		addresses[c.Address] = true
@@ -198,7 +206,7 @@ func layer2Status(k Knowledge, before v1beta1.Layer2Status) v1beta1.Layer2Status
 		case by == layer2.Heard{}:
 			probing = append(probing, a)
 		case len(out.Withheld) < maxWithheld:
-			use := use(a, by.MAC, by.Kind.String(), by.At)
+			use := use(a, by)
 			// It is heard again whenever it is asked, which is no news.
 			if i := slices.IndexFunc(before.Withheld, func(b v1beta1.AddressUse) bool { return b.Address == use.Address && b.MAC == use.MAC }); i >= 0 {
 				use = before.Withheld[i]
@@ -208,13 +216,15 @@ func layer2Status(k Knowledge, before v1beta1.Layer2Status) v1beta1.Layer2Status
 	}
 	out.Probing = first(report.Format(probing), maxElements)
 	for _, c := range last(k.Conflicts, maxConflicts) {
-		out.Conflicts = append(out.Conflicts, use(c.Address, c.MAC, c.Heard, c.At))
+		out.Conflicts = append(out.Conflicts, v1beta1.AddressConflict{
+			Address: c.Address.String(), MAC: c.MAC.String(), Node: c.Node, Heard: c.Heard, Since: new(metav1.NewMicroTime(c.At.Truncate(time.Microsecond))),
+		})
 	}
 	return out
 }
 
-func use(a netip.Addr, mac lb.MAC, heard string, at time.Time) v1beta1.AddressUse {
-	return v1beta1.AddressUse{Address: a.String(), MAC: mac.String(), Heard: heard, Since: new(metav1.NewMicroTime(at.Truncate(time.Microsecond)))}
+func use(a netip.Addr, by layer2.Heard) v1beta1.AddressUse {
+	return v1beta1.AddressUse{Address: a.String(), MAC: by.MAC.String(), Heard: by.Kind.String(), Since: new(metav1.NewMicroTime(by.At.Truncate(time.Microsecond)))}
 }
 
 // transitions says how the node came by what it answers for: what came at once, for

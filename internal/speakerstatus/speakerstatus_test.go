@@ -23,6 +23,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -85,7 +86,14 @@ func world() Knowledge {
 			netip.MustParseAddr("2001:db8::90"): {},
 			netip.MustParseAddr("2001:db8::91"): {MAC: lb.MAC{2, 0, 0, 0, 0, 0x99}, Kind: layer2.HeardReply, At: began},
 		},
-		Conflicts: []report.Conflict{{Address: netip.MustParseAddr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Heard: "reply", At: began}},
+		Conflicts: []report.Conflict{{Address: netip.MustParseAddr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Node: "node9", Heard: "reply", At: began}},
+		Proofs: []proof.Verdict{
+			{Address: netip.MustParseAddr("203.0.113.20"), Owner: "node3", Kind: proof.Verified},
+			{Address: netip.MustParseAddr("203.0.113.21"), Owner: "node3", Kind: proof.Verified},
+			{Address: netip.MustParseAddr("203.0.113.22"), Owner: "node3", Kind: proof.AnsweredTwice, Since: began.Add(time.Hour), By: twice},
+			{Address: netip.MustParseAddr("203.0.113.23"), Owner: "node3", Kind: proof.AnsweredTwice, Since: began, By: twice},
+			{Address: netip.MustParseAddr("2001:db8::23"), Owner: "node4", Kind: proof.Unanswered, Since: began},
+		},
 		Routing: bgp.Intent{
 			Sessions: wanted(
 				lb.BGPPeer{Name: "tor", Address: netip.MustParseAddr("192.0.2.1"), GracefulRestart: &lb.GracefulRestart{}},
@@ -122,6 +130,13 @@ func world() Knowledge {
 			{Kind: "BGPAdvertisement", Name: "early", Problems: []config.Problem{{Field: "spec.peers[0]", Reason: v1beta1.ReasonUnknownName, Why: "there is no BGPPeer x"}}},
 		},
 	}
+}
+
+var twice = []proof.Station{
+	{MAC: lb.MAC{2, 0, 0, 0, 0, 3}, Node: "node3", Voice: proof.Speaker},
+	{MAC: lb.MAC{2, 0, 0, 0, 0, 2}, Node: "node2", Voice: proof.Kernel},
+	{MAC: lb.MAC{2, 0, 0, 0, 0, 5}, Node: "node5", Voice: proof.Silent},
+	{MAC: lb.MAC{2, 0, 0, 0, 0, 0x99}},
 }
 
 const story = `
@@ -226,6 +241,30 @@ layer2:
   - address: 2001:db8::80
     heard: reply
     mac: 02:00:00:00:00:98
+    node: node9
+    since: "2026-03-01T08:00:00.123456Z"
+  faults:
+  - addresses:
+    - 203.0.113.22-23
+    answeredBy:
+    - mac: "02:00:00:00:00:03"
+      node: node3
+      voice: Speaker
+    - mac: "02:00:00:00:00:02"
+      node: node2
+      voice: Kernel
+    - mac: "02:00:00:00:00:05"
+      node: node5
+      voice: Unheard
+    - mac: 02:00:00:00:00:99
+      voice: Stranger
+    node: node3
+    reason: AnsweredTwice
+    since: "2026-03-01T08:00:00.123456Z"
+  - addresses:
+    - 2001:db8::23
+    node: node4
+    reason: Unanswered
     since: "2026-03-01T08:00:00.123456Z"
   probing:
   - 203.0.113.8
@@ -243,6 +282,10 @@ layer2:
     cause: Unowned
     count: 1
     since: "2026-03-01T08:01:00.123456Z"
+  verified:
+  - addresses:
+    - 203.0.113.20-21
+    node: node3
   withheld:
   - address: 2001:db8::91
     heard: reply
@@ -394,6 +437,12 @@ func huge() Knowledge {
 		k.Withheld[netip.AddrFrom4([4]byte{198, 19, byte(n >> 8), byte(n)})] = layer2.Heard{MAC: lb.MAC{2, 1}}
 		k.Conflicts = append(k.Conflicts, report.Conflict{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), MAC: lb.MAC{2, 1}, At: began})
 		k.Unheard = append(k.Unheard, fmt.Sprintf("u%04d", n))
+		k.Proofs = append(k.Proofs,
+			proof.Verdict{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Owner: fmt.Sprintf("n%04d", n), Kind: proof.Verified},
+			proof.Verdict{
+				Address: netip.AddrFrom4([4]byte{198, 19, byte(n >> 8), byte(n)}), Owner: fmt.Sprintf("n%04d", n), Kind: proof.AnsweredTwice, Since: began,
+				By: slices.Repeat([]proof.Station{{MAC: lb.MAC{2}}}, 20),
+			})
 	}
 	for n := range 100 {
 		k.Interfaces[1].Addresses = append(k.Interfaces[1].Addresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n), 0, 1}), 24))
@@ -420,6 +469,9 @@ func TestWhatDoesNotFitIsLeftOutButCounted(t *testing.T) {
 		"groups":        want(len(s.Layer2.Answers), 64),
 		"withheld":      want(len(s.Layer2.Withheld), 256),
 		"conflicts":     want(len(s.Layer2.Conflicts), 64),
+		"verified":      want(len(s.Layer2.Verified), 256),
+		"faults":        want(len(s.Layer2.Faults), 64),
+		"answered by":   want(len(s.Layer2.Faults[0].AnsweredBy), 16),
 		"transitions":   want(len(s.Layer2.Transitions), 64),
 		"all addresses": want(int(s.Layer2.Total), 2003),
 		"listed":        want(len(Read(&v1beta1.SpeakerStatus{Status: s}).Answers), 2003),
@@ -464,7 +516,14 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 		Answers:    []netip.Addr{addr("203.0.113.7"), addr("2001:db8::80"), addr("2001:db8::81")},
 		Probing:    []netip.Addr{addr("203.0.113.8"), addr("2001:db8::90")},
 		Withheld:   map[netip.Addr]lb.MAC{addr("2001:db8::91"): {2, 0, 0, 0, 0, 0x99}},
-		Conflicts:  []report.Conflict{{Address: addr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Heard: "reply", At: moment}},
+		Conflicts:  []report.Conflict{{Address: addr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Node: "node9", Heard: "reply", At: moment}},
+		Proofs: []proof.Verdict{
+			{Address: addr("203.0.113.20"), Owner: "node3", Kind: proof.Verified},
+			{Address: addr("203.0.113.21"), Owner: "node3", Kind: proof.Verified},
+			{Address: addr("203.0.113.22"), Owner: "node3", Kind: proof.AnsweredTwice, Since: moment, By: twice},
+			{Address: addr("203.0.113.23"), Owner: "node3", Kind: proof.AnsweredTwice, Since: moment, By: twice},
+			{Address: addr("2001:db8::23"), Owner: "node4", Kind: proof.Unanswered, Since: moment},
+		},
 		Transitions: []report.Transition{
 			{Since: moment, From: "node2", Addresses: []netip.Addr{addr("2001:db8::80"), addr("2001:db8::81")}},
 			{Since: moment.Add(time.Minute), Addresses: []netip.Addr{addr("203.0.113.7")}},
@@ -514,7 +573,7 @@ func TestWhatIsNotSaidIsNotMadeUp(t *testing.T) {
 		Layer2: v1beta1.Layer2Status{
 			Answers:   []v1beta1.Layer2Answers{{Addresses: []string{"nonsense"}}, {Addresses: []string{"2001:db8::1"}}},
 			Withheld:  []v1beta1.AddressUse{{Address: "192.0.2.1", MAC: "nonsense"}, {Address: "nonsense", MAC: "02:00:00:00:00:01"}},
-			Conflicts: []v1beta1.AddressUse{{Address: "2001:db8::1", MAC: "02:00:00:00:00:01"}},
+			Conflicts: []v1beta1.AddressConflict{{Address: "2001:db8::1", MAC: "02:00:00:00:00:01"}},
 		},
 	}
 	got = Read(&v1beta1.SpeakerStatus{Status: odd})
@@ -534,5 +593,22 @@ func TestAStrangerThatStaysIsNoNews(t *testing.T) {
 	k.Withheld[netip.MustParseAddr("2001:db8::91")] = layer2.Heard{MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, At: began.Add(time.Hour)}
 	if w := Compose(k, before).Layer2.Withheld; len(w) != 1 || w[0].MAC != "02:00:00:00:00:98" || !w[0].Since.Time.Equal(began.Add(time.Hour).Truncate(time.Microsecond)) {
 		t.Errorf("another one: %+v", w)
+	}
+}
+
+// Ten thousand addresses that are verified, again and again, are one short list that
+// does not change.
+func TestWhatIsVerifiedIsShortAndStays(t *testing.T) {
+	k := world()
+	k.Proofs = nil
+	for n := range 10000 {
+		k.Proofs = append(k.Proofs, proof.Verdict{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Owner: "node3", Kind: proof.Verified})
+	}
+	s := Compose(k, v1beta1.SpeakerStatusStatus{})
+	if v := s.Layer2.Verified; len(v) != 1 || len(v[0].Addresses) != 40 {
+		t.Errorf("%d lists, %d elements", len(v), len(v[0].Addresses))
+	}
+	if again := Compose(k, s); !reflect.DeepEqual(again, s) {
+		t.Error("it differs when nothing has changed")
 	}
 }

@@ -14,7 +14,8 @@ import (
 type arpMessage struct {
 	request        bool
 	sender, target netip.Addr
-	senderMAC      lb.MAC
+	// targetMAC is whom a reply is to.
+	senderMAC, targetMAC lb.MAC
 }
 
 // parseARP reads a frame.
@@ -37,6 +38,7 @@ func parseARP(frame []byte) (arpMessage, malformation) {
 	}
 	a := arpMessage{request: p.Operation == arp.OperationRequest, sender: p.SenderIP, target: p.TargetIP}
 	copy(a.senderMAC[:], p.SenderHardwareAddr)
+	copy(a.targetMAC[:], p.TargetHardwareAddr)
 	switch {
 	case !station(a.senderMAC), a.sender.IsMulticast(), a.sender.IsLoopback(), a.sender == allOnes:
 		return arpMessage{}, badSender

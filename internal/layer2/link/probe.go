@@ -305,15 +305,15 @@ func questionFor(i lb.Interface, target netip.Addr, to lb.MAC) []byte {
 }
 
 // sourceFor returns the address of an interface to ask for target from: one of
-// the same subnet, or for IPv6 the link-local one. The zero address says that
-// there is none, and the question will be a probe.
+// the same subnet, or else the link-local one for IPv6 and any for IPv4. The zero
+// address says that there is none, and the question will be a probe.
 func sourceFor(i lb.Interface, target netip.Addr) netip.Addr {
 	var source netip.Addr
 	for _, p := range i.Addresses {
 		if p.Contains(target) {
 			return p.Addr()
 		}
-		if target.Is6() && p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() {
+		if target.Is6() && p.Addr().Is6() && p.Addr().IsLinkLocalUnicast() || target.Is4() && p.Addr().Is4() && !source.IsValid() {
 			source = p.Addr()
 		}
 	}
