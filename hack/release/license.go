@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/google/licensecheck"
 )
 
 // A module is what a program is linked from.
@@ -89,7 +91,7 @@ func licensesOf(dir string) (licenses, files []string, err error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		found := classify(string(text))
+		found := classify(text)
 		if len(found) == 0 {
 			return nil, nil, fmt.Errorf("%s is a license that is not known here", e.Name())
 		}
@@ -100,43 +102,13 @@ func licensesOf(dir string) (licenses, files []string, err error) {
 	return slices.Compact(licenses), files, nil
 }
 
-// phrases tell licenses by what each says and no other does.
-var phrases = []struct{ license, says string }{
-	{"Apache-2.0", "apache license version 2.0"},
-	{"MPL-2.0", "mozilla public license version 2.0"},
-	{"MIT", "permission is hereby granted, free of charge, to any person obtaining a copy"},
-	{"ISC", "permission to use, copy, modify, and/or distribute this software for any purpose with or without fee"},
-	{"ISC", "permission to use, copy, modify, and distribute this software for any purpose with or without fee"},
-	{"Unlicense", "this is free and unencumbered software released into the public domain"},
-	{"GPL", "gnu general public license"},
-	{"LGPL", "gnu lesser general public license"},
-	{"AGPL", "gnu affero general public license"},
-}
-
-// classify returns the SPDX identifiers of the licenses that a text is.
-func classify(text string) []string {
-	plain := strings.Join(strings.Fields(strings.ToLower(text)), " ")
-	plain = strings.NewReplacer(`"`, "", "“", "", "”", "", "apache license, version 2.0", "apache license version 2.0",
-		"mozilla public license, version 2.0", "mozilla public license version 2.0").Replace(plain)
-	var found []string
-	for _, p := range phrases {
-		// The Mozilla license names the GNU ones as such that it goes with.
-		if strings.Contains(p.license, "GPL") && slices.Contains(found, "MPL-2.0") {
-			continue
-		}
-		if strings.Contains(plain, p.says) {
-			found = append(found, p.license)
-		}
+// classify returns the SPDX identifiers of the licenses that a text contains.
+func classify(text []byte) (licenses []string) {
+	for _, m := range licensecheck.Scan(text).Match {
+		licenses = append(licenses, m.ID)
 	}
-	if strings.Contains(plain, "redistribution and use in source and binary forms") {
-		if strings.Contains(plain, "neither the name") || strings.Contains(plain, "names of its contributors may be used to endorse") {
-			found = append(found, "BSD-3-Clause")
-		} else {
-			found = append(found, "BSD-2-Clause")
-		}
-	}
-	slices.Sort(found)
-	return slices.Compact(found)
+	slices.Sort(licenses)
+	return slices.Compact(licenses)
 }
 
 // permitted are the licenses that may be linked into a program under

@@ -1,53 +1,19 @@
 package main
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
+
+	"github.com/CycloneDX/cyclonedx-go"
 )
 
-// A bom is a bill of materials in CycloneDX 1.6, as far as we use it.
-type bom struct {
-	Format      string      `json:"bomFormat"`
-	SpecVersion string      `json:"specVersion"`
-	Version     int         `json:"version"`
-	Metadata    metadata    `json:"metadata"`
-	Components  []component `json:"components"`
-}
-
-type metadata struct {
-	Component component `json:"component"`
-}
-
-type component struct {
-	Type     string          `json:"type"`
-	Ref      string          `json:"bom-ref"`
-	Name     string          `json:"name"`
-	Version  string          `json:"version"`
-	PURL     string          `json:"purl,omitempty"`
-	Hashes   []hash          `json:"hashes,omitempty"`
-	Licenses []licenseChoice `json:"licenses,omitempty"`
-}
-
-type hash struct {
-	Algorithm string `json:"alg"`
-	Content   string `json:"content"`
-}
-
-type licenseChoice struct {
-	License licenseID `json:"license"`
-}
-
-type licenseID struct {
-	ID string `json:"id"`
-}
-
 // describe lists what a program was built from, as the Go toolchain noted it in
-// the program itself.
+// the program itself: a bill of materials in CycloneDX 1.6.
 func describe(file, name, version string, modules []module) ([]byte, error) {
 	info, err := buildinfo.ReadFile(file)
 	if err != nil {
@@ -62,18 +28,8 @@ func describe(file, name, version string, modules []module) ([]byte, error) {
 		known[m.path] = m
 	}
 	sum := sha256.Sum256(code)
-	b := bom{
-		Format: "CycloneDX", SpecVersion: "1.6", Version: 1,
-		Metadata: metadata{component{
-			Type: "application", Ref: name, Name: name, Version: version,
-			Hashes:   []hash{{"SHA-256", hex.EncodeToString(sum[:])}},
-			Licenses: licensed("Apache-2.0"),
-		}},
-		Components: []component{{
-			Type: "library", Ref: "std", Name: "std", Version: strings.TrimPrefix(info.GoVersion, "go"),
-			PURL: "pkg:golang/std@" + strings.TrimPrefix(info.GoVersion, "go"), Licenses: licensed("BSD-3-Clause"),
-		}},
-	}
+	toolchain := strings.TrimPrefix(info.GoVersion, "go")
+	components := []cyclonedx.Component{component("std", toolchain, "BSD-3-Clause")}
 	for _, d := range info.Deps {
 		if d.Replace != nil {
 			d = d.Replace
@@ -82,19 +38,32 @@ func describe(file, name, version string, modules []module) ([]byte, error) {
 		if !ok || m.version != d.Version {
 			return nil, fmt.Errorf("%s is linked from %s %s, whose license was not read", file, d.Path, d.Version)
 		}
-		c := component{
-			Type: "library", Ref: d.Path, Name: d.Path, Version: d.Version,
-			PURL: "pkg:golang/" + d.Path + "@" + d.Version, Licenses: licensed(m.licenses...),
-		}
-		b.Components = append(b.Components, c)
+		components = append(components, component(d.Path, d.Version, m.licenses...))
 	}
-	out, err := json.MarshalIndent(b, "", "  ")
-	return append(out, '\n'), err
+	bom := cyclonedx.NewBOM()
+	bom.Metadata = &cyclonedx.Metadata{Component: &cyclonedx.Component{
+		Type: cyclonedx.ComponentTypeApplication, BOMRef: name, Name: name, Version: version,
+		Hashes:   &[]cyclonedx.Hash{{Algorithm: cyclonedx.HashAlgoSHA256, Value: hex.EncodeToString(sum[:])}},
+		Licenses: licensed("Apache-2.0"),
+	}}
+	bom.Components = &components
+	var out bytes.Buffer
+	err = cyclonedx.NewBOMEncoder(&out, cyclonedx.BOMFileFormatJSON).SetPretty(true).EncodeVersion(bom, cyclonedx.SpecVersion1_6)
+	return out.Bytes(), err
 }
 
-func licensed(ids ...string) (all []licenseChoice) {
-	for _, id := range ids {
-		all = append(all, licenseChoice{licenseID{id}})
+// component is a module of Go's, or the standard library.
+func component(path, version string, licenses ...string) cyclonedx.Component {
+	return cyclonedx.Component{
+		Type: cyclonedx.ComponentTypeLibrary, BOMRef: path, Name: path, Version: version,
+		PackageURL: "pkg:golang/" + path + "@" + version, Licenses: licensed(licenses...),
 	}
-	return all
+}
+
+func licensed(ids ...string) *cyclonedx.Licenses {
+	var all cyclonedx.Licenses
+	for _, id := range ids {
+		all = append(all, cyclonedx.LicenseChoice{License: &cyclonedx.License{ID: id}})
+	}
+	return &all
 }
