@@ -36,6 +36,15 @@ image: ## Write the container image for all platforms as dist/belfry.tar, and th
 release: ## Make all files of a release in dist/release: programs, image, chart, bills of materials, checksums (SNAPSHOT=1: of any tree)
 	go run ./hack/release $(if $(SNAPSHOT),--snapshot)
 
+.PHONY: reproducible
+reproducible: ## Make a release of HEAD twice, the second elsewhere and without anything built before, and compare every byte
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; set -e; \
+	git clone --quiet . "$$dir/one"; git clone --quiet . "$$dir/elsewhere/two"; \
+	$(MAKE) -C "$$dir/one" release SNAPSHOT=1; \
+	GOCACHE="$$dir/cache" $(MAKE) -C "$$dir/elsewhere/two" release SNAPSHOT=1 >/dev/null; \
+	diff -r "$$dir/one/dist/release" "$$dir/elsewhere/two/dist/release"; \
+	echo "both are the same"
+
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities in what is called; asks vuln.go.dev, or a copy of it (GOVULNDB=file:///...)
 	@$(TOOL) govulncheck $(if $(GOVULNDB),-db $(GOVULNDB)) ./cmd/...; status=$$?; \
