@@ -2,11 +2,13 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/cel-go/cel"
 	lua "github.com/yuin/gopher-lua"
+	"sigs.k8s.io/yaml"
 )
 
 // health are objects and what those who deploy them should make of them.
@@ -118,4 +120,47 @@ func luaValue(state *lua.LState, v any) lua.LValue {
 		return lua.LBool(v)
 	}
 	return lua.LNil
+}
+
+// Each kind has the condition that the snippets look for, or Argo CD is told what it
+// is without.
+func TestEveryKindHasAHealth(t *testing.T) {
+	files, err := filepath.Glob(manifests + "/crds/belfry.dev_*.yaml")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no kinds", err)
+	}
+	snippets := snippet(t, "health.lua")
+	without := 0
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		type schema struct{ Properties map[string]schema }
+		var kind struct {
+			Spec struct {
+				Names    struct{ Kind string }
+				Versions []struct {
+					Schema struct {
+						OpenAPIV3Schema schema `json:"openAPIV3Schema"`
+					}
+				}
+			}
+		}
+		if err := yaml.Unmarshal(b, &kind); err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range kind.Spec.Versions {
+			if _, tells := v.Schema.OpenAPIV3Schema.Properties["status"].Properties["conditions"]; tells {
+				continue
+			}
+			without++
+			if name := kind.Spec.Names.Kind; !strings.Contains(snippets, `obj.kind == "`+name+`"`) {
+				t.Errorf("%s has no conditions, and Argo CD waits for it forever", name)
+			}
+		}
+	}
+	if without == 0 {
+		t.Error("every kind has conditions: the test sees nothing")
+	}
 }
