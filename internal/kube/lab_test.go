@@ -300,7 +300,7 @@ func write(addresses ...string) objects.ServiceWrite {
 func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, objects.Scope{})
+	c := b.cluster(controller, objects.Scope{Role: objects.Allocating})
 	b.create("web")
 	s := b.see(c, "web", whatever)
 	want := write("192.0.2.1", "2001:db8::1")
@@ -342,7 +342,7 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 func TestWritesEndInTheirOutcomes(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, objects.Scope{})
+	c := b.cluster(controller, objects.Scope{Role: objects.Allocating})
 	fresh := func(name string) objects.Service {
 		b.create(name)
 		return b.see(c, name, whatever)
@@ -378,7 +378,7 @@ func TestWritesEndInTheirOutcomes(t *testing.T) {
 func TestWhatLeftIsReportedAndCleaned(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	c := b.cluster(controller, objects.Scope{})
+	c := b.cluster(controller, objects.Scope{Role: objects.Allocating})
 	for _, name := range []string{"marked", "deleted", "returned"} {
 		b.create(name)
 		if out, err := c.WriteService(ctx, b.see(c, name, whatever), write("192.0.2.1"), objects.AllParts); out != kube.Done {
@@ -428,7 +428,7 @@ func TestWhatLeftIsReportedAndCleaned(t *testing.T) {
 func TestCatchUpKnowsWhatTheWatchDoesNotYet(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	other := b.cluster(controller, objects.Scope{})
+	other := b.cluster(controller, objects.Scope{Role: objects.Allocating})
 	// A cluster whose watch stopped: to it, time stands still.
 	clients := b.clients(controller)
 	c := kube.NewCluster(clients.Core, clients.Own, objects.Scope{}, slog.New(slog.DiscardHandler))
