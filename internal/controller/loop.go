@@ -14,6 +14,7 @@ import (
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/digest"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
@@ -34,6 +35,8 @@ type loop struct {
 	holders map[netip.Addr][]lb.ServiceKey
 	// standings are what becomes of those addresses, as they are counted.
 	standings map[netip.Addr]report.AddressStanding
+	// given are the addresses that the log does not tell of yet.
+	given digest.Digest[topic, given]
 	// orphaned are the pools whose orphans have come or gone, or have another holder,
 	// in this pass.
 	orphaned map[string]bool
@@ -150,12 +153,14 @@ func (l *loop) run(ctx context.Context) (err error) {
 		}
 	}()
 	defer l.Pulse.Begin()()
+	defer func() { l.tellGiven(l.given.Rest()) }()
 	l.pass(l.Cluster.Everything())
 	cool := time.After(coolDown)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		l.serve(time.Now())
+		l.tellGiven(l.given.Take(time.Now()))
 		// While cooling down, changes wait; writes and their results do not.
 		changed := l.Cluster.Changed()
 		if cool != nil {
@@ -217,7 +222,7 @@ func (l *loop) rest() time.Duration {
 			next = at
 		}
 	}
-	for _, t := range []time.Time{l.moving, l.disputing, l.viewing, l.overhauling, l.turn()} {
+	for _, t := range []time.Time{l.moving, l.disputing, l.viewing, l.overhauling, l.turn(), l.given.Next()} {
 		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
 			next = t
 		}
@@ -407,6 +412,9 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 			return nil
 		}
 		l.hold(key, s.decision.Assignments, nil)
+		for _, a := range s.decision.Assignments {
+			l.given.Add(topic{verb: verbReleased, cause: causeDeleted}, given{a.Address, key})
+		}
 		l.Metrics.count(s.reason(), -1)
 		l.Metrics.tell(s.counted, announcing{})
 		delete(l.delayed, &s.attempt)
@@ -546,6 +554,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 			switch o {
 			case kube.Done:
 				l.tell(was, d, carries)
+				l.logs(was, d, carries)
 				l.tellMove(was, carries, s.refusal)
 				l.tellEvent(is, s, want, write)
 				if len(want.Addresses) > 0 && !s.fresh.IsZero() {

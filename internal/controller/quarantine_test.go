@@ -70,6 +70,14 @@ func (b *syncBuffer) String() string {
 	return b.text.String()
 }
 
+// take returns what was written since it was taken last.
+func (b *syncBuffer) take() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	defer b.text.Reset()
+	return b.text.String()
+}
+
 func TestServiceThatMakesTheLoopPanicIsSetAside(t *testing.T) {
 	w := newWorld(t)
 	w.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")

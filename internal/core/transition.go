@@ -23,6 +23,8 @@ type Transition struct {
 	From, To string
 	// Silence is for how long an owner that was lost had not been well.
 	Silence time.Duration
+	// Held is for how long this node had answered for an address that it gave up.
+	Held time.Duration
 	// Station is the hardware address of the station behind a ForeignStation.
 	Station lb.MAC
 }
@@ -99,15 +101,17 @@ func (c *Core) transit(now time.Time, before announce.Intent, claims []layer2.Cl
 	if slices.EqualFunc(had, claims, func(a Answer, c layer2.Claim) bool { return a.Claim.Equal(c) }) {
 		return
 	}
-	ceased := func(a netip.Addr) {
-		if by := withheld[a]; by == (layer2.Heard{}) {
-			c.out.Transitions = append(c.out.Transitions, c.ceased(now, a))
+	ceased := func(a Answer) {
+		if by := withheld[a.Address]; by == (layer2.Heard{}) {
+			t := c.ceased(now, a.Address)
+			t.Held = now.Sub(a.Since)
+			c.out.Transitions = append(c.out.Transitions, t)
 		}
 	}
 	answers := make([]Answer, 0, len(claims))
 	for _, claim := range claims {
 		for len(had) > 0 && had[0].Address.Less(claim.Address) {
-			ceased(had[0].Address)
+			ceased(had[0])
 			had = had[1:]
 		}
 		if len(had) > 0 && had[0].Address == claim.Address {
@@ -120,7 +124,7 @@ func (c *Core) transit(now time.Time, before announce.Intent, claims []layer2.Cl
 		answers = append(answers, Answer{claim, now, t.Cause, t.From})
 	}
 	for _, a := range had {
-		ceased(a.Address)
+		ceased(a)
 	}
 	c.view.Answers = answers
 }

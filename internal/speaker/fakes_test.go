@@ -420,6 +420,7 @@ type fakeNode struct {
 	part    *part
 	peering *fakePeering
 	speaker *Speaker
+	log     lines
 	stop    context.CancelFunc
 	done    chan struct{}
 }
@@ -451,7 +452,7 @@ func inWorld(t *testing.T, nodes []string, test func(t *testing.T, w *fakeWorld)
 			w.nodes = append(w.nodes, n)
 			n.peering = &fakePeering{changed: make(chan struct{}, 1), down: map[string]bool{}}
 			access := w.cluster.of(name)
-			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i), BGP: n.peering, Grace: grace}, access, n.link, n.part, slog.New(slog.DiscardHandler), nil)
+			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i), BGP: n.peering, Grace: grace}, access, n.link, n.part, n.log.logger(), nil)
 		}
 		w.hub.spread()
 		for _, n := range w.nodes {
@@ -469,6 +470,41 @@ func inWorld(t *testing.T, nodes []string, test func(t *testing.T, w *fakeWorld)
 			<-n.done
 		}
 	})
+}
+
+// lines are what a speaker's log says, without the time.
+type lines struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(l, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}}))
+}
+
+// about are the lines that have a word, since they were asked for last.
+func (l *lines) about(word string) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []string
+	for line := range strings.Lines(l.text.String()) {
+		if strings.Contains(line, word) {
+			out = append(out, strings.TrimSpace(line))
+		}
+	}
+	l.text.Reset()
+	return out
 }
 
 // start lets the caches fill, and everything come to rest.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/core"
+	"github.com/belfrylb/belfry/internal/digest"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -130,6 +131,8 @@ type Speaker struct {
 	pace     pace      // when it may be read again
 	next     time.Time // when to settle again; zero for never
 	left     bool
+	// moves are those of addresses that the log does not tell yet.
+	moves digest.Digest[topic, core.Transition]
 	// met are the nodes that were heard, and conflicts what was told of last.
 	met       map[string]bool
 	conflicts []report.Conflict
@@ -194,6 +197,7 @@ func (s *Speaker) loop(ctx context.Context) {
 	for {
 		s.step(asking, time.Now())
 		if s.left {
+			s.tellMoves(s.moves.Rest())
 			s.log.Info("layer 2 stopped")
 			return
 		}
@@ -243,10 +247,11 @@ func (s *Speaker) look() {
 
 // due returns when there is something to do; zero for never.
 func (s *Speaker) due() time.Time {
-	if at := s.pace.next(); s.dirty && (s.next.IsZero() || at.Before(s.next)) {
-		return at
+	due := earlier(s.next, s.moves.Next())
+	if s.dirty {
+		due = earlier(due, s.pace.next())
 	}
-	return s.next
+	return due
 }
 
 // A pace spreads looks over time. Each stands for a while, and the next may be
@@ -285,6 +290,7 @@ func (s *Speaker) step(ctx context.Context, start time.Time) {
 		e, err = s.settle(start, false)
 	}
 	s.perform(ctx, e)
+	s.moved(start, e)
 	s.next, s.left = e.Next, e.Left
 	end := time.Now()
 	if e.View != nil {
@@ -379,21 +385,9 @@ func (s *Speaker) perform(ctx context.Context, e core.Effects) {
 
 // tell has others know what became of it.
 func (s *Speaker) tell(e core.Effects) {
-	for _, t := range e.Transitions {
-		s.log.Debug("address "+t.Kind.String(), "address", t.Address, "cause", t.Cause, "from", t.From, "to", t.To)
-	}
-	for _, a := range e.Won {
-		s.log.Info("another speaker has given up our address", "address", a)
-	}
 	for _, c := range e.Conflicts {
 		if c.Withheld {
-			s.log.Warn("address conflict: withholding the address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
-			continue // the view tells
-		}
-		if c.Node == "" {
-			s.log.Warn("address conflict: a foreign station uses our address", "address", c.Address, "mac", c.MAC, "kind", c.Kind)
-		} else {
-			s.log.Warn("address conflict: another node uses our address, and gossip does not say why", "address", c.Address, "node", c.Node, "mac", c.MAC, "kind", c.Kind)
+			continue // the view tells, and a transition does
 		}
 		s.conflicts = append(slices.Clone(s.conflicts[max(0, len(s.conflicts)-conflictsTold+1):]),
 			report.Conflict{Address: c.Address, MAC: c.MAC, Node: c.Node, Heard: c.Kind.String(), At: c.At})
