@@ -328,7 +328,6 @@ func TestEveryReasonIsDocumentedAndNoOther(t *testing.T) {
 		// The condition that is True has reasons of its own, and so has what the segment says.
 		{"belfry.dev/Announced", append(constants(t, "../internal/announce", "Reason"), "Announced", proof.Verified.String(), proof.AnsweredTwice.String(), proof.Unanswered.String())},
 		{"Accepted", constants(t, "../api/v1beta1", "Reason")},
-		{"Events", append(constants(t, "../internal/report", "EventKind"), eventsOfController(t)...)},
 	} {
 		got := listed(section(t, text, c.heading))
 		slices.Sort(got)
@@ -343,6 +342,49 @@ func TestEveryReasonIsDocumentedAndNoOther(t *testing.T) {
 				t.Errorf("reference/conditions.md: %s lists %s, which does not exist or is there twice", c.heading, reason)
 			}
 		}
+	}
+}
+
+// Where Events are recorded, their reasons are of known kinds: all those are listed.
+func TestEveryEventIsDocumentedAndNoOther(t *testing.T) {
+	text := pages(t)["reference/events.md"]
+	for heading, want := range map[string][]string{
+		"On Services": append(constants(t, "../internal/report", "EventKind"), slices.DeleteFunc(eventsOfController(t), func(e string) bool {
+			return strings.HasPrefix(e, "Session") || strings.HasPrefix(e, "Settings")
+		})...),
+		"On BGPPeers":                            slices.DeleteFunc(eventsOfController(t), func(e string) bool { return !strings.HasPrefix(e, "Session") }),
+		"On SpeakerStatuses":                     slices.DeleteFunc(eventsOfController(t), func(e string) bool { return !strings.HasPrefix(e, "Settings") }),
+		"On every object that configures Belfry": constants(t, "../api/v1beta1", "Reason"),
+	} {
+		got, want := listed(section(t, text, heading)), slices.Compact(slices.Sorted(slices.Values(want)))
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("reference/events.md, %s, lists %v, want %v", heading, got, want)
+		}
+	}
+	// No Event has a reason of another origin.
+	origins := regexp.MustCompile(`Reason:\s+(?:event[A-Z]\w*|reason|is\.Reason|string\(e\.Kind\)|string\(report\.AddressConflict\))[,}]|e\.Reason, `)
+	records := 0
+	files, err := filepath.Glob("../internal/*/*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		n := strings.Count(string(b), "kube.Event{")
+		if found := len(origins.FindAllString(string(b), -1)); n > 0 && found < n {
+			t.Errorf("%s makes %d Events, of which %d have a reason that is known here", file, n, found)
+		}
+		records += n
+	}
+	if records < 7 {
+		t.Errorf("only %d Events are made", records)
 	}
 }
 

@@ -18,17 +18,17 @@ type flags struct {
 	drainTaint, gossipSecret               string
 	ignoreExcludeLB                        bool
 	lease                                  lease.Timing
+	version                                bool
 	daemon.Options
 }
 
-// parse reads the command line; done is set when there is nothing left to do.
-func parse(args []string) (f flags, done bool, err error) {
+// define defines them.
+func (f *flags) define() *pflag.FlagSet {
 	namespace := os.Getenv("POD_NAMESPACE")
 	if namespace == "" {
 		namespace = "belfry-system"
 	}
 	hostname, _ := os.Hostname()
-	var showVersion bool
 	s := pflag.NewFlagSet("belfry-controller", pflag.ContinueOnError)
 	s.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file; empty uses the Pod's ServiceAccount")
 	s.StringVar(&f.namespace, "namespace", namespace, "namespace of the Lease and the gossip Secret")
@@ -42,11 +42,17 @@ func parse(args []string) (f flags, done bool, err error) {
 	s.StringVar(&f.gossipSecret, "gossip-secret", "belfry-gossip", "Secret with the key that encrypts gossip; created if it does not exist")
 	f.Options = daemon.Options{HealthAddress: ":7881", MetricsAddress: "127.0.0.1:7882"}
 	f.AddFlags(s)
-	s.BoolVar(&showVersion, "version", false, "print the version and exit")
+	s.BoolVar(&f.version, "version", false, "print the version and exit")
+	return s
+}
+
+// parse reads the command line; done is set when there is nothing left to do.
+func parse(args []string) (f flags, done bool, err error) {
+	s := f.define()
 	if err := s.Parse(args); err != nil {
 		return f, errors.Is(err, pflag.ErrHelp), err
 	}
-	if showVersion {
+	if f.version {
 		fmt.Println("belfry-controller", daemon.Build())
 		return f, true, nil
 	}
