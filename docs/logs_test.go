@@ -204,7 +204,7 @@ func TestEachLineAboutAddressesIsDescribed(t *testing.T) {
 			}
 		}
 	}
-	if verbs != 9 {
+	if verbs != 10 {
 		t.Errorf("%d verbs are found", verbs)
 	}
 }
