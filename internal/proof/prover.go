@@ -14,6 +14,9 @@ const (
 	// again is how long after an unexpected result the address is asked for a second
 	// time, before that is told.
 	again = time.Second
+	// In so many rounds in a row something unexpected is found before it is told:
+	// another station, silence, or only speakers beside each other.
+	roundsOfOthers, roundsOfSilence, roundsOfSpeakers = 2, 3, 5
 	// recheck is how long after a fault was told the address is asked for again, and
 	// after a round that found out nothing; retry after one that could not be put, or
 	// while the owner's speaker is suspected.
@@ -151,9 +154,10 @@ type inquest struct {
 	due    time.Time
 	asking bool
 	rare   bool
-	// doubted is set by a first result other than the expected one, and thorough when
-	// something was heard that is to be looked into.
-	doubted, thorough bool
+	// doubts is how many rounds in a row had another result than the expected one, and
+	// thorough is set when something was heard that is to be looked into.
+	doubts   int
+	thorough bool
 	verdict           Verdict
 	// fewer is set once a round has heard fewer stations than the verdict names.
 	fewer bool
@@ -191,7 +195,7 @@ func (p *Prover) Set(now time.Time, subjects []Subject, askers int) {
 
 // Recheck has an address asked for soon, as something was heard of it.
 func (p *Prover) Recheck(now time.Time, a netip.Addr) {
-	if c := p.find(a); c != nil && !c.doubted && c.verdict.Kind <= Verified {
+	if c := p.find(a); c != nil && c.doubts == 0 && c.verdict.Kind <= Verified {
 		c.due, c.thorough, c.rare, p.stale = now, true, false, true
 	}
 }
@@ -272,7 +276,7 @@ func (p *Prover) question(now time.Time, l line, waiting []*inquest) Question {
 	for _, c := range waiting[:min(len(waiting), batchMost)] {
 		c.asking = true
 		switch {
-		case c.doubted || c.thorough || c.verdict.Kind > Verified:
+		case c.doubts > 0 || c.thorough || c.verdict.Kind > Verified:
 			q.Targets = append(q.Targets, Target{c.Address, Throughout})
 			if c.Control.IsValid() && !controls[c.Control] {
 				controls[c.Control] = true
@@ -315,18 +319,17 @@ func (p *Prover) Answer(now time.Time, q Question, answers []Answer, failed bool
 
 // judge says what the answers to the question for a Subject mean.
 func (p *Prover) judge(s Subject, by map[netip.Addr][]Station) Kind {
-	owner, others, unheard := 0, 0, false
+	owner, others := 0, 0
 	for _, h := range by[s.Address] {
 		if h.Node == s.Owner {
 			owner++
 		} else {
 			others++
 		}
-		unheard = unheard || h.Voice == Silent
 	}
 	switch {
-	case owner == 0 && s.Owner != p.node && unheard:
-		return Unknown // it may own the address by now, and gossip does not say so
+	case owner == 0 && s.Owner != p.node && ofSpeakers(by[s.Address]):
+		return Unknown // one of them may own the address by now, of which we have not heard
 	case others > 0 || owner > 1:
 		return AnsweredTwice
 	case owner == 1 || s.Owner == p.node:
@@ -338,14 +341,36 @@ func (p *Prover) judge(s Subject, by map[netip.Addr][]Station) Kind {
 	}
 }
 
+// roundsOf returns in how many rounds in a row something else than the expected has to
+// be found before it is told. Where speakers alone are in each other's way, they are
+// given the time that they take to settle it; silence may be loss.
+func roundsOf(kind Kind, by []Station, owner string) int {
+	others := slices.DeleteFunc(slices.Clone(by), func(h Station) bool { return h.Node == owner })
+	switch {
+	case kind == AnsweredTwice && ofSpeakers(others):
+		return roundsOfSpeakers
+	case kind == Unanswered:
+		return roundsOfSilence
+	}
+	return roundsOfOthers
+}
+
+// ofSpeakers reports whether some stations, at least one, are those of speakers, or may
+// be.
+func ofSpeakers(by []Station) bool {
+	return len(by) > 0 && !slices.ContainsFunc(by, func(h Station) bool { return h.Voice != Speaker && h.Voice != Silent })
+}
+
 // settle draws the conclusion.
 func (p *Prover) settle(now time.Time, c *inquest, kind Kind, by []Station) {
-	if kind != Verified && !c.doubted && c.verdict.Kind <= Verified {
-		c.doubted, c.due, c.rare = true, now.Add(again), false
+	if kind == Verified {
+		c.doubts = 0
+	} else if c.doubts++; c.doubts < roundsOf(kind, by, c.Owner) && c.verdict.Kind <= Verified {
+		c.due, c.rare = now.Add(again), false
 		return
 	}
 	is := Verdict{Address: c.Address, Owner: c.Owner, Kind: kind}
-	c.doubted, c.thorough, c.rare, c.due = false, false, true, now.Add(p.every)
+	c.doubts, c.thorough, c.rare, c.due = 0, false, true, now.Add(p.every)
 	if kind != Verified {
 		c.due = now.Add(min(recheck, p.every))
 	}
