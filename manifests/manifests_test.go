@@ -69,8 +69,8 @@ func TestEachOverlayAndComponentApplies(t *testing.T) {
 	}
 	for _, c := range components {
 		switch filepath.Base(filepath.Dir(c)) {
-		case "alerts", "monitoring", "pod-monitoring":
-			continue // their kinds are the Prometheus operator's
+		case "alerts", "monitoring", "openshift", "pod-monitoring":
+			continue // their kinds are the Prometheus operator's, or OpenShift's
 		}
 		dir, err := os.MkdirTemp("overlays", "test-")
 		if err != nil {

@@ -153,9 +153,9 @@ func TestWhatOthersLeftIsReplacedAndNotEmptied(t *testing.T) {
 	w.leave("former", corev1.LoadBalancerIngress{IP: "203.0.113.7"})
 	before := w.service("cloud").Status.LoadBalancer
 	w.start("a")
-	w.becomes("klipper", "203.0.113.11 2001:db8:2::11 Allocated=False/ForeignAddress")
+	w.becomes("klipper", "203.0.113.11 2001:db8:2::11 Allocated=False/ForeignAddress Recorded=True/Recorded")
 	w.becomes("cloud", " Allocated=False/ForeignAddress") // an entry without an address
-	w.becomes("former", "203.0.113.7 Allocated=False/ForeignAddress")
+	w.becomes("former", "203.0.113.7 Allocated=False/ForeignAddress Recorded=True/Recorded")
 	w.settled()
 	if after := w.service("cloud").Status.LoadBalancer; !reflect.DeepEqual(after, before) {
 		t.Errorf("was %+v, is %+v", before, after)
