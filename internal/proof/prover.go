@@ -158,7 +158,7 @@ type inquest struct {
 	// thorough is set when something was heard that is to be looked into.
 	doubts   int
 	thorough bool
-	verdict           Verdict
+	verdict  Verdict
 	// fewer is set once a round has heard fewer stations than the verdict names.
 	fewer bool
 }
