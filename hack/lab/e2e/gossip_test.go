@@ -220,6 +220,8 @@ func TestANodeThatIsRenumberedKeepsItsAddressesAndIsFoundAgain(t *testing.T) {
 	t.Cleanup(func() {
 		number(context.Background(), after, before)
 		must(t, l.Network.InterfaceUp(context.Background(), node)) // and the routes
+		// Else the tests that follow wait until its connections are given up once more.
+		must(t, l.Processes.Restart(context.Background(), lab.SpeakerOn(node)))
 	})
 	// Its connections to the API server are from the former address. They are given up
 	// after three quarters of a minute, and then it learns of the new one.
