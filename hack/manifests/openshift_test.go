@@ -157,7 +157,7 @@ func TestOpenShiftAdmitsThePods(t *testing.T) {
 	plain := rendered(t, "overlays/both")
 	for workload, want := range map[string]string{
 		"Deployment belfry-controller": "runAsUser 65532",
-		"DaemonSet belfry-speaker":     "hostNetwork, hostPort 7871, hostPort 7873, hostPort 7870, hostPort 7870, runAsUser 0, capability NET_RAW",
+		"DaemonSet belfry-speaker":     "hostNetwork, hostPort 7871, hostPort 7873, hostPort 7870, hostPort 7870, hostPort 7874, runAsUser 0, capability NET_RAW",
 	} {
 		if got := strings.Join(restricted.refuses(podsOf(t, plain[workload])), ", "); got != want {
 			t.Errorf("restricted-v2 refuses %s for %q, want %q", workload, got, want)
