@@ -60,8 +60,10 @@ func seamless(t *testing.T, p *lab.Prober, since time.Time, host string) {
 	}
 }
 
+// move asks to have a Service's addresses on a node; each value is answered once.
 func move(t *testing.T, l *lab.Lab, name, to string) {
 	t.Helper()
+	to += time.Now().Format(" " + time.RFC3339Nano)
 	_, err := l.Cluster.Kubectl(t.Context(), "annotate", "service", name, "--overwrite", "belfry.dev/move-to="+to)
 	must(t, err)
 }
