@@ -62,14 +62,22 @@ func (d Decision) Allocated() bool {
 	return len(d.Assignments) > 0 && !d.Short
 }
 
-// Apply returns the Service as it is once the decision is written to it.
+// Apply returns the Service as it is once the decision is written to it. What it keeps
+// stays where it is placed.
 func (d Decision) Apply(s lb.Service) lb.Service {
+	was := s
 	s.Assigned, s.AssignedPools, s.Withdrawn = d.Left, nil, nil
 	for _, a := range d.Assignments {
 		s.Assigned = append(s.Assigned, a.Address)
 		s.AssignedPools = append(s.AssignedPools, a.Pool)
 	}
 	s.Reallocated, s.Terms = d.Reallocated, d.Terms
+	if was.Placed != nil && !slices.Equal(was.Assigned, s.Assigned) {
+		s.Placed = nil
+		for _, a := range s.Assigned {
+			s.Placed = append(s.Placed, was.PlaceOf(a))
+		}
+	}
 	return s
 }
 

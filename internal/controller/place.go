@@ -78,14 +78,8 @@ func (l *loop) honorMoves(index *announce.Index, services []lb.Service) {
 		}
 		node := is.Request.MoveTo
 		s.refusal = ""
-		for _, a := range is.Assigned {
-			at, known := slices.BinarySearchFunc(sites, a, func(site placement.Address, a netip.Addr) int { return site.Address.Compare(a) })
-			if !known {
-				continue
-			}
-			if why := sites[at].Objects(node); why != "" && s.refusal == "" {
-				s.refusal = fmt.Sprintf("%s: %v %s; nothing is moved", objects.AnnotationMove, a, why)
-			}
+		if why := placement.Refuses(sites, is.Assigned, node); why != "" {
+			s.refusal = fmt.Sprintf("%s: %s; nothing is moved", objects.AnnotationMove, why)
 		}
 		s.moved = lb.Move{Token: is.Request.Move, Refused: s.refusal != ""}
 		if s.moved.Refused {
@@ -102,23 +96,6 @@ func (l *loop) tellMove(was objects.Service, is objects.ServiceWrite, why string
 	if is.Moved.Refused && is.Moved != was.Moved && why != "" {
 		l.Events.Record(kube.Event{About: was.Reference(), Warning: true, Reason: eventNotMoved, Action: "Place", Note: why})
 	}
-}
-
-// carried returns a Service as it will be once a decision is carried out.
-func carried(d allocator.Decision, is lb.Service) lb.Service {
-	out := d.Apply(is)
-	out.Placed = nil
-	for _, a := range out.Assigned {
-		out.Placed = append(out.Placed, is.PlaceOf(a))
-	}
-	return out
-}
-
-// inService reports whether somebody may be answering for the addresses in a
-// Service's status: a speaker said so, or they come from somebody who was here
-// before us.
-func inService(s objects.Service) bool {
-	return s.Announced.Announces() || s.Allocated == objects.Condition{}
 }
 
 // believe puts addresses where they are, written already or not, and returns how

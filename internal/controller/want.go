@@ -91,8 +91,8 @@ func (l *loop) world(keys []lb.ServiceKey) (world lb.Snapshot, served map[netip.
 		if !ok {
 			continue
 		}
-		world.Services = append(world.Services, carried(s.decision, is.Service))
-		if inService(is) {
+		world.Services = append(world.Services, s.decision.Apply(is.Service))
+		if is.InService() {
 			for _, a := range is.Assigned {
 				served[a] = true
 			}

@@ -138,6 +138,10 @@ func (s *Service) RecordedBy() (namespace string, other bool) {
 	return s.by, s.by != "" && s.by != s.us
 }
 
+// InService reports whether somebody may be answering for the addresses in its status: a
+// speaker said so, or they come from somebody who was here before us.
+func (s *Service) InService() bool { return s.Announced.Announces() || s.Allocated == Condition{} }
+
 // Shows reports whether the status shows an address.
 func (s *Service) Shows(a netip.Addr) bool {
 	return slices.Contains(s.Assigned, a) && !slices.Contains(s.Withdrawn, a)

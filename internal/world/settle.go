@@ -5,14 +5,11 @@ import (
 	"net/netip"
 	"slices"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/placement"
 	"github.com/belfrylb/belfry/internal/report"
 )
@@ -93,7 +90,7 @@ func (w *World) allocate(o *Outcome) {
 			o.Decisions[d.Service] = d
 			if !s.Foreign && d.Changes(*s) {
 				changed = true
-				*s = carried(d, *s)
+				*s = d.Apply(*s)
 			}
 		}
 		o.Snapshot.Pools = slices.DeleteFunc(o.Snapshot.Pools, func(p lb.Pool) bool {
@@ -111,16 +108,6 @@ func (w *World) allocate(o *Outcome) {
 	}
 }
 
-// carried returns a Service as it is once a decision is written to it.
-func carried(d allocator.Decision, is lb.Service) lb.Service {
-	out := d.Apply(is)
-	out.Placed = nil
-	for _, a := range out.Assigned {
-		out.Placed = append(out.Placed, is.PlaceOf(a))
-	}
-	return out
-}
-
 // place chooses nodes for addresses, as the controller does, and records them.
 func (w *World) place(o *Outcome) {
 	o.Index = announce.NewIndex(o.Snapshot, w.options())
@@ -129,7 +116,7 @@ func (w *World) place(o *Outcome) {
 	for i := range o.Snapshot.Services {
 		is := &o.Snapshot.Services[i]
 		was := w.services[is.Key]
-		if was.Announced.Status == metav1.ConditionTrue || was.Allocated == (objects.Condition{}) {
+		if was.InService() {
 			for _, a := range was.Assigned {
 				inService[a] = true
 			}
@@ -157,20 +144,14 @@ func (w *World) move(o *Outcome, s *lb.Service, sites []placement.Address) {
 	if s.Request.Move == "" || s.Request.Move == s.Moved.Token {
 		return
 	}
-	var own []*placement.Address
-	for _, a := range s.Assigned {
-		i, known := slices.BinarySearchFunc(sites, a, func(site placement.Address, a netip.Addr) int { return site.Address.Compare(a) })
-		if !known {
-			continue
-		}
-		if why := sites[i].Objects(s.Request.MoveTo); why != "" {
-			o.refused[s.Key] = a.String() + " " + why
-			return
-		}
-		own = append(own, &sites[i])
+	if why := placement.Refuses(sites, s.Assigned, s.Request.MoveTo); why != "" {
+		o.refused[s.Key] = why
+		return
 	}
-	for _, site := range own {
-		site.Placed = s.Request.MoveTo
+	for _, a := range s.Assigned {
+		if site := placement.Find(sites, a); site != nil {
+			site.Placed = s.Request.MoveTo
+		}
 	}
 }
 
