@@ -79,13 +79,19 @@ func playAll(t *testing.T, n uint64, generate func(seed uint64) scenario) {
 	t.Logf("%d scenarios in %v; longest gap %v; longest overlap without loss %v", n, time.Since(start).Round(time.Millisecond), gap, both)
 }
 
-// knownScenarios are the scenarios that are known to go wrong, by their text.
-func knownScenarios(t *testing.T) map[string]bool {
-	files, err := filepath.Glob(filepath.Join("testdata", "known", "*.txt"))
+// A written is the scenario of a file, with its name, and its text with the comments.
+type written struct {
+	name, text string
+	scenario
+}
+
+// scenariosIn reads the scenarios of a directory.
+func scenariosIn(t *testing.T, dir ...string) (all []written) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(filepath.Join(dir...), "*.txt"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := map[string]bool{}
 	for _, f := range files {
 		text, err := os.ReadFile(f)
 		if err != nil {
@@ -93,33 +99,32 @@ func knownScenarios(t *testing.T) map[string]bool {
 		}
 		s, err := parse(string(text))
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%s: %v", f, err)
 		}
-		known[s.String()] = true
+		all = append(all, written{strings.TrimSuffix(filepath.Base(f), ".txt"), string(text), s})
+	}
+	return all
+}
+
+// knownScenarios are the scenarios that are known to go wrong, by what is played.
+func knownScenarios(t *testing.T) map[string]bool {
+	known := map[string]bool{}
+	for _, w := range scenariosIn(t, "testdata", "known") {
+		known[w.String()] = true
 	}
 	return known
 }
 
 // Each file is a scenario that broke an invariant once.
 func TestRegressions(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("testdata", "*.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(files) == 0 {
+	all := scenariosIn(t, "testdata")
+	if len(all) == 0 {
 		t.Fatal("no scenarios in testdata")
 	}
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s, err := parse(string(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.gentle = strings.Contains(string(text), "# gentle")
+	for _, one := range all {
+		t.Run(one.name, func(t *testing.T) {
+			s := one.scenario
+			s.gentle = strings.Contains(one.text, "# gentle")
 			if w := s.play(false); w.failure != "" {
 				report(t, s)
 			}
@@ -149,26 +154,14 @@ func TestTheSameScenarioHasTheSameHistory(t *testing.T) {
 // Each file is what the product does wrong today, and says why. One that holds is to
 // be moved to testdata, where it has to hold for ever.
 func TestWhatIsKnownToGoWrong(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join("testdata", "known", "*.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			text, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			s, err := parse(string(text))
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, why, told := strings.Cut(strings.ReplaceAll(string(text), "\n# ", " "), "Known: ")
+	for _, one := range scenariosIn(t, "testdata", "known") {
+		t.Run(one.name, func(t *testing.T) {
+			_, why, told := strings.Cut(strings.ReplaceAll(one.text, "\n# ", " "), "Known: ")
 			if !told {
 				t.Fatal("it does not say what is known")
 			}
 			why, _, _ = strings.Cut(why, "\n")
-			w := s.play(false)
+			w := one.play(false)
 			if w.failure == "" {
 				t.Fatalf("it holds now: move it to testdata")
 			}
