@@ -42,6 +42,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bfd"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/sockfilter"
 )
 
 // Ports (RFC 5881 section 4, RFC 5883 section 5).
@@ -180,7 +181,7 @@ func (m *Monitor) read(ctx context.Context, s socket) (err error) {
 	}
 	l := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var failed error
-		err := c.Control(func(fd uintptr) { failed = attach(int(fd), s.filter()...) })
+		err := c.Control(func(fd uintptr) { failed = sockfilter.Attach(fd, s.filter()...) })
 		return errors.Join(err, failed)
 	}}
 	listening, err := l.ListenPacket(ctx, network, fmt.Sprintf(":%d", s.port()))
@@ -488,7 +489,7 @@ func open(path Path) (*net.UDPConn, error) {
 		err := c.Control(func(fd uintptr) {
 			_ = unix.SetsockoptInt(int(fd), level, tos, class) // IP_TOS sets a priority of its own
 			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, priority)
-			failed = errors.Join(unix.SetsockoptInt(int(fd), level, hops, ttl), attach(int(fd), bpf.RetConstant{Val: 0}))
+			failed = errors.Join(unix.SetsockoptInt(int(fd), level, hops, ttl), sockfilter.Attach(fd, bpf.RetConstant{Val: 0}))
 			if failed == nil && path.Device != "" {
 				failed = unix.BindToDevice(int(fd), path.Device)
 			}
@@ -535,19 +536,6 @@ func (s socket) filter() []bpf.Instruction {
 		program[5] = bpf.LoadAbsolute{Off: 0xfff00000 + at, Size: 1}
 	}
 	return program
-}
-
-// attach has the kernel filter what a socket hears.
-func attach(fd int, program ...bpf.Instruction) error {
-	raw, err := bpf.Assemble(program)
-	if err != nil {
-		return err
-	}
-	code := make([]unix.SockFilter, len(raw))
-	for i, in := range raw {
-		code[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
-	}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
 }
 
 // plain drops the wrapping that package net puts round an error.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/sockfilter"
 )
 
 // A Conn is a connection to a router, and what is to be known of it when the router
@@ -54,18 +55,14 @@ type witness struct {
 // newWitness watches for what comes of a router with too low a TTL.
 func newWitness(t Transport) (*witness, error) {
 	from := t.Remote.Addr()
-	program, err := bpf.Assemble(distant(from.Is6(), t.Remote.Port(), t.MinTTL))
+	filter, err := sockfilter.Assemble(distant(from.Is6(), t.Remote.Port(), t.MinTTL)...)
 	if err != nil {
 		return nil, err
-	}
-	filter := make([]unix.SockFilter, len(program))
-	for i, op := range program {
-		filter[i] = unix.SockFilter{Code: op.Op, Jt: op.Jt, Jf: op.Jf, K: op.K}
 	}
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		if gone := c.Control(func(fd uintptr) {
-			err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+			err = filter.Attach(fd)
 			if err == nil && from.Is6() {
 				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1)
 			}

@@ -44,6 +44,7 @@ import (
 	"github.com/belfrylb/belfry/internal/bfd"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/sockfilter"
 )
 
 // DefaultPort is the UDP port of the sessions.
@@ -450,7 +451,7 @@ func (h *host) open(ctx context.Context) (*net.UDPConn, error) {
 	l := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var failed error
 		err := c.Control(func(fd uintptr) {
-			failed = attach(int(fd))
+			failed = attach(fd)
 			for _, o := range options {
 				failed = errors.Join(failed, unix.SetsockoptInt(int(fd), o.level, o.name, o.value))
 			}
@@ -465,22 +466,14 @@ func (h *host) open(ctx context.Context) (*net.UDPConn, error) {
 }
 
 // attach has the kernel drop what is too short to be a signed packet of BFD.
-func attach(fd int) error {
+func attach(fd uintptr) error {
 	const header = 8
-	raw, err := bpf.Assemble([]bpf.Instruction{
+	return sockfilter.Attach(fd,
 		bpf.LoadExtension{Num: bpf.ExtLen},
 		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: header + bfd.PacketLen, SkipTrue: 1},
 		bpf.RetConstant{Val: 1 << 16},
 		bpf.RetConstant{Val: 0},
-	})
-	if err != nil {
-		return err
-	}
-	code := make([]unix.SockFilter, len(raw))
-	for i, in := range raw {
-		code[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
-	}
-	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
+	)
 }
 
 // controlOf says from which address, and by which interface, a session sends.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/belfrylb/belfry/internal/layer2"
+	"github.com/belfrylb/belfry/internal/sockfilter"
 )
 
 // A socket receives the frames of one EtherType on one interface that its
@@ -107,18 +108,12 @@ func detach(conn syscall.Conn) (*os.File, error) {
 }
 
 func (s *socket) setFilter(filter []bpf.Instruction) error {
-	program, err := bpf.Assemble(filter)
+	program, err := sockfilter.Assemble(filter...)
 	if err != nil {
 		return fmt.Errorf("assemble filter: %w", err)
 	}
-	code := make([]unix.SockFilter, len(program))
-	for n, i := range program {
-		code[n] = unix.SockFilter{Code: i.Op, Jt: i.Jt, Jf: i.Jf, K: i.K}
-	}
 	var failure error
-	if err := s.raw.Control(func(fd uintptr) {
-		failure = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(code)), Filter: &code[0]})
-	}); err != nil {
+	if err := s.raw.Control(func(fd uintptr) { failure = program.Attach(fd) }); err != nil {
 		return err
 	}
 	return os.NewSyscallError("setsockopt", failure)
