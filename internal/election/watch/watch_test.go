@@ -16,6 +16,7 @@ import (
 	"github.com/belfrylb/belfry/internal/bfd"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ownnet"
 )
 
 var key = [32]byte{1, 2, 3}
@@ -92,7 +93,7 @@ func ends(family lb.Family) (a, b election.Watch) {
 // alone skips a test that needs a network namespace of its own.
 func alone(t *testing.T) {
 	t.Helper()
-	if os.Getenv(inNamespace) == "" {
+	if os.Getenv(ownnet.Own) == "" {
 		t.Skip("SKIPPED: needs a network namespace of its own")
 	}
 }
