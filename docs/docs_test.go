@@ -82,11 +82,11 @@ func examples(page, text string) []block {
 
 func TestExamplesAreAcceptedByTheAPIServer(t *testing.T) {
 	l := lab.Start(t, lab.Options{ControlPlaneOnly: true})
-	if err := l.Install(t.Context()); err != nil {
+	if err := l.Product.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	apply := func(text string) error {
-		_, err := l.KubectlInput(t.Context(), text, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
+		_, err := l.Cluster.KubectlInput(t.Context(), text, "apply", "--dry-run=server", "--validate=strict", "-f", "-")
 		return err
 	}
 	if apply("apiVersion: belfry.dev/v1beta1\nkind: IPAddressPool\nmetadata: {name: x}\nspec: {addresses: [192.0.2.0/24], color: red}\n") == nil {

@@ -81,10 +81,10 @@ var install = sync.OnceValue(func() error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.Kubectl(ctx, "apply", "--server-side", "-f", strings.Join(files, ",")); err != nil {
+	if _, err := l.Cluster.Kubectl(ctx, "apply", "--server-side", "-f", strings.Join(files, ",")); err != nil {
 		return err
 	}
-	_, err = l.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+	_, err = l.Cluster.Kubectl(ctx, "wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
 	return err
 })
 
@@ -98,7 +98,7 @@ func api(t *testing.T) dynamic.Interface {
 	if err := install(); err != nil {
 		t.Fatal(err)
 	}
-	config := current.AdminConfig()
+	config := current.Cluster.AdminConfig()
 	config.QPS = -1
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {

@@ -31,7 +31,7 @@ func answer(ctx context.Context, b *bench) error {
 		return err
 	}
 	for i, name := range []string{"answer/arp", "answer/ndp"} {
-		p, err := c.Probe(c.addresses[i], interval)
+		p, err := c.Observers.Probe(c.addresses[i], interval)
 		if err != nil {
 			return err
 		}
@@ -40,14 +40,14 @@ func answer(ctx context.Context, b *bench) error {
 		if err != nil {
 			return err
 		}
-		clientV4, clientV6 := c.Addresses(lab.Client)
-		nodeV4, nodeV6 := c.Addresses(owner)
+		clientV4, clientV6 := c.Network.Addresses(lab.Client)
+		nodeV4, nodeV6 := c.Network.Addresses(owner)
 		sender, own := clientV4, nodeV4
 		if c.addresses[i].Is6() {
 			sender, own = clientV6, nodeV6
 		}
 		var took [2][]time.Duration
-		err = inNetns(c.Netns(lab.Client), func() error {
+		err = inNetns(c.Network.Netns(lab.Client), func() error {
 			var err error
 			took, err = race(sender, [2]netip.Addr{c.addresses[i], own})
 			return err

@@ -166,7 +166,7 @@ const controllerName = "controller/0"
 // ours are the names of our processes.
 func (c *cluster) ours() []string {
 	names := []string{controllerName}
-	for _, node := range c.Nodes() {
+	for _, node := range c.Network.Nodes() {
 		names = append(names, lab.SpeakerOn(node))
 	}
 	return names
@@ -176,19 +176,19 @@ func (c *cluster) ours() []string {
 // the other, and waits until all is well.
 func (c *cluster) begin(ctx context.Context) error {
 	if !c.alive(controllerName) {
-		if _, err := c.StartController(ctx, 0); err != nil {
+		if _, err := c.Product.StartController(ctx, 0); err != nil {
 			return err
 		}
 	}
-	for _, node := range c.Nodes() {
+	for _, node := range c.Network.Nodes() {
 		if c.alive(lab.SpeakerOn(node)) {
 			continue
 		}
-		if _, err := c.StartSpeaker(ctx, node); err != nil {
+		if _, err := c.Product.StartSpeaker(ctx, node); err != nil {
 			return err
 		}
 		err := eventually(ctx, time.Minute, "the speaker on "+node+" runs", func() error {
-			_, err := c.Metrics(ctx, node, speakerMetrics)
+			_, err := c.Observers.Metrics(ctx, node, speakerMetrics)
 			return err
 		})
 		if err != nil {
@@ -199,7 +199,7 @@ func (c *cluster) begin(ctx context.Context) error {
 }
 
 func (c *cluster) alive(name string) bool {
-	p, err := c.Process(name)
+	p, err := c.Processes.Process(name)
 	return err == nil && p.Alive()
 }
 
@@ -210,7 +210,7 @@ func (c *cluster) end(ctx context.Context) error {
 		if !c.alive(name) {
 			continue
 		}
-		p, err := c.Process(name)
+		p, err := c.Processes.Process(name)
 		if err == nil {
 			err = p.Terminate(ctx)
 		}
@@ -222,7 +222,7 @@ func (c *cluster) end(ctx context.Context) error {
 // settle waits until the controller leads and every speaker knows every other.
 func (c *cluster) settle(ctx context.Context) error {
 	err := eventually(ctx, time.Minute, "the controller leads", func() error {
-		m, err := c.Metrics(ctx, lab.ControlPlane, controllerMetrics)
+		m, err := c.Observers.Metrics(ctx, lab.ControlPlane, controllerMetrics)
 		if err == nil && m["belfry_controller_leader"] != 1 {
 			err = errors.New("it does not")
 		}
@@ -231,9 +231,9 @@ func (c *cluster) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, node := range c.Nodes() {
+	for _, node := range c.Network.Nodes() {
 		err := eventually(ctx, time.Minute, "the speaker on "+node+" knows the others", func() error {
-			m, err := c.Metrics(ctx, node, speakerMetrics)
+			m, err := c.Observers.Metrics(ctx, node, speakerMetrics)
 			if err != nil {
 				return err
 			}
@@ -265,7 +265,7 @@ func (c *cluster) serve(ctx context.Context) error {
 	if len(c.addresses) > 0 {
 		return nil
 	}
-	if err := c.Apply(ctx, asked); err != nil {
+	if err := c.Cluster.Apply(ctx, asked); err != nil {
 		return err
 	}
 	return eventually(ctx, 30*time.Second, "the Service has two addresses", func() error {
@@ -296,7 +296,7 @@ type uses struct {
 }
 
 func (c *cluster) usesOf(name string) (uses, error) {
-	p, err := c.Process(name)
+	p, err := c.Processes.Process(name)
 	if err != nil {
 		return uses{}, err
 	}
@@ -336,7 +336,7 @@ func idle(ctx context.Context, b *bench) error {
 		return err
 	}
 	var largest memory
-	for _, node := range c.Nodes() {
+	for _, node := range c.Network.Nodes() {
 		if m := all[lab.SpeakerOn(node)].memory; m.now > largest.now {
 			largest = m
 		}

@@ -17,39 +17,43 @@ type fault struct {
 
 var (
 	linkCut = fault{
-		do:   func(ctx context.Context, c *cluster, node string) error { return c.CutLink(ctx, node) },
-		undo: func(ctx context.Context, c *cluster, node string) error { return c.HealLink(ctx, node) },
+		do:   func(ctx context.Context, c *cluster, node string) error { return c.Network.CutLink(ctx, node) },
+		undo: func(ctx context.Context, c *cluster, node string) error { return c.Network.HealLink(ctx, node) },
 	}
 	killed = fault{
 		do: func(ctx context.Context, c *cluster, node string) error {
-			p, err := c.Process(lab.SpeakerOn(node))
+			p, err := c.Processes.Process(lab.SpeakerOn(node))
 			if err != nil {
 				return err
 			}
 			return p.Kill(ctx)
 		},
-		undo: func(ctx context.Context, c *cluster, node string) error { return c.Restart(ctx, lab.SpeakerOn(node)) },
+		undo: func(ctx context.Context, c *cluster, node string) error {
+			return c.Processes.Restart(ctx, lab.SpeakerOn(node))
+		},
 	}
 	terminated = fault{
 		do: func(ctx context.Context, c *cluster, node string) error {
-			p, err := c.Process(lab.SpeakerOn(node))
+			p, err := c.Processes.Process(lab.SpeakerOn(node))
 			if err != nil {
 				return err
 			}
 			return p.Terminate(ctx)
 		},
-		undo: func(ctx context.Context, c *cluster, node string) error { return c.Restart(ctx, lab.SpeakerOn(node)) },
+		undo: func(ctx context.Context, c *cluster, node string) error {
+			return c.Processes.Restart(ctx, lab.SpeakerOn(node))
+		},
 	}
 )
 
 var (
 	poweredOff = fault{
-		do:   func(ctx context.Context, c *cluster, node string) error { return c.PowerOff(ctx, node) },
-		undo: func(ctx context.Context, c *cluster, node string) error { return c.PowerOn(ctx, node) },
+		do:   func(ctx context.Context, c *cluster, node string) error { return c.Machines.PowerOff(ctx, node) },
+		undo: func(ctx context.Context, c *cluster, node string) error { return c.Machines.PowerOn(ctx, node) },
 	}
 	takenDown = fault{
-		do:   func(ctx context.Context, c *cluster, node string) error { return c.InterfaceDown(ctx, node) },
-		undo: func(ctx context.Context, c *cluster, node string) error { return c.InterfaceUp(ctx, node) },
+		do:   func(ctx context.Context, c *cluster, node string) error { return c.Network.InterfaceDown(ctx, node) },
+		undo: func(ctx context.Context, c *cluster, node string) error { return c.Network.InterfaceUp(ctx, node) },
 	}
 )
 
@@ -95,7 +99,7 @@ func (c *cluster) try(ctx context.Context, f fault, n int) (t trial, err error) 
 
 // tryAddress does so for an address.
 func (c *cluster) tryAddress(ctx context.Context, f fault, a netip.Addr) (t trial, err error) {
-	p, err := c.Probe(a, interval)
+	p, err := c.Observers.Probe(a, interval)
 	if err != nil {
 		return t, err
 	}
@@ -209,7 +213,7 @@ func (c *cluster) healAfterPartition(ctx context.Context, n int) (time.Duration,
 	if err := c.settle(ctx); err != nil {
 		return 0, err
 	}
-	p, err := c.Probe(c.addresses[n], interval)
+	p, err := c.Observers.Probe(c.addresses[n], interval)
 	if err != nil {
 		return 0, err
 	}
@@ -218,11 +222,11 @@ func (c *cluster) healAfterPartition(ctx context.Context, n int) (time.Duration,
 	if err != nil {
 		return 0, err
 	}
-	others := slices.DeleteFunc(c.Nodes(), func(n string) bool { return n == owner })
-	if err := c.Partition(ctx, []string{owner}, others); err != nil {
+	others := slices.DeleteFunc(c.Network.Nodes(), func(n string) bool { return n == owner })
+	if err := c.Network.Partition(ctx, []string{owner}, others); err != nil {
 		return 0, err
 	}
-	defer func() { _ = c.HealNetwork(context.WithoutCancel(ctx)) }()
+	defer func() { _ = c.Network.HealNetwork(context.WithoutCancel(ctx)) }()
 	if _, err := answering(ctx, p, func(host string) bool { return host != owner }); err != nil {
 		return 0, err
 	}
@@ -233,7 +237,7 @@ func (c *cluster) healAfterPartition(ctx context.Context, n int) (time.Duration,
 		return 0, fmt.Errorf("%s stopped answering although the client reaches it:\n%s", owner, p.Report())
 	}
 	healed := time.Now()
-	if err := c.HealNetwork(ctx); err != nil {
+	if err := c.Network.HealNetwork(ctx); err != nil {
 		return 0, err
 	}
 	const quiet = 400 // questions in a row that one host answers

@@ -58,14 +58,14 @@ func failKeepalived(ctx context.Context, b *bench) error {
 	}
 	defer os.RemoveAll(dir)
 	running, cancel := context.WithCancel(ctx)
-	for i, node := range c.Nodes() {
+	for i, node := range c.Network.Nodes() {
 		file := filepath.Join(dir, node+".conf")
 		if err := os.WriteFile(file, []byte(keepalivedConfig(i)), 0o600); err != nil {
 			cancel()
 			return err
 		}
 		pid := func(kind string) string { return "--" + kind + "=" + filepath.Join(dir, node+"."+kind) }
-		cmd := c.Command(running, node, keepalived, "--dont-fork", "--vrrp", "--use-file="+file, pid("pid"), pid("vrrp_pid"))
+		cmd := c.Network.Command(running, node, keepalived, "--dont-fork", "--vrrp", "--use-file="+file, pid("pid"), pid("vrrp_pid"))
 		if err := cmd.Start(); err != nil {
 			cancel()
 			return err

@@ -82,7 +82,7 @@ func (c *cluster) route(ctx context.Context) error {
 		return why
 	}
 	c.routed = true
-	return c.StartFRR(ctx, router)
+	return c.Routers.StartFRR(ctx, router)
 }
 
 // updates has tcpdump print the UPDATEs that come to the router: BGP messages whose type,
@@ -101,7 +101,7 @@ func withdraw(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	defer func() {
-		_, failed := c.Kubectl(context.WithoutCancel(ctx), "delete", "--ignore-not-found", "--wait=true", "service/routed", "bgppeer/router", "bgpadvertisement/routed", "ipaddresspool/routed")
+		_, failed := c.Cluster.Kubectl(context.WithoutCancel(ctx), "delete", "--ignore-not-found", "--wait=true", "service/routed", "bgppeer/router", "bgpadvertisement/routed", "ipaddresspool/routed")
 		err = errors.Join(err, failed)
 	}()
 	address, err := c.serveRouted(ctx)
@@ -121,7 +121,7 @@ func withdraw(ctx context.Context, b *bench) (err error) {
 	if _, err := link.since(ctx, time.Time{}, "listening on"); err != nil {
 		return err
 	}
-	all := c.Nodes()
+	all := c.Network.Nodes()
 	var told, took []time.Duration
 	for i := range b.trials {
 		lost := all[i%len(all)]
@@ -139,7 +139,7 @@ func withdraw(ctx context.Context, b *bench) (err error) {
 		if err := c.leads(ctx, address, left); err != nil {
 			return fmt.Errorf("trial %d: %w", i+1, err)
 		}
-		v4, _ := c.Addresses(lost)
+		v4, _ := c.Network.Addresses(lost)
 		heard, err := link.since(ctx, begun, "IP "+v4.String()+".")
 		if err != nil {
 			return fmt.Errorf("trial %d: %w", i+1, err)
@@ -159,7 +159,7 @@ func withdraw(ctx context.Context, b *bench) (err error) {
 // serveRouted makes a Service that has just the endpoints that ready gives it,
 // and returns its address.
 func (c *cluster) serveRouted(ctx context.Context) (address netip.Addr, err error) {
-	if err := c.Apply(ctx, routedConfiguration); err != nil {
+	if err := c.Cluster.Apply(ctx, routedConfiguration); err != nil {
 		return address, err
 	}
 	_, err = c.api.CoreV1().Services(namespace).Create(ctx, &corev1.Service{
@@ -178,7 +178,7 @@ func (c *cluster) serveRouted(ctx context.Context) (address netip.Addr, err erro
 		AddressType: discoveryv1.AddressTypeIPv4,
 		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
 	}
-	for i, node := range c.Nodes() {
+	for i, node := range c.Network.Nodes() {
 		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("192.0.2.%d", i+1)}, NodeName: &node})
 	}
 	if _, err := c.api.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice, metav1.CreateOptions{}); err != nil {
@@ -200,7 +200,7 @@ func (c *cluster) serveRouted(ctx context.Context) (address netip.Addr, err erro
 // ready makes the endpoints of some nodes ready, and no others.
 func (c *cluster) ready(ctx context.Context, on []string) error {
 	var patch []map[string]any
-	for i, node := range c.Nodes() {
+	for i, node := range c.Network.Nodes() {
 		patch = append(patch, map[string]any{
 			"op": "add", "path": fmt.Sprintf("/endpoints/%d/conditions", i), "value": map[string]bool{"ready": slices.Contains(on, node)},
 		})
@@ -217,12 +217,12 @@ func (c *cluster) ready(ctx context.Context, on []string) error {
 // and to no others.
 func (c *cluster) leads(ctx context.Context, address netip.Addr, to []string) error {
 	return eventually(ctx, time.Minute, fmt.Sprintf("the router sends %s to %v", address, to), func() error {
-		out, err := c.Exec(ctx, lab.Router, "ip", "route", "show", "exact", address.String()+"/32")
+		out, err := c.Network.Exec(ctx, lab.Router, "ip", "route", "show", "exact", address.String()+"/32")
 		if err != nil {
 			return err
 		}
-		for _, node := range c.Nodes() {
-			v4, _ := c.Addresses(node)
+		for _, node := range c.Network.Nodes() {
+			v4, _ := c.Network.Addresses(node)
 			if strings.Contains(out+" ", "via "+v4.String()+" ") != slices.Contains(to, node) {
 				return fmt.Errorf("its route is %q", out)
 			}
@@ -242,11 +242,11 @@ func talk(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	for i := range manySessions + 1 {
-		if _, err := c.Exec(ctx, lab.Client, "ip", "address", "add", talker(i).String()+"/32", "dev", "lo"); err != nil {
+		if _, err := c.Network.Exec(ctx, lab.Client, "ip", "address", "add", talker(i).String()+"/32", "dev", "lo"); err != nil {
 			return err
 		}
 		defer func() {
-			_, _ = c.Exec(context.WithoutCancel(ctx), lab.Client, "ip", "address", "delete", talker(i).String()+"/32", "dev", "lo")
+			_, _ = c.Network.Exec(context.WithoutCancel(ctx), lab.Client, "ip", "address", "delete", talker(i).String()+"/32", "dev", "lo")
 		}()
 	}
 	t, err := c.startTalker(ctx)
@@ -270,7 +270,7 @@ func talk(ctx context.Context, b *bench) (err error) {
 	}
 
 	begun = time.Now()
-	if _, err := c.Vtysh(ctx, "clear bgp "+talker(0).String()); err != nil {
+	if _, err := c.Routers.Vtysh(ctx, "clear bgp "+talker(0).String()); err != nil {
 		return err
 	}
 	if _, err := c.complete(ctx, port); err != nil {
@@ -332,7 +332,7 @@ type neighbor struct {
 
 func (c *cluster) neighbor(ctx context.Context, i int) (neighbor, error) {
 	var all map[netip.Addr]neighbor
-	if err := c.VtyshJSON(ctx, "show bgp neighbors "+talker(i).String(), &all); err != nil {
+	if err := c.Routers.VtyshJSON(ctx, "show bgp neighbors "+talker(i).String(), &all); err != nil {
 		return neighbor{}, err
 	}
 	return all[talker(i)], nil
@@ -386,7 +386,7 @@ func (c *cluster) startTalker(ctx context.Context) (*talkingProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &talkingProcess{cmd: c.Command(ctx, lab.Client, self)}
+	t := &talkingProcess{cmd: c.Network.Command(ctx, lab.Client, self)}
 	t.cmd.Env = append(os.Environ(), talking+"=1")
 	if t.in, err = t.cmd.StdinPipe(); err != nil {
 		return nil, err

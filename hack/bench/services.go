@@ -185,8 +185,8 @@ func (c *cluster) slices(ctx context.Context) (int, error) {
 // setProxies stops or continues the nodes' kube-proxies, which have nothing to
 // do with what is measured and would take most of two processors.
 func (c *cluster) setProxies(set func(*lab.Process) error) error {
-	for _, node := range c.Nodes() {
-		p, err := c.Process("kube-proxy/" + node)
+	for _, node := range c.Network.Nodes() {
+		p, err := c.Processes.Process("kube-proxy/" + node)
 		if err != nil {
 			return err
 		}
@@ -253,7 +253,7 @@ func createServices(ctx context.Context, b *bench) error {
 	if others, err = c.othersTime(); err != nil {
 		return err
 	}
-	mark, err := c.AuditNow()
+	mark, err := c.Cluster.AuditNow()
 	if err != nil {
 		return err
 	}
@@ -278,11 +278,11 @@ func createServices(ctx context.Context, b *bench) error {
 		return err
 	}
 	b.say("  processor time of Kubernetes meanwhile: %.3g s", (with - others).Seconds())
-	writes, err := c.Writes(mark, lab.Namespace)
+	writes, err := c.Cluster.Writes(mark, lab.Namespace)
 	if err != nil {
 		return err
 	}
-	metrics, err := c.Metrics(ctx, lab.ControlPlane, controllerMetrics)
+	metrics, err := c.Observers.Metrics(ctx, lab.ControlPlane, controllerMetrics)
 	if err != nil {
 		return err
 	}
@@ -302,7 +302,7 @@ func createServices(ctx context.Context, b *bench) error {
 	b.found("create/controller-cpu", seconds(after[controllerName].cpu-before[controllerName].cpu), "")
 	b.found("create/controller-rss", after[controllerName].memory.peak, "then %s", inBytes.format(after[controllerName].memory.now))
 	var most, largest, now float64
-	for _, node := range c.Nodes() {
+	for _, node := range c.Network.Nodes() {
 		is, was := after[lab.SpeakerOn(node)], before[lab.SpeakerOn(node)]
 		most = max(most, seconds(is.cpu-was.cpu))
 		largest = max(largest, is.memory.peak)
@@ -362,14 +362,14 @@ func (c *cluster) awaitSlices(ctx context.Context, n int) error {
 // silence waits until none of ours has written anything for two seconds.
 func (c *cluster) silence(ctx context.Context) error {
 	return eventually(ctx, 3*time.Minute, "nothing is written any more", func() error {
-		mark, err := c.AuditNow()
+		mark, err := c.Cluster.AuditNow()
 		if err != nil {
 			return err
 		}
 		if err := pause(ctx, 2*time.Second); err != nil {
 			return err
 		}
-		writes, err := c.Writes(mark, lab.Namespace)
+		writes, err := c.Cluster.Writes(mark, lab.Namespace)
 		if err == nil && len(writes) > 0 {
 			err = fmt.Errorf("%d writes in two seconds, among them %s", len(writes), writes[len(writes)-1])
 		}
@@ -398,24 +398,24 @@ func restartController(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	p, err := c.Process(controllerName)
+	p, err := c.Processes.Process(controllerName)
 	if err != nil {
 		return err
 	}
 	if err := p.Terminate(ctx); err != nil {
 		return err
 	}
-	mark, err := c.AuditNow()
+	mark, err := c.Cluster.AuditNow()
 	if err != nil {
 		return err
 	}
 	begun := time.Now()
-	if _, err := c.StartController(ctx, 0); err != nil {
+	if _, err := c.Product.StartController(ctx, 0); err != nil {
 		return err
 	}
 	const adopted = `belfry_services{reason="Allocated",waiting="false"}`
 	err = eventually(ctx, time.Minute, "all Services are adopted", func() error {
-		m, err := c.Metrics(ctx, lab.ControlPlane, controllerMetrics)
+		m, err := c.Observers.Metrics(ctx, lab.ControlPlane, controllerMetrics)
 		if err == nil && int(m[adopted]) < b.services {
 			err = fmt.Errorf("%v are", m[adopted])
 		}
@@ -432,7 +432,7 @@ func restartController(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	writes, err := c.Writes(mark, lab.Namespace)
+	writes, err := c.Cluster.Writes(mark, lab.Namespace)
 	if err != nil {
 		return err
 	}
@@ -451,7 +451,7 @@ func beQuiet(ctx context.Context, b *bench) error {
 	if err := c.silence(ctx); err != nil {
 		return err
 	}
-	mark, err := c.AuditNow()
+	mark, err := c.Cluster.AuditNow()
 	if err != nil {
 		return err
 	}
@@ -459,7 +459,7 @@ func beQuiet(ctx context.Context, b *bench) error {
 		return err
 	}
 	leases := 0
-	asked, err := c.Audit(mark, func(e lab.AuditEvent) bool {
+	asked, err := c.Cluster.Audit(mark, func(e lab.AuditEvent) bool {
 		if !e.ByServiceAccount(lab.Namespace) || e.Verb == "watch" {
 			return false
 		}

@@ -26,7 +26,7 @@ type tapped struct {
 
 // tap starts a program on a host.
 func (c *cluster) tap(ctx context.Context, host string, args ...string) (*tap, error) {
-	cmd := c.Command(ctx, host, args...)
+	cmd := c.Network.Command(ctx, host, args...)
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
 	if err := cmd.Start(); err != nil {

@@ -44,13 +44,13 @@ type Lab struct {
 	// Dir is the run's directory.
 	Dir string
 
-	*Network
-	*Processes
-	*Cluster
-	*Machines
-	*Product
-	*Routers
-	*Observers
+	Network   *Network
+	Processes *Processes
+	Cluster   *Cluster
+	Machines  *Machines
+	Product   *Product
+	Routers   *Routers
+	Observers *Observers
 
 	run *run
 	// release ends the handling of signals.

@@ -9,7 +9,11 @@ func TestAPartNeedsOnlyPartsAboveIt(t *testing.T) {
 	whole := reflect.TypeFor[Lab]()
 	parts := []reflect.Type{reflect.TypeFor[*run](), reflect.TypeFor[*tree]()}
 	for i := range whole.NumField() {
-		if f := whole.Field(i); f.IsExported() && f.Type.Kind() == reflect.Pointer {
+		f := whole.Field(i)
+		if f.Anonymous {
+			t.Errorf("%s is embedded: what one can do with a lab is in its parts, by their names", f.Type)
+		}
+		if f.IsExported() && f.Type.Kind() == reflect.Pointer {
 			parts = append(parts, f.Type)
 		}
 	}

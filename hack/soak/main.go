@@ -146,21 +146,21 @@ func (s *soak) say(format string, args ...any) {
 
 // install brings everything up and waits until every address is announced.
 func (s *soak) install(ctx context.Context) error {
-	if err := s.Install(ctx); err != nil {
+	if err := s.Product.Install(ctx); err != nil {
 		return err
 	}
-	if _, err := s.StartController(ctx, 0); err != nil {
+	if _, err := s.Product.StartController(ctx, 0); err != nil {
 		return err
 	}
-	for _, node := range s.Nodes() {
-		if _, err := s.StartSpeaker(ctx, node); err != nil {
+	for _, node := range s.Network.Nodes() {
+		if _, err := s.Product.StartSpeaker(ctx, node); err != nil {
 			return err
 		}
 	}
-	if err := s.Apply(ctx, configuration); err != nil {
+	if err := s.Cluster.Apply(ctx, configuration); err != nil {
 		return err
 	}
-	if err := s.Deploy(ctx, "default", "web", 3); err != nil {
+	if err := s.Machines.Deploy(ctx, "default", "web", 3); err != nil {
 		return err
 	}
 	var services strings.Builder
@@ -176,7 +176,7 @@ spec:
 ---
 `, i)
 	}
-	if err := s.Apply(ctx, services.String()); err != nil {
+	if err := s.Cluster.Apply(ctx, services.String()); err != nil {
 		return err
 	}
 	return eventually(ctx, time.Minute, "every address is announced, and nothing moves any more", func() error {
@@ -188,8 +188,8 @@ spec:
 			return err
 		}
 		owned := 0.0
-		for _, node := range s.Nodes() {
-			m, err := s.Metrics(ctx, node, speakerMetrics)
+		for _, node := range s.Network.Nodes() {
+			m, err := s.Observers.Metrics(ctx, node, speakerMetrics)
 			if err != nil {
 				return err
 			}
@@ -211,10 +211,10 @@ func (s *soak) changes(ctx context.Context) (map[string]float64, error) {
 // counters returns the counters of that name on all nodes.
 func (s *soak) counters(ctx context.Context, name string) (map[string]float64, error) {
 	all := map[string]float64{}
-	for _, node := range s.Nodes() {
+	for _, node := range s.Network.Nodes() {
 		var m map[string]float64
 		err := eventually(ctx, 30*time.Second, "the speaker on "+node+" shows its metrics", func() (err error) {
-			m, err = s.Metrics(ctx, node, speakerMetrics)
+			m, err = s.Observers.Metrics(ctx, node, speakerMetrics)
 			return err
 		})
 		if err != nil {
@@ -262,7 +262,7 @@ func (s *soak) soak(ctx context.Context) error {
 			}
 			s.say("%.0f %% of the frames lost in each direction", 100*s.loss)
 		}
-		if err := s.stop(ctx, s.Nodes()[n%len(s.Nodes())], stops[n/len(s.Nodes())%len(stops)]); err != nil {
+		if err := s.stop(ctx, s.Network.Nodes()[n%len(s.Network.Nodes())], stops[n/len(s.Network.Nodes())%len(stops)]); err != nil {
 			return err
 		}
 		after, err := s.changes(ctx)
@@ -284,15 +284,15 @@ func (s *soak) soak(ctx context.Context) error {
 }
 
 func (s *soak) lose(ctx context.Context, share float64) error {
-	if err := s.HealNetwork(ctx); err != nil || share == 0 {
+	if err := s.Network.HealNetwork(ctx); err != nil || share == 0 {
 		return err
 	}
-	return s.Lose(ctx, s.Hosts(), s.Hosts(), share)
+	return s.Network.Lose(ctx, s.Network.Hosts(), s.Network.Hosts(), share)
 }
 
 // stop stops the speaker of a node for so long.
 func (s *soak) stop(ctx context.Context, node string, d time.Duration) error {
-	p, err := s.Process(lab.SpeakerOn(node))
+	p, err := s.Processes.Process(lab.SpeakerOn(node))
 	if err != nil {
 		return err
 	}

@@ -235,7 +235,7 @@ type fighter struct {
 
 func (w *world) fighter(manager, name string) *fighter {
 	w.Helper()
-	config := rest.CopyConfig(w.lab.AdminConfig())
+	config := rest.CopyConfig(w.lab.Cluster.AdminConfig())
 	config.UserAgent = manager + "/1"
 	services := kubernetes.NewForConfigOrDie(config).CoreV1().Services("default")
 	ctx, stop := context.WithCancel(w.Context())

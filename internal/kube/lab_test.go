@@ -55,11 +55,11 @@ type bench struct {
 func newBench(t *testing.T) *bench { return newBenchOn(t, shared.Get(t)) }
 
 func newBenchOn(t *testing.T, l *lab.Lab) *bench {
-	if err := l.Install(t.Context()); err != nil {
+	if err := l.Product.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	b := &bench{
-		T: t, lab: l, admin: kubernetes.NewForConfigOrDie(l.AdminConfig()), own: versioned.NewForConfigOrDie(l.AdminConfig()),
+		T: t, lab: l, admin: kubernetes.NewForConfigOrDie(l.Cluster.AdminConfig()), own: versioned.NewForConfigOrDie(l.Cluster.AdminConfig()),
 		ns: strings.ToLower(strings.ReplaceAll(t.Name()[:min(len(t.Name()), 60)], "/", "-")),
 	}
 	_, err := b.admin.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: b.ns}}, metav1.CreateOptions{})
@@ -83,7 +83,7 @@ func (b *bench) clients(account string) kube.Clients {
 // clientsOn are those of a Pod on a node.
 func (b *bench) clientsOn(node, account string) kube.Clients {
 	b.Helper()
-	config, err := b.lab.ConfigOn(b.Context(), node, lab.Namespace, account)
+	config, err := b.lab.Cluster.ConfigOn(b.Context(), node, lab.Namespace, account)
 	b.must(err)
 	clients, err := kube.NewClients(config, "test")
 	b.must(err)
@@ -305,7 +305,7 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	s := b.see(c, "web", whatever)
 	want := write("192.0.2.1", "2001:db8::1")
 	want.Announced = &objects.Condition{Status: "False", Reason: "NoEndpoint", Message: "n"}
-	mark, err := b.lab.AuditNow()
+	mark, err := b.lab.Cluster.AuditNow()
 	b.must(err)
 	out, err := c.WriteService(ctx, s, want, objects.AllParts)
 	if out != kube.Done || err != nil {
@@ -319,7 +319,7 @@ func TestOneWriteCarriesAllAndIsKnownAtOnce(t *testing.T) {
 	if out, err := c.WriteService(ctx, now, want, objects.AllParts); out != kube.Unchanged || err != nil {
 		t.Errorf("the same again: %v, %v", out, err)
 	}
-	writes, err := b.lab.Writes(mark, lab.Namespace)
+	writes, err := b.lab.Cluster.Writes(mark, lab.Namespace)
 	b.must(err)
 	if len(writes) != 1 {
 		t.Errorf("writes: %v, want one", writes)
@@ -555,7 +555,7 @@ func TestRightsAreTheLeast(t *testing.T) {
 	ctx := t.Context()
 	b.create("web")
 	for _, account := range []string{controller, speaker} {
-		config, err := b.lab.ConfigFor(ctx, lab.Namespace, account)
+		config, err := b.lab.Cluster.ConfigFor(ctx, lab.Namespace, account)
 		b.must(err)
 		core := kubernetes.NewForConfigOrDie(config)
 		for what, try := range map[string]func() error{
@@ -590,7 +590,7 @@ func TestRightsAreTheLeast(t *testing.T) {
 var timing = lease.Timing{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry: 200 * time.Millisecond}
 
 func (b *bench) election(identity string) *lease.Election {
-	config, err := b.lab.ConfigFor(b.Context(), lab.Namespace, controller)
+	config, err := b.lab.Cluster.ConfigFor(b.Context(), lab.Namespace, controller)
 	b.must(err)
 	leases, err := lease.NewClient(config, "test")
 	b.must(err)
@@ -667,7 +667,7 @@ func TestLeaderIsFencedBeforeAnotherMayStart(t *testing.T) {
 		})
 	}()
 	first := <-terms
-	apiserver, err := b.lab.Process("kube-apiserver")
+	apiserver, err := b.lab.Processes.Process("kube-apiserver")
 	b.must(err)
 	b.must(apiserver.Pause())
 	defer apiserver.Resume()

@@ -45,7 +45,7 @@ func (b *bench) refused(who string, powers ...power) (why []string) {
 // account returns the clients of a Pod on a node, or of none.
 func (b *bench) account(node, account string) (kubernetes.Interface, versioned.Interface) {
 	b.Helper()
-	config, err := b.lab.ConfigOn(b.Context(), node, lab.Namespace, account)
+	config, err := b.lab.Cluster.ConfigOn(b.Context(), node, lab.Namespace, account)
 	b.must(err)
 	return kubernetes.NewForConfigOrDie(config), versioned.NewForConfigOrDie(config)
 }
@@ -243,7 +243,7 @@ func TestASecondInstallationDoesNotTakeTheFirstOnesRights(t *testing.T) {
 // bind gives an account another right until the test ends.
 func (b *bench) bind(account, rule string) {
 	b.Helper()
-	b.must(b.lab.Apply(b.Context(), fmt.Sprintf(`apiVersion: rbac.authorization.k8s.io/v1
+	b.must(b.lab.Cluster.Apply(b.Context(), fmt.Sprintf(`apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: %[1]s-more}
 rules: [%[2]s]

@@ -121,7 +121,7 @@ func (b *bench) begin(config *rest.Config, o objects.Scope) *life {
 
 func (b *bench) configFor(account string) *rest.Config {
 	b.Helper()
-	config, err := b.lab.ConfigFor(b.Context(), lab.Namespace, account)
+	config, err := b.lab.Cluster.ConfigFor(b.Context(), lab.Namespace, account)
 	b.must(err)
 	return config
 }
@@ -138,7 +138,7 @@ func (b *bench) on(t *testing.T) *bench {
 
 func (b *bench) kubectl(args ...string) {
 	b.Helper()
-	_, err := b.lab.Kubectl(b.Context(), args...)
+	_, err := b.lab.Cluster.Kubectl(b.Context(), args...)
 	b.must(err)
 }
 
@@ -225,10 +225,10 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		b.kubectl("patch", "crd", "l2advertisements.belfry.dev", "--type=json", "-p",
 			`[{"op":"add","path":"`+schema+`failback/enum/-","value":"Sometimes"},{"op":"add","path":"`+schema+`color","value":{"type":"string"}}]`)
 		b.eventually("the API server takes what is new", func() (string, bool) {
-			_, err := b.lab.KubectlInput(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: newer}, spec: {failback: Sometimes, color: blue}}`, "create", "-f", "-")
+			_, err := b.lab.Cluster.KubectlInput(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: newer}, spec: {failback: Sometimes, color: blue}}`, "create", "-f", "-")
 			return fmt.Sprint(err), err == nil
 		})
-		b.must(b.lab.Apply(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: plain}, spec: {}}`))
+		b.must(b.lab.Cluster.Apply(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: plain}, spec: {}}`))
 		b.eventually("the plain one counts, and the newer one says what is wrong with it", func() (string, bool) {
 			setting, verdicts := l.Setting()
 			var got []string
@@ -244,7 +244,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 				slices.ContainsFunc(setting.L2Advertisements, func(a lb.L2Advertisement) bool { return a.Name == "plain" })
 		})
 		b.kubectl("delete", "l2advertisement", "newer", "plain")
-		b.must(b.lab.Install(b.Context()))
+		b.must(b.lab.Product.Install(b.Context()))
 	})
 
 	t.Run("while tokens are rotated", func(t *testing.T) {
@@ -253,7 +253,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 			b := all.on(t)
 			dir := t.TempDir()
 			tokenFile, kubeconfig := filepath.Join(dir, "token"), filepath.Join(dir, "config")
-			admin := b.lab.AdminConfig()
+			admin := b.lab.Cluster.AdminConfig()
 			config := clientcmdapi.NewConfig()
 			config.Clusters["c"] = &clientcmdapi.Cluster{Server: admin.Host, CertificateAuthority: admin.CAFile}
 			config.AuthInfos["u"] = &clientcmdapi.AuthInfo{TokenFile: tokenFile}
@@ -402,8 +402,8 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		l := b.begin(b.configFor(speaker), objects.Scope{})
 		l.sees("before")
 		former := b.certificate()
-		b.must(b.lab.ReplaceServingCertificate())
-		b.must(b.lab.RestartAPI(t.Context()))
+		b.must(b.lab.Cluster.ReplaceServingCertificate())
+		b.must(b.lab.Cluster.RestartAPI(t.Context()))
 		if serial := b.certificate(); serial == former {
 			t.Fatalf("the API server still answers by its certificate %s", former)
 		}
@@ -416,7 +416,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		b := all.on(t)
 		l := b.begin(b.configFor(controller), objects.Scope{Role: objects.Allocating})
 		l.sees("kept")
-		b.must(b.lab.BackupEtcd(t.Context()))
+		b.must(b.lab.Cluster.BackupEtcd(t.Context()))
 		l.sees("lost")
 		// Many versions later, the last of them an answer to a write of ours.
 		for i := range 300 {
@@ -428,7 +428,7 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		if o, err := l.WriteService(t.Context(), now, allocated, objects.AllParts); o != kube.Done {
 			t.Fatal(o, err)
 		}
-		b.must(b.lab.RestoreEtcd(t.Context()))
+		b.must(b.lab.Cluster.RestoreEtcd(t.Context()))
 		b.eventually("what was never written is forgotten", func() (string, bool) {
 			_, lost := l.Service(lb.ServiceKey{Namespace: b.ns, Name: "lost"})
 			kept, ok := l.Service(key)
@@ -455,9 +455,9 @@ func (b *bench) within(d time.Duration) *bench {
 // certificate is the serial number of what the API server answers by.
 func (b *bench) certificate() string {
 	b.Helper()
-	config, err := rest.TLSConfigFor(b.lab.AdminConfig())
+	config, err := rest.TLSConfigFor(b.lab.Cluster.AdminConfig())
 	b.must(err)
-	c, err := tls.Dial("tcp", strings.TrimPrefix(b.lab.AdminConfig().Host, "https://"), config)
+	c, err := tls.Dial("tcp", strings.TrimPrefix(b.lab.Cluster.AdminConfig().Host, "https://"), config)
 	b.must(err)
 	defer c.Close()
 	return c.ConnectionState().PeerCertificates[0].SerialNumber.String()

@@ -102,7 +102,7 @@ func TestASpeakerStatusIsWrittenOnceAndBelongsToItsNode(t *testing.T) {
 		t.Fatalf("without a Node to own it: %v, %v", out, err)
 	}
 	owner := b.node(c, node)
-	mark, err := b.lab.AuditNow()
+	mark, err := b.lab.Cluster.AuditNow()
 	b.must(err)
 	write := func(want v1beta1.SpeakerStatusStatus) {
 		t.Helper()
@@ -121,7 +121,7 @@ func TestASpeakerStatusIsWrittenOnceAndBelongsToItsNode(t *testing.T) {
 		}
 	}
 	write(full())
-	writes, err := b.lab.Writes(mark, lab.Namespace)
+	writes, err := b.lab.Cluster.Writes(mark, lab.Namespace)
 	b.must(err)
 	if len(writes) != 2 {
 		t.Errorf("writes: %v, want one to create it and one to fill it", writes)
@@ -139,13 +139,13 @@ func TestASpeakerStatusIsWrittenOnceAndBelongsToItsNode(t *testing.T) {
 		t.Errorf("left behind: %+v", st)
 	}
 	// A restarted speaker that sees the same writes nothing.
-	mark, err = b.lab.AuditNow()
+	mark, err = b.lab.Cluster.AuditNow()
 	b.must(err)
 	again := b.statusOf(c, node)
 	if out, err := again.Write(ctx, v1beta1.SpeakerStatusStatus{Version: "v0.2.0"}); out != kube.Unchanged || err != nil {
 		t.Errorf("after a restart: %v, %v", out, err)
 	}
-	if writes, err = b.lab.Writes(mark, lab.Namespace); err != nil || len(writes) > 0 {
+	if writes, err = b.lab.Cluster.Writes(mark, lab.Namespace); err != nil || len(writes) > 0 {
 		t.Errorf("written after a restart: %v, %v", writes, err)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // announced returns the condition Announced of a Service.
 func announced(t *testing.T, l *lab.Lab, name string) string {
 	t.Helper()
-	out, err := l.Kubectl(t.Context(), "get", "service", name, `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")]}`)
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "service", name, `--output=jsonpath={.status.conditions[?(@.type=="belfry.dev/Announced")]}`)
 	must(t, err)
 	return out
 }
@@ -30,7 +30,7 @@ func squat(t *testing.T, l *lab.Lab, host string, addresses ...netip.Addr) (leav
 			if verb == "add" && a.Is6() {
 				args = append(args, "nodad")
 			}
-			if _, err := l.Exec(ctx, host, args...); err != nil && first == nil {
+			if _, err := l.Network.Exec(ctx, host, args...); err != nil && first == nil {
 				first = err
 			}
 		}
@@ -45,7 +45,7 @@ func TestAnAddressThatAForeignHostUsesIsWithheldUntilItLeaves(t *testing.T) {
 	l := cluster(t)
 	used := []netip.Addr{netip.MustParseAddr("198.51.100.249"), netip.MustParseAddr("2001:db8:51::249")}
 	leave := squat(t, l, lab.Router, used...)
-	must(t, l.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
+	must(t, l.Cluster.Apply(t.Context(), fmt.Sprintf(`apiVersion: v1
 kind: Service
 metadata:
   name: squatted
@@ -56,7 +56,7 @@ spec:
   selector: {app: web}
   ports: [{port: 80}]
 `, used[0], used[1])))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "service", "squatted") })
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "service", "squatted") })
 	eventually(t, 20*time.Second, "the Service gets the foreign host's addresses", func() error {
 		if got := ingress(t, l, "squatted"); !slices.Equal(got, used) {
 			return fmt.Errorf("it has %v", got)
@@ -65,9 +65,9 @@ spec:
 	})
 	foreign := ""
 	for _, a := range used {
-		macs, err := l.Resolve(t.Context(), a)
+		macs, err := l.Observers.Resolve(t.Context(), a)
 		must(t, err)
-		if len(macs) != 1 || l.HostOf(macs[0]) != lab.Router {
+		if len(macs) != 1 || l.Network.HostOf(macs[0]) != lab.Router {
 			t.Errorf("%v answer for %v, want the foreign host alone", macs, a)
 		} else {
 			foreign = macs[0].String()
@@ -83,7 +83,7 @@ spec:
 		return nil
 	})
 	eventually(t, 20*time.Second, "an Event tells of it", func() error {
-		out, err := l.Kubectl(t.Context(), "get", "events", "--field-selector=involvedObject.name=squatted,reason=AddressConflict", "--output=jsonpath={.items[*].message}")
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "events", "--field-selector=involvedObject.name=squatted,reason=AddressConflict", "--output=jsonpath={.items[*].message}")
 		if err == nil && !strings.Contains(out, foreign) {
 			err = fmt.Errorf("events: %q", out)
 		}
@@ -91,7 +91,7 @@ spec:
 	})
 	leave()
 	for _, a := range used {
-		answers(t, probe(t, l, a), 60*time.Second, func(host string) bool { return slices.Contains(l.Nodes(), host) })
+		answers(t, probe(t, l, a), 60*time.Second, func(host string) bool { return slices.Contains(l.Network.Nodes(), host) })
 	}
 	eventually(t, 20*time.Second, "the condition names the node", func() error {
 		if is := announced(t, l, "squatted"); !strings.Contains(is, `"status":"True"`) {
@@ -103,13 +103,13 @@ spec:
 
 func TestAnAddressInServiceIsDefendedWhereThatIsAskedFor(t *testing.T) {
 	l := cluster(t)
-	_, err := l.Kubectl(t.Context(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"conflictPolicy":"Defend"}}`)
+	_, err := l.Cluster.Kubectl(t.Context(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"conflictPolicy":"Defend"}}`)
 	must(t, err)
 	t.Cleanup(func() {
-		_, _ = l.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"conflictPolicy":"Withhold"}}`)
+		_, _ = l.Cluster.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"conflictPolicy":"Withhold"}}`)
 	})
 	addresses := serve(t, l, "defended")
-	w, err := l.Watch(lab.Client)
+	w, err := l.Observers.Watch(lab.Client)
 	must(t, err)
 	t.Cleanup(w.Close)
 	for _, a := range addresses {
@@ -126,26 +126,26 @@ func TestAnAddressInServiceIsDefendedWhereThatIsAskedFor(t *testing.T) {
 		// is theirs.
 		squat(t, l, lab.Router, a)
 		at := time.Now()
-		_, clientV6 := l.Addresses(lab.Client)
+		_, clientV6 := l.Network.Addresses(lab.Client)
 		speak := []string{"arping", "-U", "-c1", "-I", lab.NIC, a.String()}
 		if a.Is6() {
 			speak = []string{"ndisc6", "-1", "-r1", "-s", a.String(), clientV6.String(), lab.NIC}
 		}
 		eventually(t, 20*time.Second, "the owner claims the address anew", func() error {
-			if out, err := l.Exec(t.Context(), lab.Router, speak...); err != nil {
+			if out, err := l.Network.Exec(t.Context(), lab.Router, speak...); err != nil {
 				t.Log(out, err)
 			}
 			for _, c := range w.Claims(a) {
-				if c.At.After(at) && !c.Kind.Answers() && l.HostOf(c.MAC) == owner {
+				if c.At.After(at) && !c.Kind.Answers() && l.Network.HostOf(c.MAC) == owner {
 					return nil
 				}
 			}
 			return fmt.Errorf("not among %d claims", len(w.Claims(a)))
 		})
-		metrics, err := l.Metrics(t.Context(), owner, speakerMetrics)
+		metrics, err := l.Observers.Metrics(t.Context(), owner, speakerMetrics)
 		must(t, err)
-		router, _ := l.Addresses(lab.Router)
-		foreign, err := l.Resolve(t.Context(), router)
+		router, _ := l.Network.Addresses(lab.Router)
+		foreign, err := l.Observers.Resolve(t.Context(), router)
 		must(t, err)
 		conflicts := metrics[fmt.Sprintf("belfry_speaker_conflicts_total{mac=%q}", foreign[0])]
 		if metrics["belfry_speaker_defenses_total"] < 1 || conflicts < 1 {

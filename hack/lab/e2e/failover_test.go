@@ -30,24 +30,24 @@ func TestAnotherNodeAnswersWhenTheOwnerIsLost(t *testing.T) {
 	}{
 		{
 			name: "link cut",
-			do:   l.CutLink,
-			undo: l.HealLink,
+			do:   l.Network.CutLink,
+			undo: l.Network.HealLink,
 		},
 		{
 			name: "speaker killed",
 			do:   func(ctx context.Context, node string) error { return kill(ctx, l, node) },
-			undo: func(ctx context.Context, node string) error { return l.Restart(ctx, lab.SpeakerOn(node)) },
+			undo: func(ctx context.Context, node string) error { return l.Processes.Restart(ctx, lab.SpeakerOn(node)) },
 		},
 		{
 			name: "speaker terminated",
 			do: func(ctx context.Context, node string) error {
-				p, err := l.Process(lab.SpeakerOn(node))
+				p, err := l.Processes.Process(lab.SpeakerOn(node))
 				if err != nil {
 					return err
 				}
 				return p.Terminate(ctx)
 			},
-			undo:     func(ctx context.Context, node string) error { return l.Restart(ctx, lab.SpeakerOn(node)) },
+			undo:     func(ctx context.Context, node string) error { return l.Processes.Restart(ctx, lab.SpeakerOn(node)) },
 			seamless: true,
 		},
 		{
@@ -58,8 +58,8 @@ func TestAnotherNodeAnswersWhenTheOwnerIsLost(t *testing.T) {
 		},
 		{
 			name: "power off",
-			do:   l.PowerOff,
-			undo: l.PowerOn,
+			do:   l.Machines.PowerOff,
+			undo: l.Machines.PowerOn,
 		},
 	} {
 		for _, address := range addresses {
@@ -98,7 +98,7 @@ func TestAnotherNodeAnswersWhenTheOwnerIsLost(t *testing.T) {
 
 // kill ends a node's speaker as a crash would.
 func kill(ctx context.Context, l *lab.Lab, node string) error {
-	p, err := l.Process(lab.SpeakerOn(node))
+	p, err := l.Processes.Process(lab.SpeakerOn(node))
 	if err != nil {
 		return err
 	}
@@ -113,9 +113,9 @@ func TestWithoutTheAPIServerAnsweringGoesOnAndFailoverWorks(t *testing.T) {
 	for _, p := range probes {
 		goesOn(t, p, 50)
 	}
-	must(t, l.PauseAPI())
+	must(t, l.Cluster.PauseAPI())
 	paused := time.Now()
-	t.Cleanup(func() { must(t, l.ResumeAPI()) })
+	t.Cleanup(func() { must(t, l.Cluster.ResumeAPI()) })
 
 	const outage = 30 * time.Second
 	// Half of it undisturbed: longer than any lease or watch that could be
@@ -128,8 +128,8 @@ func TestWithoutTheAPIServerAnsweringGoesOnAndFailoverWorks(t *testing.T) {
 	}
 	owner := answers(t, probes[0], 10*time.Second, anybody)
 	begun := time.Now()
-	must(t, l.CutLink(t.Context(), owner))
-	t.Cleanup(func() { must(t, l.HealLink(context.Background(), owner)) })
+	must(t, l.Network.CutLink(t.Context(), owner))
+	t.Cleanup(func() { must(t, l.Network.HealLink(context.Background(), owner)) })
 	for i, p := range probes {
 		heir := answers(t, p, 10*time.Second, not(owner))
 		goesOn(t, p, 50)
@@ -141,25 +141,25 @@ func TestWithoutTheAPIServerAnsweringGoesOnAndFailoverWorks(t *testing.T) {
 	}
 	time.Sleep(time.Until(paused.Add(outage)))
 	for _, address := range addresses {
-		if hosts, err := l.Resolvers(t.Context(), address); err != nil || len(hosts) != 1 {
+		if hosts, err := l.Observers.Resolvers(t.Context(), address); err != nil || len(hosts) != 1 {
 			t.Errorf("at the end of the outage %v answer for %s: %v", hosts, address, err)
 		}
 	}
-	must(t, l.ResumeAPI())
-	must(t, l.HealLink(t.Context(), owner))
+	must(t, l.Cluster.ResumeAPI())
+	must(t, l.Network.HealLink(t.Context(), owner))
 	for _, p := range controllers {
 		// A controller that lost its lease may end, as a Pod would be restarted.
 		revive(t, l, p)
 	}
-	for _, node := range l.Nodes() {
-		if p, err := l.Process(lab.SpeakerOn(node)); err != nil || !p.Alive() {
+	for _, node := range l.Network.Nodes() {
+		if p, err := l.Processes.Process(lab.SpeakerOn(node)); err != nil || !p.Alive() {
 			t.Errorf("the speaker on %s did not live through the outage (%v)", node, err)
 		}
 	}
 	after := serve(t, l, "afterwards")
 	for _, address := range after {
 		eventually(t, 20*time.Second, "a Service created afterwards answers", func() error {
-			_, err := l.Curl(t.Context(), address, 80)
+			_, err := l.Observers.Curl(t.Context(), address, 80)
 			return err
 		})
 	}
@@ -171,17 +171,17 @@ func TestWhileEtcdHangsAndNoControllerRunsNothingMovesAndFailoverWorks(t *testin
 	settle(t, l)
 	probes := probeAll(t, l, addresses)
 	for _, name := range controllers {
-		p, err := l.Process(name)
+		p, err := l.Processes.Process(name)
 		must(t, err)
 		must(t, p.Terminate(t.Context()))
 		t.Cleanup(func() {
 			if !p.Alive() {
-				must(t, l.Restart(context.Background(), name))
+				must(t, l.Processes.Restart(context.Background(), name))
 			}
 		})
 	}
-	must(t, l.PauseEtcd())
-	t.Cleanup(func() { must(t, l.ResumeEtcd()) })
+	must(t, l.Cluster.PauseEtcd())
+	t.Cleanup(func() { must(t, l.Cluster.ResumeEtcd()) })
 	begun := time.Now()
 	for i, p := range probes {
 		goesOn(t, p, 300)
@@ -193,11 +193,11 @@ func TestWhileEtcdHangsAndNoControllerRunsNothingMovesAndFailoverWorks(t *testin
 	// What the first heir has to write hangs when the second has to take over.
 	first := answers(t, probes[0], 10*time.Second, anybody)
 	must(t, kill(t.Context(), l, first))
-	t.Cleanup(func() { must(t, l.Restart(context.Background(), lab.SpeakerOn(first))) })
+	t.Cleanup(func() { must(t, l.Processes.Restart(context.Background(), lab.SpeakerOn(first))) })
 	second := answers(t, probes[0], 10*time.Second, not(first))
 	answers(t, probes[1], 10*time.Second, not(first))
-	must(t, l.CutLink(t.Context(), second))
-	t.Cleanup(func() { must(t, l.HealLink(context.Background(), second)) })
+	must(t, l.Network.CutLink(t.Context(), second))
+	t.Cleanup(func() { must(t, l.Network.HealLink(context.Background(), second)) })
 	var last string
 	for i, p := range probes {
 		last = answers(t, p, 10*time.Second, func(h string) bool { return h != first && h != second })
@@ -208,7 +208,7 @@ func TestWhileEtcdHangsAndNoControllerRunsNothingMovesAndFailoverWorks(t *testin
 			t.Errorf("%s without an answer, the budget is %s:\n%s", gap, budget, p.Report())
 		}
 	}
-	must(t, l.ResumeEtcd())
+	must(t, l.Cluster.ResumeEtcd())
 	for _, name := range controllers {
 		revive(t, l, name)
 	}
@@ -225,8 +225,8 @@ func TestAPartitionEndsWithOneOwner(t *testing.T) {
 	probes := probeAll(t, l, addresses)
 	// The client reaches all, so that two answer for each address.
 	alone := answers(t, probes[0], 10*time.Second, anybody)
-	must(t, l.Partition(t.Context(), []string{alone}, others(l, alone)))
-	t.Cleanup(func() { must(t, l.HealNetwork(context.Background())) })
+	must(t, l.Network.Partition(t.Context(), []string{alone}, others(l, alone)))
+	t.Cleanup(func() { must(t, l.Network.HealNetwork(context.Background())) })
 	for i, p := range probes {
 		eventually(t, 20*time.Second, "both sides answer for "+addresses[i].String(), func() error {
 			if len(p.Report().Contested()) == 0 {
@@ -237,7 +237,7 @@ func TestAPartitionEndsWithOneOwner(t *testing.T) {
 		goesOn(t, p, 100)
 	}
 	healed := time.Now()
-	must(t, l.HealNetwork(t.Context()))
+	must(t, l.Network.HealNetwork(t.Context()))
 	for i, p := range probes {
 		const quiet = 100 // questions in a row that one host answers
 		eventually(t, 30*time.Second, "one host answers for "+addresses[i].String(), func() error {
@@ -266,14 +266,14 @@ func TestAnInterfaceThatDiesLosesItsAddressesThoughGossipGoesOn(t *testing.T) {
 	l := cluster(t)
 	const nic = "lan1"
 	ports := map[string]string{}
-	for _, node := range l.Nodes() {
-		port, err := l.Cable(t.Context(), node, nic)
+	for _, node := range l.Network.Nodes() {
+		port, err := l.Network.Cable(t.Context(), node, nic)
 		must(t, err)
-		t.Cleanup(func() { must(t, l.Uncable(context.Background(), node, nic)) })
+		t.Cleanup(func() { must(t, l.Network.Uncable(context.Background(), node, nic)) })
 		ports[node] = port
 	}
 	on := func(interfaces string) {
-		_, err := l.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"interfaces":`+interfaces+`}}`)
+		_, err := l.Cluster.Kubectl(context.Background(), "patch", "l2advertisement", "edge", "--type=merge", `--patch={"spec":{"interfaces":`+interfaces+`}}`)
 		must(t, err)
 	}
 	on(`["` + nic + `"]`)
@@ -284,7 +284,7 @@ func TestAnInterfaceThatDiesLosesItsAddressesThoughGossipGoesOn(t *testing.T) {
 		goesOn(t, p, 50)
 		before := doubts(t, l)
 		begun := time.Now()
-		must(t, l.CutLink(t.Context(), ports[owner]))
+		must(t, l.Network.CutLink(t.Context(), ports[owner]))
 		heir := answers(t, p, 10*time.Second, not(owner))
 		goesOn(t, p, 50)
 		gap, _ := p.Report().Since(begun.Add(-100 * time.Millisecond)).LongestGap()
@@ -295,7 +295,7 @@ func TestAnInterfaceThatDiesLosesItsAddressesThoughGossipGoesOn(t *testing.T) {
 		if after := doubts(t, l); after != before {
 			t.Errorf("gossip lost somebody %v times meanwhile: it was no interface alone that died", after-before)
 		}
-		must(t, l.HealLink(t.Context(), ports[owner]))
+		must(t, l.Network.HealLink(t.Context(), ports[owner]))
 		p.Stop()
 	}
 }
@@ -303,8 +303,8 @@ func TestAnInterfaceThatDiesLosesItsAddressesThoughGossipGoesOn(t *testing.T) {
 // doubts returns how often speakers have lost one another by gossip.
 func doubts(t *testing.T, l *lab.Lab) (n float64) {
 	t.Helper()
-	for _, node := range l.Nodes() {
-		metrics, err := l.Metrics(t.Context(), node, speakerMetrics)
+	for _, node := range l.Network.Nodes() {
+		metrics, err := l.Observers.Metrics(t.Context(), node, speakerMetrics)
 		must(t, err)
 		for series, value := range metrics {
 			if strings.HasPrefix(series, "belfry_gossip_suspicions_total{") {
@@ -318,13 +318,13 @@ func doubts(t *testing.T, l *lab.Lab) (n float64) {
 // revive starts a process again if it has ended.
 func revive(t *testing.T, l *lab.Lab, name string) {
 	t.Helper()
-	p, err := l.Process(name)
+	p, err := l.Processes.Process(name)
 	must(t, err)
 	if p.Alive() {
 		return
 	}
 	t.Logf("%s ended:\n%s", name, p.Tail(5))
-	if err := l.Restart(t.Context(), name); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := l.Processes.Restart(t.Context(), name); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		t.Fatal(err)
 	}
 }

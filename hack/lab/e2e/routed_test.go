@@ -62,8 +62,8 @@ func frrConfig(l *lab.Lab) string {
 		" no bgp default ipv4-unicast",
 	}
 	var four, six []string
-	for _, node := range l.Nodes() {
-		v4, v6 := l.Addresses(node)
+	for _, node := range l.Network.Nodes() {
+		v4, v6 := l.Network.Addresses(node)
 		for _, a := range []netip.Addr{v4, v6} {
 			n := " neighbor " + a.String()
 			lines = append(lines, n+fmt.Sprintf(" remote-as %d", nodeAS), n+" passive", n+" timers 1 3")
@@ -79,7 +79,7 @@ func frrConfig(l *lab.Lab) string {
 var installRouter = sync.OnceValue(func() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return errors.Join(installed.StartFRR(ctx, frrConfig(installed)), installed.Apply(ctx, routed))
+	return errors.Join(installed.Routers.StartFRR(ctx, frrConfig(installed)), installed.Cluster.Apply(ctx, routed))
 })
 
 // routedCluster returns the lab with sessions between every node and the router.
@@ -90,7 +90,7 @@ func routedCluster(t *testing.T) *lab.Lab {
 	}
 	l := cluster(t)
 	must(t, installRouter())
-	for _, node := range l.Nodes() {
+	for _, node := range l.Network.Nodes() {
 		established(t, l, node)
 	}
 	return l
@@ -109,7 +109,7 @@ type neighbor struct {
 func neighbors(t *testing.T, l *lab.Lab) map[netip.Addr]neighbor {
 	t.Helper()
 	var all map[netip.Addr]neighbor
-	must(t, l.VtyshJSON(t.Context(), "show bgp neighbors", &all))
+	must(t, l.Routers.VtyshJSON(t.Context(), "show bgp neighbors", &all))
 	return all
 }
 
@@ -117,7 +117,7 @@ func neighbors(t *testing.T, l *lab.Lab) map[netip.Addr]neighbor {
 func established(t *testing.T, l *lab.Lab, node string) {
 	t.Helper()
 	eventually(t, 30*time.Second, "FRR's sessions with "+node, func() error {
-		v4, v6 := l.Addresses(node)
+		v4, v6 := l.Network.Addresses(node)
 		all := neighbors(t, l)
 		for _, a := range []netip.Addr{v4, v6} {
 			if all[a].State != "Established" {
@@ -136,7 +136,7 @@ func nextHops(t *testing.T, l *lab.Lab, address netip.Addr) []string {
 	if address.Is6() {
 		family = "-6"
 	}
-	out, err := l.Exec(t.Context(), lab.Router, "ip", family, "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String())
+	out, err := l.Network.Exec(t.Context(), lab.Router, "ip", family, "route", "show", "exact", netip.PrefixFrom(address, address.BitLen()).String())
 	must(t, err)
 	var nodes []string
 	fields := strings.Fields(out)
@@ -146,8 +146,8 @@ func nextHops(t *testing.T, l *lab.Lab, address netip.Addr) []string {
 		}
 		via, err := netip.ParseAddr(fields[i+1])
 		must(t, err)
-		for _, node := range l.Nodes() {
-			if v4, v6 := l.Addresses(node); via == v4 || via == v6 {
+		for _, node := range l.Network.Nodes() {
+			if v4, v6 := l.Network.Addresses(node); via == v4 || via == v6 {
 				nodes = append(nodes, node)
 			}
 		}
@@ -171,7 +171,7 @@ func leads(t *testing.T, l *lab.Lab, address netip.Addr, nodes ...string) {
 func announcedBecomes(t *testing.T, l *lab.Lab, service, status, text string) {
 	t.Helper()
 	eventually(t, 20*time.Second, "Service "+service+" says that it is announced: "+status, func() error {
-		out, err := l.Kubectl(t.Context(), "get", "service", service, `--output=jsonpath={range .status.conditions[?(@.type=="belfry.dev/Announced")]}{.status} {.reason}: {.message}{end}`)
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "service", service, `--output=jsonpath={range .status.conditions[?(@.type=="belfry.dev/Announced")]}{.status} {.reason}: {.message}{end}`)
 		if err == nil && (!strings.HasPrefix(out, status+" ") || !strings.Contains(out, text)) {
 			err = fmt.Errorf("it says %q, want %s and %q", out, status, text)
 		}
@@ -190,7 +190,7 @@ func reached(t *testing.T, l *lab.Lab, address netip.Addr, nodes int) {
 	t.Helper()
 	seen := map[string]bool{}
 	eventually(t, 20*time.Second, fmt.Sprintf("connections to %s end up on %d nodes", address, nodes), func() error {
-		r, err := l.Curl(t.Context(), address, 80)
+		r, err := l.Observers.Curl(t.Context(), address, 80)
 		if err != nil {
 			return err
 		}
@@ -203,10 +203,12 @@ func reached(t *testing.T, l *lab.Lab, address netip.Addr, nodes int) {
 
 func TestARouterSpreadsAServiceOverTheNodes(t *testing.T) {
 	l := routedCluster(t)
-	_, err := l.Kubectl(t.Context(), "expose", "deployment", "web", "--name=spread", "--port=80", "--type=LoadBalancer",
+	_, err := l.Cluster.Kubectl(t.Context(), "expose", "deployment", "web", "--name=spread", "--port=80", "--type=LoadBalancer",
 		`--overrides={"metadata":{"annotations":{"belfry.dev/address-pool":"routed"}},"spec":{"ipFamilyPolicy":"RequireDualStack"}}`)
 	must(t, err)
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "service", "spread", "--ignore-not-found") })
+	t.Cleanup(func() {
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "service", "spread", "--ignore-not-found")
+	})
 	var addresses []netip.Addr
 	eventually(t, 20*time.Second, "the Service gets two addresses", func() error {
 		if addresses = ingress(t, l, "spread"); len(addresses) != 2 {
@@ -215,11 +217,11 @@ func TestARouterSpreadsAServiceOverTheNodes(t *testing.T) {
 		return nil
 	})
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
-		reached(t, l, a, len(l.Nodes()))
+		leads(t, l, a, l.Network.Nodes()...)
+		reached(t, l, a, len(l.Network.Nodes()))
 	}
 	announcedBecomes(t, l, "spread", "True", "advertised by BGP from 3 nodes")
-	_, err = l.Kubectl(t.Context(), "delete", "service", "spread")
+	_, err = l.Cluster.Kubectl(t.Context(), "delete", "service", "spread")
 	must(t, err)
 	for _, a := range addresses {
 		leads(t, l, a)
@@ -230,32 +232,32 @@ func TestARouterFollowsTheEndpointsOfALocalService(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "near", "externalTrafficPolicy: Local")
 	t.Cleanup(func() {
-		for _, node := range l.Nodes() {
-			must(t, l.Reinstate(context.Background(), node))
+		for _, node := range l.Network.Nodes() {
+			must(t, l.Machines.Reinstate(context.Background(), node))
 		}
 	})
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
-	must(t, l.Withdraw(t.Context(), "node2"))
-	v4, v6 := l.Addresses(lab.Client)
+	must(t, l.Machines.Withdraw(t.Context(), "node2"))
+	v4, v6 := l.Network.Addresses(lab.Client)
 	for i, a := range addresses {
 		leads(t, l, a, "node1", "node3")
 		eventually(t, 10*time.Second, "curl reaches a backend that sees the client", func() error {
-			r, err := l.Curl(t.Context(), a, 80)
+			r, err := l.Observers.Curl(t.Context(), a, 80)
 			if err == nil && (r.Node == "node2" || r.Client != []netip.Addr{v4, v6}[i]) {
 				err = fmt.Errorf("%+v", r)
 			}
 			return err
 		})
 	}
-	must(t, l.Withdraw(t.Context(), "node1"))
-	must(t, l.Withdraw(t.Context(), "node3"))
+	must(t, l.Machines.Withdraw(t.Context(), "node1"))
+	must(t, l.Machines.Withdraw(t.Context(), "node3"))
 	for _, a := range addresses {
 		leads(t, l, a)
 	}
 	announcedBecomes(t, l, "near", "False", "no endpoint of the address's family is ready")
-	must(t, l.Reinstate(t.Context(), "node1"))
+	must(t, l.Machines.Reinstate(t.Context(), "node1"))
 	for _, a := range addresses {
 		leads(t, l, a, "node1")
 	}
@@ -265,7 +267,7 @@ func TestARouterFollowsTheEndpointsOfALocalService(t *testing.T) {
 // terminates serves on for a while.
 func TestARollingUpdateOfALocalServiceLosesNoTraffic(t *testing.T) {
 	l := routedCluster(t)
-	must(t, l.Apply(t.Context(), fmt.Sprintf(`apiVersion: apps/v1
+	must(t, l.Cluster.Apply(t.Context(), fmt.Sprintf(`apiVersion: apps/v1
 kind: Deployment
 metadata: {name: rolling}
 spec:
@@ -283,9 +285,9 @@ spec:
           requiredDuringSchedulingIgnoredDuringExecution:
           - {topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {app: rolling}}}
 `, lab.AnnotationLinger)))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "deployment", "rolling") })
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "deployment", "rolling") })
 	addresses := serveRouted(t, l, "rolling", "externalTrafficPolicy: Local")
-	_, err := l.Kubectl(t.Context(), "patch", "service", "rolling", `--patch={"spec":{"selector":{"app":"rolling"}}}`)
+	_, err := l.Cluster.Kubectl(t.Context(), "patch", "service", "rolling", `--patch={"spec":{"selector":{"app":"rolling"}}}`)
 	must(t, err)
 	at := func(a netip.Addr, but string) (node string) {
 		t.Helper()
@@ -305,7 +307,7 @@ spec:
 		reached(t, l, a, 1)
 	}
 	stop := undisturbed(t, l, addresses)
-	_, err = l.Kubectl(t.Context(), "rollout", "restart", "deployment/rolling")
+	_, err = l.Cluster.Kubectl(t.Context(), "rollout", "restart", "deployment/rolling")
 	must(t, err)
 	for i, a := range addresses {
 		at(a, before[i])
@@ -318,23 +320,23 @@ spec:
 func TestTheRouterReplacesARouteInOneStep(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "replaced", "externalTrafficPolicy: Local")
-	t.Cleanup(func() { must(t, l.Reinstate(context.Background(), "node2")) })
+	t.Cleanup(func() { must(t, l.Machines.Reinstate(context.Background(), "node2")) })
 	var seen bytes.Buffer
 	ctx, cancel := context.WithCancel(t.Context())
-	monitor := l.Command(ctx, lab.Router, "ip", "-oneline", "monitor", "route")
+	monitor := l.Network.Command(ctx, lab.Router, "ip", "-oneline", "monitor", "route")
 	monitor.Stdout = &seen
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
 	must(t, monitor.Start())
 	for range 2 {
-		must(t, l.Withdraw(t.Context(), "node2"))
+		must(t, l.Machines.Withdraw(t.Context(), "node2"))
 		for _, a := range addresses {
 			leads(t, l, a, "node1", "node3")
 		}
-		must(t, l.Reinstate(t.Context(), "node2"))
+		must(t, l.Machines.Reinstate(t.Context(), "node2"))
 		for _, a := range addresses {
-			leads(t, l, a, l.Nodes()...)
+			leads(t, l, a, l.Network.Nodes()...)
 		}
 	}
 	cancel()
@@ -351,11 +353,11 @@ func TestARouterLosesANodeThatDies(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "survivor", "externalTrafficPolicy: Local")
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
-	must(t, l.CutLink(t.Context(), "node3"))
-	t.Cleanup(func() { must(t, l.HealLink(context.Background(), "node3")) })
-	v4, v6 := l.Addresses("node3")
+	must(t, l.Network.CutLink(t.Context(), "node3"))
+	t.Cleanup(func() { must(t, l.Network.HealLink(context.Background(), "node3")) })
+	v4, v6 := l.Network.Addresses("node3")
 	eventually(t, 20*time.Second, "FRR has lost its sessions with node3", func() error {
 		all := neighbors(t, l)
 		for _, a := range []netip.Addr{v4, v6} {
@@ -378,7 +380,7 @@ func TestARouterLosesANodeThatDies(t *testing.T) {
 // machine that does something else for a second or two.
 func TestBFDTellsOfANodeThatDies(t *testing.T) {
 	l := routedCluster(t)
-	v4, v6 := l.Addresses("node3")
+	v4, v6 := l.Network.Addresses("node3")
 	sessions := []netip.Addr{v4, v6}
 	router := func(ctx context.Context, settings ...string) {
 		t.Helper()
@@ -388,12 +390,12 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 				commands = append(commands, fmt.Sprintf(setting, a))
 			}
 		}
-		_, err := l.Vtysh(ctx, commands...)
+		_, err := l.Routers.Vtysh(ctx, commands...)
 		must(t, err)
 	}
 	addresses := serveRouted(t, l, "watched", "externalTrafficPolicy: Local")
-	must(t, l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BFDProfile\nmetadata: {name: patient}\nspec: {receiveInterval: 1000, transmitInterval: 1000}\n"))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "bfdprofile", "patient") })
+	must(t, l.Cluster.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BFDProfile\nmetadata: {name: patient}\nspec: {receiveInterval: 1000, transmitInterval: 1000}\n"))
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "bfdprofile", "patient") })
 	router(t.Context(), "neighbor %s timers 30 90", "neighbor %s bfd")
 	for _, peer := range []string{"tor4", "tor6"} {
 		edited(t, l, peer, `{"bfdProfile":"patient","holdTime":"90s"}`, `{"bfdProfile":null,"holdTime":"9s"}`)
@@ -403,7 +405,7 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 	up := func() {
 		t.Helper()
 		eventually(t, 60*time.Second, "all that is watched is up", func() error {
-			metrics, err := l.Metrics(t.Context(), "node3", speakerMetrics)
+			metrics, err := l.Observers.Metrics(t.Context(), "node3", speakerMetrics)
 			for _, peer := range []string{"tor4", "tor6"} {
 				if series := `belfry_bgp_bfd_up{peer="` + peer + `"}`; err == nil && metrics[series] != 1 {
 					err = fmt.Errorf("%s is %v", series, metrics[series])
@@ -413,7 +415,7 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 				return err
 			}
 			var watched []struct{ Peer, Status string }
-			if err := l.VtyshJSON(t.Context(), "show bfd peers", &watched); err != nil {
+			if err := l.Routers.VtyshJSON(t.Context(), "show bfd peers", &watched); err != nil {
 				return err
 			}
 			up := 0
@@ -432,7 +434,7 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 				}
 			}
 			for _, a := range addresses {
-				if got := nextHops(t, l, a); !slices.Equal(got, l.Nodes()) {
+				if got := nextHops(t, l, a); !slices.Equal(got, l.Network.Nodes()) {
 					return fmt.Errorf("the router sends %s to %v", a, got)
 				}
 			}
@@ -440,8 +442,8 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 		})
 	}
 	up()
-	must(t, l.CutLink(t.Context(), "node3"))
-	t.Cleanup(func() { must(t, l.HealLink(context.Background(), "node3")) })
+	must(t, l.Network.CutLink(t.Context(), "node3"))
+	t.Cleanup(func() { must(t, l.Network.HealLink(context.Background(), "node3")) })
 	for _, a := range sessions {
 		// Routes prove nothing: a router prefers others to a node whose endpoints have
 		// just come (RFC 8326). And the reason that FRR tells may be one of before until
@@ -450,7 +452,7 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 			if n := neighbors(t, l)[a]; n.State == "Established" {
 				return fmt.Errorf("it is %+v", n)
 			}
-			out, err := l.Vtysh(t.Context(), "show bgp neighbors "+a.String())
+			out, err := l.Routers.Vtysh(t.Context(), "show bgp neighbors "+a.String())
 			if err != nil {
 				return err
 			}
@@ -464,7 +466,7 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 	for _, a := range addresses {
 		leads(t, l, a, "node1", "node2")
 	}
-	must(t, l.HealLink(t.Context(), "node3"))
+	must(t, l.Network.HealLink(t.Context(), "node3"))
 	up()
 }
 
@@ -472,7 +474,7 @@ func TestBFDTellsOfANodeThatDies(t *testing.T) {
 func edited(t *testing.T, l *lab.Lab, peer, spec, before string) {
 	t.Helper()
 	patch := func(ctx context.Context, spec string) error {
-		_, err := l.Kubectl(ctx, "patch", "bgppeer", peer, "--type=merge", "--patch={\"spec\":"+spec+"}")
+		_, err := l.Cluster.Kubectl(ctx, "patch", "bgppeer", peer, "--type=merge", "--patch={\"spec\":"+spec+"}")
 		return err
 	}
 	must(t, patch(t.Context(), spec))
@@ -483,7 +485,7 @@ func edited(t *testing.T, l *lab.Lab, peer, spec, before string) {
 func accepted(t *testing.T, l *lab.Lab, peer, reason string) {
 	t.Helper()
 	eventually(t, 20*time.Second, "BGPPeer "+peer+" says "+reason, func() error {
-		out, err := l.Kubectl(t.Context(), "get", "bgppeer", peer, `--output=jsonpath={.status.conditions[?(@.type=="Accepted")].reason}`)
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "bgppeer", peer, `--output=jsonpath={.status.conditions[?(@.type=="Accepted")].reason}`)
 		if err == nil && out != reason {
 			err = fmt.Errorf("it says %q", out)
 		}
@@ -494,19 +496,21 @@ func accepted(t *testing.T, l *lab.Lab, peer, reason string) {
 func TestTheYoungerOfTwoPeersForOneRouterSaysSo(t *testing.T) {
 	l := routedCluster(t)
 	before := neighbors(t, l)
-	must(t, l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BGPPeer\nmetadata: {name: also-tor6}\nspec: {myASN: 64512, peerASN: 64513, peerAddress: \"2001:db8:51::1\"}\n"))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "bgppeer", "also-tor6", "--ignore-not-found") })
+	must(t, l.Cluster.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BGPPeer\nmetadata: {name: also-tor6}\nspec: {myASN: 64512, peerASN: 64513, peerAddress: \"2001:db8:51::1\"}\n"))
+	t.Cleanup(func() {
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "bgppeer", "also-tor6", "--ignore-not-found")
+	})
 	accepted(t, l, "also-tor6", "Conflict")
 	accepted(t, l, "tor6", "Accepted")
-	said, err := l.Kubectl(t.Context(), "get", "bgppeer", "also-tor6", `--output=jsonpath={.status.conditions[?(@.type=="Accepted")].message}`)
+	said, err := l.Cluster.Kubectl(t.Context(), "get", "bgppeer", "also-tor6", `--output=jsonpath={.status.conditions[?(@.type=="Accepted")].message}`)
 	must(t, err)
 	if !strings.Contains(said, "the older BGPPeer tor6 is for the same router and nodes; this one holds no session") {
 		t.Errorf("it says %q", said)
 	}
-	_, err = l.Kubectl(t.Context(), "delete", "bgppeer", "also-tor6")
+	_, err = l.Cluster.Kubectl(t.Context(), "delete", "bgppeer", "also-tor6")
 	must(t, err)
 	for _, a := range serveRouted(t, l, "after-it") { // whose routes come after all that was said before
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
 	for a, n := range neighbors(t, l) {
 		if n != before[a] {
@@ -518,22 +522,22 @@ func TestTheYoungerOfTwoPeersForOneRouterSaysSo(t *testing.T) {
 // password makes the Secret that peers name, of a type and with a text.
 func password(t *testing.T, l *lab.Lab, kind, text string) {
 	t.Helper()
-	_, err := l.Kubectl(t.Context(), "delete", "secret", "routers", "--namespace="+lab.Namespace, "--ignore-not-found")
+	_, err := l.Cluster.Kubectl(t.Context(), "delete", "secret", "routers", "--namespace="+lab.Namespace, "--ignore-not-found")
 	must(t, err)
-	must(t, l.Apply(t.Context(), fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: routers, namespace: %s}\ntype: %s\nstringData: {username: x, password: %q}\n", lab.Namespace, kind, text)))
+	must(t, l.Cluster.Apply(t.Context(), fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: routers, namespace: %s}\ntype: %s\nstringData: {username: x, password: %q}\n", lab.Namespace, kind, text)))
 }
 
 func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 	l := routedCluster(t)
 	const wrong, first, second = "n0t-what-it-is", "Tr0ub4dor-and-three", "c0rrect-horse-battery"
 	t.Cleanup(func() {
-		_, _ = l.Kubectl(context.Background(), "delete", "secret", "routers", "--namespace="+lab.Namespace, "--ignore-not-found")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "secret", "routers", "--namespace="+lab.Namespace, "--ignore-not-found")
 	})
 	secret := func(text string) {
 		t.Helper()
 		commands := []string{"configure terminal", fmt.Sprintf("router bgp %d", routerAS)}
-		for _, node := range l.Nodes() {
-			v4, v6 := l.Addresses(node)
+		for _, node := range l.Network.Nodes() {
+			v4, v6 := l.Network.Addresses(node)
 			for _, a := range []netip.Addr{v4, v6} {
 				if text == "" {
 					commands = append(commands, "no neighbor "+a.String()+" password")
@@ -542,7 +546,7 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 				}
 			}
 		}
-		_, err := l.Vtysh(context.Background(), commands...)
+		_, err := l.Routers.Vtysh(context.Background(), commands...)
 		must(t, err)
 	}
 	t.Cleanup(func() { secret("") })
@@ -578,13 +582,13 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 	}
 	password(t, l, "kubernetes.io/basic-auth", first)
 	accepted(t, l, "tor4", "Accepted")
-	for _, node := range l.Nodes() {
+	for _, node := range l.Network.Nodes() {
 		established(t, l, node)
 	}
 	// Rotated on one side: the session is lost, and had again as soon as the other
 	// side follows.
 	password(t, l, "kubernetes.io/basic-auth", second)
-	v4, _ := l.Addresses("node1")
+	v4, _ := l.Network.Addresses("node1")
 	eventually(t, 30*time.Second, "the session is lost", func() error {
 		if n := neighbors(t, l)[v4]; n.State == "Established" {
 			return errors.New("it is established")
@@ -592,14 +596,14 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 		return nil
 	})
 	eventually(t, 30*time.Second, "the speaker suspects the password", func() error {
-		metrics, err := l.Metrics(t.Context(), "node1", speakerMetrics)
+		metrics, err := l.Observers.Metrics(t.Context(), "node1", speakerMetrics)
 		if err == nil && metrics[`belfry_bgp_session_last_error{cause="MD5Suspected",peer="tor4"}`] != 1 {
 			err = errors.New("it does not")
 		}
 		return err
 	})
 	secret(second)
-	for _, node := range l.Nodes() {
+	for _, node := range l.Network.Nodes() {
 		established(t, l, node)
 	}
 
@@ -612,13 +616,13 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 			seen["log of "+p.Name] = string(log)
 		}
 	}
-	for _, node := range l.Nodes() {
-		out, err := l.Exec(t.Context(), node, "curl", "--silent", fmt.Sprintf("http://127.0.0.1:%d/metrics", speakerMetrics))
+	for _, node := range l.Network.Nodes() {
+		out, err := l.Network.Exec(t.Context(), node, "curl", "--silent", fmt.Sprintf("http://127.0.0.1:%d/metrics", speakerMetrics))
 		must(t, err)
 		seen["metrics of "+node] = out
 	}
 	for _, kinds := range []string{"bgppeers,bgpadvertisements,bfdprofiles,communities", "speakerstatuses", "services", "nodes", "events"} {
-		out, err := l.Kubectl(t.Context(), "get", kinds, "--all-namespaces", "--output=yaml")
+		out, err := l.Cluster.Kubectl(t.Context(), "get", kinds, "--all-namespaces", "--output=yaml")
 		must(t, err)
 		seen[kinds] = out
 	}
@@ -636,12 +640,12 @@ func TestPasswordsAreKeptAndKeptSecret(t *testing.T) {
 // route may lead to a node before it does.
 func carried(t *testing.T, l *lab.Lab, addresses []netip.Addr) {
 	t.Helper()
-	for _, node := range l.Nodes() {
+	for _, node := range l.Network.Nodes() {
 		for _, a := range addresses {
 			eventually(t, 30*time.Second, node+" passes connections to "+a.String()+" on", func() error {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 				defer cancel()
-				_, err := l.Get(ctx, node, a, 80)
+				_, err := l.Observers.Get(ctx, node, a, 80)
 				return err
 			})
 		}
@@ -657,7 +661,7 @@ func undisturbed(t *testing.T, l *lab.Lab, addresses []netip.Addr) (stop func())
 	carried(t, l, addresses)
 	var loads []*lab.Load
 	for _, a := range addresses {
-		loads = append(loads, l.Load(a, 80, 20*time.Millisecond))
+		loads = append(loads, l.Observers.Load(a, 80, 20*time.Millisecond))
 	}
 	return func() {
 		t.Helper()
@@ -683,20 +687,20 @@ func TestASpeakerThatIsStoppedLosesNoTraffic(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "stopped")
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 		reached(t, l, a, 1)
 	}
 	stop := undisturbed(t, l, addresses)
-	p, err := l.Process(lab.SpeakerOn("node2"))
+	p, err := l.Processes.Process(lab.SpeakerOn("node2"))
 	must(t, err)
 	must(t, p.Signal(syscall.SIGTERM))
 	for _, a := range addresses {
 		leads(t, l, a, "node1", "node3")
 	}
 	must(t, p.Wait(t.Context()))
-	must(t, l.Restart(t.Context(), lab.SpeakerOn("node2")))
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn("node2")))
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
 	stop()
 }
@@ -711,7 +715,7 @@ func heardFrom(t *testing.T, l *lab.Lab, address netip.Addr, nodes ...string) {
 		family = "ipv6"
 	}
 	for _, node := range nodes {
-		v4, v6 := l.Addresses(node)
+		v4, v6 := l.Network.Addresses(node)
 		want = append(want, map[bool]netip.Addr{true: v4, false: v6}[address.Is4()])
 	}
 	slices.SortFunc(want, netip.Addr.Compare)
@@ -719,7 +723,7 @@ func heardFrom(t *testing.T, l *lab.Lab, address netip.Addr, nodes ...string) {
 		var table struct {
 			Paths []struct{ Peer struct{ PeerID netip.Addr } }
 		}
-		if err := l.VtyshJSON(t.Context(), fmt.Sprintf("show bgp %s unicast %v", family, netip.PrefixFrom(address, address.BitLen())), &table); err != nil {
+		if err := l.Routers.VtyshJSON(t.Context(), fmt.Sprintf("show bgp %s unicast %v", family, netip.PrefixFrom(address, address.BitLen())), &table); err != nil {
 			return err
 		}
 		var got []netip.Addr
@@ -738,7 +742,7 @@ func TestADrainedNodeIsLeftByTheRouterAndComesBack(t *testing.T) {
 	l := routedCluster(t)
 	addresses := serveRouted(t, l, "drained")
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 		reached(t, l, a, 1)
 	}
 	stop := undisturbed(t, l, addresses)
@@ -761,7 +765,7 @@ func drainedAndBack(t *testing.T, l *lab.Lab, addresses []netip.Addr, heard func
 	}
 	must(t, undrain(t.Context(), l, "node1"))
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
 }
 
@@ -771,9 +775,9 @@ func TestASpeakerIsReplacedWhileTheRouterForwards(t *testing.T) {
 		edited(t, l, peer, `{"gracefulRestart":{"enabled":true,"restartTime":"60s"}}`, `{"gracefulRestart":null}`)
 	}
 	addresses := serveRouted(t, l, "replaced")
-	for _, node := range l.Nodes() {
+	for _, node := range l.Network.Nodes() {
 		eventually(t, 30*time.Second, "graceful restart is agreed on with "+node, func() error {
-			metrics, err := l.Metrics(t.Context(), node, speakerMetrics)
+			metrics, err := l.Observers.Metrics(t.Context(), node, speakerMetrics)
 			for _, peer := range []string{"tor4", "tor6"} {
 				if err == nil && (metrics[`belfry_bgp_session_up{peer="`+peer+`"}`] != 1 || metrics[`belfry_bgp_prefixes{kind="sent",peer="`+peer+`"}`] < 1) {
 					err = errors.New(peer + " is not up with its route")
@@ -783,16 +787,16 @@ func TestASpeakerIsReplacedWhileTheRouterForwards(t *testing.T) {
 		})
 	}
 	for _, a := range addresses {
-		leads(t, l, a, l.Nodes()...)
+		leads(t, l, a, l.Network.Nodes()...)
 	}
 	stop := undisturbed(t, l, addresses)
-	v4, _ := l.Addresses("node2")
+	v4, _ := l.Network.Addresses("node2")
 	before := neighbors(t, l)[v4]
 	var gone []string
 	watch := time.NewTicker(100 * time.Millisecond)
 	defer watch.Stop()
 	done := make(chan error, 1)
-	go func() { done <- l.Restart(context.Background(), lab.SpeakerOn("node2")) }()
+	go func() { done <- l.Processes.Restart(context.Background(), lab.SpeakerOn("node2")) }()
 	for restarted := false; !restarted; {
 		select {
 		case err := <-done:
@@ -801,14 +805,14 @@ func TestASpeakerIsReplacedWhileTheRouterForwards(t *testing.T) {
 		case <-watch.C:
 		}
 		for _, a := range addresses {
-			if got := nextHops(t, l, a); !slices.Equal(got, l.Nodes()) {
+			if got := nextHops(t, l, a); !slices.Equal(got, l.Network.Nodes()) {
 				gone = append(gone, fmt.Sprintf("%v: %v", a, got))
 			}
 		}
 	}
 	eventually(t, 30*time.Second, "the new speaker has the session", func() error {
 		for _, a := range addresses {
-			if got := nextHops(t, l, a); !slices.Equal(got, l.Nodes()) {
+			if got := nextHops(t, l, a); !slices.Equal(got, l.Network.Nodes()) {
 				gone = append(gone, fmt.Sprintf("%v: %v", a, got))
 			}
 		}
@@ -827,7 +831,7 @@ func TestASpeakerIsReplacedWhileTheRouterForwards(t *testing.T) {
 // router has what is said after that, a MED, of each address from each node.
 func followed(t *testing.T, l *lab.Lab, addresses []netip.Addr, med int) {
 	t.Helper()
-	_, err := l.Kubectl(t.Context(), "patch", "bgpadvertisement", "routed", "--type=merge",
+	_, err := l.Cluster.Kubectl(t.Context(), "patch", "bgpadvertisement", "routed", "--type=merge",
 		fmt.Sprintf(`--patch={"spec":{"med":%d,"asPathPrepend":0,"communities":null,"aggregationLength":32,"aggregationLengthV6":128}}`, med))
 	must(t, err)
 	for _, a := range addresses {
@@ -839,10 +843,10 @@ func followed(t *testing.T, l *lab.Lab, addresses []netip.Addr, med int) {
 			var table struct {
 				Paths []struct{ Metric int }
 			}
-			if err := l.VtyshJSON(t.Context(), fmt.Sprintf("show bgp %s unicast %v", family, netip.PrefixFrom(a, a.BitLen())), &table); err != nil {
+			if err := l.Routers.VtyshJSON(t.Context(), fmt.Sprintf("show bgp %s unicast %v", family, netip.PrefixFrom(a, a.BitLen())), &table); err != nil {
 				return err
 			}
-			if len(table.Paths) != len(l.Nodes()) || slices.ContainsFunc(table.Paths, func(p struct{ Metric int }) bool { return p.Metric != med }) {
+			if len(table.Paths) != len(l.Network.Nodes()) || slices.ContainsFunc(table.Paths, func(p struct{ Metric int }) bool { return p.Metric != med }) {
 				return fmt.Errorf("it has %+v", table.Paths)
 			}
 			return nil
@@ -857,11 +861,11 @@ func TestEditsResetNoSession(t *testing.T) {
 	followed(t, l, addresses, 4710)
 	before := neighbors(t, l)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	t.Cleanup(func() { must(t, l.Apply(context.Background(), routed)) })
-	client, err := kubernetes.NewForConfig(l.AdminConfig())
+	t.Cleanup(func() { must(t, l.Cluster.Apply(context.Background(), routed)) })
+	client, err := kubernetes.NewForConfig(l.Cluster.AdminConfig())
 	must(t, err)
-	must(t, l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: Community\nmetadata: {name: edits}\nspec: {communities: [{name: vip, value: \"64512:1\"}]}\n"))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "community", "edits") })
+	must(t, l.Cluster.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: Community\nmetadata: {name: edits}\nspec: {communities: [{name: vip, value: \"64512:1\"}]}\n"))
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "community", "edits") })
 	for range 200 {
 		path, patch := "bgpadvertisements/routed", fmt.Sprintf(`{"spec":{"med":%d,"asPathPrepend":%d,"communities":["vip","64512:%d"]}}`, rnd.IntN(100), rnd.IntN(4), rnd.IntN(100))
 		switch rnd.IntN(6) {
@@ -879,7 +883,7 @@ func TestEditsResetNoSession(t *testing.T) {
 		_, err := client.CoreV1().RESTClient().Patch(types.MergePatchType).AbsPath("/apis/belfry.dev/v1beta1/" + path).Body([]byte(patch)).DoRaw(t.Context())
 		must(t, err)
 	}
-	must(t, l.Apply(t.Context(), routed))
+	must(t, l.Cluster.Apply(t.Context(), routed))
 	followed(t, l, addresses, 4711)
 	after := neighbors(t, l)
 	for a, n := range before {
@@ -892,7 +896,7 @@ func TestEditsResetNoSession(t *testing.T) {
 // A hostile router takes any session and then says what is no BGP, over and over.
 func hostile(t *testing.T, l *lab.Lab) {
 	t.Helper()
-	listener, err := l.Listen(t.Context(), lab.Router, "tcp", "198.51.100.1:1179")
+	listener, err := l.Network.Listen(t.Context(), lab.Router, "tcp", "198.51.100.1:1179")
 	must(t, err)
 	var wg sync.WaitGroup
 	t.Cleanup(func() { listener.Close(); wg.Wait() })
@@ -934,11 +938,11 @@ func TestAHostileRouterDisturbsNobodyElse(t *testing.T) {
 	before := neighbors(t, l)
 	begun := time.Now()
 	hostile(t, l)
-	must(t, l.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BGPPeer\nmetadata: {name: hostile}\nspec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.1, peerPort: 1179, connectTime: 1s}\n"))
-	t.Cleanup(func() { _, _ = l.Kubectl(context.Background(), "delete", "bgppeer", "hostile") })
-	for _, node := range l.Nodes() {
+	must(t, l.Cluster.Apply(t.Context(), "apiVersion: belfry.dev/v1beta1\nkind: BGPPeer\nmetadata: {name: hostile}\nspec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.1, peerPort: 1179, connectTime: 1s}\n"))
+	t.Cleanup(func() { _, _ = l.Cluster.Kubectl(context.Background(), "delete", "bgppeer", "hostile") })
+	for _, node := range l.Network.Nodes() {
 		eventually(t, 40*time.Second, "the speaker on "+node+" has had enough of it", func() error {
-			metrics, err := l.Metrics(t.Context(), node, speakerMetrics)
+			metrics, err := l.Observers.Metrics(t.Context(), node, speakerMetrics)
 			read, fell := metrics[`belfry_bgp_messages_total{direction="in",peer="hostile"}`], metrics[`belfry_bgp_session_flaps_total{peer="hostile"}`]
 			if err == nil && (read < 15 || fell < 3) {
 				err = fmt.Errorf("it has read %v messages, and lost %v sessions", read, fell)

@@ -19,7 +19,7 @@ import (
 // speakerStatuses returns what the speakers say, by node.
 func speakerStatuses(t *testing.T, l *lab.Lab) map[string]v1beta1.SpeakerStatus {
 	t.Helper()
-	out, err := l.Kubectl(t.Context(), "get", "speakerstatuses", "-o", "json")
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "speakerstatuses", "-o", "json")
 	must(t, err)
 	var list v1beta1.SpeakerStatusList
 	must(t, json.Unmarshal([]byte(out), &list))
@@ -36,14 +36,14 @@ func TestEachSpeakerSaysWhatItDoes(t *testing.T) {
 	eventually(t, 30*time.Second, "each SpeakerStatus says what is so", func() error {
 		var errs error
 		all := speakerStatuses(t, l)
-		for _, node := range l.Nodes() {
+		for _, node := range l.Network.Nodes() {
 			s, ok := all[node]
 			switch i := slices.IndexFunc(s.Status.Interfaces, func(i v1beta1.InterfaceStatus) bool { return i.Usable }); {
 			case !ok:
 				errs = errors.Join(errs, fmt.Errorf("%s has none", node))
 			case len(s.OwnerReferences) != 1 || s.OwnerReferences[0].Kind != "Node" || s.OwnerReferences[0].Name != node:
 				errs = errors.Join(errs, fmt.Errorf("%s is owned by %v", node, s.OwnerReferences))
-			case int(s.Status.Membership.Alive) != len(l.Nodes()) || len(s.Status.Membership.Suspected) > 0:
+			case int(s.Status.Membership.Alive) != len(l.Network.Nodes()) || len(s.Status.Membership.Suspected) > 0:
 				errs = errors.Join(errs, fmt.Errorf("%s sees %+v", node, s.Status.Membership))
 			case i < 0 || s.Status.Interfaces[i].MAC == "" || len(s.Status.Interfaces[i].Subnets) < 2:
 				errs = errors.Join(errs, fmt.Errorf("%s has the interfaces %+v", node, s.Status.Interfaces))
@@ -68,7 +68,7 @@ func TestEachSpeakerSaysWhatItDoes(t *testing.T) {
 		}
 		return errs
 	})
-	out, err := l.Kubectl(t.Context(), "get", "speakers")
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "speakers")
 	must(t, err)
 	for _, column := range []string{"L2-ADDRESSES", "BGP-UP", "MEMBERS", "VERSION"} {
 		if !strings.Contains(out, column) {
@@ -82,20 +82,20 @@ func TestASpeakerThatIsStoppedAnswersForNothingByItsStatus(t *testing.T) {
 	for i := range 3 {
 		serve(t, l, fmt.Sprintf("stopped-%d", i))
 	}
-	node := l.Nodes()[0]
+	node := l.Network.Nodes()[0]
 	eventually(t, 30*time.Second, "it answers for something", func() error {
 		return atLeastOne(speakerStatuses(t, l)[node].Status.Layer2.Total)
 	})
-	p, err := l.Process(lab.SpeakerOn(node))
+	p, err := l.Processes.Process(lab.SpeakerOn(node))
 	must(t, err)
 	must(t, p.Terminate(t.Context()))
 	if s := speakerStatuses(t, l)[node].Status; s.Layer2.Total != 0 || len(s.Layer2.Answers) != 0 || s.Phase != v1beta1.SpeakerStopped {
 		t.Errorf("after it stopped: %+v", s.Layer2)
 	}
-	must(t, l.Restart(t.Context(), lab.SpeakerOn(node)))
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(node)))
 	eventually(t, 30*time.Second, "all see each other again", func() error {
 		for node, s := range speakerStatuses(t, l) {
-			if int(s.Status.Membership.Alive) != len(l.Nodes()) {
+			if int(s.Status.Membership.Alive) != len(l.Network.Nodes()) {
 				return fmt.Errorf("%s sees %+v", node, s.Status.Membership)
 			}
 		}
@@ -132,7 +132,7 @@ func TestEachSpeakerTellsOfItsSessionsAndTheirPeersAddThemUp(t *testing.T) {
 	})
 	for _, peer := range []string{"tor4", "tor6"} {
 		eventually(t, 30*time.Second, "BGPPeer "+peer+" adds them up", func() error {
-			out, err := l.Kubectl(t.Context(), "get", "bgppeer", peer, "--output=jsonpath={.status.sessionsUp}/{.status.sessionsTotal}")
+			out, err := l.Cluster.Kubectl(t.Context(), "get", "bgppeer", peer, "--output=jsonpath={.status.sessionsUp}/{.status.sessionsTotal}")
 			if err == nil && out != "3/3" {
 				err = fmt.Errorf("it says %s", out)
 			}
@@ -147,7 +147,7 @@ func TestEachSpeakerTellsOfItsSessionsAndTheirPeersAddThemUp(t *testing.T) {
 				errs = errors.Join(errs, fmt.Errorf("%s: %+v", node, b))
 			}
 		}
-		out, err := l.Kubectl(t.Context(), "get", "bgppeer", "tor6", "--output=jsonpath={.status.sessionsUp}/{.status.sessionsTotal}")
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "bgppeer", "tor6", "--output=jsonpath={.status.sessionsUp}/{.status.sessionsTotal}")
 		if err == nil && out != "0/3" {
 			err = fmt.Errorf("the peer says %s", out)
 		}
@@ -160,7 +160,7 @@ func TestTheReportOfANodeGoesWithIt(t *testing.T) {
 	l := cluster(t)
 	const node = "node3"
 	owner := func() (uid string, err error) {
-		return l.Kubectl(context.Background(), "get", "speakerstatus", node, "--ignore-not-found", "--output=jsonpath={.metadata.ownerReferences[0].uid}")
+		return l.Cluster.Kubectl(context.Background(), "get", "speakerstatus", node, "--ignore-not-found", "--output=jsonpath={.metadata.ownerReferences[0].uid}")
 	}
 	eventually(t, 30*time.Second, "the node has a report", func() error {
 		uid, err := owner()
@@ -171,9 +171,9 @@ func TestTheReportOfANodeGoesWithIt(t *testing.T) {
 	})
 	was, err := owner()
 	must(t, err)
-	_, err = l.Kubectl(t.Context(), "delete", "node", node)
+	_, err = l.Cluster.Kubectl(t.Context(), "delete", "node", node)
 	must(t, err)
-	back := sync.OnceValue(func() error { return l.RegisterNode(context.Background(), node) })
+	back := sync.OnceValue(func() error { return l.Machines.RegisterNode(context.Background(), node) })
 	t.Cleanup(func() { must(t, back()) })
 	eventually(t, 60*time.Second, "the report is gone", func() error {
 		uid, err := owner()
@@ -184,15 +184,15 @@ func TestTheReportOfANodeGoesWithIt(t *testing.T) {
 	})
 	must(t, back())
 	// The old token went with the old Node, as a Pod does.
-	_, err = l.KubeconfigOn(t.Context(), node, lab.Namespace, "belfry-speaker")
+	_, err = l.Cluster.KubeconfigOn(t.Context(), node, lab.Namespace, "belfry-speaker")
 	must(t, err)
-	p, err := l.Process(lab.SpeakerOn(node))
+	p, err := l.Processes.Process(lab.SpeakerOn(node))
 	must(t, err)
 	must(t, p.Terminate(t.Context()))
-	must(t, l.Restart(t.Context(), lab.SpeakerOn(node)))
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(node)))
 	eventually(t, 60*time.Second, "the new Node has a report of its own", func() error {
 		uid, err := owner()
-		now, wrong := l.Kubectl(t.Context(), "get", "node", node, "--output=jsonpath={.metadata.uid}")
+		now, wrong := l.Cluster.Kubectl(t.Context(), "get", "node", node, "--output=jsonpath={.metadata.uid}")
 		if err = errors.Join(err, wrong); err == nil && (uid != now || uid == was) {
 			err = fmt.Errorf("it belongs to %q, the Node is %s and was %s", uid, now, was)
 		}

@@ -31,7 +31,7 @@ func announcedBy(t *testing.T, l *lab.Lab, within time.Duration, name, node stri
 // movesTold returns the Events that say that a Service moved.
 func movesTold(t *testing.T, l *lab.Lab, service string) (notes []string) {
 	t.Helper()
-	out, err := l.Kubectl(t.Context(), "get", "events.events.k8s.io", "--output=json")
+	out, err := l.Cluster.Kubectl(t.Context(), "get", "events.events.k8s.io", "--output=json")
 	must(t, err)
 	var list eventsv1.EventList
 	must(t, json.Unmarshal([]byte(out), &list))
@@ -46,7 +46,7 @@ func movesTold(t *testing.T, l *lab.Lab, service string) (notes []string) {
 // on has both addresses of a Service announced by one node, which is returned.
 func on(t *testing.T, l *lab.Lab, name string) (node string) {
 	t.Helper()
-	node = l.Nodes()[0]
+	node = l.Network.Nodes()[0]
 	move(t, l, name, node)
 	announcedBy(t, l, 20*time.Second, name, node)
 	return node
@@ -78,7 +78,7 @@ func TestAServiceSaysTheNewNodeSoonAfterATakeover(t *testing.T) {
 			t.Errorf("the Service says so after %v, want %v at most", told, toldIn)
 		}
 		p.Stop()
-		must(t, l.Restart(t.Context(), lab.SpeakerOn(owner)))
+		must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(owner)))
 	}
 }
 
@@ -109,23 +109,23 @@ spec:
   ports: [{port: 80}]
 `, i)
 	}
-	must(t, l.Apply(t.Context(), pool))
+	must(t, l.Cluster.Apply(t.Context(), pool))
 	t.Cleanup(func() {
-		_, _ = l.Kubectl(context.Background(), "delete", "services", "--selector=many=true", "--wait=false")
-		_, _ = l.KubectlInput(context.Background(), pool, "delete", "--ignore-not-found", "--wait=false", "-f", "-")
+		_, _ = l.Cluster.Kubectl(context.Background(), "delete", "services", "--selector=many=true", "--wait=false")
+		_, _ = l.Cluster.KubectlInput(context.Background(), pool, "delete", "--ignore-not-found", "--wait=false", "-f", "-")
 	})
-	owner, heir, bystander := l.Nodes()[0], l.Nodes()[1], l.Nodes()[2]
+	owner, heir, bystander := l.Network.Nodes()[0], l.Network.Nodes()[1], l.Network.Nodes()[2]
 	t.Cleanup(func() {
-		for _, n := range l.Nodes() {
+		for _, n := range l.Network.Nodes() {
 			must(t, undrain(context.Background(), l, n))
 		}
 	})
 	must(t, drain(t.Context(), l, heir))
 	must(t, drain(t.Context(), l, bystander))
-	must(t, l.Apply(t.Context(), list.String()))
+	must(t, l.Cluster.Apply(t.Context(), list.String()))
 	all := func(node string) func() error {
 		return func() error {
-			out, err := l.Kubectl(t.Context(), "get", "services", "--selector=many=true", `--output=jsonpath={range .items[*]}{.status.conditions[?(@.type=="belfry.dev/Announced")].message}{"\n"}{end}`)
+			out, err := l.Cluster.Kubectl(t.Context(), "get", "services", "--selector=many=true", `--output=jsonpath={range .items[*]}{.status.conditions[?(@.type=="belfry.dev/Announced")].message}{"\n"}{end}`)
 			if n := strings.Count(out, "announced by layer 2 from node "+node+"\n"); err == nil && n != services {
 				err = fmt.Errorf("%d of %d Services name %s", n, services, node)
 			}
@@ -137,15 +137,15 @@ spec:
 	settle(t, l)
 	quiet(t, l)
 
-	mark, err := l.AuditNow()
+	mark, err := l.Cluster.AuditNow()
 	must(t, err)
 	began := time.Now()
 	must(t, kill(t.Context(), l, owner))
-	t.Cleanup(func() { must(t, l.Restart(context.Background(), lab.SpeakerOn(owner))) })
+	t.Cleanup(func() { must(t, l.Processes.Restart(context.Background(), lab.SpeakerOn(owner))) })
 	eventually(t, 2*time.Minute, "all are announced by "+heir, all(heir))
 	took := time.Since(began)
 	var writes []lab.AuditEvent
-	found, err := l.Writes(mark, lab.Namespace)
+	found, err := l.Cluster.Writes(mark, lab.Namespace)
 	must(t, err)
 	for _, w := range found {
 		if strings.HasSuffix(w.User.Username, ":belfry-speaker") && w.ObjectRef.Resource != "tokenreviews" && w.ObjectRef.Resource != "subjectaccessreviews" {
@@ -174,18 +174,18 @@ func TestWhatHappensWhileNoControllerRunsIsToldOnceAfterwards(t *testing.T) {
 	p := probe(t, l, addresses[0])
 	answers(t, p, 10*time.Second, only(owner))
 	for _, name := range controllers {
-		c, err := l.Process(name)
+		c, err := l.Processes.Process(name)
 		must(t, err)
 		must(t, c.Terminate(t.Context()))
 		t.Cleanup(func() {
 			if !c.Alive() {
-				must(t, l.Restart(context.Background(), name))
+				must(t, l.Processes.Restart(context.Background(), name))
 			}
 		})
 	}
 	goesOn(t, p, 300)
 	must(t, kill(t.Context(), l, owner))
-	t.Cleanup(func() { must(t, l.Restart(context.Background(), lab.SpeakerOn(owner))) })
+	t.Cleanup(func() { must(t, l.Processes.Restart(context.Background(), lab.SpeakerOn(owner))) })
 	heir := answers(t, p, 10*time.Second, not(owner))
 	eventually(t, 10*time.Second, heir+" writes down that it answers", func() error {
 		s := speakerStatuses(t, l)[heir].Status.Layer2

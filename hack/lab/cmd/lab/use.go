@@ -69,7 +69,7 @@ func useCommands(attach attachFunc) []*cobra.Command {
 			Short:   "Run kubectl as the cluster's admin",
 			Example: "  lab kubectl get services -A",
 			RunE: onLab(attach, func(ctx context.Context, l *lab.Lab, args []string) error {
-				return through(l.KubectlCommand(ctx, args...))
+				return through(l.Cluster.KubectlCommand(ctx, args...))
 			}),
 		},
 		{
@@ -79,9 +79,9 @@ func useCommands(attach attachFunc) []*cobra.Command {
   lab exec node1 tcpdump -ni eth0 arp
   lab exec node1 bash`,
 			Args:              cobra.MinimumNArgs(2),
-			ValidArgsFunction: names(attach, (*lab.Lab).Hosts),
+			ValidArgsFunction: names(attach, func(l *lab.Lab) []string { return l.Network.Hosts() }),
 			RunE: onLab(attach, func(ctx context.Context, l *lab.Lab, args []string) error {
-				return through(l.Command(ctx, args[0], args[1:]...))
+				return through(l.Network.Command(ctx, args[0], args[1:]...))
 			}),
 		},
 		{
@@ -89,7 +89,7 @@ func useCommands(attach attachFunc) []*cobra.Command {
 			Short: "Install the CRDs and the RBAC of manifests/",
 			Args:  cobra.NoArgs,
 			RunE: onLab(attach, func(ctx context.Context, l *lab.Lab, _ []string) error {
-				return l.Install(ctx)
+				return l.Product.Install(ctx)
 			}),
 		},
 		{
@@ -110,9 +110,9 @@ func useCommands(attach attachFunc) []*cobra.Command {
 					if err != nil {
 						return fmt.Errorf("%q: a replica is named controller/ and a number", args[0])
 					}
-					return started(l.StartController(ctx, n, flags...))
+					return started(l.Product.StartController(ctx, n, flags...))
 				case "speaker":
-					return started(l.StartSpeaker(ctx, which, flags...))
+					return started(l.Product.StartSpeaker(ctx, which, flags...))
 				}
 				return fmt.Errorf("%q is neither controller/N nor speaker/NODE", args[0])
 			}),
