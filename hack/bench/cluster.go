@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -69,6 +70,8 @@ type cluster struct {
 	filled bool
 	// routed is set when FRR runs on the router.
 	routed bool
+	// groups are the control groups of our processes, by name; see confine.
+	groups map[string]*group
 }
 
 // need brings the cluster up, unless it is.
@@ -82,19 +85,22 @@ func (b *bench) need(ctx context.Context) (*cluster, error) {
 	if why := lab.Unable(); why != nil {
 		return nil, why
 	}
-	if _, err := lab.Build(ctx, b.progress); err != nil {
+	if err := lab.BuildFor(ctx, b.progress, lab.Options{}); err != nil {
 		return nil, err
 	}
 	l, err := lab.Up(ctx, lab.Options{Nodes: nodes, Progress: b.progress})
 	if err != nil {
 		return nil, err
 	}
-	b.cluster = &cluster{Lab: l}
+	b.cluster = &cluster{Lab: l, groups: map[string]*group{}}
 	config := l.Cluster.AdminConfig()
 	config.ContentType = "application/vnd.kubernetes.protobuf"
 	config.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	if b.cluster.api, err = kubernetes.NewForConfig(config); err != nil {
 		return nil, err
+	}
+	if err := l.Product.Build(ctx); err != nil {
+		return nil, err // in our own control group: a linker needs more than the programs
 	}
 	if err := l.Product.Install(ctx); err != nil {
 		return nil, err
@@ -128,6 +134,11 @@ func (b *bench) takeDown(ctx context.Context, failed bool) error {
 	defer cancel()
 	if err := b.cluster.Down(ctx); err != nil {
 		return err
+	}
+	for _, g := range b.cluster.groups {
+		if err := g.remove(); err != nil {
+			return err
+		}
 	}
 	if failed {
 		b.say("the logs are in %s", b.cluster.LogDir())
@@ -176,7 +187,11 @@ func (c *cluster) ours() []string {
 // the other, and waits until all is well.
 func (c *cluster) begin(ctx context.Context) error {
 	if !c.alive(controllerName) {
-		if _, err := c.Product.StartController(ctx, 0); err != nil {
+		err := c.confine(controllerName, "controller.yaml", func() error {
+			_, err := c.Product.StartController(ctx, 0)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 	}
@@ -184,10 +199,14 @@ func (c *cluster) begin(ctx context.Context) error {
 		if c.alive(lab.SpeakerOn(node)) {
 			continue
 		}
-		if _, err := c.Product.StartSpeaker(ctx, node); err != nil {
+		err := c.confine(lab.SpeakerOn(node), "speaker.yaml", func() error {
+			_, err := c.Product.StartSpeaker(ctx, node)
+			return err
+		})
+		if err != nil {
 			return err
 		}
-		err := eventually(ctx, time.Minute, "the speaker on "+node+" runs", func() error {
+		err = eventually(ctx, time.Minute, "the speaker on "+node+" runs", func() error {
 			_, err := c.Observers.Metrics(ctx, node, speakerMetrics)
 			return err
 		})
@@ -196,6 +215,37 @@ func (c *cluster) begin(ctx context.Context) error {
 		}
 	}
 	return c.settle(ctx)
+}
+
+// confine starts one of our processes in a control group with the limit of memory that
+// its manifest has.
+func (c *cluster) confine(name, manifest string, start func() error) error {
+	limit, err := shippedLimit(manifest)
+	if err != nil {
+		return err
+	}
+	if g := c.groups[name]; g != nil { // of the process that ran before
+		if err := g.remove(); err != nil {
+			return err
+		}
+	}
+	g, err := newGroup(fmt.Sprintf("belfry-bench-%d-%s", os.Getpid(), strings.ReplaceAll(name, "/", "-")), limit)
+	if err != nil {
+		return err
+	}
+	c.groups[name] = g
+	return g.begin(start)
+}
+
+// shareOfLimit is the most memory that one of our processes and what the kernel keeps
+// for it ever took, as a part of the limit that is shipped.
+func (c *cluster) shareOfLimit(name, manifest string) (float64, error) {
+	limit, err := shippedLimit(manifest)
+	if err != nil {
+		return 0, err
+	}
+	peak, err := c.groups[name].peak()
+	return peak / float64(limit), err
 }
 
 func (c *cluster) alive(name string) bool {

@@ -162,7 +162,8 @@ var experiments = []experiment{
 	{"BGP sessions", []string{"bgp/cold", "bgp/reset", "bgp/session-rss", "bgp/prefixes-rss", "bgp/rest-cpu"}, talk},
 	{"creating Services", []string{
 		"create/wall", "create/announced", "create/latency", "create/writes",
-		"create/controller-cpu", "create/controller-rss", "create/speaker-cpu", "create/speaker-rss",
+		"create/controller-cpu", "create/controller-rss", "create/controller-limit",
+		"create/speaker-cpu", "create/speaker-rss", "create/speaker-limit",
 	}, createServices},
 	{"restarting the controller", []string{"restart/ready", "restart/writes", "restart/cpu"}, restartController},
 	{"a converged cluster", []string{"quiet/requests"}, beQuiet},

@@ -301,13 +301,24 @@ func createServices(ctx context.Context, b *bench) error {
 	b.found("create/writes", float64(len(writes))/float64(n), "%s", kinds(writes, n))
 	b.found("create/controller-cpu", seconds(after[controllerName].cpu-before[controllerName].cpu), "")
 	b.found("create/controller-rss", after[controllerName].memory.peak, "then %s", inBytes.format(after[controllerName].memory.now))
-	var most, largest, now float64
+	share, err := c.shareOfLimit(controllerName, "controller.yaml")
+	if err != nil {
+		return err
+	}
+	b.found("create/controller-limit", share, "")
+	var most, largest, now, fullest float64
 	for _, node := range c.Network.Nodes() {
 		is, was := after[lab.SpeakerOn(node)], before[lab.SpeakerOn(node)]
 		most = max(most, seconds(is.cpu-was.cpu))
 		largest = max(largest, is.memory.peak)
 		now = max(now, is.memory.now)
+		share, err := c.shareOfLimit(lab.SpeakerOn(node), "speaker.yaml")
+		if err != nil {
+			return err
+		}
+		fullest = max(fullest, share)
 	}
+	b.found("create/speaker-limit", fullest, "")
 	b.found("create/speaker-cpu", most, "")
 	b.found("create/speaker-rss", largest, "then %s", inBytes.format(now))
 	return nil

@@ -65,6 +65,17 @@ func confined(program string, capabilities ...string) []string {
 	return []string{"/usr/bin/setpriv", "--bounding-set=" + set, "--inh-caps=-all", "--no-new-privs", "--", program}
 }
 
+// Build builds the controller and the speaker, which is done else when the first of
+// them starts.
+func (p *Product) Build(ctx context.Context) error {
+	for _, program := range []string{"controller", "speaker"} {
+		if _, err := p.tree.build(ctx, program); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // StartController starts a replica of the controller on the control plane, as
 // its ServiceAccount. Replicas are numbered from 0 and differ in their identity
 // and ports.
