@@ -117,8 +117,8 @@ func (l *loop) perform(e election.Effects) time.Duration {
 	for _, t := range e.Tells {
 		l.tell(t)
 	}
-	if e.Refute && l.ml != nil {
-		_ = l.ml.UpdateNode(time.Nanosecond) // It need not wait until all is said.
+	if e.Refute {
+		l.renew()
 	}
 	for _, r := range e.News {
 		if b := l.encoded(r); len(b) <= packetSize {
@@ -139,11 +139,11 @@ func (l *loop) perform(e election.Effects) time.Duration {
 	for _, a := range e.Alarms {
 		word := encodeWord(wordAlarm, l.m.cfg.Node, a.Suspect)
 		for _, to := range a.To {
-			_ = l.ml.SendToAddress(memberlist.Address{Addr: hostPort(to, l.m.cfg.Port)}, word)
+			l.send(to, word)
 		}
 	}
 	for _, d := range e.Denials {
-		_ = l.ml.SendToAddress(memberlist.Address{Addr: hostPort(d.To, l.m.cfg.Port)}, encodeWord(wordDenial, l.m.cfg.Node, d.Suspect))
+		l.send(d.To, encodeWord(wordDenial, l.m.cfg.Node, d.Suspect))
 	}
 	if e.Ring != nil && l.m.watcher != nil {
 		l.m.watcher.Set(*e.Ring, l.seen)
@@ -192,21 +192,32 @@ func (l *loop) encoded(r *election.Record) []byte {
 	return encode(r, election.Relayed)
 }
 
-// tell sends this node's record to an address: in one packet, and the whole of
-// it by a stream when it does not fit. Errors are packets lost; what they were
-// to bring comes with the next exchange.
-func (l *loop) tell(t election.Tell) {
-	if l.ml == nil {
-		return
+// send sends one packet, or none while gossip has no address. Errors are packets
+// lost; what they were to bring comes with the next exchange.
+func (l *loop) send(to netip.Addr, packet []byte) {
+	if l.ml != nil {
+		_ = l.ml.SendToAddress(memberlist.Address{Addr: hostPort(to, l.m.cfg.Port)}, packet)
 	}
-	to := hostPort(t.To, l.m.cfg.Port)
+}
+
+// renew tells all members anew that this one lives and what it understands. It
+// does not wait until all is said.
+func (l *loop) renew() {
+	if l.ml != nil {
+		_ = l.ml.UpdateNode(time.Nanosecond)
+	}
+}
+
+// tell sends this node's record to an address: in one packet, and the whole of
+// it by a stream when it does not fit.
+func (l *loop) tell(t election.Tell) {
 	packet := as(l.encoded(l.own), t.Kind)
 	large := len(packet) > packetSize
 	if large {
 		packet = encodeBrief(l.own, t.Kind)
 	}
 	if len(packet) <= packetSize {
-		_ = l.ml.SendToAddress(memberlist.Address{Addr: to}, packet)
+		l.send(t.To, packet)
 	}
 	if large && t.Kind == election.Direct {
 		l.stream(t.To)
@@ -215,6 +226,9 @@ func (l *loop) tell(t election.Tell) {
 
 // stream sends the whole record by a stream, one at a time to each address.
 func (l *loop) stream(to netip.Addr) {
+	if l.ml == nil {
+		return
+	}
 	if _, busy := l.streams[to]; busy {
 		l.streams[to] = true
 		return
@@ -227,7 +241,7 @@ func (l *loop) stream(to netip.Addr) {
 		l.m.inbox.post(func(l *loop) {
 			again := l.streams[to]
 			delete(l.streams, to)
-			if again && l.ml != nil {
+			if again {
 				l.stream(to)
 			}
 		})
@@ -338,7 +352,7 @@ func (l *loop) log(c election.Change) {
 	case election.Suspected:
 		log.Debug("member suspected")
 	case election.Stalled:
-		log.Info("member stalled: its kernel answers, its speaker does not")
+		log.Info("member stalled: its speaker is silent, and nothing shows that its node is gone")
 	case election.Cut:
 		log.Debug("member cut off: gossip does not reach it, its speaker answers on the segment")
 	case election.Gone:

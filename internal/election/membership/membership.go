@@ -126,7 +126,7 @@ func (m *Membership) Publish(local Local) {
 	m.inbox.post(func(l *loop) {
 		l.view.SetLocal(local)
 		if watched := local.Detection == lb.DetectFast; m.watched.Swap(watched) != watched {
-			_ = l.ml.UpdateNode(time.Nanosecond) // Meta is news for all.
+			l.renew()
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/lb"
 )
 
 // grace is how long a node waits for others.
@@ -493,10 +494,13 @@ func TestAMemberThatMovesToAnotherAddressIsFoundThereAndKeepsItsClaims(t *testin
 	})
 }
 
-// The API server may tell of an address before the node has it.
+// The API server may tell of an address before the node has it. Whatever happens until
+// then has nobody to be told to.
 func TestAMemberMovesOnceTheNodeHasTheAddress(t *testing.T) {
 	c := newCluster(t, 2)
-	ms := c.startAll()
+	ms := []*member{c.startWatching(1, newWatches()), c.start(2)}
+	ms[0].sees("the other", 10*time.Second, with(c.node(2), election.Alive))
+	ms[1].sees("the other", 10*time.Second, with(c.node(1), election.Alive))
 	moved := c.addr(4)
 	taken, err := net.Listen("tcp", hostPort(moved, c.port))
 	if err != nil {
@@ -507,6 +511,9 @@ func TestAMemberMovesOnceTheNodeHasTheAddress(t *testing.T) {
 	}
 	ms[0].Move(moved)
 	ms[1].sees("that it is gone", 10*time.Second, without(c.node(1)))
+	for _, d := range []lb.Detection{lb.DetectFast, lb.DetectStandard} {
+		ms[0].Publish(Local{Interfaces: c.ifaces(1), Detection: d})
+	}
 	if err := taken.Close(); err != nil {
 		t.Fatal(err)
 	}
