@@ -230,12 +230,23 @@ func (p *Process) start() error {
 	exited := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
+		p.note("ended: " + cmd.ProcessState.String())
 		close(exited)
 	}()
 	p.mu.Lock()
 	p.Process, p.exited = id, exited
 	p.mu.Unlock()
 	return nil
+}
+
+// note adds a line of the lab's own to the log: a process that is killed cannot say so.
+func (p *Process) note(line string) {
+	log, err := os.OpenFile(p.Log, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return // The run was taken down.
+	}
+	defer log.Close()
+	fmt.Fprintf(log, "%s lab: %s %s\n", time.Now().UTC().Format(time.RFC3339Nano), p.Name, line)
 }
 
 // spawner starts children on one thread that lives as long as this process.
