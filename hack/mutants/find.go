@@ -7,6 +7,8 @@ import (
 	"go/constant"
 	"go/token"
 	"go/types"
+	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -413,20 +415,24 @@ func (f *finder) typeName(t types.Type) (string, bool) {
 // describe shows a mutant as a person would make it.
 func (m mutant) describe(s *subject) string {
 	f := s.files[m.file]
-	from, to := s.fset.Position(m.from), s.fset.Position(m.to)
-	start := bytes.LastIndexByte(f.text[:from.Offset], '\n') + 1
-	end := to.Offset + bytes.IndexByte(append(f.text[to.Offset:len(f.text):len(f.text)], '\n'), '\n')
-	was := string(f.text[start:end])
-	is := string(f.text[start:from.Offset]) + m.instead + string(f.text[to.Offset:end])
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s/%s:%d: %s in %s\n", s.name(), f.name[strings.LastIndexByte(f.name, '/')+1:], from.Line, m.kind, m.function)
-	for _, l := range strings.Split(was, "\n") {
+	fmt.Fprintf(&out, "%s/%s:%d: %s in %s\n", s.name(), filepath.Base(f.name), s.fset.Position(m.from).Line, m.kind, m.function)
+	was, is := m.lines(s)
+	for _, l := range was {
 		fmt.Fprintf(&out, "  -%s\n", l)
 	}
-	for _, l := range strings.Split(is, "\n") {
-		if strings.TrimSpace(l) != "" {
-			fmt.Fprintf(&out, "  +%s\n", l)
-		}
+	for _, l := range is {
+		fmt.Fprintf(&out, "  +%s\n", l)
 	}
 	return out.String()
+}
+
+// lines are the lines of a mutant as they are, and as it would have them.
+func (m mutant) lines(s *subject) (was, is []string) {
+	text := s.files[m.file].text
+	from, to := s.fset.Position(m.from).Offset, s.fset.Position(m.to).Offset
+	start := bytes.LastIndexByte(text[:from], '\n') + 1
+	end := to + bytes.IndexByte(append(text[to:len(text):len(text)], '\n'), '\n')
+	is = strings.Split(string(text[start:from])+m.instead+string(text[to:end]), "\n")
+	return strings.Split(string(text[start:end]), "\n"), slices.DeleteFunc(is, func(l string) bool { return strings.TrimSpace(l) == "" })
 }

@@ -14,6 +14,9 @@
 // costs the time of the tests that reach its place, which a first run of each
 // test finds out. docs/design/mutants.md has the reasons and the figures.
 //
+// A survivor that no test could notice is argued in a file of argued, and counts
+// apart. An argument about a mutant that is gone, or that a test kills, is a fault.
+//
 // Results are kept in the user's cache directory by the content of the test
 // binary, so a run that was interrupted goes on where it ended. The exit status
 // is 1 when a package is below --least.
@@ -29,6 +32,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/pflag"
@@ -135,21 +139,29 @@ func run(ctx context.Context, args []string) error {
 	var (
 		scores []score
 		weak   []string
+		idle   []string
 	)
 	for _, s := range subjects {
 		if len(chosen[s]) == 0 {
 			continue
 		}
-		sc, err := try(ctx, s, chosen[s], filepath.Join(work, filepath.Base(s.dir)), o)
+		a, err := s.argued()
+		if err != nil {
+			return err
+		}
+		sc, err := try(ctx, s, chosen[s], a, filepath.Join(work, filepath.Base(s.dir)), o)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.path, err)
 		}
-		scores = append(scores, sc)
+		scores, idle = append(scores, sc), append(idle, a.idle()...)
 		if sc.percent() < o.least {
 			weak = append(weak, s.name())
 		}
 	}
 	fmt.Print(table(scores))
+	if len(idle) > 0 {
+		return fmt.Errorf("argued, and no such mutant survives:\n%s", strings.Join(idle, ""))
+	}
 	if len(weak) > 0 && !o.survivors {
 		return fmt.Errorf("less than %v %% killed in %v", o.least, weak)
 	}
@@ -183,26 +195,29 @@ func picked(i, total, sample, offset int) bool {
 	return (i+1)*sample/total > i*sample/total
 }
 
-// A score is what became of the mutants of a package.
+// A score is what became of the mutants of a package. Those that are argued are
+// none of the survivors.
 type score struct {
-	subject                                         *subject
-	total, killed, elsewhere, endless, lived, never int
+	subject                                                 *subject
+	total, killed, elsewhere, endless, argued, lived, never int
 }
 
-// percent is how many of the mutants that were judged are killed. One that a limit
-// ended was not judged: nobody knows whether it or the machine was slow.
+// percent is how many of the mutants that were judged are killed, those left aside
+// that are argued. One that a limit ended was not judged: nobody knows whether it
+// or the machine was slow.
 func (s score) percent() float64 {
-	judged := s.total - s.endless
+	killed := s.killed + s.elsewhere
+	judged := killed + s.lived + s.never
 	if judged == 0 {
 		return 100
 	}
-	return 100 * float64(s.killed+s.elsewhere) / float64(judged)
+	return 100 * float64(killed) / float64(judged)
 }
 
 func table(scores []score) string {
-	out := fmt.Sprintf("%-20s %8s %8s %10s %8s %9s %12s %8s\n", "package", "mutants", "killed", "elsewhere", "endless", "survived", "not reached", "killed")
+	out := fmt.Sprintf("%-20s %8s %8s %10s %8s %8s %9s %12s %8s\n", "package", "mutants", "killed", "elsewhere", "endless", "argued", "survived", "not reached", "killed")
 	for _, s := range scores {
-		out += fmt.Sprintf("%-20s %8d %8d %10d %8d %9d %12d %7.1f%%\n", s.subject.name(), s.total, s.killed, s.elsewhere, s.endless, s.lived, s.never, s.percent())
+		out += fmt.Sprintf("%-20s %8d %8d %10d %8d %8d %9d %12d %7.1f%%\n", s.subject.name(), s.total, s.killed, s.elsewhere, s.endless, s.argued, s.lived, s.never, s.percent())
 	}
 	return out
 }

@@ -61,13 +61,14 @@ type trial struct {
 	work   string
 	// reach are the tests that reach a mutant, its own first and then the quickest,
 	// and took is how long each takes by itself.
-	reach map[int][]test
-	took  map[test]time.Duration
+	reach  map[int][]test
+	took   map[test]time.Duration
+	argued *arguments
 }
 
-// try finds out the fates of some mutants of a package.
-func try(ctx context.Context, s *subject, chosen []int, work string, o options) (score, error) {
-	t := &trial{subject: s, work: work, reach: map[int][]test{}, took: map[test]time.Duration{}}
+// try finds out the fates of some mutants of a package, some of which are argued.
+func try(ctx context.Context, s *subject, chosen []int, a *arguments, work string, o options) (score, error) {
+	t := &trial{subject: s, work: work, reach: map[int][]test{}, took: map[test]time.Duration{}, argued: a}
 	if err := t.build(ctx, o.drivers[s.name()]); err != nil {
 		return score{}, err
 	}
@@ -107,8 +108,12 @@ func try(ctx context.Context, s *subject, chosen []int, work string, o options) 
 	return sc, err
 }
 
-// tell counts a mutant, and prints it when it is a survivor.
+// tell counts a mutant, and prints it when it is a survivor that is not argued.
 func (t *trial) tell(sc *score, n int, f fate) {
+	if t.argued.settles(t.mutants[n].difference(t.subject), f) {
+		sc.argued++
+		return
+	}
 	switch f {
 	case killed:
 		sc.killed++
