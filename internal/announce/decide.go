@@ -94,10 +94,8 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 		if was.Version == is.Version && is.Version != (election.Version{}) {
 			continue
 		}
-		kept := 0
 		for a, c := range is.Claims {
 			if was.Claims[a] == c {
-				kept++
 				continue
 			}
 			v, inUse := i.Decision(a)
@@ -105,12 +103,11 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 				return false
 			}
 		}
-		if kept == len(was.Claims) {
-			continue
-		}
 		for a := range was.Claims {
-			if _, inUse := i.Decision(a); inUse && is.Claims[a].None() {
-				return false
+			if is.Claims[a].None() {
+				if _, inUse := i.Decision(a); inUse {
+					return false
+				}
 			}
 		}
 	}
@@ -135,7 +132,7 @@ func Explain(ix *Index, members []election.Member, a netip.Addr) []NodeReason {
 		switch {
 		case node.Name == v.Owner:
 			r = Owner
-		case r == Eligible && v.Owner != "":
+		case r == Eligible: // then somebody owns it
 			r = Lost
 		}
 		out[n] = NodeReason{node.Name, r}
@@ -149,18 +146,10 @@ type decider struct {
 	self    int                // node index, or -1
 	members []*election.Member // by node index; nil: none
 	claims  []claimants        // by group
-	// thorough has every candidate considered; tests compare.
-	thorough bool
-	turns    *election.Holdoff
+	turns   *election.Holdoff
 
-	views    map[*class][]view
-	permits  map[permit]bool
-	segments map[string]int
-	subnets  [][]netip.Prefix // by segment
-	// onLink memoizes, by segment, whether a subnet contains the address of the
-	// round.
-	onLink  []memo
-	round   int
+	views   map[*class][]view
+	permits map[permit]bool
 	scratch []election.Candidate
 	// indexes is for interfaces, and shared what it returned last.
 	indexes, shared []int
@@ -186,21 +175,14 @@ func (c *claimants) add(by claimant) {
 	}
 }
 
-// all yields them.
-func (c *claimants) all(yield func(claimant) bool) {
-	if c.count == 0 || !yield(c.first) {
-		return
+// each calls do for each of them.
+func (c *claimants) each(do func(claimant)) {
+	if c.count > 0 {
+		do(c.first)
 	}
 	for _, by := range c.rest {
-		if !yield(by) {
-			return
-		}
+		do(by)
 	}
-}
-
-type memo struct {
-	round int
-	is    bool
 }
 
 type permit struct {
@@ -215,9 +197,12 @@ type view struct {
 	reason Reason
 	state  election.State
 	weight int
-	// segment names the set of subnets that its usable interfaces are on.
-	segment int
-	ports   []port
+	ports  []port
+}
+
+// onLink reports whether an address is on the subnet of one of the ports.
+func (v *view) onLink(a netip.Addr) bool {
+	return slices.ContainsFunc(v.ports, func(p port) bool { return p.OnLink(a) })
 }
 
 // A port is an interface that an advertisement permits and that can announce.
@@ -229,18 +214,17 @@ type port struct {
 func newDecider(ix *Index, members []election.Member, self string) *decider {
 	d := &decider{
 		ix: ix, self: -1,
-		members:  make([]*election.Member, len(ix.nodes)),
-		claims:   make([]claimants, len(ix.groups)),
-		views:    map[*class][]view{},
-		permits:  map[permit]bool{},
-		segments: map[string]int{},
+		members: make([]*election.Member, len(ix.nodes)),
+		claims:  make([]claimants, len(ix.groups)),
+		views:   map[*class][]view{},
+		permits: map[permit]bool{},
 	}
 	if n, ok := ix.byNode[self]; ok {
 		d.self = n
 	}
 	for i := range members {
 		n, ok := ix.byNode[members[i].Node]
-		if !ok || members[i].State == election.Gone {
+		if !ok {
 			continue
 		}
 		d.members[n] = &members[i]
@@ -260,7 +244,6 @@ func (d *decider) decide(i int) (Decision, []view) {
 	v.Permitted = g.place >= 0 && g.class.reasons[g.place] == Eligible
 	v.Barred = d.self >= 0 && g.reason(d.self) != Eligible
 	views := d.viewsOf(g.class)
-	d.round++
 	candidates := d.candidates(i, views)
 	if len(candidates) == 0 {
 		v.Reason = d.refusal(g, views)
@@ -272,25 +255,20 @@ func (d *decider) decide(i int) (Decision, []view) {
 	} else {
 		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, place, candidates)
 	}
-	switch {
-	case v.Owner == "":
-		v.Reason = d.refusal(g, views)
-	default:
-		v.Reason = Owner
-		if g.class.failback == lb.FailbackNever {
-			v.Place = v.Owner
-		}
-		if v.Owner != g.placed {
-			v.Fit = election.Fit(g.placed, candidates)
-		}
-		if v.Role == election.Backup && d.holds(i, views, candidates) {
-			v.Role = election.Retiring
-		}
+	v.Reason = Owner
+	if g.class.failback == lb.FailbackNever {
+		v.Place = v.Owner
+	}
+	if v.Owner != g.placed {
+		v.Fit = election.Fit(g.placed, candidates)
+	}
+	if d.holds(i, views, candidates) {
+		v.Role = election.Retiring
 	}
 	return v, views
 }
 
-// candidates lists who may own group i. Claimants come first: a claim beats a
+// candidates lists who may own group i, all of them fit. Claimants come first: a claim beats a
 // hash, so that most addresses are decided without computing one.
 func (d *decider) candidates(i int, views []view) []election.Candidate {
 	g := &d.ix.groups[i]
@@ -301,12 +279,12 @@ func (d *decider) candidates(i int, views []view) []election.Candidate {
 		if v.reason != Eligible && v.reason != Leaving {
 			return true
 		}
-		c := election.Candidate{Node: d.ix.nodes[n].Name, State: v.state, OnLink: d.contains(v.segment, g.addr), Weight: v.weight}
-		for by := range d.claims[i].all {
+		c := election.Candidate{Node: d.ix.nodes[n].Name, State: v.state, OnLink: v.onLink(g.addr), Weight: v.weight}
+		d.claims[i].each(func(by claimant) {
 			if by.node == n {
 				c.Claim = by.claim
 			}
-		}
+		})
 		list = append(list, c)
 		if !c.Claim.None() {
 			last := len(list) - 1
@@ -330,15 +308,15 @@ func (d *decider) candidates(i int, views []view) []election.Candidate {
 // that is so of every address.
 func (d *decider) undisputed(i int, views []view) (owner int, is bool) {
 	g, by := &d.ix.groups[i], &d.claims[i]
-	if d.thorough || by.count != 1 || by.first.claim.Quorum <= election.Offered || g.placed == "" && g.class.failback != lb.FailbackNever {
-		return 0, false
+	owner = by.first.node
+	if by.count != 1 || g.placed == "" && g.class.failback != lb.FailbackNever {
+		return owner, false
 	}
-	v := &views[by.first.node]
-	switch v.state {
+	switch v := &views[owner]; v.state {
 	case election.Alive, election.Suspected, election.Stalled, election.Cut:
-		is = v.reason == Eligible && g.reason(by.first.node) == Eligible && d.contains(v.segment, g.addr)
+		is = g.reason(owner) == Eligible && v.onLink(g.addr)
 	}
-	return by.first.node, is
+	return owner, is
 }
 
 // holds reports whether self, no candidate for group i by configuration, goes
@@ -349,13 +327,13 @@ func (d *decider) holds(i int, views []view, candidates []election.Candidate) bo
 	}
 	g := &d.ix.groups[i]
 	var holders []election.Candidate
-	for by := range d.claims[i].all {
+	d.claims[i].each(func(by claimant) {
 		if len(views[by.node].ports) > 0 && g.reason(by.node) != Eligible {
 			holders = append(holders, election.Candidate{Node: d.ix.nodes[by.node].Name, State: election.Alive, Claim: by.claim})
 		}
-	}
-	holder, ok := election.Winner(g.addr, election.Place{}, holders)
-	return ok && holder == d.ix.nodes[d.self].Name
+	})
+	holder, _ := election.Winner(g.addr, election.Place{}, holders)
+	return holder == d.ix.nodes[d.self].Name
 }
 
 // refusal returns the reason of the nodes that came nearest to announcing.
@@ -400,7 +378,6 @@ func (d *decider) view(c *class, n int, m *election.Member) view {
 		}
 	}
 	slices.SortFunc(v.ports, func(a, b port) int { return a.Index - b.Index })
-	v.segment = d.segment(v.ports)
 	switch {
 	case m.State == election.Joining:
 		v.reason = Joining
@@ -436,54 +413,18 @@ func (d *decider) port(ads []int, i *lb.Interface) (port, bool) {
 // announce.
 func advertisesOn(ad *lb.L2Advertisement, name string) bool {
 	matches := func(pattern string) bool {
-		ok, err := path.Match(pattern, name)
-		return ok && err == nil
+		ok, _ := path.Match(pattern, name) // no match where the pattern is none
+		return ok
 	}
 	return (len(ad.Interfaces) == 0 || slices.ContainsFunc(ad.Interfaces, matches)) &&
 		!slices.ContainsFunc(ad.ExcludeInterfaces, matches)
-}
-
-// segment numbers the set of subnets that ports are on, the same for the nodes
-// that are on the same ones.
-func (d *decider) segment(ports []port) int {
-	var subnets []netip.Prefix
-	for _, p := range ports {
-		for _, a := range p.Addresses {
-			subnets = append(subnets, a.Masked())
-		}
-	}
-	slices.SortFunc(subnets, netip.Prefix.Compare)
-	subnets = slices.Compact(subnets)
-	var key []byte
-	for _, s := range subnets {
-		key = append(s.AppendTo(key), ' ')
-	}
-	n, ok := d.segments[string(key)]
-	if !ok {
-		n = len(d.subnets)
-		d.segments[string(key)] = n
-		d.subnets = append(d.subnets, subnets)
-		d.onLink = append(d.onLink, memo{})
-	}
-	return n
-}
-
-// contains reports whether the address of this round is in one of a segment's
-// subnets.
-func (d *decider) contains(segment int, a netip.Addr) bool {
-	m := &d.onLink[segment]
-	if m.round != d.round {
-		m.round = d.round
-		m.is = slices.ContainsFunc(d.subnets[segment], func(s netip.Prefix) bool { return s.Contains(a) })
-	}
-	return m.is
 }
 
 // interfaces returns on which interfaces to answer for an address: those on
 // whose subnet it is and those that an advertisement names; all that may
 // announce when it is on the subnet of none.
 func (d *decider) interfaces(v view, a netip.Addr) []int {
-	anywhere := !slices.ContainsFunc(v.ports, func(p port) bool { return p.OnLink(a) })
+	anywhere := !v.onLink(a)
 	d.indexes = d.indexes[:0]
 	for _, p := range v.ports {
 		if anywhere || p.named || p.OnLink(a) {

@@ -81,6 +81,7 @@ type advertisement struct {
 // does not matter. The Index refers to the snapshot's values.
 func NewIndex(s lb.Snapshot, o Options) *Index {
 	ix := &Index{
+		groups:  make([]group, 0, len(s.Services)),
 		nodes:   sorted(s.Nodes, func(a, b lb.Node) int { return cmp.Compare(a.Name, b.Name) }),
 		byAddr:  make(map[netip.Addr]int, len(s.Services)),
 		byNode:  make(map[string]int, len(s.Nodes)),
@@ -204,7 +205,7 @@ func (ix *Index) sites(which func(*group) bool) []placement.Address {
 // those that do, as indexes of the eligible nodes of its class.
 func (g *group) serving() []int {
 	var serving []int
-	if g.local && g.usable {
+	if g.local {
 		for _, n := range g.endpoints {
 			if i, eligible := slices.BinarySearch(g.class.eligible, n); eligible {
 				serving = append(serving, i)
@@ -383,18 +384,11 @@ func (g *group) reason(n int) Reason {
 
 // candidates yields the indexes of the eligible nodes, ascending.
 func (g *group) candidates(yield func(int) bool) {
-	if !g.usable || len(g.class.ads) == 0 {
-		return
+	nodes := g.class.eligible
+	if g.local {
+		nodes = g.endpoints
 	}
-	if !g.local {
-		for _, n := range g.class.eligible {
-			if !yield(n) {
-				return
-			}
-		}
-		return
-	}
-	for _, n := range g.endpoints {
+	for _, n := range nodes {
 		if g.class.reasons[n] == Eligible && !yield(n) {
 			return
 		}
@@ -411,7 +405,6 @@ func (g *group) hasCandidate() bool {
 // group collects the Services by address, and the nodes that have endpoints.
 // Those in a Service's status that are not ours are none.
 func (ix *Index) group(services []lb.Service, origins *origin.Index) {
-	ix.groups = make([]group, 0, len(services))
 	for i := range services {
 		s := &services[i]
 		if s.Released || s.Foreign {

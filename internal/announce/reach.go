@@ -22,7 +22,7 @@ type seat struct {
 
 // NewReach returns a Reach.
 func NewReach(ix *Index, members []election.Member) *Reach {
-	d := &decider{ix: ix, self: -1, members: make([]*election.Member, len(ix.nodes)), permits: map[permit]bool{}, segments: map[string]int{}}
+	d := &decider{ix: ix, members: make([]*election.Member, len(ix.nodes)), permits: map[permit]bool{}}
 	for i := range members {
 		if n, ok := ix.byNode[members[i].Node]; ok {
 			d.members[n] = &members[i]

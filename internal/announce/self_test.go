@@ -3,6 +3,7 @@ package announce
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -19,10 +20,10 @@ func TestAnAdvertisementIsStrandedWhereNoInterfaceItPermitsCanAnnounce(t *testin
 	ix := NewIndex(lb.Snapshot{
 		Nodes: []lb.Node{{Name: "a", Labels: map[string]string{"gateway": ""}}, {Name: "b"}},
 		L2Advertisements: []lb.L2Advertisement{
-			{Name: "z-everything"},
-			{Name: "bond", Interfaces: []string{"bond*"}},
-			{Name: "gateways", NodeSelectors: []lb.Selector{{{Key: "gateway", Operator: lb.Exists}}}, Interfaces: []string{"wan"}},
-			{Name: "not-eth", ExcludeInterfaces: []string{"eth*"}},
+			{Name: "z-everything"}, // the oldest
+			{Name: "bond", Created: time.Unix(1, 0), Interfaces: []string{"bond*"}},
+			{Name: "gateways", Created: time.Unix(3, 0), NodeSelectors: []lb.Selector{{{Key: "gateway", Operator: lb.Exists}}}, Interfaces: []string{"wan"}},
+			{Name: "not-eth", Created: time.Unix(2, 0), ExcludeInterfaces: []string{"eth*"}},
 		},
 	}, Options{})
 	for _, c := range []struct {

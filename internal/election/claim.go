@@ -58,7 +58,7 @@ func (c Claim) None() bool { return c.Quorum == NoClaim }
 
 // compare ranks two claims to one address; positive when c is the better one.
 func (c Claim) compare(o Claim) int {
-	if r := cmp.Compare(c.Quorum, o.Quorum); r != 0 || c.None() {
+	if r := cmp.Compare(c.Quorum, o.Quorum); r != 0 {
 		return r
 	}
 	if c.Quorum == Majority {
@@ -70,14 +70,17 @@ func (c Claim) compare(o Claim) int {
 // Beats reports whether a node's claim c to addr beats the claim o of another
 // node. One of the two always beats the other.
 func (c Claim) Beats(o Claim, addr netip.Addr, node, other string) bool {
-	if r := c.compare(o); r != 0 {
-		return r > 0
+	switch r := c.compare(o); {
+	case r > 0:
+		return true
+	case r < 0:
+		return false
 	}
 	return Precedes(addr, node, other)
 }
 
-// Claims are the claims of one node by address. Whoever holds them must not
-// change them.
+// Claims are the claims of one node by address, none of which is None. Whoever holds
+// them must not change them.
 type Claims map[netip.Addr]Claim
 
 // OwnClaims keep a node's claims and its logical clock.
