@@ -127,7 +127,7 @@ func Winner(addr netip.Addr, place Place, candidates []Candidate) (node string, 
 }
 
 func winner(addr netip.Addr, place Place, candidates []Candidate) *Candidate {
-	open := (place.First || len(place.Last) > 0) && unclaimed(candidates)
+	open := unclaimed(candidates)
 	if p := placedOf(place.Node, candidates); p != nil && (open && place.First || offered(p, candidates)) {
 		return p
 	}
@@ -211,19 +211,15 @@ type best struct {
 func (b *best) meet(c *Candidate) {
 	if b.Candidate == nil {
 		b.Candidate = c
-		return
-	}
-	if r := b.compare(c); r != 0 {
-		if r > 0 {
-			b.Candidate, b.keyed = c, false
+	} else if r := b.compare(c); r > 0 {
+		b.Candidate, b.keyed = c, false
+	} else if r == 0 {
+		if !b.keyed {
+			b.key, b.keyed = key(b.addr, b.Node), true
 		}
-		return
-	}
-	if !b.keyed {
-		b.key, b.keyed = key(b.addr, b.Node), true
-	}
-	if k := key(b.addr, c.Node); bytes.Compare(k[:], b.key[:]) < 0 {
-		b.Candidate, b.key = c, k
+		if k := key(b.addr, c.Node); before(k, b.key) {
+			b.Candidate, b.key = c, k
+		}
 	}
 }
 
@@ -252,7 +248,7 @@ func (b *best) compare(c *Candidate) int {
 func First(addr netip.Addr, nodes []string) string {
 	first, least := "", [sha256.Size]byte{}
 	for i, n := range nodes {
-		if k := key(addr, n); i == 0 || bytes.Compare(k[:], least[:]) < 0 {
+		if k := key(addr, n); i == 0 || before(k, least) {
 			first, least = n, k
 		}
 	}
@@ -262,9 +258,10 @@ func First(addr netip.Addr, nodes []string) string {
 // Precedes reports whether node a comes before node b in the order of an address, in
 // which all agree without a word.
 func Precedes(addr netip.Addr, a, b string) bool {
-	x, y := key(addr, a), key(addr, b)
-	return bytes.Compare(x[:], y[:]) < 0
+	return before(key(addr, a), key(addr, b))
 }
+
+func before(a, b [sha256.Size]byte) bool { return bytes.Compare(a[:], b[:]) < 0 }
 
 // key is the place of a node in the order of an address. This exact text is
 // hashed by MetalLB too; changing it moves addresses on a migration.

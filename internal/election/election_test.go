@@ -1,6 +1,8 @@
 package election
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -283,6 +285,110 @@ func TestEveryoneAgreesWhoeverAsks(t *testing.T) {
 		}
 		if i := slices.IndexFunc(cs, func(c Candidate) bool { return c.Node == w }); ok && !cs[i].Claim.None() && holders > 0 {
 			t.Fatalf("seed %d: %s claims already and somebody still holds: %+v", seed, w, cs)
+		}
+	}
+}
+
+// plainWinner puts all candidates in order, and takes the first.
+func plainWinner(addr netip.Addr, place Place, cs []Candidate) string {
+	unclaimed, reached := true, false
+	var placed *Candidate
+	for i, c := range cs {
+		unclaimed = unclaimed && c.Claim.None()
+		reached = reached || c.class() == 0 && c.OnLink
+		if c.Node == place.Node {
+			placed = &cs[i]
+		}
+	}
+	if placed != nil && (placed.class() != 0 || reached && !placed.OnLink) {
+		placed = nil
+	}
+	if placed != nil {
+		offers, keeps := 0, 0
+		for _, c := range cs {
+			switch able := c.class() == 0 && (c.OnLink || !placed.OnLink); {
+			case able && c.Claim.Quorum == Offered:
+				offers++
+			case able && c.Claim.Quorum > Offered:
+				keeps++
+			}
+		}
+		if placed.Claim.None() && (unclaimed && place.First || offers > 0 && keeps == 0) {
+			return placed.Node
+		}
+	}
+	fit := slices.DeleteFunc(slices.Clone(cs), func(c Candidate) bool { return c.class() == unfit })
+	turn := slices.DeleteFunc(slices.Clone(fit), func(c Candidate) bool { return unclaimed && slices.Contains(place.Last, c.Node) })
+	if len(turn) == 0 {
+		turn = fit
+	}
+	return plainBest(addr, turn, place.Node != "" || place.Failback == lb.FailbackNever)
+}
+
+// plainBest is the best of those, claims counting or not; empty of none.
+func plainBest(addr netip.Addr, of []Candidate, claims bool) string {
+	if len(of) == 0 {
+		return ""
+	}
+	yes := map[bool]int{true: 1}
+	age := func(c Claim) int {
+		if c.Quorum == Majority {
+			return -int(c.Epoch)
+		}
+		return int(c.Epoch)
+	}
+	return slices.MinFunc(of, func(a, b Candidate) int {
+		rank := 0
+		if claims {
+			rank = cmp.Or(cmp.Compare(b.Claim.Quorum, a.Claim.Quorum), cmp.Compare(age(a.Claim), age(b.Claim)))
+		}
+		x, y := key(addr, a.Node), key(addr, b.Node)
+		return cmp.Or(cmp.Compare(a.class(), b.class()), yes[b.OnLink]-yes[a.OnLink], rank, b.Weight-a.Weight, bytes.Compare(x[:], y[:]))
+	}).Node
+}
+
+// Whatever the candidates are, who wins and who goes on answering is as if all were put
+// in order.
+func TestTheBestIsTheFirstOfAllInOrder(t *testing.T) {
+	for seed := range uint64(20000) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		cs := randomCandidates(r)
+		for i := range cs { // Most addresses are claimed by few, or offered.
+			switch r.IntN(4) {
+			case 0, 1:
+				cs[i].Claim = Claim{}
+			case 2:
+				if !cs[i].Claim.None() {
+					cs[i].Claim.Quorum = Offered
+				}
+			}
+		}
+		addr := addresses(8)[r.IntN(8)]
+		place := Place{Failback: lb.Failback(r.IntN(2)), First: r.IntN(2) == 0}
+		if r.IntN(3) > 0 {
+			place.Node = cs[r.IntN(len(cs))].Node
+		}
+		for _, c := range cs {
+			if r.IntN(4) == 0 {
+				place.Last = append(place.Last, c.Node)
+			}
+		}
+		want := plainWinner(addr, place, cs)
+		holder := ""
+		if i := slices.IndexFunc(cs, func(c Candidate) bool { return c.Node == want }); i >= 0 && cs[i].Claim.None() {
+			holder = plainBest(addr, slices.DeleteFunc(slices.Clone(cs), func(c Candidate) bool { return c.Claim.None() || c.class() == unfit }), true)
+		}
+		for _, self := range cs {
+			role := Backup
+			switch self.Node {
+			case want:
+				role = Owner
+			case holder:
+				role = Retiring
+			}
+			if got, by := RoleOf(self.Node, addr, place, cs); got != role || by != want {
+				t.Fatalf("seed %d: %v: %s is %v of %q, want %v of %q: %+v of %+v", seed, addr, self.Node, got, by, role, want, place, cs)
+			}
 		}
 	}
 }

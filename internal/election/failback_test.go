@@ -55,6 +55,11 @@ func TestTheOwnerOffersWhatIsNewlyPlacedElsewhere(t *testing.T) {
 			{Retiring, "a", false, true, false},
 			{Retiring, "b", true, true, false},
 		}},
+		{"a place that was withdrawn and is given again is new", []step{
+			{Owner, "b", false, true, false},
+			{Owner, "", false, false, false},
+			{Owner, "b", true, true, true},
+		}},
 	} {
 		for _, addr := range []netip.Addr{v4, v6} {
 			var e Failback

@@ -224,8 +224,10 @@ func TestOnlyWhoIsWaitedForMayBeWaitedForLonger(t *testing.T) {
 	// A claims what is its own: it gets as long again, and b does not.
 	w.Leave(w.now, v4, "a")
 	w.Claimed(w.now, v4, "a")
-	if at, ok := w.Due(); !ok || !at.Equal(w.now.Add(grace/2)) {
-		t.Errorf("due %v, %v", at, ok)
+	for range 20 { // in whichever order the nodes come
+		if at, ok := w.Due(); !ok || !at.Equal(w.now.Add(grace/2)) {
+			t.Errorf("due %v, %v", at, ok)
+		}
 	}
 	w.now = w.now.Add(grace / 2)
 	w.first(t, v6, "b", false)

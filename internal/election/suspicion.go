@@ -227,15 +227,11 @@ type Suspicion struct {
 const never time.Duration = 1<<63 - 1
 
 // Until returns when a Tick is due, or false when none is.
-func (s Suspicion) Until(p Patience) (time.Duration, bool) {
-	switch {
-	case s.doubted():
+func (s Suspicion) Until(p Patience) (due time.Duration, waits bool) {
+	if s.doubted() {
 		return min(s.again, s.Since+p.Slow), true
-	case s.State == Alive && s.again != never:
-		return s.again, true
-	default:
-		return 0, false
 	}
+	return s.again, s.State == Alive && s.again != never
 }
 
 // alarms is how often others are told of one that does not answer.
@@ -338,20 +334,18 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 		}
 		s.State, s.again = Stalled, now+p.Again
 		return s, false
-	case Tick:
-		due, waits := s.Until(p)
-		switch {
-		case !waits || now < due:
-			return s, false
-		case s.State == Alive:
-			return s.question(now, true), true
-		case now >= s.Since+p.Slow:
-			return s.gone(GoneSlow), false
-		}
-		s.Round, s.again = s.Round+1, never
-		return s, true
 	}
-	return s, false
+	// A Tick.
+	switch due, waits := s.Until(p); {
+	case !waits || now < due:
+		return s, false
+	case s.State == Alive:
+		return s.question(now, true), true
+	case now >= s.Since+p.Slow:
+		return s.gone(GoneSlow), false
+	}
+	s.Round, s.again = s.Round+1, never
+	return s, true
 }
 
 // question asks a member that gossip holds for alive.
@@ -397,5 +391,5 @@ func (s Suspicion) doubted() bool {
 }
 
 func (s Suspicion) gone(c Cause) Suspicion {
-	return Suspicion{State: Gone, Cause: c, Round: s.Round + 1, Lost: s.Lost, Since: s.Since, again: never}
+	return Suspicion{State: Gone, Cause: c, Round: s.Round + 1, Lost: s.Lost, Since: s.Since}
 }

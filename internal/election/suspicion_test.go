@@ -196,6 +196,10 @@ func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
 			{120 * ms, Unwatched{}, Alive, NotGone, false},
 			{900 * ms, Tick{}, Alive, NotGone, false},
 		},
+		"nothing is the matter": {
+			{0, Heard{}, Alive, NotGone, false},
+			{5 * time.Hour, Tick{}, Alive, NotGone, false},
+		},
 		"left, and back": {
 			{0, Heard{}, Alive, NotGone, false},
 			{1 * ms, Left{}, Gone, GoneLeft, false},

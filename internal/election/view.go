@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"encoding/binary"
 	"hash/fnv"
 	"maps"
@@ -38,14 +39,7 @@ type Record struct {
 
 // Newer reports whether r is newer than o, which may be nil.
 func (r *Record) Newer(o *Record) bool {
-	switch {
-	case o == nil:
-		return true
-	case r.Boot != o.Boot:
-		return r.Boot > o.Boot
-	default:
-		return r.Seq > o.Seq
-	}
+	return o == nil || cmp.Or(cmp.Compare(r.Boot, o.Boot), cmp.Compare(r.Seq, o.Seq)) > 0
 }
 
 // A Kind says how a record came.
@@ -334,8 +328,8 @@ type identity struct {
 // hears of it.
 func NewView(node string, addr netip.Addr, boot uint64, pace Pace) *View {
 	v := &View{
-		pace: pace, peers: map[string]*peer{}, stale: true, spot: SpotOf(node),
-		self: Record{Node: node, Address: addr, Boot: boot, Joining: true, Whole: true, Claims: Claims{}},
+		pace: pace, peers: map[string]*peer{}, spot: SpotOf(node),
+		self: Record{Node: node, Address: addr, Boot: boot, Whole: true, Claims: Claims{}},
 	}
 	v.renew()
 	return v
@@ -616,11 +610,11 @@ func (v *View) urges(now time.Duration, p *peer) bool {
 // disputes reports whether the record, just received, claims what is rightly
 // this node's. Its node must be told so: it may not know.
 func (v *View) disputes(p *peer, r *Record) bool {
-	if p.claims != r || len(v.own.Claims()) == 0 {
+	if p.claims != r {
 		return false
 	}
 	for a, theirs := range r.Claims {
-		if ours := v.own.Claims()[a]; !ours.None() && ours.Beats(theirs, a, v.self.Node, p.node) {
+		if v.own.Claims()[a].Beats(theirs, a, v.self.Node, p.node) {
 			return true
 		}
 	}
@@ -803,17 +797,15 @@ func (v *View) quorum(now time.Duration) (s Quorum, sure time.Duration, wait boo
 			knows++
 		}
 	}
-	s = QuorumOf(hears, knows, len(v.places))
-	if s != Majority {
-		return s, 0, false
+	s, sure = QuorumOf(hears, knows, len(v.places)), v.movedAt+v.pace.Sure
+	switch {
+	case s != Majority:
+	case !told:
+		s = Minority
+	case v.moved && now < sure:
+		s, wait = Minority, true
 	}
-	if !told {
-		return Minority, 0, false
-	}
-	if sure = v.movedAt + v.pace.Sure; v.moved && now < sure {
-		return Minority, sure, true
-	}
-	return Majority, 0, false
+	return s, sure, wait
 }
 
 // settleClaims brings the claims up to date with the rest, and tells everybody
@@ -843,7 +835,7 @@ func (v *View) offered(a netip.Addr) bool {
 // contested reports whether another member claims the address.
 func (v *View) contested(a netip.Addr) bool {
 	for _, p := range v.order {
-		if p.listed() && p.claims != nil && !p.claims.Claims[a].None() {
+		if p.ready() && !p.claims.Claims[a].None() {
 			return true
 		}
 	}
@@ -919,7 +911,7 @@ func (v *View) publish() {
 		if p.claims != nil {
 			records = append(records, p.claims)
 		}
-		if p.status != nil && p.status != p.claims {
+		if p.status != p.claims {
 			records = append(records, p.status)
 		}
 	}

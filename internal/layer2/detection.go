@@ -68,11 +68,10 @@ func (d *Detection) between(low, high time.Duration) time.Duration {
 // Next returns the addresses to probe at now, and when to ask again. The zero
 // time says that the detection is over.
 func (d *Detection) Next(now time.Time) (probe []netip.Addr, wake time.Time) {
-	left := d.pending[:0]
+	d.pending = slices.DeleteFunc(d.pending, func(s *suspect) bool {
+		return !s.due.After(now) && s.sent == d.timing.Probes // nobody said a word: the address is free
+	})
 	for _, s := range d.pending {
-		if !s.due.After(now) && s.sent == d.timing.Probes {
-			continue // nobody said a word: the address is free
-		}
 		if at := d.pace.permits(d.full); !s.due.After(now) && at.After(now) {
 			s.due = at
 		} else if !s.due.After(now) {
@@ -84,12 +83,10 @@ func (d *Detection) Next(now time.Time) (probe []netip.Addr, wake time.Time) {
 				s.due = now.Add(d.between(d.timing.Min, d.timing.Max))
 			}
 		}
-		left = append(left, s)
 		if wake.IsZero() || s.due.Before(wake) {
 			wake = s.due
 		}
 	}
-	d.pending = left
 	return probe, wake
 }
 

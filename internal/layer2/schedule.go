@@ -268,7 +268,7 @@ func (p *port) first(now time.Time) (int, time.Time) {
 		if !q[0].due.After(now) {
 			return step, q[0].due
 		}
-		if soonest < 0 || q[0].due.Before(due) {
+		if due.IsZero() || q[0].due.Before(due) {
 			soonest, due = step, q[0].due
 		}
 	}

@@ -379,6 +379,21 @@ func TestARefreshIsNotLateForAnAcquisitionThatWaits(t *testing.T) {
 		"13.5s 2 192.0.2.1 arp-request", "13.5s 2 192.0.2.1 arp-reply")
 }
 
+// What the bucket gains is as much as the rate allows and no more.
+func TestTheBudgetIsAsLargeAsItsRateAllows(t *testing.T) {
+	for rate := 1; rate <= 2000; rate++ {
+		depth, interval := Pace{Rate: rate}.bucket()
+		// A second that begins just before a packet is gained, with a full bucket.
+		gained := time.Duration(rate - depth + 1)
+		if depth < 1 || gained*interval < time.Second {
+			t.Errorf("rate %d: more than that leave in a second: %d, and one each %v", rate, depth, interval)
+		}
+		if gained*(interval-1) >= time.Second {
+			t.Errorf("rate %d: fewer leave than may: %d, and one each %v", rate, depth, interval)
+		}
+	}
+}
+
 // A small budget is used, too.
 func TestTheWholeBudgetIsUsed(t *testing.T) {
 	for _, rate := range []int{1, 2, 5, 9, 10, 11, 100} {

@@ -34,23 +34,20 @@ type Table struct {
 // address the later counts.
 func NewTable(claims []Claim) *Table {
 	t := &Table{answers: make(map[netip.Addr]int32, len(claims))}
-	last := int32(-1)
 	for _, c := range claims {
-		if last < 0 || !slices.Equal(t.sets[last], c.Interfaces) {
-			last = t.set(c.Interfaces)
-		}
-		t.answers[c.Address] = last
+		t.answers[c.Address] = t.set(c.Interfaces)
 	}
 	return t
 }
 
 func (t *Table) set(interfaces []int) int32 {
-	i := slices.IndexFunc(t.sets, func(s []int) bool { return slices.Equal(s, interfaces) })
-	if i < 0 {
-		i = len(t.sets)
-		t.sets = append(t.sets, slices.Clone(interfaces))
+	for i, s := range t.sets {
+		if slices.Equal(s, interfaces) {
+			return int32(i)
+		}
 	}
-	return int32(i)
+	t.sets = append(t.sets, slices.Clone(interfaces))
+	return int32(len(t.sets) - 1)
 }
 
 // Claims reports whether the address is claimed on the interface.
