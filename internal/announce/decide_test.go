@@ -66,7 +66,7 @@ func randomWorld(rng *rand.Rand) (lb.Snapshot, []election.Member) {
 		for k, name := range shuffled(rng, []string{"eth0", "lan1", "veth7", "lan2"}) {
 			m.Interfaces = append(m.Interfaces, lb.Interface{
 				Index: 6 - k, Name: name, MAC: lb.MAC{2, 4: byte(i), 5: byte(k)}, Up: true, Carrier: rng.IntN(4) > 0,
-				Addresses: []netip.Prefix{netip.MustParsePrefix(pick("192.0.2.99/26", "192.0.2.199/26", "2001:db8::9/64", "2001:db8:1::9/64"))},
+				Addresses: []netip.Prefix{netip.MustParsePrefix(pick("192.0.2.99/26", "192.0.2.199/26", "192.0.2.9/24", "2001:db8::9/64", "2001:db8::9/32", "2001:db8:1::9/64"))},
 			})
 		}
 		members = append(members, m)

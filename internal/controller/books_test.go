@@ -1,0 +1,399 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/kube"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/report"
+)
+
+// The books of a loop, without a cluster: what it keeps of decisions, of times and of
+// writes.
+
+// countingPlanner decides nothing and counts how often it is asked.
+type countingPlanner struct {
+	*allocator.Planner
+	asked int
+}
+
+func (p *countingPlanner) Plan(now time.Time) allocator.Result {
+	p.asked++
+	return allocator.Result{}
+}
+
+func bareLoop() (*loop, *countingPlanner) {
+	p := &countingPlanner{Planner: allocator.New()}
+	l := newLoop(&Controller{
+		Options:    Options{Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry(), nil)},
+		newPlanner: func() planner { return p },
+	})
+	return l, p
+}
+
+// Whatever is due by time, and however much, the loop rests until the first of it.
+func TestTheLoopRestsUntilWhatIsDueFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		if l, _ := bareLoop(); l.rest() < time.Hour {
+			t.Errorf("nothing is due, and it rests for %v", l.rest())
+		}
+		for seed := range uint64(2000) {
+			rng := rand.New(rand.NewPCG(seed, 1))
+			l, _ := bareLoop()
+			soonest := time.Duration(-1)
+			some := func(enter func(at time.Time)) {
+				if in := time.Duration(rng.IntN(100)-10) * time.Second; rng.IntN(4) == 0 {
+					if soonest < 0 || in < soonest {
+						soonest = max(in, 0)
+					}
+					enter(time.Now().Add(in))
+				}
+			}
+			some(func(at time.Time) { l.until = at })
+			some(func(at time.Time) { l.moving = at })
+			some(func(at time.Time) { l.disputing = at })
+			some(func(at time.Time) { l.viewing = at })
+			some(func(at time.Time) { l.overhauling = at })
+			some(func(at time.Time) { l.lookAt(&attempt{}, at) })
+			some(func(at time.Time) { l.lookAt(&attempt{}, at) })
+			some(func(at time.Time) { l.retells[lb.ServiceKey{Name: "a"}] = at })
+			some(func(at time.Time) { l.retells[lb.ServiceKey{Name: "b"}] = at })
+			some(func(at time.Time) {
+				l.telling, l.told = []*service{{}}, at.Add(-tellPause)
+			})
+			if soonest < 0 {
+				continue
+			}
+			if got := l.rest(); got != soonest {
+				t.Fatalf("seed %d: it rests for %v, something is due in %v", seed, got, soonest)
+			}
+		}
+	})
+}
+
+// What time makes due is done once that has come, and nothing else is.
+func TestOnlyWhatIsDueIsDone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			in   time.Duration
+			done bool
+		}{{-time.Second, true}, {0, true}, {1, false}, {time.Hour, false}} {
+			at := time.Now().Add(c.in)
+			l, plans := bareLoop()
+			l.until = at
+			l.wake()
+			if (plans.asked == 1) != c.done || plans.asked > 1 {
+				t.Errorf("a reservation that ends in %v: planned %d times", c.in, plans.asked)
+			}
+			l, plans = bareLoop()
+			l.disputing = at
+			l.wake()
+			if l.disputing.IsZero() != c.done || l.disputedAt.IsZero() == c.done || plans.asked > 0 {
+				t.Errorf("contradictions are due in %v: %v, looked for at %v", c.in, l.disputing, l.disputedAt)
+			}
+			l, _ = bareLoop()
+			l.moving = at
+			l.wake()
+			if l.moving.IsZero() != c.done {
+				t.Errorf("the next step is due in %v: %v", c.in, l.moving)
+			}
+			l, _ = bareLoop()
+			settled := 0
+			a := &attempt{settle: func() { settled++ }}
+			l.lookAt(a, at)
+			l.wake()
+			if _, waits := l.delayed[a]; waits == c.done || (settled == 1) != c.done {
+				t.Errorf("an attempt is due in %v: settled %d times, waits %v", c.in, settled, waits)
+			}
+		}
+		l, plans := bareLoop()
+		l.wake()
+		if plans.asked > 0 || !l.disputedAt.IsZero() || !l.movedAt.IsZero() {
+			t.Error("something is done though nothing is due")
+		}
+	})
+}
+
+// A write that fails is tried again after a pause that grows, one that another has
+// overtaken when its object has changed, and what came meanwhile is looked at at once.
+func TestWhatAWriteEndsWithSaysWhenItIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			outcome kube.Outcome
+			pauses  []time.Duration
+		}{
+			{kube.Done, []time.Duration{0}},
+			{kube.Unchanged, []time.Duration{0}},
+			{kube.Stale, []time.Duration{0}},
+			{kube.Gone, []time.Duration{0}},
+			{kube.Unknown, []time.Duration{250 * time.Millisecond, 500 * time.Millisecond, time.Second}},
+			{kube.Busy, []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second, 30 * time.Second}},
+			{kube.Fenced, []time.Duration{time.Second, 2 * time.Second}},
+			{kube.Refused, []time.Duration{5 * time.Second, 10 * time.Second}},
+		} {
+			l, _ := bareLoop()
+			settled, done := 0, 0
+			a := &attempt{settle: func() { settled++ }}
+			for n, pause := range c.pauses {
+				delete(l.delayed, a) // its time has come
+				l.submit(a, job{kind: kindPool, object: "p", done: func(kube.Outcome) { done++ }})
+				if !a.underWay || len(l.backlog) != n+1 {
+					t.Fatalf("%v: not under way", c.outcome)
+				}
+				l.look(a) // it has to wait for the end
+				if settled != 0 || !a.again {
+					t.Errorf("%v: settled while it is under way", c.outcome)
+				}
+				a.again = false
+				l.ended(result{job: l.backlog[n], outcome: c.outcome, err: errors.New("why")})
+				if a.underWay || done != n+1 {
+					t.Errorf("%v: under way %v, told %d times", c.outcome, a.underWay, done)
+				}
+				if _, waits := l.delayed[a]; waits != (pause > 0) || pause > 0 && !a.due.Equal(time.Now().Add(pause)) {
+					t.Errorf("%v, time %d: waits %v until %v, want %v", c.outcome, n+1, waits, a.due.Sub(time.Now()), pause)
+				}
+				if want := n + 1; pause > 0 && a.failures != want || pause == 0 && a.failures != 0 {
+					t.Errorf("%v: %d failures", c.outcome, a.failures)
+				}
+			}
+			// Whoever looks before that does not shorten the pause, and a change does.
+			settled = 0
+			l.look(a)
+			pause := c.pauses[len(c.pauses)-1]
+			if (settled == 0) != (pause > 0) {
+				t.Errorf("%v: settled %d times in its pause", c.outcome, settled)
+			}
+			l.forgive(a)
+			l.look(a)
+			if _, waits := l.delayed[a]; waits || settled == 0 || a.failures != 0 {
+				t.Errorf("%v: after a change settled %d times, waits %v", c.outcome, settled, waits)
+			}
+			// What has come meanwhile is looked at as soon as the pause lets it.
+			l.submit(a, job{kind: kindPool})
+			l.look(a)
+			settled = 0
+			l.ended(result{job: l.backlog[len(l.backlog)-1], outcome: c.outcome})
+			if a.again || (settled == 0) != (pause > 0) {
+				t.Errorf("%v: again %v, settled %d times", c.outcome, a.again, settled)
+			}
+		}
+	})
+}
+
+// What goes on failing for one reason is told once, and so is that it ended.
+func TestAFailureIsToldOnce(t *testing.T) {
+	var log strings.Builder
+	l, _ := bareLoop()
+	l.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	a := &attempt{settle: func() {}}
+	for _, o := range []kube.Outcome{kube.Busy, kube.Busy, kube.Stale, kube.Busy, kube.Refused, kube.Refused, kube.Done, kube.Done, kube.Busy, kube.Unchanged, kube.Unchanged} {
+		l.ended(result{job: job{kind: kindPool, object: "edge", attempt: a}, outcome: o})
+	}
+	failed, after := strings.Count(log.String(), "write failed"), strings.Count(log.String(), "written after failures")
+	if failed != 3 || after != 2 {
+		t.Errorf("told %d times that it fails, %d times that it does no more:\n%s", failed, after, log.String())
+	}
+}
+
+// An attempt that is delayed twice is looked at at the sooner of the two times.
+func TestTheSoonerTimeCounts(t *testing.T) {
+	l, _ := bareLoop()
+	a := &attempt{}
+	base := time.Unix(1000, 0)
+	for _, c := range []struct{ at, want int }{{10, 10}, {20, 10}, {5, 5}, {7, 5}} {
+		l.lookAt(a, base.Add(time.Duration(c.at)*time.Second))
+		if want := base.Add(time.Duration(c.want) * time.Second); !a.due.Equal(want) || len(l.delayed) != 1 {
+			t.Errorf("due %v, want %v", a.due, want)
+		}
+	}
+	delete(l.delayed, a) // that was then
+	l.lookAt(a, base.Add(time.Hour))
+	if !a.due.Equal(base.Add(time.Hour)) {
+		t.Errorf("due %v", a.due)
+	}
+}
+
+// Whatever places are set: each address has the last, and nodes have what that makes.
+func TestPlacesCountWhatTheyHold(t *testing.T) {
+	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")}
+	for seed := range uint64(50) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		p, want := newPlaces(), map[netip.Addr]string{}
+		for range 30 {
+			a, node := addresses[rng.IntN(3)], []string{"", "a", "b"}[rng.IntN(3)]
+			p.set(a, node)
+			if want[a] = node; node == "" {
+				delete(want, a)
+			}
+			load := map[string]int{}
+			for _, n := range want {
+				load[n]++
+			}
+			if !maps.Equal(p.of, want) || !maps.Equal(p.load, load) {
+				t.Fatalf("seed %d: %v, %v; want %v, %v", seed, p.of, p.load, want, load)
+			}
+		}
+	}
+}
+
+// Whatever is decided: who holds an address is who does by the latest decisions. What
+// nobody holds has no place, and no standing.
+func TestHoldersAreThoseOfTheLatestDecisions(t *testing.T) {
+	addresses := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")}
+	for seed := range uint64(200) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		l, _ := bareLoop()
+		has := map[lb.ServiceKey][]allocator.Assignment{}
+		for range 20 {
+			key := lb.ServiceKey{Namespace: "default", Name: fmt.Sprint(rng.IntN(3))}
+			var next []allocator.Assignment
+			orphaned := map[string]bool{}
+			for _, a := range has[key] {
+				if a.Orphan {
+					orphaned[a.Pool] = true
+				}
+			}
+			for _, a := range addresses {
+				if rng.IntN(3) == 0 {
+					pool := []string{"edge", "lab"}[rng.IntN(2)]
+					next = append(next, allocator.Assignment{Address: a, Pool: pool, Orphan: rng.IntN(2) == 0})
+					if next[len(next)-1].Orphan {
+						orphaned[pool] = true
+					}
+				}
+			}
+			clear(l.orphaned)
+			l.hold(key, has[key], next)
+			has[key] = next
+			if !maps.Equal(l.orphaned, orphaned) {
+				t.Fatalf("seed %d: orphans of %v have changed, want %v", seed, l.orphaned, orphaned)
+			}
+			want := map[netip.Addr][]lb.ServiceKey{}
+			for _, key := range slices.SortedFunc(maps.Keys(has), lb.ServiceKey.Compare) {
+				for _, a := range has[key] {
+					want[a.Address] = append(want[a.Address], key)
+				}
+			}
+			got := map[netip.Addr][]lb.ServiceKey{}
+			for a, keys := range l.holders {
+				got[a] = slices.SortedFunc(slices.Values(keys), lb.ServiceKey.Compare)
+			}
+			if !maps.EqualFunc(got, want, slices.Equal) {
+				t.Fatalf("seed %d: held by %v, want %v", seed, got, want)
+			}
+			for _, a := range addresses {
+				held := len(want[a]) > 0
+				if _, placed := l.places.of[a]; placed && !held {
+					t.Fatalf("seed %d: %v has a place and no holder", seed, a)
+				}
+				if _, counted := l.standings[a]; counted && !held {
+					t.Fatalf("seed %d: %v is counted and has no holder", seed, a)
+				}
+				l.stand(report.AddressStanding{Address: a})
+				if _, counted := l.standings[a]; counted != held {
+					t.Fatalf("seed %d: %v is counted: %v, held: %v", seed, a, counted, held)
+				}
+				if held {
+					l.places.set(a, "node1")
+				}
+			}
+		}
+	}
+}
+
+// Two Services share an orphan: it is told once, with the first of them; and only under
+// its own pool.
+func TestAnOrphanIsToldWithTheFirstOfItsServices(t *testing.T) {
+	for _, a := range []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")} {
+		for range 20 { // in whichever order the Services come
+			l, _ := bareLoop()
+			hold := func(name string, as ...allocator.Assignment) {
+				l.services[lb.ServiceKey{Namespace: "default", Name: name}] = &service{decision: allocator.Decision{Assignments: as}}
+			}
+			hold("b", allocator.Assignment{Address: a, Pool: "edge", Orphan: true})
+			hold("a", allocator.Assignment{Address: a, Pool: "edge", Orphan: true}, allocator.Assignment{Address: a.Next(), Pool: "edge"})
+			hold("c", allocator.Assignment{Address: a, Pool: "edge", Orphan: true}, allocator.Assignment{Address: a.Prev(), Pool: "edge", Orphan: true})
+			hold("d", allocator.Assignment{Address: a.Next().Next(), Pool: "lab", Orphan: true})
+			want := []v1beta1.OrphanedAddress{{Address: a.Prev().String(), Service: "default/c"}, {Address: a.String(), Service: "default/a"}}
+			if got := l.orphans("edge"); !slices.Equal(got, want) {
+				t.Fatalf("%v, want %v", got, want)
+			}
+		}
+	}
+}
+
+// What a pool's status lists is bounded: of orphans and ranges the first, of what was
+// freed the latest.
+func TestAPoolsStatusIsBounded(t *testing.T) {
+	first := netip.MustParseAddr("2001:db8::")
+	for _, more := range []int{-1, 0, 1, 7} {
+		var r poolReport
+		a := first
+		for range v1beta1.MaxOrphans + more {
+			r.orphans, a = append(r.orphans, v1beta1.OrphanedAddress{Address: a.String(), Service: "default/a"}), a.Next()
+		}
+		for n := range v1beta1.MaxFreed + more {
+			r.decision.Freed = append(r.decision.Freed, lb.FreedAddress{Address: first, At: time.Unix(int64(n), 0)})
+		}
+		a = first
+		for range v1beta1.MaxStatusAddresses + more {
+			r.served, a = append(r.served, lb.AddressRange{First: a, Last: a}), a.Next().Next()
+		}
+		got := r.status(v1beta1.IPAddressPoolStatus{})
+		if want := v1beta1.MaxOrphans + min(more, 0); len(got.Orphans) != want || got.Orphans[0] != r.orphans[0] {
+			t.Errorf("%d orphans, want the first %d", len(got.Orphans), want)
+		}
+		if want := v1beta1.MaxFreed + min(more, 0); len(got.Freed) != want || !got.Freed[want-1].Time.Time.Equal(r.decision.Freed[len(r.decision.Freed)-1].At) {
+			t.Errorf("%d freed, want the last %d", len(got.Freed), want)
+		}
+		if want := v1beta1.MaxStatusAddresses + min(more, 0); len(got.Addresses) != want || got.Addresses[0] != "2001:db8::/128" {
+			t.Errorf("%d ranges, want the first %d", len(got.Addresses), want)
+		}
+	}
+}
+
+// A job is carried out within its time, or not at all by who leads no more, and a panic
+// is a refusal.
+func TestAJobIsCarriedOutByTheLeaderAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		held := true
+		c := New(Options{Log: slog.New(slog.DiscardHandler), Metrics: NewMetrics(prometheus.NewRegistry(), nil), Held: func() bool { return held }, WriteTimeout: 5 * time.Second})
+		ran := 0
+		j := job{kind: kindPool, object: "edge", do: func(ctx context.Context) (kube.Outcome, error) {
+			ran++
+			began := time.Now()
+			<-ctx.Done()
+			if took := time.Since(began); took != 5*time.Second {
+				t.Errorf("it may take %v", took)
+			}
+			return kube.Unknown, ctx.Err()
+		}}
+		if r := c.do(t.Context(), j); r.outcome != kube.Unknown || r.err == nil || ran != 1 {
+			t.Errorf("%+v", r)
+		}
+		held = false
+		if r := c.do(t.Context(), j); r.outcome != kube.Fenced || ran != 1 {
+			t.Errorf("%+v", r)
+		}
+		held = true
+		j.do = func(context.Context) (kube.Outcome, error) { panic("a fault") }
+		if r := c.do(t.Context(), j); r.outcome != kube.Refused || r.err == nil || !strings.Contains(r.err.Error(), "pool edge: panic: a fault") {
+			t.Errorf("%+v", r)
+		}
+	})
+}
