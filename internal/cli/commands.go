@@ -67,7 +67,10 @@ func (t *tool) explain() *cobra.Command {
 it since when, why the other nodes do not, who would take over next, and what to do. Of an address
 it says whose it is; of a pool, a router (peer) or a node what there is to know about it.
 
-A name that stands for several kinds is written with its kind: pool/edge, node/n1, service/web/shop.`,
+A name that stands for several kinds is written with its kind: pool/edge, node/n1, service/web/shop.
+
+It ends with 1 if status has a problem with what is explained, or nobody can announce it. What to
+do also has hints about what is well.`,
 		Example: `  kubectl belfry explain shop -n web
   kubectl belfry explain web/shop
   kubectl belfry explain 203.0.113.10

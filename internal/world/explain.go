@@ -9,7 +9,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/allocator"
@@ -27,8 +26,10 @@ import (
 type Explanation struct {
 	Subject  string    `json:"subject"`
 	Sections []Section `json:"sections"`
-	// Well is set when there is nothing to do about it.
+	// Well is set when there is no problem with it.
 	Well bool `json:"well"`
+	// hints are what could be done although all is well.
+	hints []string
 }
 
 // A Section is a part of it: sentences, then a table whose first row has the names of its
@@ -44,14 +45,25 @@ func (e *Explanation) add(title string, lines ...string) *Section {
 	return &e.Sections[len(e.Sections)-1]
 }
 
-// advise adds what to do.
+// hint has advise say what could be done, which is no problem.
+func (e *Explanation) hint(line string) { e.hints = append(e.hints, line) }
+
+// advise adds what to do about problems, and the hints.
 func (e *Explanation) advise(lines ...string) {
 	lines = slices.DeleteFunc(lines, func(l string) bool { return l == "" })
+	e.Well = e.Well && len(lines) == 0
+	lines = append(lines, e.hints...)
 	slices.Sort(lines)
 	if lines = slices.Compact(lines); len(lines) > 0 {
-		e.Well = false
 		e.add("What to do", lines...)
 	}
+}
+
+// judged is an explanation of some objects, by the names that status gives them: it is not
+// well as long as status has a problem with one of them.
+func (w *World) judged(e *Explanation, names ...string) *Explanation {
+	e.Well = e.Well && !slices.ContainsFunc(w.Status().Problems, func(p Problem) bool { return slices.Contains(names, p.Object) })
+	return e
 }
 
 // A Target names what is to be explained: a kind of service, address, pool, peer or node,
@@ -69,16 +81,22 @@ func (w *World) Explain(t Target, namespace string) (*Explanation, error) {
 	}
 	found := map[string]func() *Explanation{}
 	if i := slices.IndexFunc(w.objects.Services, func(s *corev1.Service) bool { return s.Namespace == key.Namespace && s.Name == key.Name }); i >= 0 {
-		found["service"] = func() *Explanation { return w.explainService(key, w.objects.Services[i]) }
+		found["service"] = func() *Explanation {
+			return w.judged(w.explainService(key, w.objects.Services[i]), "service/"+key.String())
+		}
 	}
 	if i := slices.IndexFunc(w.objects.Pools, func(p *v1beta1.IPAddressPool) bool { return p.Name == t.Name }); i >= 0 {
-		found["pool"] = func() *Explanation { return w.explainPool(w.objects.Pools[i]) }
+		found["pool"] = func() *Explanation {
+			return w.judged(w.explainPool(w.objects.Pools[i]), "pool/"+t.Name, "ipaddresspool/"+t.Name)
+		}
 	}
 	if i := slices.IndexFunc(w.objects.BGPPeers, func(p *v1beta1.BGPPeer) bool { return p.Name == t.Name }); i >= 0 {
-		found["peer"] = func() *Explanation { return w.explainPeer(w.objects.BGPPeers[i]) }
+		found["peer"] = func() *Explanation {
+			return w.judged(w.explainPeer(w.objects.BGPPeers[i]), "peer/"+t.Name, "bgppeer/"+t.Name)
+		}
 	}
 	if i := slices.IndexFunc(w.Snapshot.Nodes, func(n lb.Node) bool { return n.Name == t.Name }); i >= 0 {
-		found["node"] = func() *Explanation { return w.explainNode(w.Snapshot.Nodes[i]) }
+		found["node"] = func() *Explanation { return w.judged(w.explainNode(w.Snapshot.Nodes[i]), "node/"+t.Name) }
 	}
 	var kinds []string
 	for _, kind := range []string{"service", "pool", "peer", "node"} {
@@ -117,7 +135,11 @@ func (w *World) explainService(key lb.ServiceKey, o *corev1.Service) *Explanatio
 	pools := e.add("Pools")
 	pools.Table = w.poolTable(s)
 	var advice []string
-	if s.Allocated.Status != metav1.ConditionTrue || s.Allocated.Reason != allocator.Allocated.String() {
+	switch s.Allocated.Reason {
+	case allocator.Allocated.String():
+	case allocator.Kept.String():
+		e.hint(adviceByAllocation[s.Allocated.Reason])
+	default:
 		advice = append(advice, adviceByAllocation[s.Allocated.Reason])
 	}
 	for _, a := range s.Assigned {
@@ -307,7 +329,7 @@ func (w *World) explainLayer2(e *Explanation, index *announce.Index, a netip.Add
 		section.Lines = append(section.Lines, line+".")
 	} else if owner != "" {
 		section.Lines = append(section.Lines, "If it dies, no other node can take over.")
-		advice = append(advice, "Let another node announce "+a.String()+": today only "+owner+" can.")
+		e.hint("Let another node announce " + a.String() + ": today only " + owner + " can.")
 	}
 	return advice
 }
@@ -375,9 +397,12 @@ func (w *World) explainBGP(e *Explanation, a netip.Addr, routed announce.Refusal
 	}
 	section.Lines = append(section.Lines, fmt.Sprintf("%d of %d nodes advertise it.", sent, len(w.Snapshot.Nodes)))
 	if sent == 0 {
-		advice = append(advice, adviceByReason[routed.Reason])
+		return append(advice, adviceByReason[routed.Reason])
 	}
-	return advice
+	for _, line := range advice {
+		e.hint(line)
+	}
+	return nil
 }
 
 // sessionsOf sorts the sessions of a node with some peers into those that are
@@ -408,6 +433,7 @@ func (w *World) explainAddress(a netip.Addr) *Explanation {
 	e := &Explanation{Subject: "Address " + a.String(), Well: true}
 	origins := origin.New(w.Snapshot.Pools, w.Snapshot.Nodes)
 	var holders []string
+	names := []string{"address/" + a.String()}
 	for i := range w.Snapshot.Services {
 		s := &w.Snapshot.Services[i]
 		if !slices.Contains(s.Assigned, a) {
@@ -424,6 +450,7 @@ func (w *World) explainAddress(a netip.Addr) *Explanation {
 			line += ", from pool " + is.Pool
 		}
 		holders = append(holders, line+".")
+		names = append(names, "service/"+s.Key.String())
 	}
 	if node := origins.Node(a); node != "" {
 		e.add("Node's own", "Node "+node+" has it. It is never handed out and never announced.")
@@ -452,7 +479,7 @@ func (w *World) explainAddress(a netip.Addr) *Explanation {
 	}
 	e.add("Holders", holders...)
 	e.advise(w.announcing(e, a)...)
-	return e
+	return w.judged(e, names...)
 }
 
 // listed is how many Services or addresses a list has.
@@ -632,7 +659,7 @@ func (w *World) explainNode(n lb.Node) *Explanation {
 	}
 	if len(o.Status.Membership.Unheard) > 0 {
 		lines = append(lines, "It does not hear "+strings.Join(o.Status.Membership.Unheard, ", ")+".")
-		advice = append(advice, "Open port 7870, UDP and TCP, between it and those nodes, unless they have no speaker.")
+		e.hint("Open port 7870, UDP and TCP, between it and those nodes, unless they have no speaker.")
 	}
 	e.add("Speaker", lines...)
 	ports := e.add("Interfaces")
@@ -712,7 +739,8 @@ var adviceByReason = map[announce.Reason]string{
 // adviceByAllocation says what to do about what keeps a Service from an address.
 var adviceByAllocation = map[string]string{
 	allocator.Kept.String():                "Nothing must be done. To move to another address, give belfry.dev/reallocate a new value.",
-	allocator.Orphaned.String():            "Nothing must be done. To move to another address, give belfry.dev/reallocate a new value.",
+	allocator.Orphaned.String():            "It works as it is. To end this, put the address back into its pool, or move the Service: give belfry.dev/reallocate a new value.",
+	"Contested":                            "Stop the other writer of the Service's status, or give the Service a loadBalancerClass of its own.",
 	allocator.PartialDualStack.String():    "Add addresses of the other family to a pool that serves the Service.",
 	allocator.Exhausted.String():           "Add addresses to a pool that serves the Service, or delete a Service that needs none.",
 	allocator.LimitReached.String():        "Raise perNamespaceLimit of the pool, or free an address in this namespace.",

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
@@ -272,7 +273,7 @@ func (w *World) countServices(s *Status) {
 		if ok := is.Allocated.Status == metav1.ConditionTrue; ok {
 			s.Services.Allocated++
 		}
-		if c := is.Allocated; c.Status != metav1.ConditionTrue || c.Reason == "Orphaned" || c.Reason == "PartialDualStack" {
+		if c := is.Allocated; c.Status != metav1.ConditionTrue || c.Reason != allocator.Allocated.String() && c.Reason != allocator.Kept.String() {
 			s.Services.Reasons[cmp.Or(c.Reason, "Pending")]++
 			s.problem("service/"+name, "Allocated: "+sayCondition(c, "the controller has not seen it yet"), explain("service/", name))
 		}
