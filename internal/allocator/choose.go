@@ -576,6 +576,8 @@ func (c *claim) release(another, asked, anew bool) Release {
 		switch {
 		case c.withdrawn:
 			r.Cause = GivenAway
+		case c.outranked():
+			r.Cause = NeverGiven
 		case c.edited():
 			r.Cause = SharingEnded
 		}

@@ -49,7 +49,7 @@ type Release struct {
 	Pool    string
 	Cause   Cause
 	// Holder is the Service of the same namespace that keeps the address (LostToOlder,
-	// SharingEnded); zero where it is one of another.
+	// GivenAway, NeverGiven, SharingEnded); zero where it is one of another.
 	Holder lb.ServiceKey
 	// Clash says why the address cannot be shared with it, and Port on which port.
 	Clash Clash
@@ -196,6 +196,9 @@ const (
 	// GivenAway: its status showed the address no more, and another Service was given
 	// it meanwhile.
 	GivenAway
+	// NeverGiven: its status showed the address, but our record gives it to another
+	// Service.
+	NeverGiven
 	// SharingEnded: it was edited, and can no longer share the address with those
 	// who were not.
 	SharingEnded
@@ -203,7 +206,7 @@ const (
 	NoLongerServed
 )
 
-var causes = [...]string{"Requested", "Reallocated", "Reassigned", "FamilyDropped", "LostToOlder", "GivenAway", "SharingEnded", "NoLongerServed"}
+var causes = [...]string{"Requested", "Reallocated", "Reassigned", "FamilyDropped", "LostToOlder", "GivenAway", "NeverGiven", "SharingEnded", "NoLongerServed"}
 
 // String returns the cause's name.
 func (c Cause) String() string { return causes[c] }

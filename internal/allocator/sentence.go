@@ -239,6 +239,8 @@ func (r Release) Sentence() string {
 		return what + r.holder() + " is older and holds it too"
 	case GivenAway:
 		return what + "another writer had taken it out of the status, and " + r.holder() + " has it now"
+	case NeverGiven:
+		return what + "another writer put it into the status, and it is the address of " + r.holder()
 	case SharingEnded:
 		return fmt.Sprintf("%sas it is now it cannot be shared with %s: %s", what, r.holder(), r.Clash.sentence(r.Port))
 	default:

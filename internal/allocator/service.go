@@ -38,6 +38,8 @@ type tenure struct {
 	addr
 	from                                    string
 	promised, withdrawn, leaving, revocable bool
+	// unrecorded is set when only the status says so.
+	unrecorded bool
 }
 
 // tenures returns the claims of a Service: those that its status makes, and those it
@@ -53,6 +55,7 @@ func (p *Planner) tenures(s *lb.Service, promised []tenure) (all []tenure, forei
 		if i < len(s.AssignedPools) {
 			t.from = s.AssignedPools[i]
 		}
+		t.unrecorded = t.from == ""
 		switch {
 		case isPromised(t.addr):
 			continue
@@ -102,7 +105,7 @@ func (p *Planner) adopt(s *service, next lb.Service) {
 			p.unclaim(c, !served(&next))
 			continue
 		}
-		if w := wants[j]; c.from != w.from || c.leaving != w.leaving || c.withdrawn != w.withdrawn || c.lost {
+		if w := wants[j]; c.from != w.from || c.leaving != w.leaving || c.withdrawn != w.withdrawn || c.unrecorded != w.unrecorded || c.lost {
 			p.alter(c, w)
 		}
 		c.promised, c.revocable = wants[j].promised, true

@@ -21,6 +21,8 @@ type claim struct {
 	promised, revocable bool
 	// withdrawn is set while another writer keeps the address out of the status.
 	withdrawn bool
+	// unrecorded is set when only the status says that it is the Service's.
+	unrecorded bool
 	// leaving is set when the Service gives the address up in any case.
 	leaving bool
 	// lost is set when another that comes before it holds the address and does not
@@ -32,15 +34,10 @@ type claim struct {
 // holds reports whether the Service may go on with the address.
 func (c *claim) holds() bool { return !c.leaving && !c.lost }
 
-// older orders claims to one address: those who leave yield to those who stay.
+// older orders claims to one address: those who leave yield to those who stay, and
+// those that only a status makes to those that our record has.
 func (c *claim) older(o *claim) int {
-	if c.leaving != o.leaving {
-		if c.leaving {
-			return 1
-		}
-		return -1
-	}
-	return c.service.older(o.service)
+	return cmp.Or(last(c.leaving, o.leaving), last(c.unrecorded, o.unrecorded), c.service.older(o.service))
 }
 
 // A use is one address in use.
@@ -224,7 +221,7 @@ func (p *Planner) claim(s *service, t tenure) *claim {
 	}
 	c := &claim{
 		service: s, use: u, from: t.from, promised: t.promised, revocable: t.revocable,
-		withdrawn: t.withdrawn, leaving: t.leaving,
+		withdrawn: t.withdrawn, leaving: t.leaving, unrecorded: t.unrecorded,
 	}
 	p.uncount(u)
 	i, _ := slices.BinarySearchFunc(u.claims, c, (*claim).older)
@@ -379,16 +376,15 @@ func (u *use) count() {
 }
 
 // contestants returns the claims in the order in which they may keep the address:
-// those who leave yield to those who stay, those whose status does not show it to
-// those whose does, those who were edited since they came to hold it to those who were
-// not, and the younger to the older.
+// those who leave yield to those who stay, those that our record does not give it to
+// to those that it does, those whose status does not show it to those whose does, those
+// who were edited since they came to hold it to those who were not, and the younger to
+// the older.
 func (u *use) contestants() []*claim {
 	all := slices.Clone(u.claims)
 	slices.SortStableFunc(all, func(a, b *claim) int {
-		if a.leaving != b.leaving {
-			return a.older(b)
-		}
-		return cmp.Or(last(a.withdrawn, b.withdrawn), last(a.edited(), b.edited()), a.older(b))
+		return cmp.Or(last(a.leaving, b.leaving), last(a.unrecorded, b.unrecorded),
+			last(a.withdrawn, b.withdrawn), last(a.edited(), b.edited()), a.older(b))
 	})
 	return all
 }
@@ -432,6 +428,12 @@ func (p *Planner) contest(u *use) {
 		}
 	}
 	u.count()
+}
+
+// outranked reports whether a lost claim has no record and one that keeps the address
+// does.
+func (c *claim) outranked() bool {
+	return c.unrecorded && slices.ContainsFunc(c.use.claims, func(o *claim) bool { return o.keeps && !o.unrecorded })
 }
 
 // recount enters a use into the books of the pool that it is held under, and
@@ -651,8 +653,8 @@ func (p *Planner) alter(c *claim, t tenure) {
 	u := c.use
 	p.uncount(u)
 	c.from, c.promised, c.withdrawn = t.from, t.promised, t.withdrawn
-	if c.leaving != t.leaving {
-		c.leaving = t.leaving
+	if c.leaving != t.leaving || c.unrecorded != t.unrecorded {
+		c.leaving, c.unrecorded = t.leaving, t.unrecorded
 		slices.SortFunc(u.claims, (*claim).older)
 	}
 	if !u.settled {

@@ -26,6 +26,8 @@ type slowClaim struct {
 	promised bool
 	// withdrawn is set while another writer keeps it out of the status.
 	withdrawn bool
+	// unrecorded is set when no record says that the Service was given it.
+	unrecorded bool
 }
 
 type slowDecision struct {
@@ -52,6 +54,7 @@ func planSlowly(w World) []slowDecision {
 			if !o.ours(s, a) {
 				continue
 			}
+			c.unrecorded = c.from == ""
 			if c.from == "" && covers(o.pool(s.Request.Pool), a) {
 				c.from = s.Request.Pool
 			}
@@ -151,6 +154,11 @@ func (o *slow) recorded(s *lb.Service, a netip.Addr) string {
 
 // ours reports whether an address in a Service's status is.
 func (o *slow) ours(s *lb.Service, a netip.Addr) bool {
+	for _, other := range s.AssignedPools {
+		if other != "" && s.RecordOf(a) == "" {
+			return false // there is a record, and it names another
+		}
+	}
 	return o.owner(a) != nil && !o.onNode(a) || o.recorded(s, a) != ""
 }
 
@@ -186,12 +194,13 @@ func (o *slow) addresses(p *lb.Pool, f lb.Family) (all []netip.Addr) {
 	return all
 }
 
-// on lists the claims to an address: who stays before who leaves, by age.
+// on lists the claims to an address: who stays before who leaves, who has a record
+// before who has none, by age.
 func (o *slow) on(a netip.Addr) (all []*slowClaim) {
-	for _, leaving := range []bool{false, true} {
+	for place := range 4 {
 		for i := range o.Services {
 			for _, c := range o.claims {
-				if c.addr == a && c.leaving == leaving && c.s == &o.Services[i] {
+				if c.addr == a && c.unrecorded == (place&1 > 0) && c.leaving == (place&2 > 0) && c.s == &o.Services[i] {
 					all = append(all, c)
 				}
 			}
@@ -210,13 +219,13 @@ func slowlyShares(a, b *lb.Service) bool {
 	return !slices.ContainsFunc(a.Ports, func(p lb.Port) bool { return slices.Contains(b.Ports, p) })
 }
 
-// contestants are who claim an address, those last who were edited since, and after
-// them those whose status does not show it.
+// contestants are who claim an address, those last who were edited since, after
+// them those whose status does not show it, and then those without a record.
 func (o *slow) contestants(a netip.Addr) (all []*slowClaim) {
-	for place := range 8 {
+	for place := range 16 {
 		for _, c := range o.on(a) {
 			edited := !c.promised && !c.s.Foreign && c.s.Terms != "" && c.s.Terms != terms(c.s)
-			if edited == (place&1 > 0) && c.withdrawn == (place&2 > 0) && c.leaving == (place&4 > 0) {
+			if edited == (place&1 > 0) && c.withdrawn == (place&2 > 0) && c.unrecorded == (place&4 > 0) && c.leaving == (place&8 > 0) {
 				all = append(all, c)
 			}
 		}

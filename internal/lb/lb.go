@@ -197,6 +197,11 @@ func (s *Service) RecordOf(a netip.Addr) string {
 	return ""
 }
 
+// Recorded reports whether our own record names an address that the Service holds.
+func (s *Service) Recorded() bool {
+	return slices.ContainsFunc(s.AssignedPools, func(pool string) bool { return pool != "" })
+}
+
 // PlaceOf returns the node where an address that the Service holds is placed for
 // layer 2; empty for none.
 func (s *Service) PlaceOf(a netip.Addr) string {

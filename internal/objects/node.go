@@ -25,8 +25,8 @@ func (o Scope) Node(n *corev1.Node) lb.Node {
 			if a.Type != kind {
 				continue
 			}
-			if ip, err := netip.ParseAddr(a.Address); err == nil && !slices.Contains(out.Addresses, ip.Unmap()) {
-				out.Addresses = append(out.Addresses, ip.Unmap())
+			if ip, ok := address(a.Address); ok && !slices.Contains(out.Addresses, ip) {
+				out.Addresses = append(out.Addresses, ip)
 			}
 		}
 	}

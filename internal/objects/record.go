@@ -121,13 +121,23 @@ func (g gift) withdrawn(shown []netip.Addr) (held, withdrawn []netip.Addr) {
 	return held, withdrawn
 }
 
+// shown returns which addresses that a status shows can be the Service's: any where the
+// record names none, else those that it names. What others put beside them or in their
+// place was not given.
+func (g gift) shown(addresses []netip.Addr) []netip.Addr {
+	if len(g.addresses) == 0 {
+		return addresses
+	}
+	return slices.DeleteFunc(addresses, func(a netip.Addr) bool { return !slices.Contains(g.addresses, a) })
+}
+
 // maxOthers is how many of the names in an ingress list are told.
 const maxOthers = 3
 
 // others lists what an ingress list shows that is no address.
 func others(ingress []corev1.LoadBalancerIngress) (names []string) {
 	for _, in := range ingress {
-		if _, err := netip.ParseAddr(in.IP); err == nil {
+		if _, ok := address(in.IP); ok {
 			continue
 		}
 		if name := in.IP + in.Hostname; name != "" && len(names) < maxOthers {
@@ -145,8 +155,8 @@ func (s *Service) stays(left []netip.Addr) (ingress []corev1.LoadBalancerIngress
 		return ours(kept), len(kept) < len(s.Assigned)
 	}
 	for _, in := range s.ingress {
-		a, err := netip.ParseAddr(in.IP)
-		if err != nil || slices.Contains(left, a.Unmap()) {
+		a, ok := address(in.IP)
+		if !ok || slices.Contains(left, a) {
 			ingress = append(ingress, in)
 		}
 	}

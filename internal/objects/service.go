@@ -242,9 +242,11 @@ func (o Scope) Service(s *corev1.Service) *Service {
 		}
 	}
 	out.Assigned, out.Exact = assigned(s.Status.LoadBalancer.Ingress)
-	if o.Role == Allocating { // only what is shown is announced
+	if o.Role == Allocating {
 		out.Assigned, out.Withdrawn = gave.withdrawn(out.Assigned)
 		out.Exact = out.Exact && out.Withdrawn == nil
+	} else { // only what is shown is announced
+		out.Assigned = gave.shown(out.Assigned)
 	}
 	out.AssignedPools = namesOf(out.Assigned, gave.addresses, gave.pools)
 	at, nodes := parsePairs(out.placed.Message, recordOn)
@@ -363,14 +365,14 @@ func protocol(p corev1.Protocol) lb.Protocol {
 func assigned(ingress []corev1.LoadBalancerIngress) (addresses []netip.Addr, exact bool) {
 	exact = true
 	for _, in := range ingress {
-		a, err := netip.ParseAddr(in.IP)
-		if err != nil || slices.Contains(addresses, a.Unmap()) {
+		a, ok := address(in.IP)
+		if !ok || slices.Contains(addresses, a) {
 			exact = false
 			continue
 		}
-		addresses = append(addresses, a.Unmap())
+		addresses = append(addresses, a)
 		if in.Hostname != "" || in.IPMode == nil || *in.IPMode != corev1.LoadBalancerIPModeVIP ||
-			len(in.Ports) > 0 || in.IP != a.Unmap().String() {
+			len(in.Ports) > 0 || in.IP != a.String() {
 			exact = false
 		}
 	}
@@ -389,10 +391,18 @@ func joinNames(names []string) string {
 func ask(s *corev1.Service, what string) (value, key string) {
 	for _, p := range prefixes {
 		if v, ok := s.Annotations[p+what]; ok {
-			return strings.TrimSpace(v), p + what
+			return trimmed(v), p + what
 		}
 	}
 	return "", ""
+}
+
+// trimmed returns a text without the blanks around it, and holds on to none of them.
+func trimmed(text string) string {
+	if short := strings.TrimSpace(text); len(short) < len(text) {
+		return strings.Clone(short)
+	}
+	return text
 }
 
 // request reads what the owner of a Service asks for. What cannot be understood
@@ -424,7 +434,7 @@ func request(s *corev1.Service) lb.Request {
 	sharing, _ := ask(s, askSharing)
 	r.SharingKey = short(sharing, maxName)
 	r.Reallocate = short(s.Annotations[AnnotationReallocate], maxToken)
-	move := strings.TrimSpace(s.Annotations[AnnotationMove])
+	move := trimmed(s.Annotations[AnnotationMove])
 	r.Move = short(move, maxToken)
 	node, _, _ := strings.Cut(move, " ")
 	r.MoveTo = short(node, maxName)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -382,6 +383,77 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 	}
 }
 
+// A text that is cut keeps nothing alive of what it was cut from, and all that its author
+// may write together is bounded: labels, which selectors need, by themselves.
+func TestWhatIsCutFromAServiceIsNotKeptAlive(t *testing.T) {
+	long, blanks := strings.Repeat("x", 250_000), strings.Repeat(" ", 250_000)
+	greedy := func(int) *corev1.Service {
+		s := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "a", UID: "u", Annotations: map[string]string{
+				"belfry.dev/loadBalancerIPs": "2001:db8::1" + blanks, "belfry.dev/address-pool": "edge" + blanks,
+				"belfry.dev/allow-shared-ip": strings.Clone(long), "belfry.dev/reallocate": strings.Clone(long), "belfry.dev/move-to": blanks + "node1",
+				AnnotationPool: strings.Clone(long), AnnotationPlaced: strings.Clone(long), "example.com/more": strings.Clone(long),
+			}},
+			Spec: corev1.ServiceSpec{
+				Type: corev1.ServiceTypeLoadBalancer, ClusterIPs: []string{"10.0.0.1", "fd00::1"}, LoadBalancerIP: blanks + "2001:db8::2",
+				ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, Selector: map[string]string{"a": strings.Clone(long)},
+			},
+		}
+		for j := range 1000 {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: strings.Clone(long[:15]), Protocol: "TCP", Port: int32(j + 1)})
+			s.Spec.ExternalIPs = append(s.Spec.ExternalIPs, "2001:db8::1")
+		}
+		return s
+	}
+	plain := func(int) *corev1.Service {
+		return &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "web", Name: "a", UID: "u"},
+			Spec:       corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer, ClusterIPs: []string{"10.0.0.1", "fd00::1"}},
+		}
+	}
+	labeled := func(i int) *corev1.Service {
+		s := plain(i)
+		s.Labels = map[string]string{}
+		for j := range 1000 {
+			s.Labels[fmt.Sprintf("%d-%d", i, j)] = strings.Clone(long[:63])
+		}
+		return s
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	const n = 100
+	each := func(role Role, of func(int) *corev1.Service) int {
+		all := make([]*Service, n)
+		before := heap()
+		for i := range all {
+			all[i] = Scope{Role: role}.Service(of(i))
+		}
+		defer runtime.KeepAlive(all)
+		return int(heap()-before) / n
+	}
+	for _, c := range []struct {
+		role    Role
+		of      func(int) *corev1.Service
+		most    int
+		whoever string
+	}{
+		{Announcing, greedy, 64, "annotations, ports and selectors for a speaker"},
+		{Allocating, greedy, 2048, "annotations, ports and selectors for the controller"},
+		{Announcing, labeled, 2560, "labels for a speaker"},
+		{Allocating, labeled, 2560, "labels for the controller"},
+	} {
+		more := each(c.role, c.of) - each(c.role, plain)
+		t.Logf("%s: %d bytes", c.whoever, more)
+		if more > c.most {
+			t.Errorf("%s: %d bytes more live, want at most %d", c.whoever, more, c.most)
+		}
+	}
+}
+
 func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 	// JSON spells each of these characters in six bytes.
 	long := strings.Repeat("<", 100_000)
@@ -486,8 +558,9 @@ func TestWhatIsTakenOutOfAStatusIsStillHeldByOurRecord(t *testing.T) {
 		if fmt.Sprint(got.Assigned) != c.held || fmt.Sprint(got.AssignedPools) != c.pools || fmt.Sprint(got.Withdrawn) != c.withdrawn || got.Exact != c.exact {
 			t.Errorf("%s: holds %v from %v, withdrawn %v, exact %v", c.what, got.Assigned, got.AssignedPools, got.Withdrawn, got.Exact)
 		}
-		// Whoever announces takes nothing but what is shown.
+		// Whoever announces takes nothing but what is shown, and recorded.
 		shown, _ := assigned(c.ingress)
+		shown = slices.DeleteFunc(shown, func(a netip.Addr) bool { return !strings.Contains(c.record, a.String()+" from ") })
 		if got := (Scope{Namespace: DefaultNamespace}).Service(s); fmt.Sprint(got.Assigned) != fmt.Sprint(shown) || got.Withdrawn != nil {
 			t.Errorf("%s: announced are %v", c.what, got.Assigned)
 		}

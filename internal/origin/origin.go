@@ -15,7 +15,9 @@
 //     Such an address is an orphan. So no edit of pools takes an address in use from
 //     its pool's advertisements, nor from a Service that asked for that pool.
 //   - Where there is no record either, nobody's: it is foreign. Somebody else wrote it
-//     into the Service's status, and nobody announces it.
+//     into the Service's status, and nobody announces it. So is what stands there
+//     beside addresses that our record names, whatever pool covers it: we write both
+//     together, so we have not given that one.
 //
 // A record stands where those who own Services cannot write: in the status of the
 // Service, beside the address and written with it, and for orphans in the status of
@@ -40,7 +42,7 @@ type Standing uint8
 
 // Standings.
 const (
-	// Foreign: no pool covers it and no record names it.
+	// Foreign: no pool covers it and no record names it, or the record names others.
 	Foreign Standing = iota
 	// Orphan: the pool that gave it does not cover it any more.
 	Orphan
@@ -106,7 +108,13 @@ func New(pools []lb.Pool, nodes []lb.Node) *Index {
 }
 
 // Of returns where an address that a Service's status shows comes from.
-func (ix *Index) Of(s *lb.Service, a netip.Addr) Origin { return ix.Find(a, s.RecordOf(a)) }
+func (ix *Index) Of(s *lb.Service, a netip.Addr) Origin {
+	recorded := s.RecordOf(a)
+	if recorded == "" && s.Recorded() {
+		return Origin{Node: ix.nodes[a]}
+	}
+	return ix.Find(a, recorded)
+}
 
 // Find returns where an address in use comes from, given the pool that the record in
 // its Service's status names; empty for none.

@@ -68,10 +68,38 @@ func TestAnAddressInUseBelongsToThePoolThatGaveItOrElseToTheOneThatCoversIt(t *t
 			if text == "" {
 				continue
 			}
-			s := &lb.Service{Assigned: []netip.Addr{addr("10.9.9.9"), addr(text)}, AssignedPools: []string{"other", c.recorded}}
+			s := &lb.Service{Assigned: []netip.Addr{addr("10.9.9.9"), addr(text)}, AssignedPools: []string{"", c.recorded}}
 			if got := ix.Of(s, addr(text)); got != c.want {
 				t.Errorf("%s (%s, recorded %q): %+v, want %+v", c.what, text, c.recorded, got, c.want)
 			}
+		}
+	}
+}
+
+// Our record and the status are written together, so what stands beside an address that
+// is recorded is another writer's, whatever pool covers it.
+func TestWhatStandsBesideARecordedAddressIsForeign(t *testing.T) {
+	pools := []lb.Pool{named("edge", 1, "10.0.0.0/24", "fd00::/64")}
+	ix := origin.New(pools, []lb.Node{{Name: "n1", Addresses: []netip.Addr{addr("10.0.0.9"), addr("fd00::9")}}})
+	for _, c := range []struct {
+		shown, recorded string
+		want            origin.Origin
+	}{
+		{"10.0.0.1", "fd00::1", origin.Origin{}},
+		{"fd00::1", "10.0.0.1", origin.Origin{}},
+		{"10.0.0.1", "10.0.0.2", origin.Origin{}},
+		{"fd00::1", "fd00::2", origin.Origin{}},
+		{"10.0.0.9", "10.0.0.1", origin.Origin{Node: "n1"}},
+		{"fd00::9", "fd00::1", origin.Origin{Node: "n1"}},
+		{"10.0.0.1", "", origin.Origin{Standing: origin.Covered, Pool: "edge"}},
+		{"fd00::1", "", origin.Origin{Standing: origin.Covered, Pool: "edge"}},
+	} {
+		s := &lb.Service{Assigned: []netip.Addr{addr(c.shown)}, AssignedPools: []string{""}}
+		if c.recorded != "" {
+			s.Assigned, s.AssignedPools = append(s.Assigned, addr(c.recorded)), append(s.AssignedPools, "edge")
+		}
+		if got := ix.Of(s, addr(c.shown)); got != c.want {
+			t.Errorf("%s beside %q: %+v, want %+v", c.shown, c.recorded, got, c.want)
 		}
 	}
 }
