@@ -1,6 +1,7 @@
 package controller_test
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,8 +59,9 @@ type rival struct {
 	mu    sync.Mutex // The controller writes on goroutines of its own.
 	after time.Duration
 	done  bool
-	// writes are ours, since it was last asked.
-	writes []time.Time
+	// writes are ours since it was last asked, and shown those of them that write the
+	// addresses.
+	writes, shown []time.Time
 }
 
 func (b *bubble) rival(name string, undo func(*corev1.Service)) *rival {
@@ -71,6 +73,9 @@ func (b *bubble) rival(name string, undo func(*corev1.Service)) *rival {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.writes = append(r.writes, time.Now())
+		if bytes.Contains(w.Body, []byte(`"loadBalancer"`)) {
+			r.shown = append(r.shown, time.Now())
+		}
 		if after := r.after; !r.done {
 			go func() {
 				time.Sleep(after) // virtual
@@ -115,8 +120,15 @@ func (r *rival) written() []time.Time {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	writes := r.writes
-	r.writes = nil
+	r.writes, r.shown = nil, nil
 	return writes
+}
+
+// addressed returns when we wrote the addresses, since written was last asked.
+func (r *rival) addressed() []time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.shown)
 }
 
 // wrote fails the test unless we wrote so often since it was last asked.

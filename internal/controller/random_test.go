@@ -12,6 +12,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
@@ -197,6 +199,160 @@ func (w randomWorld) change() {
 	default:
 		w.randomService()
 	}
+}
+
+// insists is something that another writer puts into the status of a Service whenever it
+// is not there; the addresses are those of another Service.
+func (w randomWorld) insists(others []corev1.LoadBalancerIngress) (what string, undo func(*corev1.Service)) {
+	proxy := corev1.LoadBalancerIPModeProxy
+	each := func(edit func(*corev1.LoadBalancerIngress)) func(*corev1.Service) {
+		return func(s *corev1.Service) {
+			for i := range s.Status.LoadBalancer.Ingress {
+				edit(&s.Status.LoadBalancer.Ingress[i])
+			}
+		}
+	}
+	shows := func(ingress ...corev1.LoadBalancerIngress) func(*corev1.Service) {
+		return func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = slices.Clone(ingress) }
+	}
+	switch w.rand.IntN(9) {
+	case 0:
+		return "a name", named
+	case 1:
+		return "nothing", shows()
+	case 2:
+		return "ports", each(func(in *corev1.LoadBalancerIngress) { in.Ports = []corev1.PortStatus{{Port: 80, Protocol: "TCP"}} })
+	case 3:
+		return "ipMode", each(func(in *corev1.LoadBalancerIngress) { in.IPMode = &proxy })
+	case 4:
+		return "addresses of no pool", shows(corev1.LoadBalancerIngress{IP: "203.0.113.7"}, corev1.LoadBalancerIngress{IP: "2001:db8:9::7"})
+	case 5:
+		return "a name beside", func(s *corev1.Service) {
+			if !slices.ContainsFunc(s.Status.LoadBalancer.Ingress, func(in corev1.LoadBalancerIngress) bool { return in.Hostname != "" }) {
+				s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{Hostname: "lb.example.com"})
+			}
+		}
+	case 6:
+		return "another Service's addresses", shows(others...)
+	case 7:
+		return "another Service's addresses before its own", func(s *corev1.Service) {
+			if is := s.Status.LoadBalancer.Ingress; len(is) < len(others) || !slices.EqualFunc(is[:len(others)], others, func(a, b corev1.LoadBalancerIngress) bool { return a.IP == b.IP }) {
+				s.Status.LoadBalancer.Ingress = slices.Concat(others, is)
+			}
+		}
+	default:
+		return "free addresses of a pool", shows(corev1.LoadBalancerIngress{IP: "192.0.2.3"}, corev1.LoadBalancerIngress{IP: "2001:db8::3"})
+	}
+}
+
+// statuses are those of all Services but one.
+func (b *bubble) statuses(but string) map[string]corev1.ServiceStatus {
+	all := map[string]corev1.ServiceStatus{}
+	for _, s := range apitest.List(b.api, &corev1.Service{}) {
+		if s.Name != but {
+			all[s.Name] = s.Status
+		}
+	}
+	return all
+}
+
+// Whatever another writer insists on in the status of a Service, it writes its addresses
+// three times a minute at most, is named, and moves neither that Service nor another.
+func TestNoWriterOfAStatusMovesAServiceOfARandomWorld(t *testing.T) {
+	tried := map[string]int{}
+	for seed := range uint64(24) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			inBubble(t, func(b *bubble) {
+				w := randomWorld{b, rand.New(rand.NewPCG(seed, 7))}
+				b.node("node2")
+				b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+				b.advertise()
+				b.lead()
+				for range 6 {
+					for range 6 {
+						w.change()
+						b.passes(time.Duration(w.rand.IntN(50)) * time.Millisecond)
+					}
+					b.passes(time.Hour) // longer than any pause
+					var holders []*corev1.Service
+					for _, s := range apitest.List(b.api, &corev1.Service{}) {
+						if len(s.Status.LoadBalancer.Ingress) > 0 && meta.IsStatusConditionTrue(s.Status.Conditions, "belfry.dev/Allocated") {
+							holders = append(holders, s)
+						}
+					}
+					if len(holders) == 0 {
+						continue
+					}
+					slices.SortFunc(holders, func(a, b *corev1.Service) int { return strings.Compare(a.Name, b.Name) })
+					victim := holders[w.rand.IntN(len(holders))]
+					what, undo := w.insists(holders[w.rand.IntN(len(holders))].Status.LoadBalancer.Ingress)
+					before, others, counted := victim.Status, b.statuses(victim.Name), b.gauges()
+					b.api.Writes()
+					b.told()
+
+					r := b.rival(victim.Name, undo)
+					r.wait(time.Duration(1+w.rand.IntN(3000)) * time.Millisecond)
+					r.act()
+					b.passes(time.Duration(2+w.rand.IntN(120)) * time.Minute)
+					shown := r.addressed()
+					for i := 3; i < len(shown); i++ {
+						if span := shown[i].Sub(shown[i-3]); span < time.Minute {
+							t.Errorf("%s: the addresses are written four times within %v", what, span)
+						}
+					}
+					for i, writes := 6, r.written(); i < len(writes); i++ {
+						if span := writes[i].Sub(writes[i-6]); span < time.Minute {
+							t.Errorf("%s: seven writes within %v", what, span)
+						}
+					}
+					is := b.service(victim.Name)
+					c := meta.FindStatusCondition(is.Status.Conditions, "belfry.dev/Allocated")
+					if fought := len(shown) > 0; fought && (c.Reason != "Contested" || !strings.Contains(c.Message, "field manager lb-operator")) {
+						t.Errorf("%s: the condition says %s: %s", what, c.Reason, c.Message)
+					} else if fought {
+						tried[what]++
+					}
+					for _, write := range b.api.Writes() {
+						if write.Resource != "events" && write.Name != victim.Name {
+							t.Errorf("%s in the status of %s has us %v", what, victim.Name, write)
+						}
+					}
+					if now := b.statuses(victim.Name); !equality.Semantic.DeepEqual(now, others) {
+						t.Errorf("%s in the status of %s: the others were\n%v\nand are\n%v", what, victim.Name, others, now)
+					}
+
+					r.stop()
+					b.edit(victim.Name, annotated("example.com/looked", fmt.Sprint(w.rand.Int()))) // as its owner does
+					b.passes(time.Hour)
+					b.api.Before(nil)
+					after := b.service(victim.Name).Status
+					after.Conditions, before.Conditions = sincelessly(after.Conditions), sincelessly(before.Conditions)
+					if !equality.Semantic.DeepEqual(after, before) {
+						t.Errorf("%s: the status was\n%v\nand in the end is\n%v", what, before, after)
+					}
+					if again := b.gauges(); !maps.Equal(counted, again) {
+						t.Errorf("%s: counted was\n%v\nand in the end is\n%v", what, counted, again)
+					}
+					if t.Failed() {
+						return
+					}
+				}
+			})
+		})
+	}
+	if len(tried) < 9 {
+		t.Errorf("fought was %v", tried)
+	}
+}
+
+// sincelessly returns conditions without their times, sorted.
+func sincelessly(conditions []metav1.Condition) []metav1.Condition {
+	out := slices.Clone(conditions)
+	for i := range out {
+		out[i].LastTransitionTime = metav1.Time{}
+	}
+	slices.SortFunc(out, func(a, b metav1.Condition) int { return strings.Compare(a.Type, b.Type) })
+	return out
 }
 
 // gauges are what the metrics say there is: a series that is 0 says no more than one
