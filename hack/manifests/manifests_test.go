@@ -249,6 +249,36 @@ func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
 	with(t, slices.DeleteFunc(all, func(name string) bool { return name == "pod-monitoring" })...)
 }
 
+// The init container that has nodes answer ping changes the node's network, and has no other
+// power. The speaker beside it has none more for that.
+func TestThePingRuleHasOnePowerMoreAndEnds(t *testing.T) {
+	spec := func(of map[string]object) object {
+		return of["DaemonSet belfry-speaker"]["spec"].(object)["template"].(object)["spec"].(object)
+	}
+	plain, ping := spec(rendered(t, "overlays/both")), spec(with(t, "ping"))
+	inits, _ := ping["initContainers"].([]any)
+	if len(inits) != 1 {
+		t.Fatalf("init containers: %v", inits)
+	}
+	rule := inits[0].(object)
+	want := object{
+		"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": false, "allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true,
+		"capabilities": object{"drop": []any{"ALL"}, "add": []any{"NET_ADMIN"}},
+	}
+	if got := rule["securityContext"]; fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("its powers are %v, want %v", got, want)
+	}
+	for _, key := range []string{"ports", "restartPolicy", "volumeMounts", "env"} {
+		if rule[key] != nil {
+			t.Errorf("it has %s: %v", key, rule[key])
+		}
+	}
+	delete(ping, "initContainers")
+	if !reflect.DeepEqual(ping, plain) {
+		t.Errorf("beside the init container is\n%v\nwant\n%v", ping, plain)
+	}
+}
+
 // The Prometheus operator's own types know every field of the monitors, and those
 // find the port and the token that they name.
 func TestMonitorsAreWhatThePrometheusOperatorReads(t *testing.T) {
