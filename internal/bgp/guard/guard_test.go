@@ -130,10 +130,9 @@ func sealed(t *testing.T, said func(wire.Family)) (*Inner, net.Listener) {
 	return in, l
 }
 
-// connect brings up an Inner and the gobgp at its other end.
-func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
+// taken dials gobgp, and returns its end of the connection that it has taken: ours.
+func taken(t *testing.T, in *Inner, l net.Listener) net.Conn {
 	t.Helper()
-	in, l := sealed(t, said)
 	if err := in.Dial(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +141,17 @@ func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	g := gobgp{t, conn}
+	if got := conn.RemoteAddr().String(); got != in.conn.LocalAddr().String() {
+		t.Errorf("it took %s, ours is %s", got, in.conn.LocalAddr())
+	}
+	return conn
+}
+
+// connect brings up an Inner and the gobgp at its other end.
+func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
+	t.Helper()
+	in, l := sealed(t, said)
+	g := gobgp{t, taken(t, in, l)}
 	g.send(wire.AppendKeepalive(wire.AppendOpen(nil, gobgpOpen)))
 	if err := in.Greet(gobgpOpen); err != nil {
 		t.Fatal(err)
@@ -352,17 +361,7 @@ func TestNobodyElseSpeaksInOurName(t *testing.T) {
 		}
 	}
 	nobody()
-	if err := in.Dial(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if got := conn.RemoteAddr().String(); got != in.conn.LocalAddr().String() {
-		t.Errorf("it took %s, ours is %s", got, in.conn.LocalAddr())
-	}
+	taken(t, in, l)
 	nobody()
 	// The same without a seal, and of two nodes: no two have one address or key.
 	other, l := sealed(t, func(wire.Family) {})
@@ -407,17 +406,7 @@ func TestGobgpIsReachedWithoutASeal(t *testing.T) {
 			t.Error("a listener of MPTCP is sealed")
 		}
 	}
-	if err := in.Dial(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if got := conn.RemoteAddr().String(); got != in.conn.LocalAddr().String() {
-		t.Errorf("it took %s, ours is %s", got, in.conn.LocalAddr())
-	}
+	taken(t, in, l)
 }
 
 // Once gobgp is greeted it listens no more, and its port is for others.
