@@ -251,8 +251,9 @@ func (b *bird) lastWord(t *testing.T, p lb.BGPPeer) string {
 	if all := regexp.MustCompile(`(?m)^ +(Last error|Message): +(.*)$`).FindAllString(text, -1); len(all) > 0 {
 		return strings.Join(all, " ")
 	}
-	// A protocol that BIRD is stopping itself has no last error, whatever it is told then;
-	// but what it was told is in the log.
+	// A protocol that is down at the moment when BIRD is reconfigured, for whichever
+	// neighbor, is made anew (proto_reconfigure of nest/proto.c), and the new one has no
+	// last error. What the old one was told is in the log.
 	said := ""
 	logged, _ := os.ReadFile(filepath.Join(b.dir, "log"))
 	for line := range strings.Lines(string(logged)) {
