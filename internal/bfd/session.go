@@ -61,7 +61,11 @@ type Session struct {
 	// desiredTx and requiredRx are what is in effect, which lags behind the
 	// config while a poll sequence announces a change (RFC 5880 section 6.8.3).
 	desiredTx, requiredRx time.Duration
-	polling               bool
+	// polling is set while a poll sequence has not been answered, which announces polledTx
+	// and polledRx. What the config becomes meanwhile is for the next one: an answer does
+	// not say which of two it is for.
+	polling            bool
+	polledTx, polledRx time.Duration
 
 	// knock is the latest packet that named no session while this one was up and
 	// after which none has named it; nil when there is none.
@@ -160,10 +164,13 @@ func (s *Session) adapt(now time.Duration) {
 	if wantTx == s.desiredTx && s.config.Receive == s.requiredRx {
 		return
 	}
-	if s.state != Up {
+	switch {
+	case s.state != Up:
 		s.desiredTx, s.requiredRx = wantTx, s.config.Receive
-	} else {
-		s.polling = true
+	case s.polling:
+		return
+	default:
+		s.polling, s.polledTx, s.polledRx = true, wantTx, s.config.Receive
 		// Sending faster, and expecting less, may begin at once.
 		s.desiredTx, s.requiredRx = min(wantTx, s.desiredTx), max(s.config.Receive, s.requiredRx)
 	}
@@ -256,7 +263,8 @@ func (s *Session) follow(p Packet, now time.Duration) (poll bool) {
 	if p.Final && s.polling {
 		s.polling = false
 		if s.state == Up {
-			s.desiredTx, s.requiredRx = s.config.Transmit, s.config.Receive
+			s.desiredTx, s.requiredRx = s.polledTx, s.polledRx
+			s.adapt(now)
 		}
 	}
 	switch {
@@ -373,7 +381,7 @@ func (s *Session) packet() Packet {
 	}
 	if s.polling {
 		// A poll announces what is wanted, whatever is still in effect.
-		p.DesiredTx, p.RequiredRx = s.config.Transmit, s.config.Receive
+		p.DesiredTx, p.RequiredRx = s.polledTx, s.polledRx
 	}
 	return p
 }
