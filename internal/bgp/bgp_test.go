@@ -365,6 +365,7 @@ func TestFactsStay(t *testing.T) {
 	guess := &Fault{Cause: ClosedBeforeOpen, Text: "the router closed the connection before OPEN; does it know this node as a neighbor?"}
 	refused := &Fault{Cause: ConnectionRefused, Text: "connection refused by 192.0.2.1:179"}
 	unanswered := &Fault{Cause: Unanswered, Text: "SYN unanswered by [2001:db8::1]:179"}
+	suspected := &Fault{Cause: MD5Suspected, Text: "MD5 mismatch suspected: SYN unanswered by [2001:db8::1]:179"}
 	expired := &Fault{Cause: HoldTimerExpired, Text: "hold timer expired"}
 	for _, c := range []struct {
 		name   string
@@ -385,6 +386,8 @@ func TestFactsStay(t *testing.T) {
 		{"a fact again after both", []*Fault{expired, guess, expired}, HoldTimerExpired, expired.Text},
 		{"a guess after a refusal of ours", []*Fault{{Cause: OpenRejected, Text: "bad peer AS 65001, expected 65000"}, guess}, OpenRejected, "bad peer AS 65001, expected 65000; since then " + guess.Text},
 		{"silence after words", []*Fault{words, {Cause: Silent, Text: "the router does not confirm our OPEN"}}, Silent, "the router does not confirm our OPEN; before that " + words.Text},
+		{"a suspicion after words", []*Fault{words, suspected}, MD5Suspected, suspected.Text + "; before that " + words.Text},
+		{"a guess after both", []*Fault{words, suspected, guess}, Notified, words.Text},
 		{"a fact after a guess", []*Fault{guess, refused}, ConnectionRefused, refused.Text},
 	} {
 		var shown *Fault

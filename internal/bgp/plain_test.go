@@ -288,7 +288,7 @@ func TestAnAggregateWeighsWhatIsToBeWeighed(t *testing.T) {
 // it is.
 func TestARoutersWordsStayBesideWhatIsNew(t *testing.T) {
 	words := &Fault{Cause: Notified, Text: "see you at noon"}
-	for _, c := range []Cause{ConnectionRefused, Unanswered, Unreachable, Silent} {
+	for _, c := range []Cause{ConnectionRefused, Unanswered, MD5Suspected, Unreachable, Silent} {
 		got := (&Fault{Cause: c, Text: "new"}).Succeed(words)
 		if got.Cause != c || got.Text != "new; before that see you at noon" {
 			t.Errorf("%v: %+v", c, got)

@@ -124,7 +124,7 @@ func (f *Fault) Succeed(before *Fault) *Fault {
 		case OpenRejected, Malformed, HoldTimerExpired, SendTimeout, Silent, TTLTooLow, BFDDown:
 			return &Fault{Cause: before.Cause, Text: before.Text + "; since then " + f.Text, first: before}
 		}
-	case ConnectionRefused, Unanswered, Unreachable, Silent:
+	case ConnectionRefused, Unanswered, MD5Suspected, Unreachable, Silent:
 		if before.Cause == Notified {
 			return &Fault{Cause: f.Cause, Text: f.Text + "; before that " + before.Text, first: before}
 		}
