@@ -457,7 +457,7 @@ func (m *Monitor) enlist(key pathKey, s *session) (local uint32, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.byPath[key] != nil {
-		return 0, fmt.Errorf("BFD with %s: the path is watched already", key.remote)
+		return 0, fmt.Errorf("BFD with %s: the path is watched already, by another session; this one has its hold time alone", key.remote)
 	}
 	if err := m.faults[socket{key.remote.Is6(), key.multihop}]; err != nil {
 		return 0, fmt.Errorf("BFD with %s: %w", key.remote, err)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/belfrylb/belfry/internal/bfd/udp"
 	"github.com/belfrylb/belfry/internal/bgp"
@@ -24,6 +25,8 @@ type Peering struct {
 	wanted  atomic.Pointer[[]bgp.Session]
 	woken   chan struct{}
 	changed chan struct{}
+	// watchAgain is the pause after which BFD is tried again that cannot be had.
+	watchAgain time.Duration
 
 	mu       sync.Mutex
 	sessions map[string]*session
@@ -35,7 +38,7 @@ type Peering struct {
 func New(log *slog.Logger) *Peering {
 	return &Peering{
 		log: log, pool: &pool{log: log}, monitor: udp.New(log), woken: make(chan struct{}, 1), changed: make(chan struct{}, 1),
-		sessions: map[string]*session{}, seen: map[string]bool{},
+		watchAgain: watchAgain, sessions: map[string]*session{}, seen: map[string]bool{},
 	}
 }
 

@@ -27,6 +27,9 @@ const (
 	// refreshInterval is the least time between two tables that a router asks
 	// for; what it asks for sooner is served later.
 	refreshInterval = time.Second
+	// watchAgain is the pause after which BFD is tried again that cannot be had, as
+	// another program has its port.
+	watchAgain = 5 * time.Second
 )
 
 // A session is one peer's session through all its connections. Its settings of
@@ -56,8 +59,10 @@ type session struct {
 	// next are the next hops that were chosen last.
 	next map[lb.Family]bgp.NextHop
 
-	// leaving is set by leave; it belongs to the Peering.
-	leaving bool
+	// leaving is set by leave; it belongs to the Peering. farewell is how the session
+	// leaves, set before its context ends.
+	leaving  bool
+	farewell guard.Ending
 
 	mu   sync.Mutex
 	view bgp.SessionView
@@ -69,14 +74,20 @@ type session struct {
 }
 
 // transportOf leaves out of a peer what its session can follow without a reset,
-// and spells out defaults, so that writing one down is no change.
+// and spells what is the same in one way, so that writing a default down is no change.
 func transportOf(p lb.BGPPeer) lb.BGPPeer {
 	p.Families = bgp.Families(p)
 	if p.Port == 0 {
 		p.Port = bgp.DefaultPort
 	}
+	if p.LocalASN == p.MyASN {
+		p.LocalASN = 0
+	}
+	if 3*p.KeepaliveTime == p.HoldTime {
+		p.KeepaliveTime = 0
+	}
 	p.Created, p.NodeSelectors, p.PasswordFault = time.Time{}, nil, ""
-	p.ConnectTime, p.MaximumPrefixes, p.BFD = 0, 0, nil
+	p.ConnectTime, p.MaximumPrefixes, p.BFD, p.ShutdownMessage = 0, 0, nil, ""
 	return p
 }
 
@@ -118,7 +129,7 @@ func (s *session) leave(e guard.Ending) {
 	if s.leaving {
 		return
 	}
-	s.leaving = true
+	s.leaving, s.farewell = true, e
 	s.end(e)
 	s.cancel()
 }
@@ -287,7 +298,10 @@ func (s *session) hold(ctx context.Context, link *guard.Link, n bgp.Negotiated, 
 	if err == nil {
 		err = s.tend(ctx, link, n, local, done)
 	}
-	if err != nil {
+	switch {
+	case ctx.Err() != nil:
+		s.end(s.farewell) // the attempt may have just begun, and have thrown it away
+	case err != nil:
 		s.end(guard.Ending{Fault: &bgp.Fault{Cause: bgp.InternalFault, Text: err.Error()}, Notification: new(wire.Cease(wire.CeaseReset, ""))})
 	}
 	e := <-done

@@ -3,7 +3,6 @@ package gobgp
 import (
 	"context"
 	"reflect"
-	"time"
 
 	"github.com/belfrylb/belfry/internal/bfd"
 	"github.com/belfrylb/belfry/internal/bfd/udp"
@@ -59,14 +58,18 @@ func (s *session) startWatch(n bgp.Negotiated, profile lb.BFDProfile) {
 	s.change(func(v *bgp.SessionView) { v.BFD, v.BFDFault = bfd.Down.String(), "" })
 	go func() {
 		defer close(w.gone)
+		told := ""
 		for ctx.Err() == nil {
 			err := s.peering.monitor.Watch(ctx, path, profile, w.profiles, s.pathChanged)
 			if err == nil {
 				continue
 			}
-			s.log.Warn("cannot run BFD; will retry", "err", err)
+			if told != err.Error() {
+				told = err.Error()
+				s.log.Warn("cannot run BFD; will retry", "err", err)
+			}
 			s.change(func(v *bgp.SessionView) { v.BFDFault = err.Error() })
-			s.sleep(ctx, 5*time.Second)
+			s.sleep(ctx, s.peering.watchAgain)
 			profile = latest(profile, w.profiles)
 		}
 	}()
