@@ -413,7 +413,10 @@ func BGPAdvertisement(a *v1beta1.BGPAdvertisement, communities map[string]*lb.Co
 				continue
 			}
 		}
-		if !slices.Contains(ad.Communities, c) {
+		switch {
+		case c == lb.LLGRStale:
+			add(Problem{field, v1beta1.ReasonUnsupported, fmt.Sprintf("%v (LLGR_STALE) is what routers give to routes that they keep for a neighbor that is away (RFC 9494); the addresses are advertised without it", c)})
+		case !slices.Contains(ad.Communities, c):
 			ad.Communities = append(ad.Communities, c)
 		}
 	}

@@ -249,6 +249,18 @@ func TestEveryProblemOfBGPIsToldByItsField(t *testing.T) {
 	if len(ad.Communities) != 0 || ad.AggregationLength != 32 || ad.LocalPref != nil {
 		t.Errorf("%+v", ad)
 	}
+	// A route that says so is withdrawn by gobgp, by whatever name it says it.
+	a = &v1beta1.BGPAdvertisement{Spec: v1beta1.BGPAdvertisementSpec{Communities: []v1beta1.CommunityOrName{"65535:6", "65535:7", "stale"}}}
+	ad, problems = BGPAdvertisement(a, map[string]*lb.Community{"stale": {A: 65535, B: 6}})
+	var fields []string
+	for _, p := range problems {
+		if p.Reason == v1beta1.ReasonUnsupported && strings.HasPrefix(p.Why, "65535:6 (LLGR_STALE) is what routers give") {
+			fields = append(fields, p.Field)
+		}
+	}
+	if !slices.Equal(fields, []string{"spec.communities[0]", "spec.communities[2]"}) || !slices.Equal(ad.Communities, []lb.Community{{A: 65535, B: 7}}) {
+		t.Errorf("%+v, %v", ad, problems)
+	}
 	b := &v1beta1.BFDProfile{Spec: v1beta1.BFDProfileSpec{ReceiveInterval: 9, TransmitInterval: 60001, DetectMultiplier: 1, MinimumTTL: 255}}
 	_, problems = BFDProfile(b, nil)
 	checkProblems(t, problems, "spec.receiveInterval: 9 is not", "spec.transmitInterval: 60001 is not", "spec.detectMultiplier: 1 is not", "spec.minimumTtl: 255 is not")

@@ -267,6 +267,8 @@ var (
 	NoExport         = Community{A: 0xffff, B: 0xff01} // RFC 1997
 	NoAdvertise      = Community{A: 0xffff, B: 0xff02} // RFC 1997
 	NoPeer           = Community{A: 0xffff, B: 0xff04} // RFC 3765
+	// LLGRStale has no name: routers give it to routes of others.
+	LLGRStale = Community{A: 0xffff, B: 6} // RFC 9494
 )
 
 var wellKnown = map[string]Community{

@@ -252,3 +252,90 @@ func TestRolesMarkRoutes(t *testing.T) {
 		t.Error(show(v))
 	}
 }
+
+// A community is for the routers to act on, and for gobgp to hand over, whatever it means.
+// The one that gobgp acts on, LLGR_STALE, is refused where it is written.
+func TestEveryCommunityIsSaid(t *testing.T) {
+	t.Parallel()
+	communities := []lb.Community{
+		lb.GracefulShutdown, lb.Blackhole, lb.NoExport, lb.NoAdvertise, lb.NoPeer,
+		{A: 0xffff, B: 7}, // NO_LLGR (RFC 9494)
+		{A: 0xffff, B: 1},
+		{A: 0xffff, B: 0xff03},
+		{A: 0xffff, B: 0xffff},
+		{},
+		{Large: true, A: 65000, B: 0xffffffff},
+	}
+	for name, listen := range map[string]func(*testing.T) *router{"127.0.0.1": newRouter, "::1": newRouter6} {
+		for _, as := range []uint32{65000, 65001} {
+			t.Run(fmt.Sprint(name, as), func(t *testing.T) {
+				t.Parallel()
+				s := speak(t)
+				r := listen(t)
+				r.peer.MyASN = as
+				form := "198.51.100.%d/32"
+				if r.peer.Address.Is6() {
+					form = "2001:db8:100::%d/128"
+				}
+				var routes []bgp.Route
+				var want []string
+				for i, c := range communities {
+					prefix := fmt.Sprintf(form, i+1)
+					routes, want = append(routes, route(prefix, bgp.Attributes{Communities: []lb.Community{c}})), append(want, prefix+" by "+name)
+				}
+				s.say(r.peer, routes...)
+				conn := r.strictly(polite)
+				conn.settles(want...)
+				conn.mu.Lock()
+				defer conn.mu.Unlock()
+				for i, c := range communities {
+					got := conn.receiver.Routes[netip.MustParsePrefix(fmt.Sprintf(form, i+1))]
+					standard, large := fmt.Sprintf("%04x%04x", c.A, c.B), ""
+					if c.Large {
+						standard, large = "", fmt.Sprintf("%08x%08x%08x", c.A, c.B, c.C)
+					}
+					if fmt.Sprintf("%x", got.Communities) != standard || fmt.Sprintf("%x", got.Large) != large {
+						t.Errorf("%v is said as %x %x", c, got.Communities, got.Large)
+					}
+				}
+				conn.Close()
+			})
+		}
+	}
+}
+
+// A router that we show another AS than ours finds both in the path; but not its own, for
+// which it would take the route for one that has gone round.
+func TestARouterDoesNotFindItsOwnASInAPath(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		my, local uint32
+		kind      lb.PeerKind
+		want      []uint32
+	}{
+		{65000, 65009, lb.PeerFixed, []uint32{65009, 65000}},
+		{65001, 65009, lb.PeerFixed, []uint32{65009}},
+		{65001, 65009, lb.PeerExternal, []uint32{65009}},
+		{65000, 65001, lb.PeerInternal, nil},
+	} {
+		t.Run(fmt.Sprint(c.my, c.local, c.kind), func(t *testing.T) {
+			t.Parallel()
+			s := speak(t)
+			r := newRouter6(t)
+			r.peer.MyASN, r.peer.LocalASN = c.my, c.local
+			if r.peer.Kind = c.kind; c.kind != lb.PeerFixed {
+				r.peer.PeerASN = 0
+			}
+			const prefix = "2001:db8:100::1/128"
+			s.say(r.peer, route(prefix))
+			conn := r.strictly(polite)
+			conn.settles(prefix + " by ::1")
+			conn.mu.Lock()
+			defer conn.mu.Unlock()
+			if got := conn.receiver.Routes[netip.MustParsePrefix(prefix)].Path; !slices.Equal(got, c.want) {
+				t.Errorf("%v, want %v", got, c.want)
+			}
+			conn.Close()
+		})
+	}
+}

@@ -71,7 +71,9 @@ func shapeOf(p lb.BGPPeer, peerAS uint32) shape {
 		localAS: p.LocalAS(), peerAS: peerAS,
 		v4: slices.Contains(families, lb.IPv4), v6: slices.Contains(families, lb.IPv6),
 	}
-	if p.LocalASN != 0 && p.LocalASN != p.MyASN && sh.localAS != sh.peerAS {
+	// Not the peer's own: it would take the route for one that has gone round, and gobgp
+	// does not send it.
+	if p.LocalASN != 0 && p.LocalASN != p.MyASN && sh.localAS != sh.peerAS && p.MyASN != sh.peerAS {
 		sh.behindAS = p.MyASN
 	}
 	return sh
