@@ -301,3 +301,29 @@ func TestBFDFindsARouterThatHasRestarted(t *testing.T) {
 		})
 	}
 }
+
+// A router that was found on its interface is watched between link-local addresses.
+func TestBFDWatchesARouterFoundOnItsInterface(t *testing.T) {
+	s := speak(t)                       // which has BFD's ports for itself
+	for _, router := range judges[:2] { // those that show themselves, and have BFD
+		t.Run(router.name, func(t *testing.T) {
+			j := router.need(t)
+			p := j.unnumbered(t, "", watched)
+			profile := fast
+			p.BFD, p.HoldTime = &profile, 60*time.Second
+			s.sayToo(p, route("2001:db8:109::6/128"), route("198.51.109.6/32"))
+			s.seesUp(t, p.Name)
+			v := s.view(p.Name)
+			mend := cutBFD(t, j.space(), v.Local.Addr().WithZone(""))
+			eventually(t, within, func() (bool, any) {
+				now := s.view(p.Name)
+				return now.Counters.Flaps > v.Counters.Flaps, show(now)
+			})
+			mend()
+			s.seesUp(t, p.Name)
+			holds(t, j, p, "ipv6", "2001:db8:109::6/128")
+			s.Set(nil)
+			clear(s.said)
+		})
+	}
+}

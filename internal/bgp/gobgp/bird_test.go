@@ -200,7 +200,7 @@ func birdChannels(extended bool, families ...string) (lines string) {
 }
 
 // unnumbered has to tell BIRD our address, which it does not find by itself.
-func (b *bird) unnumbered(t *testing.T, password string) lb.BGPPeer {
+func (b *bird) unnumbered(t *testing.T, password string, traits ...trait) lb.BGPPeer {
 	t.Helper()
 	link, err := net.InterfaceByName("node5")
 	if err != nil {
@@ -216,6 +216,9 @@ func (b *bird) unnumbered(t *testing.T, password string) lb.BGPPeer {
 	}
 	ours, _, _ := strings.Cut(addrs[i].String(), "/")
 	lines := fmt.Sprintf("local as %d; neighbor %s%%'rtr5' as 65000; %s", birdAS, ours, birdTimers)
+	for _, trait := range traits {
+		lines += birdTraits[trait]
+	}
 	lines += birdChannels(true, "ipv4", "ipv6")
 	judged(t, b.name(), true)
 	return lb.BGPPeer{

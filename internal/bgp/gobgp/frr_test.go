@@ -187,12 +187,17 @@ func (f *frr) neighbor(t *testing.T, family string, as uint32, traits ...trait) 
 	return p
 }
 
-func (f *frr) unnumbered(t *testing.T, password string) lb.BGPPeer {
+func (f *frr) unnumbered(t *testing.T, password string, traits ...trait) lb.BGPPeer {
 	t.Helper()
 	const n = "neighbor rtr4 "
 	conf := []string{n + "interface remote-as 65000", n + "timers 3 9", n + "timers connect 1"}
 	if password != "" {
 		conf = append(conf, n+"password "+password)
+	}
+	for _, trait := range traits {
+		for _, line := range frrTraits[trait] {
+			conf = append(conf, n+line)
+		}
 	}
 	for _, family := range []string{"ipv4", "ipv6"} {
 		conf = append(conf, "address-family "+family+" unicast", n+"activate", "exit-address-family")

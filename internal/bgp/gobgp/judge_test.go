@@ -29,7 +29,7 @@ type judge interface {
 	neighbor(t *testing.T, family string, as uint32, traits ...trait) lb.BGPPeer
 	// unnumbered does it for a session over the link-local addresses of a wire.
 	// There is one at a time.
-	unnumbered(t *testing.T, password string) lb.BGPPeer
+	unnumbered(t *testing.T, password string, traits ...trait) lb.BGPPeer
 	// carry makes these the families of the neighbor's session from now on, of a
 	// neighbor with bothFamilies.
 	carry(t *testing.T, p lb.BGPPeer, families ...string)

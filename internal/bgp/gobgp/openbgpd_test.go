@@ -204,7 +204,7 @@ func (o *openbgpd) neighbor(t *testing.T, family string, as uint32, traits ...tr
 	}
 }
 
-func (o *openbgpd) unnumbered(t *testing.T, _ string) lb.BGPPeer {
+func (o *openbgpd) unnumbered(t *testing.T, _ string, _ ...trait) lb.BGPPeer {
 	t.Helper()
 	lacks(t, o, "does not show itself on an interface")
 	return lb.BGPPeer{}

@@ -21,7 +21,7 @@ const (
 	askedFamilies   question = "both families over one session, with RFC 8950 and without"
 	askedNextHops   question = "next hops of the other family follow the interface's addresses"
 	askedFewer      question = "a router comes back with fewer families, and with more"
-	askedUnnumbered question = "unnumbered sessions, plain and signed"
+	askedUnnumbered question = "unnumbered sessions, plain, signed and with TTL security"
 	askedPasswords  question = "passwords (TCP MD5): wrong, right, rotated, lost"
 	askedTrouble    question = "a session that does not come up is explained in words"
 	askedFull       question = "a router's limit of prefixes"

@@ -228,9 +228,18 @@ func TestRouterIsFoundOnItsInterface(t *testing.T) {
 	ask(t, askedUnnumbered)
 	t.Parallel()
 	byJudges(t, func(t *testing.T, j judge) {
-		for _, password := range []string{"", "on-the-wire"} {
-			t.Run(map[bool]string{true: "plain", false: "signed"}[password == ""], func(t *testing.T) {
-				p := j.unnumbered(t, password)
+		for _, c := range []struct {
+			name, password string
+			traits         []trait
+			hops           int
+		}{
+			{"plain", "", nil, 0},
+			{"signed", "on-the-wire", nil, 0},
+			{"guarded", "", []trait{onlyNear}, 1},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				p := j.unnumbered(t, c.password, c.traits...)
+				p.TTLSecurity = c.hops
 				s := speak(t)
 				s.say(p, route("198.51.107.1/32"), route("2001:db8:107::1/128"))
 				v := s.established(p.Name)
@@ -259,6 +268,31 @@ func leads(t *testing.T, j judge, prefix string, to ...netip.Addr) {
 	eventually(t, within, func() (bool, any) {
 		got := j.leads(t, prefix)
 		return slices.Equal(got, want), fmt.Sprintf("%s goes to %v, not %v", prefix, got, want)
+	})
+}
+
+// A VRF is a device that the session's socket is bound to; any device will do for that.
+func TestASessionIsBoundToItsDevice(t *testing.T) {
+	t.Parallel()
+	byJudgesAndFamilies(t, func(t *testing.T, j judge, family string) {
+		prefix := map[string]string{"ipv4": "198.51.120.1/32", "ipv6": "2001:db8:120::1/128"}[family]
+		p := j.neighbor(t, family, 65000, onlyNear)
+		p.TTLSecurity = 1
+		j.sign(t, p, "on-the-device")
+		p.Password = lb.NewSecret("on-the-device")
+		for _, i := range lab.interfaces(t) {
+			if slices.ContainsFunc(i.Addresses, func(a netip.Prefix) bool { return a.Addr() == p.Source }) {
+				p.VRF = i.Name
+			}
+		}
+		s := speak(t)
+		s.say(p, route(prefix))
+		s.established(p.Name)
+		holds(t, j, p, family, prefix)
+		told(t, j, p, prefix, func(h heard) bool { return h.nextHop == p.Source })
+		if p.VRF == "" {
+			t.Error("no device has the session's address")
+		}
 	})
 }
 

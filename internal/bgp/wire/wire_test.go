@@ -291,6 +291,8 @@ func TestNotificationSpeaksInWords(t *testing.T) {
 		{Notification{CodeCease, CeaseHardReset, unhex(t, "06 09 06 09 06 09")}, "cease: hard reset"},
 		{Notification{CodeCease, CeaseShutdown, []byte{0, 'x'}}, "cease: administrative shutdown"},
 		{Notification{CodeCease, CeaseShutdown, []byte{1, 'x', 'y'}}, "cease: administrative shutdown: x"},
+		{Notification{CodeCease, CeaseShutdown, append([]byte{129}, strings.Repeat("x", 129)...)}, "cease: administrative shutdown: " + strings.Repeat("x", 129)},
+		{Notification{CodeCease, CeaseReset, append([]byte{255}, strings.Repeat("x", 255)...)}, "cease: administrative reset: " + strings.Repeat("x", 255)},
 		{Notification{CodeCease, CeaseReset, []byte{7}}, "cease: administrative reset"},
 		{Notification{CodeCease, CeaseRejected, unhex(t, "03 616263")}, "cease: connection rejected"},
 		{Notification{CodeCease, CeaseShutdown, []byte{200, 'x'}}, "cease: administrative shutdown"},
