@@ -46,3 +46,13 @@ const (
 	ReasonSent    = "Sent"
 	ReasonWaiting = "Waiting"
 )
+
+// ConditionGossipBlocked is the type of the condition of a SpeakerStatus that says
+// whether gossip is blocked between its node and others whose speakers are there.
+const ConditionGossipBlocked = "GossipBlocked"
+
+// Reasons of [ConditionGossipBlocked].
+const (
+	ReasonPortBlocked = "PortBlocked"
+	ReasonNotBlocked  = "NotBlocked"
+)

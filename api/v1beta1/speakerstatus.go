@@ -78,6 +78,13 @@ type SpeakerStatusStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	NotApplied []NotApplied `json:"notApplied,omitempty"`
+	// GossipBlocked: True while gossip between this node and others is blocked, with the
+	// nodes and protocols.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=8
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
 // A SpeakerPhase is how far a speaker is in its life.
@@ -159,6 +166,24 @@ type MembershipStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
 	Unheard []string `json:"unheard,omitempty"`
+	// Nodes to which gossip is blocked though their speakers are heard: a filter drops
+	// it in between, or it has no way there.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Blocked []BlockedPeer `json:"blocked,omitempty"`
+}
+
+// A BlockedPeer is a node to which gossip is blocked.
+type BlockedPeer struct {
+	// The node.
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node"`
+	// The protocols that do not get through to the port of gossip, 7870.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Enum=UDP;TCP
+	Protocols []string `json:"protocols"`
 }
 
 // A Layer2Status is what a node does by layer 2.

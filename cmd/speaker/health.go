@@ -14,7 +14,19 @@ import (
 // A health says whether the speaker is ready: it has read the cluster, learned
 // from the others who owns what, and told its routers.
 type health struct {
-	missed atomic.Pointer[func() error]
+	missed  atomic.Pointer[func() error]
+	noticed atomic.Pointer[func() string]
+}
+
+// notice makes a function say what is wrong and no reason not to be ready.
+func (h *health) notice(notes func() string) { h.noticed.Store(&notes) }
+
+// notes returns what is wrong and no reason not to be ready, empty for nothing.
+func (h *health) notes() string {
+	if notes := h.noticed.Load(); notes != nil {
+		return (*notes)()
+	}
+	return ""
 }
 
 // watch makes readiness what a function says: nil, or what is missing. Until

@@ -17,6 +17,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp/gobgp"
 	"github.com/belfrylb/belfry/internal/daemon"
+	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/election/watch"
 	"github.com/belfrylb/belfry/internal/kube"
@@ -88,7 +89,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	health, loop := &health{}, pulse.New("the announcement loop", pulse.Patience)
-	if err := o.Serve(parts, &wg, daemon.Health{Alive: loop.Check, Ready: health.missing}, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
+	if err := o.Serve(parts, &wg, daemon.Health{Alive: loop.Check, Ready: health.missing, Notes: health.notes}, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
 		return err
 	}
 
@@ -134,6 +135,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	registrar := speaker.NewRegistrar(s, status, log, registry)
 	start(func(ctx context.Context) error { registrar.Run(ctx); return nil })
 	routers := &introduction{}
+	health.notice(func() string { return election.Describe(members.Blocked()) })
 	health.watch(func() error {
 		switch {
 		case !joined(members.Members(), o.node):

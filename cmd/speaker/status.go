@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/kube"
@@ -26,9 +27,9 @@ func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
 	}
 	_, verdicts := r.cluster.Setting()
 	switch outcome, err := r.SpeakerStatus.Write(ctx, speakerstatus.Compose(speakerstatus.Knowledge{
-		Node: r.node, Version: daemon.Version(), State: s.Phase(r.node), Settings: r.settings,
+		Node: r.node, Version: daemon.Version(), Now: time.Now(), State: s.Phase(r.node), Settings: r.settings,
 		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Answers: s.Answers,
-		Detection: s.Detection, Unheard: s.Unheard, Withheld: s.Withheld, Conflicts: s.Conflicts, Proofs: s.Proofs,
+		Detection: s.Detection, Unheard: s.Unheard, Blocked: s.Blocked, Withheld: s.Withheld, Conflicts: s.Conflicts, Proofs: s.Proofs,
 		Routing: s.Routing, Sessions: s.Sessions, Aside: s.Aside, Verdicts: verdicts,
 	}, before)); outcome {
 	case kube.Unchanged, kube.Stale:

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
@@ -62,6 +63,8 @@ type voice struct {
 	conflicts map[report.Conflict]bool
 	strays    map[string]report.Settings
 	unknown   map[string]time.Time
+	// blocked is what was told of the nodes to which gossip is blocked, by node.
+	blocked map[string]string
 }
 
 func newVoice() voice {
@@ -101,6 +104,7 @@ func (l *loop) listen(now time.Time) []lb.ServiceKey {
 	}
 	l.tellConflicts(now)
 	l.tellStrays()
+	l.tellBlocked()
 	l.tellUnknown(now)
 	l.settleSessions()
 	l.Metrics.hear(l.view, l.setting.Nodes)
@@ -302,6 +306,8 @@ const (
 	eventEstablished = "SessionEstablished"
 	eventLost        = "SessionLost"
 	eventSettings    = "SettingsDiffer"
+	eventBlocked     = "GossipBlocked"
+	eventUnblocked   = "GossipRestored"
 )
 
 // tellSessions tells of sessions that were established or lost, but not of one that
@@ -373,6 +379,34 @@ func (l *loop) tellStrays() {
 		}
 	}
 	l.voice.strays = there
+}
+
+// tellBlocked tells between which nodes gossip is blocked, and of each when it is not any
+// more.
+func (l *loop) tellBlocked() {
+	there := map[string]string{}
+	tell := func(node string, e kube.Event) {
+		if about, ok := l.Cluster.SpeakerReference(node); ok {
+			e.About, e.Action = about, "Gossip"
+			l.Events.Record(e)
+		}
+	}
+	for _, r := range l.view.Blocked() {
+		note := election.Describe(r.Blocked)
+		if there[r.Node] = note; l.blocked[r.Node] != note {
+			tell(r.Node, kube.Event{Warning: true, Reason: eventBlocked, Note: note, Once: fmt.Sprint(note, r.BlockedSince.Unix())})
+		}
+	}
+	for node := range l.blocked {
+		switch _, still := there[node]; {
+		case still:
+		case l.view.Believes(node):
+			tell(node, kube.Event{Reason: eventUnblocked, Note: "gossip is not blocked any more between this node and others"})
+		default:
+			there[node] = l.blocked[node] // it is not known any more
+		}
+	}
+	l.blocked = there
 }
 
 // tellUnknown tells of speakers that others hear and that report nothing: Services are

@@ -440,6 +440,47 @@ func TestFlagsThatDifferAreTold(t *testing.T) {
 	})
 }
 
+func TestBlockedGossipIsToldOnceByEachSideWhoeverLeads(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.announcing()
+		began := metav1.NewTime(time.Now().Truncate(time.Second))
+		blocked := func(nodes ...string) func(*v1beta1.SpeakerStatusStatus) {
+			return func(s *v1beta1.SpeakerStatusStatus) {
+				for _, n := range nodes {
+					s.Membership.Blocked = append(s.Membership.Blocked, v1beta1.BlockedPeer{Node: n, Protocols: []string{"UDP", "TCP"}})
+				}
+				c := metav1.Condition{Type: v1beta1.ConditionGossipBlocked, Status: metav1.ConditionTrue, Reason: v1beta1.ReasonPortBlocked, LastTransitionTime: began}
+				s.Conditions = []metav1.Condition{c}
+			}
+		}
+		b.report("node1", blocked("node2"))
+		b.report("node2", blocked("node1"))
+		b.report("node3")
+		stop := b.lead()
+		b.passes(time.Hour)
+		stop()
+		b.lead()
+		b.passes(time.Hour)
+		const (
+			one, two = "Warning GossipBlocked SpeakerStatus node1: ", "Warning GossipBlocked SpeakerStatus node2: "
+			is       = "gossip is blocked between this node and %s: see that its port is open between the nodes, by UDP and by TCP"
+		)
+		b.tells(one+fmt.Sprintf(is, "node2 (UDP and TCP)"), two+fmt.Sprintf(is, "node1 (UDP and TCP)"))
+		b.report("node1", blocked("node2", "node3"))
+		b.passes(time.Minute)
+		b.tells(one + fmt.Sprintf(is, "node2 (UDP and TCP), node3 (UDP and TCP)"))
+		// One whose report counts no more has not said that it ended.
+		b.report("node1")
+		b.report("node3", unheard("node2"))
+		b.passes(time.Minute)
+		b.tells("Normal GossipRestored SpeakerStatus node1: gossip is not blocked any more between this node and others")
+		b.report("node2")
+		b.report("node3")
+		b.passes(time.Minute)
+		b.tells("Normal GossipRestored SpeakerStatus node2: gossip is not blocked any more between this node and others")
+	})
+}
+
 func TestAStrangerIsToldOfOnceWhoeverLeads(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.announcing()

@@ -122,6 +122,9 @@ type Health struct {
 	Alive func(context.Context) error
 	// Ready returns what is still waited for, or nil.
 	Ready func() error
+	// Notes says what an operator should know of a process that is ready, empty for
+	// nothing; nil: there never is anything.
+	Notes func() string
 }
 
 // Serve serves health and metrics on goroutines of wg until ctx ends; may decides
@@ -143,7 +146,15 @@ func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, is Health, may 
 		}
 		answer(w, err)
 	})
-	health.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { answer(w, is.Ready()) })
+	health.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		err := is.Ready()
+		answer(w, err)
+		if err == nil && is.Notes != nil {
+			if notes := is.Notes(); notes != "" {
+				fmt.Fprintln(w, notes)
+			}
+		}
+	})
 	numbers := http.NewServeMux()
 	numbers.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	err := errors.Join(serve(ctx, wg, o.HealthAddress, health, log), serve(ctx, wg, o.MetricsAddress, numbers, log))

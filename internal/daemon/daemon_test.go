@@ -52,9 +52,16 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			missing := errors.New("has not read the cluster yet")
+			var ready atomic.Bool
 			var stuck atomic.Pointer[error]
 			is := Health{
-				Ready: func() error { return missing },
+				Ready: func() error {
+					if ready.Load() {
+						return nil
+					}
+					return missing
+				},
+				Notes: func() string { return "gossip is blocked" },
 				Alive: func(context.Context) error {
 					if err := stuck.Load(); err != nil {
 						return *err
@@ -91,6 +98,8 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 				t.Errorf("the log does not tell once where it was stuck:\n%s", text)
 			}
 			get(o.HealthAddress+"/readyz", 503, missing.Error())
+			ready.Store(true)
+			get(o.HealthAddress+"/readyz", 200, "ok\ngossip is blocked\n")
 			get(o.MetricsAddress+"/metrics", 200, "belfry_config_age_seconds 90")
 			get(o.MetricsAddress+"/metrics", 200, fmt.Sprintf(`program="test",version=%q} 1`, Version()))
 

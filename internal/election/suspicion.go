@@ -91,8 +91,10 @@ type Port uint8
 
 // Results of connecting.
 const (
+	// PortUnknown: that is not known yet.
+	PortUnknown Port = iota
 	// PortSilent: nothing came back in time.
-	PortSilent Port = iota
+	PortSilent
 	// PortRefused: its kernel says that no such process is there.
 	PortRefused
 	// PortOpen: its kernel accepted, so the process exists, if stopped.
@@ -100,7 +102,7 @@ const (
 )
 
 // String returns the result in one word.
-func (p Port) String() string { return [...]string{"silent", "refused", "open"}[p] }
+func (p Port) String() string { return [...]string{"unknown", "silent", "refused", "open"}[p] }
 
 // Patience relates the durations of a suspicion.
 type Patience struct {

@@ -116,9 +116,11 @@ func (w *viewWorld) Line(line string) string {
 		w.v.Lost(w.now, args[0])
 	case "answer":
 		segment := map[string]Reply{"unknown": Unknown, "silent": Silent, "answers": Answers, "speaks": Speaks}[args[1]]
-		port := map[string]Port{"silent": PortSilent, "refused": PortRefused, "open": PortOpen}[args[2]]
+		port := map[string]Port{"unknown": PortUnknown, "silent": PortSilent, "refused": PortRefused, "open": PortOpen}[args[2]]
 		round := transcript.Number(w.T, options(args)["round"], w.rounds[args[0]])
 		w.v.Answered(w.now, args[0], Answer{Round: round, Segment: segment, Port: port})
+	case "pinged":
+		w.v.Pinged(w.now, args[0], map[string]Protocols{"udp": UDP, "tcp": TCP}[args[1]])
 	case "move":
 		w.v.Move(w.now, at(args[0]))
 	case "watchable":
@@ -310,6 +312,13 @@ func (w *viewWorld) show(e Effects) string {
 		}
 		add("%s is %v (%v)%s", c.Node, c.State, c.Cause, doubted)
 	}
+	if e.Blocked != nil {
+		var to []string
+		for _, b := range e.Blocked {
+			to = append(to, b.Node+": "+b.Protocols.String())
+		}
+		add("gossip is blocked to [%s]", strings.Join(to, ", "))
+	}
 	for _, q := range e.Questions {
 		add("ask the segment for %s, round %d", showMember(q.Suspect), q.Round)
 	}
@@ -341,7 +350,11 @@ func (w *viewWorld) show(e Effects) string {
 		add("tell %d others", n)
 	} else {
 		for _, t := range e.Tells {
-			add("tell %s: %v", nodeAt(t.To), t.Kind)
+			stream := ""
+			if t.Stream {
+				stream = ", by a stream, too"
+			}
+			add("tell %s: %v%s", nodeAt(t.To), t.Kind, stream)
 		}
 	}
 	if n := len(e.Exchanges); n > 20 {

@@ -132,6 +132,8 @@ type Local struct {
 type Tell struct {
 	To   netip.Addr
 	Kind Kind
+	// Stream is set where packets do not get through: it is to be sent by a stream, too.
+	Stream bool
 }
 
 // A Question asks the edge to ask a suspect's kernel. The suspect's process is
@@ -190,6 +192,8 @@ type Effects struct {
 	Cleared int
 	// Ring is set when who is to be watched has changed.
 	Ring *Ring
+	// Blocked is set when it changed to whom gossip is blocked.
+	Blocked []Blocked
 	// Members is set when the list changed.
 	Members []Member
 	// Records is set when what to hand over in an exchange changed, this node's
@@ -270,6 +274,18 @@ type peer struct {
 	// sights are what its watches see, alarmed where those are who want to know.
 	sights  map[Watch]Sight
 	alarmed []netip.Addr
+	// spoke is when it was last heard by itself, and aloof since when, while gossip does
+	// not hold it for alive; zero: it does, or it is silent.
+	spoke, aloof time.Duration
+	// unpinged is how many pings in a row it has answered by a connection alone, and
+	// unpingedAt when it was the first of them.
+	unpinged   int
+	unpingedAt time.Duration
+	// streamed is the record of this node that went to it by a stream last.
+	streamed *Record
+	// port is what came of connecting to it last, and obstacle what was told of that.
+	port     Port
+	obstacle Protocols
 }
 
 func (p *peer) listed() bool { return p.life.State == Alive || p.life.doubted() }
@@ -418,7 +434,7 @@ func (v *View) Lost(now time.Duration, node string) {
 	if p == nil {
 		return
 	}
-	p.held = false
+	p.held, p.unpinged = false, 0
 	if p.status != nil && p.status.Leaving {
 		v.step(now, p, Left{})
 	} else {
@@ -431,6 +447,9 @@ func (v *View) Answered(now time.Duration, node string, a Answer) {
 	p := v.peers[node]
 	if p == nil {
 		return
+	}
+	if a.Port != PortUnknown {
+		p.port = a.Port
 	}
 	if a.Round == p.life.Round {
 		if !p.fresh && a.Segment == Speaks {
@@ -567,6 +586,7 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 		}
 	}
 	if k != Relayed {
+		p.spokeAt(now)
 		switch {
 		case p.life.asked:
 			v.step(now, p, Spoke{})
@@ -669,7 +689,7 @@ func (v *View) Settle(now time.Duration) Effects {
 		case !p.listed():
 			if now >= p.seen+v.pace.Remember {
 				delete(v.peers, p.node)
-				forgotten, v.stale = true, true
+				forgotten, v.stale, p.obstacle = true, true, 0
 			}
 			continue
 		case !p.fresh:
@@ -694,12 +714,14 @@ func (v *View) Settle(now time.Duration) Effects {
 	if wait {
 		next = min(next, sure)
 	}
+	v.tellBlocked(now)
 	if v.stale || quorum != v.stood {
 		v.stale, v.stood = false, quorum
 		v.settleClaims(quorum)
 		v.publish()
 		v.watch(now)
 	}
+	v.stream()
 	out := v.out
 	out.Next = next
 	v.out = Effects{}
@@ -878,7 +900,7 @@ func (v *View) tell(to netip.Addr, k Kind) {
 			return
 		}
 	}
-	v.out.Tells = append(v.out.Tells, Tell{to, k})
+	v.out.Tells = append(v.out.Tells, Tell{To: to, Kind: k})
 }
 
 // publish returns the list of members and the records to hand over, if they

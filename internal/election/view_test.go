@@ -104,7 +104,7 @@ func TestANodeLearnsBeforeItMayClaim(t *testing.T) {
 	if f.state("a") != Joining || f.state("b") != Alive || f.state("c") != Joining {
 		t.Errorf("it goes by hearsay: a %v, b %v, c %v", f.state("a"), f.state("b"), f.state("c"))
 	}
-	if !slices.Contains(f.did().Tells, Tell{addrC, Knock}) {
+	if !slices.Contains(f.did().Tells, Tell{To: addrC, Kind: Knock}) {
 		t.Error("it does not ask c itself")
 	}
 	f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{v6: claim(Majority, 5)}), Direct)
@@ -157,7 +157,7 @@ func TestMissingPeersAreCalledForEver(t *testing.T) {
 	f.settle()
 	f.v.Answered(f.now, "b", Answer{f.last.Questions[0].Round, Silent, PortSilent})
 	f.settle()
-	if e := f.did(); !slices.Contains(e.Tells, Tell{addrB, Knock}) || !slices.Contains(e.Exchanges, addrB) {
+	if e := f.did(); !slices.Contains(e.Tells, Tell{To: addrB, Kind: Knock}) || !slices.Contains(e.Exchanges, addrB) {
 		t.Errorf("not at once: %+v", e)
 	}
 	f.pass(24 * time.Hour)
@@ -166,7 +166,7 @@ func TestMissingPeersAreCalledForEver(t *testing.T) {
 	knocks, exchanges := 0, 0
 	e := f.did()
 	for _, tell := range e.Tells {
-		if tell == (Tell{addrB, Knock}) {
+		if tell == (Tell{To: addrB, Kind: Knock}) {
 			knocks++
 		}
 	}
@@ -266,7 +266,7 @@ func TestAKnockIsAnsweredAndLeadsToAnExchange(t *testing.T) {
 	f.did()
 	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Knock)
 	f.settle()
-	if e := f.did(); !slices.Equal(e.Tells, []Tell{{addrB, Direct}}) || !slices.Equal(e.Urgent, []netip.Addr{addrB}) {
+	if e := f.did(); !slices.Equal(e.Tells, []Tell{{To: addrB, Kind: Direct}}) || !slices.Equal(e.Urgent, []netip.Addr{addrB}) {
 		t.Errorf("%+v", e)
 	}
 	if f.state("b") != Gone {
@@ -282,7 +282,7 @@ func TestASuspectIsAskedToSayThatItLivesAsOftenAsItsKernelIsAsked(t *testing.T) 
 	f.settle()
 	for round := range 3 {
 		e := f.did()
-		if len(e.Questions) != 1 || !slices.Contains(e.Tells, Tell{addrB, Doubt}) {
+		if len(e.Questions) != 1 || !slices.Contains(e.Tells, Tell{To: addrB, Kind: Doubt}) {
 			t.Fatalf("round %d: %+v", round, e)
 		}
 		f.v.Answered(f.now, "b", Answer{Round: e.Questions[0].Round, Segment: Answers, Port: PortOpen})
@@ -292,7 +292,7 @@ func TestASuspectIsAskedToSayThatItLivesAsOftenAsItsKernelIsAsked(t *testing.T) 
 	f.settle()
 	f.did()
 	f.pass(time.Second)
-	if e := f.did(); slices.Contains(e.Tells, Tell{addrB, Doubt}) || f.state("b") != Alive {
+	if e := f.did(); slices.Contains(e.Tells, Tell{To: addrB, Kind: Doubt}) || f.state("b") != Alive {
 		t.Errorf("%v: %+v", f.state("b"), e)
 	}
 }
@@ -303,7 +303,7 @@ func TestDoubtsAreRefutedForAllAtOnceAndNotOnceForEach(t *testing.T) {
 	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Doubt)
 	f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{}), Doubt)
 	f.settle()
-	if e := f.did(); !e.Refute || !slices.Contains(e.Tells, Tell{addrB, Direct}) || !slices.Contains(e.Tells, Tell{addrC, Direct}) {
+	if e := f.did(); !e.Refute || !slices.Contains(e.Tells, Tell{To: addrB, Kind: Direct}) || !slices.Contains(e.Tells, Tell{To: addrC, Kind: Direct}) {
 		t.Errorf("%+v", e)
 	}
 	f.v.Receive(f.now, rec("b", addrB, 1, false, Claims{}), Doubt)
@@ -368,7 +368,7 @@ func TestAfterADoubtBothSidesSayWhatTheOtherMayHaveMissed(t *testing.T) {
 	f.did()
 	f.v.Heard(f.now, "b", addrB)
 	f.settle()
-	if e := f.did(); !slices.Contains(e.Tells, Tell{addrB, Knock}) {
+	if e := f.did(); !slices.Contains(e.Tells, Tell{To: addrB, Kind: Knock}) {
 		t.Errorf("%+v", e)
 	}
 }
@@ -383,7 +383,7 @@ func TestWhoeverClaimsWhatIsOursIsTold(t *testing.T) {
 	for range 2 { // As often as it says so, for the answer may be lost.
 		f.v.Receive(f.now, lesser, Direct)
 		f.settle()
-		if e := f.did(); !slices.Contains(e.Tells, Tell{addrB, Direct}) {
+		if e := f.did(); !slices.Contains(e.Tells, Tell{To: addrB, Kind: Direct}) {
 			t.Errorf("not told: %+v", e)
 		}
 	}
@@ -480,7 +480,7 @@ func TestAMemoryFromTheFutureIsOutdone(t *testing.T) {
 	f.v.Receive(f.now, old, Relayed)
 	f.settle()
 	now := f.own()
-	if !now.Newer(old) || !slices.Contains(f.did().Tells, Tell{addrB, Direct}) {
+	if !now.Newer(old) || !slices.Contains(f.did().Tells, Tell{To: addrB, Kind: Direct}) {
 		t.Errorf("%d.%d does not outdo %d.%d", now.Boot, now.Seq, old.Boot, old.Seq)
 	}
 }

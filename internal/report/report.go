@@ -35,6 +35,9 @@ type Report struct {
 	Configuration string
 	// Unheard are nodes whose speakers are not heard, ascending.
 	Unheard []string
+	// Blocked are those to which gossip is blocked, since when any is.
+	Blocked      []election.Blocked
+	BlockedSince time.Time
 	// Interfaces are those that can announce.
 	Interfaces []lb.Interface
 	// Answers are the addresses that the node answers for, ascending.
@@ -446,6 +449,16 @@ func (v *View) Unknown(node string) bool {
 		}
 	}
 	return mute
+}
+
+// Blocked returns, by node, the reports that say to whom gossip is blocked.
+func (v *View) Blocked() (out []*Report) {
+	for _, m := range v.members {
+		if r := v.believed[m.Node]; len(r.Blocked) > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
 }
 
 // Sessions counts the sessions with a peer. Those in last words are down.

@@ -25,7 +25,7 @@ import (
 //	5000 cut 0 1           packets from n0 to n1 are lost, on every network
 //	5000 cut 0 1 gossip    ... on that network: gossip, segment0, segment1
 //	5000 part 0,1          n0 and n1 are parted from the rest, likewise
-//	5000 block gossip      nothing passes on that network; tcp: no connection of gossip
+//	5000 block gossip      nothing passes on that network; tcp, udp: no connection or packet of gossip
 //	5000 heal              nothing is cut, parted, blocked or delayed any more
 //	5000 delay gossip 100  each packet is held for up to 100 ms
 //	5000 lose segment0 5   of a hundred packets so many are lost
@@ -277,7 +277,7 @@ func generateCut(seed uint64) scenario {
 	for range 1 + r.IntN(4) {
 		switch r.IntN(3) {
 		case 0:
-			add("block", "gossip")
+			add("block", []string{"gossip", "gossip", "udp"}[seed%3])
 		case 1:
 			add("part", r.IntN(s.nodes), "gossip")
 		default:
@@ -429,14 +429,18 @@ func (s *scenario) do(w *world, st step) {
 		}
 		w.watch()
 	case "heal":
+		filtered := w.gossip.only == "udp"
 		for _, net := range w.networks("") {
 			net.heal()
+		}
+		if filtered {
+			w.pinged()
 		}
 		w.watch()
 	case "block":
 		name := st.args[0]
-		if name == "tcp" {
-			name, w.gossip.tcp = "gossip", true
+		if name == "tcp" || name == "udp" {
+			name, w.gossip.only = "gossip", name
 		}
 		for _, net := range w.networks(name) {
 			for i := range net.cut {
@@ -446,6 +450,11 @@ func (s *scenario) do(w *world, st step) {
 			}
 		}
 		w.watch()
+		for _, n := range w.nodes {
+			if w.gossip.only == "udp" {
+				n.refresh() // pings bring nothing, and go on
+			}
+		}
 	case "delay":
 		for _, net := range w.networks(st.args[0]) {
 			net.late = length(1)

@@ -19,8 +19,8 @@ type network struct {
 	loss float64
 	// late is how long a packet may be held, besides the usual.
 	late time.Duration
-	// tcp: cut concerns TCP alone.
-	tcp bool
+	// only, if not empty, is the protocol of gossip that cut concerns alone: tcp or udp.
+	only string
 }
 
 func newNetwork(name string, nodes int, loss float64) *network {
@@ -35,7 +35,7 @@ func (n *network) heal() {
 	for i := range n.cut {
 		clear(n.cut[i])
 	}
-	n.tcp, n.late = false, 0
+	n.only, n.late = "", 0
 }
 
 // networks are all of them, or those that a name stands for.
@@ -51,16 +51,17 @@ func (w *world) networks(name string) []*network {
 	return all[i : i+1]
 }
 
-// linked reports whether i and j hear each other's gossip directly.
+// linked reports whether i and j hear each other's gossip directly. memberlist pings by
+// TCP where no answer comes by UDP.
 func (w *world) linked(i, j int) bool {
 	g := w.gossip
-	return (g.tcp || !g.cut[i][j] && !g.cut[j][i]) && w.nodes[i].gossips() && w.nodes[j].gossips()
+	return (g.only != "" || !g.cut[i][j] && !g.cut[j][i]) && w.nodes[i].gossips() && w.nodes[j].gossips()
 }
 
 // calls is the same for TCP.
 func (w *world) calls(i, j int) bool {
 	g := w.gossip
-	return !g.cut[i][j] && !g.cut[j][i] && w.nodes[i].gossips() && w.nodes[j].gossips()
+	return (g.only == "udp" || !g.cut[i][j] && !g.cut[j][i]) && w.nodes[i].gossips() && w.nodes[j].gossips()
 }
 
 // onSegment reports whether i and j hear each other on a segment.
@@ -96,12 +97,25 @@ func (w *world) flight(n *network) time.Duration {
 
 // packet delivers a packet of gossip, maybe.
 func (w *world) packet(from, to *node, f func(*node)) {
-	if to == nil || !w.gossip.tcp && w.gossip.cut[from.id][to.id] || !from.gossips() || !to.gossips() || !to.running || w.rnd.Float64() < w.gossip.loss {
+	if to == nil || w.gossip.only != "tcp" && w.gossip.cut[from.id][to.id] || !from.gossips() || !to.gossips() || !to.running || w.rnd.Float64() < w.gossip.loss {
 		return
 	}
 	boot := to.boot
 	w.after(w.flight(w.gossip), func() {
 		if to.boot == boot {
+			to.turn(func() { f(to) })
+		}
+	})
+}
+
+// stream delivers what is sent by a connection.
+func (w *world) stream(from, to *node, f func(*node)) {
+	if to == nil || !w.calls(from.id, to.id) || !to.running {
+		return
+	}
+	boot := to.boot
+	w.after(w.between(ms, 6*ms), func() {
+		if to.boot == boot && w.calls(from.id, to.id) {
 			to.turn(func() { f(to) })
 		}
 	})
@@ -350,7 +364,7 @@ func (n *node) identify(q core.Identify) {
 // its port.
 func (n *node) ask(q election.Question) {
 	w, other, boot := n.w, n.w.named(q.Suspect.Node), n.boot
-	port := election.PortSilent
+	port := election.PortUnknown
 	verdict := election.Unknown
 	answer := func() {
 		if n.boot == boot {

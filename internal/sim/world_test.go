@@ -162,7 +162,11 @@ func (n *node) perform(e election.Effects) {
 	}
 	own := n.own
 	for _, t := range e.Tells {
-		w.packet(n, w.nodeAt(t.To), func(to *node) { to.view.Receive(to.clock(), own, t.Kind) })
+		hear := func(to *node) { to.view.Receive(to.clock(), own, t.Kind) }
+		w.packet(n, w.nodeAt(t.To), hear)
+		if t.Stream {
+			w.stream(n, w.nodeAt(t.To), hear)
+		}
 	}
 	for _, r := range e.News {
 		for range retransmits {
@@ -339,7 +343,7 @@ func (n *node) refresh() {
 func (n *node) ping() {
 	w := n.w
 	lacks := func(k int) bool { return n.gossip[k] && w.nodes[k].refreshed[n.id] != n.own }
-	n.refreshing = false
+	n.refreshing = w.gossip.only == "udp"
 	for k := range w.nodes {
 		n.refreshing = n.refreshing || lacks(k)
 	}
@@ -354,11 +358,27 @@ func (n *node) ping() {
 	})
 	n.turns++
 	k := (n.id + 1 + n.turns%(len(w.nodes)-1)) % len(w.nodes)
+	if w.gossip.only == "udp" && w.gossip.cut[n.id][k] && n.gossip[k] && w.touches(n.id, k) {
+		n.turn(func() { n.view.Pinged(n.clock(), w.nodes[k].name, election.TCP) })
+	}
 	if own := n.own; n.active() && lacks(k) {
 		w.packet(n, w.nodes[k], func(to *node) {
 			to.refreshed[n.id] = own
 			to.view.Receive(to.clock(), own, election.Direct)
 		})
+	}
+}
+
+// pinged has pings answered by UDP again.
+func (w *world) pinged() {
+	for _, n := range w.nodes {
+		if n.active() {
+			n.turn(func() {
+				for _, other := range w.nodes {
+					n.view.Pinged(n.clock(), other.name, election.UDP)
+				}
+			})
+		}
 	}
 }
 

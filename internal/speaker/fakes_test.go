@@ -321,6 +321,7 @@ type part struct {
 	own          election.OwnClaims
 	said         int
 	peers, moved []netip.Addr
+	blocked      []election.Blocked
 	members      []election.Member
 	changed      chan struct{}
 	state        election.State
@@ -349,6 +350,12 @@ func (p *part) Move(addr netip.Addr) {
 	p.hub.mu.Lock()
 	defer p.hub.mu.Unlock()
 	p.moved = append(p.moved, addr)
+}
+
+func (p *part) Blocked() []election.Blocked {
+	p.hub.mu.Lock()
+	defer p.hub.mu.Unlock()
+	return p.blocked
 }
 
 func (p *part) Changed() <-chan struct{} { return p.changed }

@@ -63,6 +63,8 @@ type Membership interface {
 	SetPeers([]netip.Addr)
 	Move(netip.Addr)
 	Members() []election.Member
+	// Blocked are the nodes to which gossip is blocked though their speakers are there.
+	Blocked() []election.Blocked
 	Changed() <-chan struct{}
 }
 
@@ -395,7 +397,7 @@ func (s *Speaker) tell(e core.Effects) {
 	switch shown := s.board.state.Load(); {
 	case e.Left:
 	case e.View != nil:
-		s.board.show(State{View: *e.View, Unheard: s.unheard(e.View), Conflicts: s.conflicts, Aside: s.ward.Names()})
+		s.board.show(State{View: *e.View, Unheard: s.unheard(e.View), Blocked: s.members.Blocked(), Conflicts: s.conflicts, Aside: s.ward.Names()})
 	case len(e.Conflicts) > 0 && shown != nil:
 		again := *shown
 		again.Conflicts = s.conflicts

@@ -20,6 +20,8 @@ type State struct {
 	// same.
 	Unheard   []string
 	Conflicts []report.Conflict
+	// Blocked are the nodes to which gossip is blocked though their speakers are there.
+	Blocked []election.Blocked
 	// Aside are the Services that are left as they were, because a decision panics over
 	// what they are.
 	Aside []lb.ServiceKey

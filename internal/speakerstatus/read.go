@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
@@ -27,6 +29,12 @@ func Read(o *v1beta1.SpeakerStatus) report.Report {
 		},
 		Unheard:  s.Membership.Unheard,
 		Withheld: map[netip.Addr]lb.MAC{},
+	}
+	for _, b := range s.Membership.Blocked {
+		r.Blocked = append(r.Blocked, election.Blocked{Node: b.Node, Protocols: election.ProtocolsOf(b.Protocols)})
+	}
+	if c := meta.FindStatusCondition(s.Conditions, v1beta1.ConditionGossipBlocked); c != nil {
+		r.BlockedSince = c.LastTransitionTime.Time
 	}
 	for state, phase := range phases {
 		if phase == s.Phase {

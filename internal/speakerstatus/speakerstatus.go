@@ -34,6 +34,8 @@ import (
 // A Knowledge is what a speaker knows at one moment.
 type Knowledge struct {
 	Node, Version string
+	// Now is the time, for what has just begun or ended.
+	Now time.Time
 	// State is how far the speaker is in its life, and Settings its flags.
 	State    election.State
 	Settings report.Settings
@@ -49,6 +51,8 @@ type Knowledge struct {
 	Answers []core.Answer
 	// Unheard are nodes whose speakers are not heard, those that matter first.
 	Unheard []string
+	// Blocked are nodes to which gossip is blocked though their speakers are there.
+	Blocked []election.Blocked
 	// Withheld are the addresses that are to be announced from here and are not:
 	// who uses them, or nobody while their segment is being asked. Conflicts are
 	// strangers that use what is announced all the same.
@@ -70,6 +74,7 @@ const (
 	maxInterfaces          = 256
 	maxSubnets             = 64
 	maxSuspected           = 64
+	maxBlocked             = 64
 	maxUnheard             = report.MaxUnheard
 	maxAnswers             = 64
 	maxWithheld            = 256
@@ -98,10 +103,11 @@ func Compose(k Knowledge, before v1beta1.SpeakerStatusStatus) v1beta1.SpeakerSta
 		Settings:   v1beta1.SpeakerSettings{LoadBalancerClass: k.Settings.Class, DrainTaint: k.Settings.DrainTaint, IgnoreExcludeLB: k.Settings.IgnoreExcludeLB, Namespace: k.Settings.Namespace},
 		Detection:  k.Detection.String(),
 		Interfaces: interfaces(k),
-		Membership: membership(k.Members, k.Unheard),
+		Membership: membership(k.Members, k.Unheard, k.Blocked),
 		Layer2:     layer2Status(k, before.Layer2),
 		BGP:        sessions(k, before.BGP.Sessions),
 		NotApplied: notApplied(k),
+		Conditions: conditions(k, before.Conditions),
 	}
 	if k.Index != nil {
 		out.Configuration = k.Index.Configuration()
@@ -176,7 +182,7 @@ func subnetsOf(i lb.Interface) (subnets []string, segment bool) {
 	return subnets, segment
 }
 
-func membership(members []election.Member, unheard []string) v1beta1.MembershipStatus {
+func membership(members []election.Member, unheard []string, blocked []election.Blocked) v1beta1.MembershipStatus {
 	var out v1beta1.MembershipStatus
 	for _, m := range members {
 		switch m.State {
@@ -189,7 +195,32 @@ func membership(members []election.Member, unheard []string) v1beta1.MembershipS
 	slices.Sort(out.Suspected)
 	out.Suspected = first(out.Suspected, maxSuspected)
 	out.Unheard = slices.Sorted(slices.Values(first(unheard, maxUnheard)))
+	for _, b := range first(blocked, maxBlocked) {
+		out.Blocked = append(out.Blocked, v1beta1.BlockedPeer{Node: b.Node, Protocols: b.Protocols.Names()})
+	}
 	return out
+}
+
+// conditions says whether gossip is blocked. A speaker that has not learned who is there,
+// or has left, does not know.
+func conditions(k Knowledge, before []metav1.Condition) []metav1.Condition {
+	if k.State != election.Alive && k.State != election.Leaving {
+		return nil
+	}
+	c := metav1.Condition{
+		Type: v1beta1.ConditionGossipBlocked, Status: metav1.ConditionFalse, Reason: v1beta1.ReasonNotBlocked,
+		Message:            "gossip reaches all whose speakers are known to be there",
+		LastTransitionTime: metav1.NewTime(k.Now.Truncate(time.Second)),
+	}
+	if len(k.Blocked) > 0 {
+		c.Status, c.Reason, c.Message = metav1.ConditionTrue, v1beta1.ReasonPortBlocked, election.Describe(k.Blocked)
+	}
+	for _, was := range before {
+		if was.Type == c.Type && was.Status == c.Status {
+			c.LastTransitionTime = was.LastTransitionTime
+		}
+	}
+	return []metav1.Condition{c}
 }
 
 func layer2Status(k Knowledge, before v1beta1.Layer2Status) v1beta1.Layer2Status {

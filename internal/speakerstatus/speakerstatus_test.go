@@ -75,7 +75,9 @@ func world() Knowledge {
 		},
 		State:    election.Alive,
 		Settings: report.Settings{Class: "example.com/lb", DrainTaint: "maintenance", IgnoreExcludeLB: true, Namespace: "belfry-system"},
+		Now:      began,
 		Unheard:  []string{"node7", "node6"},
+		Blocked:  []election.Blocked{{Node: "node2", Protocols: election.UDP | election.TCP}, {Node: "node3", Protocols: election.TCP}},
 		Answers: []core.Answer{
 			{Claim: layer2.Claim{Address: netip.MustParseAddr("2001:db8::80"), Interfaces: []int{2}}, Since: began, Cause: core.OwnerLost, From: "node2"},
 			{Claim: layer2.Claim{Address: netip.MustParseAddr("203.0.113.7"), Interfaces: []int{3, 2, 99}}, Since: began.Add(time.Minute)},
@@ -198,6 +200,13 @@ bgp:
     state: Established
   total: 7
   up: 2
+conditions:
+- lastTransitionTime: "2026-03-01T08:00:00Z"
+  message: 'gossip is blocked between this node and node2 (UDP and TCP), node3 (TCP):
+    see that its port is open between the nodes, by UDP and by TCP'
+  reason: PortBlocked
+  status: "True"
+  type: GossipBlocked
 configuration: 0123456789abcdef
 detection: standard
 interfaces:
@@ -293,6 +302,14 @@ layer2:
     since: "2026-03-01T08:00:00.123456Z"
 membership:
   alive: 1
+  blocked:
+  - node: node2
+    protocols:
+    - UDP
+    - TCP
+  - node: node3
+    protocols:
+    - TCP
   suspected:
   - node2
   - node3
@@ -443,6 +460,7 @@ func huge() Knowledge {
 				Address: netip.AddrFrom4([4]byte{198, 19, byte(n >> 8), byte(n)}), Owner: fmt.Sprintf("n%04d", n), Kind: proof.AnsweredTwice, Since: began,
 				By: slices.Repeat([]proof.Station{{MAC: lb.MAC{2}}}, 20),
 			})
+		k.Blocked = append(k.Blocked, election.Blocked{Node: fmt.Sprintf("u%04d", n), Protocols: election.UDP})
 	}
 	for n := range 100 {
 		k.Interfaces[1].Addresses = append(k.Interfaces[1].Addresses, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n), 0, 1}), 24))
@@ -466,6 +484,7 @@ func TestWhatDoesNotFitIsLeftOutButCounted(t *testing.T) {
 		"usable":        want(usable, 135), // eth0 and every third of the rest
 		"suspected":     want(len(s.Membership.Suspected), 64),
 		"unheard":       want(len(s.Membership.Unheard), 256),
+		"blocked":       want(len(s.Membership.Blocked), 64),
 		"groups":        want(len(s.Layer2.Answers), 64),
 		"withheld":      want(len(s.Layer2.Withheld), 256),
 		"conflicts":     want(len(s.Layer2.Conflicts), 64),
@@ -503,6 +522,26 @@ func want(got, want int) error {
 	return nil
 }
 
+func TestAConditionKeepsTheTimeOfItsLastChange(t *testing.T) {
+	k := world()
+	is := Compose(k, v1beta1.SpeakerStatusStatus{})
+	k.Now = began.Add(time.Hour)
+	k.Blocked = k.Blocked[:1]
+	again := Compose(k, is)
+	if c := again.Conditions[0]; c.Status != metav1.ConditionTrue || !c.LastTransitionTime.Equal(&is.Conditions[0].LastTransitionTime) || c.Message == is.Conditions[0].Message {
+		t.Errorf("after %+v it is %+v", is.Conditions[0], c)
+	}
+	k.Blocked = nil
+	if c := Compose(k, again).Conditions[0]; c.Status != metav1.ConditionFalse || !c.LastTransitionTime.Time.Equal(k.Now.Truncate(time.Second)) {
+		t.Errorf("it ends at %v: %+v", k.Now, c)
+	}
+	for _, state := range []election.State{election.Joining, election.Gone} {
+		if k.State = state; Compose(k, again).Conditions != nil {
+			t.Errorf("a speaker that is %v says whether gossip is blocked", state)
+		}
+	}
+}
+
 // What a speaker says is what the controller reads, but for what only people read.
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	k := world()
@@ -512,6 +551,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 	addr := netip.MustParseAddr
 	want := report.Report{
 		Node: "node1", State: election.Alive, Settings: k.Settings, Configuration: "0123456789abcdef", Unheard: []string{"node6", "node7"},
+		Blocked: k.Blocked, BlockedSince: began.Truncate(time.Second),
 		Interfaces: []lb.Interface{{Name: "eth0", MAC: lb.MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true, Addresses: prefixes("192.0.2.0/24", "2001:db8::/64")}},
 		Answers:    []netip.Addr{addr("203.0.113.7"), addr("2001:db8::80"), addr("2001:db8::81")},
 		Probing:    []netip.Addr{addr("203.0.113.8"), addr("2001:db8::90")},

@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+
+	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
 )
 
@@ -80,6 +84,40 @@ func one(t *testing.T, address netip.Addr, r lab.Report, none, both time.Duratio
 	}
 }
 
+// tellBlocked fails the test unless all other nodes tell that gossip with a node is blocked
+// by these protocols, each in its SpeakerStatus and by an Event about that.
+func tellBlocked(t *testing.T, l *lab.Lab, to string, protocols ...string) {
+	t.Helper()
+	for _, node := range others(l, to) {
+		eventually(t, 15*time.Second, node+" tells that gossip to "+to+" is blocked", func() error {
+			is := speakerStatuses(t, l)[node].Status
+			i := slices.IndexFunc(is.Membership.Blocked, func(b v1beta1.BlockedPeer) bool { return b.Node == to })
+			if i < 0 || !slices.Equal(is.Membership.Blocked[i].Protocols, protocols) {
+				return fmt.Errorf("it is blocked to %v", is.Membership.Blocked)
+			}
+			if !meta.IsStatusConditionTrue(is.Conditions, v1beta1.ConditionGossipBlocked) {
+				return fmt.Errorf("the conditions are %v", is.Conditions)
+			}
+			return nil
+		})
+		event(t, l, node, "GossipBlocked", to+" ("+strings.Join(protocols, " and ")+")")
+	}
+}
+
+// tellOpen fails the test unless all nodes tell that gossip is not blocked any more.
+func tellOpen(t *testing.T, l *lab.Lab) {
+	t.Helper()
+	for _, node := range l.Network.Nodes() {
+		eventually(t, 15*time.Second, node+" tells that gossip is not blocked", func() error {
+			is := speakerStatuses(t, l)[node].Status
+			if len(is.Membership.Blocked) > 0 || !meta.IsStatusConditionFalse(is.Conditions, v1beta1.ConditionGossipBlocked) {
+				return fmt.Errorf("it tells %v, %v", is.Membership.Blocked, is.Conditions)
+			}
+			return nil
+		})
+	}
+}
+
 func TestEachAddressHasOneOwnerWhileGossipIsBlocked(t *testing.T) {
 	l := cluster(t)
 	addresses := serve(t, l, "walled")
@@ -107,6 +145,11 @@ func TestEachAddressHasOneOwnerWhileGossipIsBlocked(t *testing.T) {
 		} else {
 			t.Logf("%s: %d questions, %s alone answered, %d frames unasked in %s", addresses[i], len(r.Questions), owners[i], n, lasted.Round(time.Second))
 		}
+	}
+
+	tellBlocked(t, l, owners[0], "UDP", "TCP")
+	if is := announced(t, l, "walled"); !strings.Contains(is, `"status":"True"`) {
+		t.Errorf("the condition is %s", is)
 	}
 
 	// A speaker that starts finds out on the segment what others answer for.
@@ -147,6 +190,7 @@ func TestEachAddressHasOneOwnerWhileGossipIsBlocked(t *testing.T) {
 	healed := time.Now()
 	end()
 	settle(t, l)
+	tellOpen(t, l)
 	for i, p := range probes {
 		goesOn(t, p, 200)
 		r := p.Report().Since(healed)
@@ -188,6 +232,62 @@ func TestSpeakersThatStartWithoutGossipsConnectionsHaveOneOwner(t *testing.T) {
 			t.Errorf("%v answer for %s after it healed", hosts, addresses[i])
 		}
 	}
+}
+
+// memberlist connects to members of which no packet comes back: nobody is lost, and all
+// tell each other by connections what they claim.
+func TestWithGossipsPacketsBlockedNothingMovesAndWhatIsNewIsHeard(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "unpacketed")
+	settle(t, l)
+	probes := probeAll(t, l, addresses)
+	var owners []string
+	for _, p := range probes {
+		owners = append(owners, answers(t, p, 10*time.Second, anybody))
+	}
+	blocked := time.Now()
+	end := blockGossip(t, l, l.Network.Nodes(), "udp")
+	tellBlocked(t, l, owners[0], "UDP")
+	for _, node := range l.Network.Nodes() {
+		if is := speakerStatuses(t, l)[node].Status.Membership; int(is.Alive) != len(l.Network.Nodes()) || len(is.Unheard) > 0 {
+			t.Errorf("%s sees %+v", node, is)
+		}
+	}
+	for i, p := range probes {
+		goesOn(t, p, 400)
+		r := p.Report().Since(blocked)
+		if hosts := r.Hosts(); len(hosts) != 1 || hosts[0] != owners[i] || len(r.Contested()) > 0 {
+			t.Errorf("%v answered for %s, %d questions had two answers, want %s alone:\n%s", hosts, addresses[i], len(r.Contested()), owners[i], r)
+		}
+		one(t, addresses[i], r, 300*time.Millisecond, 0)
+	}
+
+	// An owner stops in an orderly way: its successor takes over before it stops answering.
+	left := time.Now()
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(owners[0])))
+	answers(t, probes[0], 10*time.Second, not(owners[0]))
+	settle(t, l)
+	goesOn(t, probes[0], 200)
+	r := probes[0].Report().Since(left)
+	one(t, addresses[0], r, 300*time.Millisecond, time.Second)
+	gap, _ := r.LongestGap()
+	t.Logf("%s restarted while UDP was blocked: %s without an answer", owners[0], gap)
+
+	// Another one fails.
+	owner := answers(t, probes[0], 10*time.Second, anybody)
+	killed := time.Now()
+	must(t, kill(t.Context(), l, owner))
+	t.Cleanup(func() { revive(t, l, lab.SpeakerOn(owner)) })
+	answers(t, probes[0], 10*time.Second, not(owner))
+	goesOn(t, probes[0], 400)
+	r = probes[0].Report().Since(killed.Add(-100 * time.Millisecond))
+	one(t, addresses[0], r, 2*time.Second, time.Second)
+	gap, _ = r.LongestGap()
+	t.Logf("%s killed while UDP was blocked: %s without an answer", owner, gap)
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(owner)))
+	end()
+	settle(t, l)
+	tellOpen(t, l)
 }
 
 func TestANodeThatIsRenumberedKeepsItsAddressesAndIsFoundAgain(t *testing.T) {

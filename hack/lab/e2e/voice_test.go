@@ -43,6 +43,29 @@ func movesTold(t *testing.T, l *lab.Lab, service string) (notes []string) {
 	return notes
 }
 
+// event waits until an Event about an object has a reason, and a note with some words.
+func event(t *testing.T, l *lab.Lab, about, reason, words string) {
+	t.Helper()
+	eventually(t, 15*time.Second, "an Event "+reason+" about "+about+" says "+words, func() error {
+		out, err := l.Cluster.Kubectl(t.Context(), "get", "events.events.k8s.io", "--output=json")
+		if err != nil {
+			return err
+		}
+		var list eventsv1.EventList
+		must(t, json.Unmarshal([]byte(out), &list))
+		var told []string
+		for _, e := range list.Items {
+			if e.Regarding.Name == about && e.Reason == reason {
+				if strings.Contains(e.Note, words) {
+					return nil
+				}
+				told = append(told, e.Note)
+			}
+		}
+		return fmt.Errorf("there is %q", told)
+	})
+}
+
 // on has both addresses of a Service announced by one node, which is returned.
 func on(t *testing.T, l *lab.Lab, name string) (node string) {
 	t.Helper()

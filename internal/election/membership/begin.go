@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+
+	"github.com/belfrylb/belfry/internal/election"
 )
 
 // rebeginPause is the time between two attempts to gossip at an address that the node
@@ -38,7 +40,9 @@ func (l *loop) begin() error {
 	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
 	d := newDelegate(m)
 	conf.Delegate, conf.Events, conf.Ping, conf.Alive = d, d, d, d
-	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped}
+	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped, connected: func(node string) {
+		m.inbox.post(func(l *loop) { l.view.Pinged(l.now(), node, election.TCP) })
+	}}
 	ml, err := memberlist.Create(conf)
 	if err != nil {
 		_ = tr.Shutdown()

@@ -26,7 +26,9 @@ type lan struct {
 	// direction.
 	loss float64
 	// apart tells hosts between which nothing passes; nil separates none.
-	apart    func(a, b netip.Addr) bool
+	apart func(a, b netip.Addr) bool
+	// filtered is set while packets are lost and connections are not.
+	filtered bool
 	stations map[netip.Addr]*station
 }
 
@@ -84,6 +86,20 @@ func (l *lan) separate(apart func(a, b netip.Addr) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.apart = apart
+}
+
+// filter loses packets, but not what goes by connections.
+func (l *lan) filter(on bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.filtered = on
+}
+
+// passes reports whether packets pass at all.
+func (l *lan) passes() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.filtered
 }
 
 func (l *lan) lose(share float64) {
@@ -207,7 +223,7 @@ func (e *endpoint) WriteTo(b []byte, addr string) (time.Time, error) {
 	e.running()
 	to := netip.MustParseAddrPort(addr).Addr()
 	e.spent.count(len(b))
-	if delay, arrives := e.lan.crosses(e.bind.Addr(), to); arrives {
+	if delay, arrives := e.lan.crosses(e.bind.Addr(), to); arrives && e.lan.passes() {
 		time.AfterFunc(delay, func() {
 			if process := e.lan.process(to); process != nil {
 				process.receive(&memberlist.Packet{Buf: b, From: net.UDPAddrFromAddrPort(e.bind), Timestamp: time.Now()})

@@ -10,11 +10,20 @@ import (
 )
 
 // A logSink takes memberlist's log lines. memberlist tells of a packet that it
-// dropped by a line of log and in no other way, so they are counted here.
+// dropped, and of a member that answered by a connection alone, by a line of log and
+// in no other way.
 type logSink struct {
 	log     *slog.Logger
 	dropped *prometheus.CounterVec
+	// connected is called for a member that has answered a ping by TCP alone.
+	connected func(node string)
 }
+
+// A line with these before and after its name tells of such a member. A test has one.
+const (
+	connectedBefore = "Was able to connect to "
+	connectedAfter  = " over TCP but UDP probes failed"
+)
 
 // Reasons for which something received was dropped.
 const (
@@ -49,6 +58,11 @@ func (s *logSink) Write(line []byte) (int, error) {
 		if strings.Contains(text, l.part) {
 			s.dropped.WithLabelValues(l.reason).Inc()
 			break
+		}
+	}
+	if _, rest, is := strings.Cut(text, connectedBefore); is {
+		if node, _, is := strings.Cut(rest, connectedAfter); is {
+			s.connected(node)
 		}
 	}
 	level := slog.LevelDebug

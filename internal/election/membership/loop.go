@@ -156,6 +156,9 @@ func (l *loop) perform(e election.Effects) time.Duration {
 		}
 		l.log(c)
 	}
+	if e.Blocked != nil {
+		l.m.tellBlocked(e.Blocked)
+	}
 	if e.Members != nil {
 		l.m.size.Store(int32(len(e.Members)))
 		l.m.publishMembers(e.Members)
@@ -209,7 +212,7 @@ func (l *loop) renew() {
 }
 
 // tell sends this node's record to an address: in one packet, and the whole of
-// it by a stream when it does not fit.
+// it by a stream when it does not fit or packets do not get there.
 func (l *loop) tell(t election.Tell) {
 	packet := as(l.encoded(l.own), t.Kind)
 	large := len(packet) > packetSize
@@ -219,13 +222,13 @@ func (l *loop) tell(t election.Tell) {
 	if len(packet) <= packetSize {
 		l.send(t.To, packet)
 	}
-	if large && t.Kind == election.Direct {
-		l.stream(t.To)
+	if t.Stream || large && t.Kind == election.Direct {
+		l.stream(t.To, t.Kind)
 	}
 }
 
 // stream sends the whole record by a stream, one at a time to each address.
-func (l *loop) stream(to netip.Addr) {
+func (l *loop) stream(to netip.Addr, k election.Kind) {
 	if l.ml == nil {
 		return
 	}
@@ -235,14 +238,14 @@ func (l *loop) stream(to netip.Addr) {
 	}
 	l.streams[to] = false
 	ml, node := l.ml, &memberlist.Node{Addr: to.AsSlice(), Port: l.m.cfg.Port}
-	b := as(l.encoded(l.own), election.Direct)
+	b := as(l.encoded(l.own), k)
 	l.spawn(l.quick, func() {
 		_ = ml.SendReliable(node, b)
 		l.m.inbox.post(func(l *loop) {
 			again := l.streams[to]
 			delete(l.streams, to)
 			if again {
-				l.stream(to)
+				l.stream(to, election.Direct)
 			}
 		})
 	})
@@ -308,7 +311,7 @@ func (l *loop) ask(q election.Question) {
 			l.m.inbox.post(func(l *loop) { l.view.Replied(q.Suspect.Node, q.Round) })
 		}
 		if v == election.Silent || v == election.Speaks {
-			answer(v, election.PortSilent)
+			answer(v, election.PortUnknown)
 		}
 		segment <- v
 	})
@@ -416,6 +419,10 @@ type heard struct {
 // same as last time; the View still wants to see it, for its node may claim
 // what is ours because it has not heard of that.
 func (l *loop) receiveAck(node string, b []byte) {
+	l.view.Pinged(l.now(), node, election.UDP)
+	if len(b) == 0 {
+		return // It does not fit into a packet.
+	}
 	h := l.heard[node]
 	if !bytes.Equal(h.b, b) {
 		r, _ := l.decode(b)

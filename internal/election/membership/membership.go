@@ -79,6 +79,7 @@ type Membership struct {
 
 	changed chan struct{}
 	members atomic.Pointer[[]election.Member]
+	blocked atomic.Pointer[[]election.Blocked]
 	// state is what a peer is told in an exchange: encoded records, this
 	// node's first.
 	state atomic.Pointer[[][]byte]
@@ -111,6 +112,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 	m.size.Store(1)
 	m.room.Store(int64(election.Room(0)))
 	m.members.Store(&[]election.Member{{Node: cfg.Node, Address: cfg.Bind, State: election.Joining}})
+	m.blocked.Store(&[]election.Blocked{})
 	m.state.Store(&[][]byte{})
 	m.ack.Store(&[]byte{})
 	return m, nil
@@ -149,7 +151,11 @@ func (m *Membership) SetPeers(peers []netip.Addr) {
 // result is shared and must not be changed.
 func (m *Membership) Members() []election.Member { return *m.members.Load() }
 
-// Changed has a value after Members changed.
+// Blocked returns the nodes to which gossip is blocked though their speakers are there.
+// The result is shared and must not be changed.
+func (m *Membership) Blocked() []election.Blocked { return *m.blocked.Load() }
+
+// Changed has a value after Members or Blocked changed.
 func (m *Membership) Changed() <-chan struct{} { return m.changed }
 
 // Run takes part until ctx is done, then leaves. It returns early only when it
@@ -279,11 +285,9 @@ func (d *delegate) GetBroadcasts(overhead, limit int) [][]byte {
 // whatever loss swallowed is repaired within a round.
 func (d *delegate) AckPayload() []byte { return *d.m.ack.Load() }
 
-// NotifyPingComplete takes the record that an ack brought.
+// NotifyPingComplete takes an ack that came in a packet from the member itself, and the
+// record that it brought.
 func (d *delegate) NotifyPingComplete(n *memberlist.Node, _ time.Duration, b []byte) {
-	if len(b) == 0 {
-		return // Relayed by a third node: without.
-	}
 	name := n.Name
 	if !d.m.inbox.offer(func(l *loop) { l.receiveAck(name, b) }) {
 		d.m.metrics.dropped.WithLabelValues(dropOverflow).Inc()
