@@ -59,6 +59,8 @@ const (
 	// heartbeat is the longest pause between two turns of the loop, by which it
 	// notices that the whole process was stopped.
 	heartbeat = 250 * time.Millisecond
+	// noteworthy is for how long a member was lost whose return is worth a line in the log.
+	noteworthy = time.Second
 	// perMember is the pause after a new list for each member on it, about as
 	// long as making it takes.
 	perMember = 10 * time.Microsecond
@@ -348,14 +350,19 @@ func (l *loop) log(c election.Change) {
 	case election.Alive:
 		if c.Doubted {
 			l.m.metrics.ended(endRecovered, c.For)
-			log.Info("member recovered", "after", c.For)
-		} else {
+		}
+		switch {
+		case !c.Doubted:
 			log.Info("member joined")
+		case c.For < noteworthy:
+			log.Debug("member recovered", "after", c.For) // several times a second where answers come late
+		default:
+			log.Info("member recovered", "after", c.For)
 		}
 	case election.Suspected:
 		log.Debug("member suspected")
 	case election.Stalled:
-		log.Info("member stalled: its speaker is silent, and nothing shows that its node is gone")
+		log.Debug("member stalled: its speaker is silent, and nothing shows that its node is gone")
 	case election.Cut:
 		log.Debug("member cut off: gossip does not reach it, its speaker answers on the segment")
 	case election.Gone:
