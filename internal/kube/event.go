@@ -51,6 +51,11 @@ type Recorder struct {
 	log                  *slog.Logger
 	queue                chan queuedEvent
 	recorded, dropped    atomic.Int64
+
+	mu     sync.Mutex
+	ration ration
+	// timed is set while later is to run.
+	timed bool
 }
 
 // A queuedEvent is an Event with its time and a number of its own.
@@ -77,8 +82,45 @@ func NewRecorder(client *CoreClient, controller, instance string, log *slog.Logg
 	return &Recorder{client: client, controller: controller, instance: instance, log: log, queue: make(chan queuedEvent, eventQueue)}
 }
 
-// Record queues an Event.
+// Record queues an Event. Of many routine ones of one namespace the last is queued,
+// after a while, and tells how many it stands for.
 func (r *Recorder) Record(e Event) {
+	if !e.routine() || r.allows(e) {
+		r.enqueue(e)
+	}
+}
+
+func (r *Recorder) allows(e Event) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.timed {
+		r.timed = true
+		time.AfterFunc(rationPause, r.later)
+	}
+	return r.ration.take(e, time.Now())
+}
+
+// later tells what the ration left out, for as long as it has anything to remember.
+func (r *Recorder) later() {
+	r.tellRest()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.timed = len(r.ration.of) > 0; r.timed {
+		time.AfterFunc(rationPause, r.later)
+	}
+}
+
+// tellRest queues what the ration left out.
+func (r *Recorder) tellRest() {
+	r.mu.Lock()
+	rest := r.ration.rest(time.Now())
+	r.mu.Unlock()
+	for _, e := range rest {
+		r.enqueue(e)
+	}
+}
+
+func (r *Recorder) enqueue(e Event) {
 	select {
 	case r.queue <- queuedEvent{e, time.Now(), r.recorded.Add(1)}:
 	default:
@@ -94,7 +136,10 @@ func (r *Recorder) Dropped() int64 { return r.dropped.Load() }
 func (r *Recorder) Run(ctx context.Context) {
 	grace, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
+	told := make(chan struct{})
 	defer context.AfterFunc(ctx, func() {
+		r.tellRest()
+		close(told)
 		select {
 		case <-grace.Done():
 		case <-time.After(eventGrace):
@@ -108,7 +153,7 @@ func (r *Recorder) Run(ctx context.Context) {
 				select {
 				case e := <-r.queue:
 					r.try(grace, e)
-				case <-ctx.Done():
+				case <-told:
 					if len(r.queue) == 0 {
 						return
 					}
