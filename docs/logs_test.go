@@ -204,7 +204,7 @@ func TestEachLineAboutAddressesIsDescribed(t *testing.T) {
 			}
 		}
 	}
-	if verbs != 10 {
+	if verbs != 12 {
 		t.Errorf("%d verbs are found", verbs)
 	}
 }

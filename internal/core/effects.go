@@ -43,6 +43,8 @@ type Effects struct {
 	// Frames are how many frames said so.
 	Conflicts []Conflict
 	Frames    []Frames
+	// Faults are what segments answered that they should not, and no longer do.
+	Faults []proof.Change
 	// Rivals counts the claims of other speakers to what this node owns, and Won
 	// are the addresses that another one claimed, too, and has let go.
 	Rivals int

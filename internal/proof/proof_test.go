@@ -156,6 +156,13 @@ func (w *world) run(until time.Time) {
 			w.rounds = append(w.rounds, &round{NewRound(w.now, q), q, w.now})
 		}
 		w.rounds = slices.DeleteFunc(w.rounds, w.step)
+		for _, c := range w.prover.Changes() {
+			if c.Ended {
+				w.print("log     %s %v of %s has ended after %v", c.Address, c.Kind, c.Owner, c.Lasted)
+			} else {
+				w.print("log     %s %v of %s", c.Address, c.Kind, c.Owner)
+			}
+		}
 		if w.prover.News() {
 			w.tell(w.prover.Verdicts())
 			continue

@@ -122,6 +122,15 @@ func (v Verdict) Equal(o Verdict) bool {
 	return v.Address == o.Address && v.Owner == o.Owner && v.Kind == o.Kind && slices.Equal(v.By, o.By)
 }
 
+// A Change is a fault that began, or ended while the owner is the same.
+type Change struct {
+	// Verdict is the fault's.
+	Verdict
+	// Ended is set when the owner alone answers again, Lasted after it was found.
+	Ended  bool
+	Lasted time.Duration
+}
+
 // A Prover decides when a node asks for which addresses, and what the answers mean.
 //
 // It is driven: Set says what there is to ask for, Next what to ask now, Answer what
@@ -139,6 +148,8 @@ type Prover struct {
 	lines  map[line]time.Time
 	slow   map[int]time.Duration // By interface: the slowest answer lately.
 	news   bool
+	// changes are those that Changes has not returned yet.
+	changes []Change
 }
 
 // A line is of the cases of one segment that wait for their turn. It moves on when
@@ -386,6 +397,11 @@ func (p *Prover) settle(now time.Time, c *inquest, kind Kind, by []Station) {
 	if c.fewer = lost && !c.fewer; c.fewer {
 		return
 	}
+	if was := c.verdict; was.Kind > Verified && kind == Verified {
+		p.changes = append(p.changes, Change{Verdict: was, Ended: true, Lasted: now.Sub(was.Since)})
+	} else if kind > Verified && kind != was.Kind {
+		p.changes = append(p.changes, Change{Verdict: is})
+	}
 	if kind == Verified && c.Owner == p.node {
 		is.Kind = Unknown // that somebody hears it is for others to say
 	}
@@ -402,6 +418,13 @@ func (p *Prover) News() bool {
 	news := p.news
 	p.news = false
 	return news
+}
+
+// Changes returns the faults that began or ended since it was called last.
+func (p *Prover) Changes() []Change {
+	out := p.changes
+	p.changes = nil
+	return out
 }
 
 // Verdicts returns what is known, ascending by address. What is Unknown is left out.

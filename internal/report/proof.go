@@ -57,6 +57,17 @@ func (v *View) hear(r *Report) {
 	}
 }
 
+// Proven returns what the segment says of an address that a node answers for, by the
+// reports that are believed, and in words what is wrong with it and what to do.
+func (v *View) Proven(a netip.Addr, owner string) (kind proof.Kind, fault string) {
+	for _, f := range v.proofs[a] {
+		if f.owner == owner {
+			return f.kind, f.text(a)
+		}
+	}
+	return proof.Unknown, ""
+}
+
 // proven is what is known of whether the segment agrees that an owner answers for an
 // address.
 type proven struct {

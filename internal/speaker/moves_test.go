@@ -11,61 +11,83 @@ import (
 
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/proof"
 )
+
+// moved are moves that are transitions.
+func moved(all ...core.Transition) (out []move) {
+	for _, t := range all {
+		out = append(out, move{Transition: t})
+	}
+	return out
+}
 
 func TestALineSaysWhatHasBecomeOfAddresses(t *testing.T) {
 	address := netip.MustParseAddr
-	many := func(n int, prefix string) (out []core.Transition) {
+	many := func(n int, prefix string) (out []move) {
 		for i := range n {
-			out = append(out, core.Transition{Address: address(fmt.Sprintf("%s%x", prefix, i)), From: fmt.Sprintf("n%02d", i%12), Silence: time.Duration(i) * time.Millisecond})
+			out = append(out, moved(core.Transition{Address: address(fmt.Sprintf("%s%x", prefix, i)), From: fmt.Sprintf("n%02d", i%12), Silence: time.Duration(i) * time.Millisecond})...)
 		}
 		return out
 	}
 	for _, c := range []struct {
 		topic topic
-		of    []core.Transition
+		of    []move
 		want  string
 	}{
 		{
 			topic{verbs[core.Acquired], core.Unowned.String()},
-			[]core.Transition{{Address: address("192.0.2.1"), To: "n1"}},
+			moved(core.Transition{Address: address("192.0.2.1"), To: "n1"}),
 			`INFO address acquired address=192.0.2.1 cause=Unowned to=n1`,
 		},
 		{
 			topic{verbs[core.Acquired], core.OwnerLost.String()},
-			[]core.Transition{{Address: address("2001:db8::1"), From: "n2", To: "n1", Silence: 123456789}},
+			moved(core.Transition{Address: address("2001:db8::1"), From: "n2", To: "n1", Silence: 123456789}),
 			`INFO address acquired address=2001:db8::1 cause=OwnerLost from=n2 to=n1 silence=123ms`,
 		},
 		{
 			topic{verbs[core.HandedOver], core.Handover.String()},
-			[]core.Transition{
-				{Address: address("2001:db8::1"), From: "n1", To: "n3", Held: time.Hour},
-				{Address: address("192.0.2.1"), From: "n1", To: "n2", Held: time.Minute},
-			},
+			moved(
+				core.Transition{Address: address("2001:db8::1"), From: "n1", To: "n3", Held: time.Hour},
+				core.Transition{Address: address("192.0.2.1"), From: "n1", To: "n2", Held: time.Minute},
+			),
 			`INFO addresses handed over count=2 addresses=192.0.2.1 2001:db8::1 cause=Handover from=n1 to=n2 n3 held=1h0m0s`,
 		},
 		{
 			topic{verbs[core.Released], core.NotInUse.String()},
-			[]core.Transition{{Address: address("192.0.2.1"), From: "n1", Held: 1500 * time.Millisecond}},
+			moved(core.Transition{Address: address("192.0.2.1"), From: "n1", Held: 1500 * time.Millisecond}),
 			`INFO address released address=192.0.2.1 cause=NotInUse from=n1 held=1.5s`,
 		},
 		{
 			topic{verbs[core.Withheld], core.ForeignStation.String()},
-			[]core.Transition{{Address: address("2001:db8::1"), From: "n1", Station: lb.MAC{2, 0, 0, 0, 0, 9}}},
+			moved(core.Transition{Address: address("2001:db8::1"), From: "n1", Station: lb.MAC{2, 0, 0, 0, 0, 9}}),
 			`WARN address withheld address=2001:db8::1 cause=ForeignStation from=n1 mac=02:00:00:00:00:09`,
 		},
 		{
 			topic{verb: verbGivenUp},
-			[]core.Transition{{Address: address("2001:db8::1")}},
+			moved(core.Transition{Address: address("2001:db8::1")}),
 			`INFO address given up by another speaker address=2001:db8::1`,
 		},
 		{
 			topic{verb: verbUsed},
-			[]core.Transition{
-				{Address: address("192.0.2.1"), Station: lb.MAC{2, 0, 0, 0, 0, 9}},
-				{Address: address("192.0.2.2"), Station: lb.MAC{2, 0, 0, 0, 0, 8}},
-			},
+			moved(
+				core.Transition{Address: address("192.0.2.1"), Station: lb.MAC{2, 0, 0, 0, 0, 9}},
+				core.Transition{Address: address("192.0.2.2"), Station: lb.MAC{2, 0, 0, 0, 0, 8}},
+			),
 			`WARN addresses used by a foreign station count=2 addresses=192.0.2.1-2 mac=02:00:00:00:00:08 02:00:00:00:00:09`,
+		},
+		{
+			topic{verbWrong, proof.AnsweredTwice.String()},
+			moved(
+				core.Transition{Address: address("192.0.2.1"), To: "n1", From: "n2", Station: lb.MAC{2, 0, 0, 0, 0, 9}},
+				core.Transition{Address: address("192.0.2.1"), To: "n1", From: "n3", Station: lb.MAC{2, 0, 0, 0, 0, 8}},
+			),
+			`WARN address verified wrong address=192.0.2.1 cause=AnsweredTwice from=n2 n3 to=n1 mac=02:00:00:00:00:08 02:00:00:00:00:09`,
+		},
+		{
+			topic{verbRight, proof.Unanswered.String()},
+			[]move{{core.Transition{Address: address("2001:db8::1"), To: "n1"}, 90 * time.Second}},
+			`INFO address verified again address=2001:db8::1 cause=Unanswered to=n1 lasted=1m30s`,
 		},
 		{
 			topic{verbs[core.Acquired], core.OwnerLost.String()},

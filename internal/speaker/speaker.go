@@ -134,7 +134,7 @@ type Speaker struct {
 	next     time.Time // when to settle again; zero for never
 	left     bool
 	// moves are those of addresses that the log does not tell yet.
-	moves digest.Digest[topic, core.Transition]
+	moves digest.Digest[topic, move]
 	// met are the nodes that were heard, and conflicts what was told of last.
 	met       map[string]bool
 	conflicts []report.Conflict

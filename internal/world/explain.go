@@ -19,6 +19,7 @@ import (
 	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/origin"
 	"github.com/belfrylb/belfry/internal/placement"
+	"github.com/belfrylb/belfry/internal/proof"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -294,6 +295,9 @@ func (w *World) explainLayer2(e *Explanation, index *announce.Index, a netip.Add
 	default:
 		section.Lines = append(section.Lines, "No node answers for it.")
 	}
+	if owner != "" {
+		section.Lines = append(section.Lines, w.proven(e, a, owner))
+	}
 	if place := index.Placed(a); place != "" && place != owner {
 		section.Lines = append(section.Lines, "It is recorded on node "+place+".")
 	}
@@ -332,6 +336,38 @@ func (w *World) explainLayer2(e *Explanation, index *announce.Index, a netip.Add
 		e.hint("Let another node announce " + a.String() + ": today only " + owner + " can.")
 	}
 	return advice
+}
+
+// proven says what the segment answers to the question for an address.
+func (w *World) proven(e *Explanation, a netip.Addr, owner string) string {
+	kind, fault := w.view.Proven(a, owner)
+	who, since := w.asked(a, owner)
+	switch kind {
+	case proof.Unknown:
+		return "Nobody has asked the segment for it yet, or no other node is on it: not verified."
+	case proof.Verified:
+		return fmt.Sprintf("%s asked the segment for it, and %s alone answers: verified.", who, owner)
+	default:
+		e.Well = false
+		return fmt.Sprintf("%s asked the segment for it: %v for %s: %s.", who, kind, w.ago(since), fault)
+	}
+}
+
+// asked names who asked the segment for an address of an owner, and since when what was
+// heard is wrong.
+func (w *World) asked(a netip.Addr, owner string) (who string, since time.Time) {
+	var nodes []string
+	for _, r := range w.reports {
+		for _, p := range r.Proofs {
+			if p.Address == a && p.Owner == owner && w.view.Believes(r.Node) {
+				nodes = append(nodes, r.Node)
+				if since.IsZero() || p.Since.Before(since) {
+					since = p.Since
+				}
+			}
+		}
+	}
+	return plural(len(nodes), "Node ", "Nodes ") + strings.Join(nodes, " and "), since
 }
 
 func (w *World) cameBy(since time.Time, from string, cause v1beta1.TransitionCause) string {

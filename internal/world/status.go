@@ -209,6 +209,13 @@ func (w *World) speakerProblems(s *Status, o *v1beta1.SpeakerStatus) {
 	for _, u := range o.Status.Layer2.Conflicts {
 		s.problem("address/"+u.Address, fmt.Sprintf("announced by %s although station %s uses it too", o.Name, u.MAC), explain("", u.Address))
 	}
+	for _, f := range o.Status.Layer2.Faults {
+		what := "nobody answers on the segment"
+		if f.Reason == v1beta1.FaultAnsweredTwice {
+			what = "others answer on the segment, too"
+		}
+		s.problem("node/"+f.Node, fmt.Sprintf("%s (%s, %s asked): %s", what, f.Reason, o.Name, strings.Join(f.Addresses, "; ")), explain("node/", f.Node))
+	}
 	for _, n := range o.Status.NotApplied {
 		s.problem(node, fmt.Sprintf("cannot apply %s %s (%s): %s", n.Kind, n.Name, n.Reason, n.Message), command)
 	}
