@@ -21,7 +21,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
-	"github.com/belfrylb/belfry/hack/lab"
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/proof"
@@ -81,7 +80,7 @@ func examples(page, text string) []block {
 }
 
 func TestExamplesAreAcceptedByTheAPIServer(t *testing.T) {
-	l := lab.Start(t, lab.Options{ControlPlaneOnly: true})
+	l := shared.Get(t)
 	if err := l.Product.Install(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -12,11 +12,18 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"github.com/spf13/pflag"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/yaml"
 
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/world"
 )
 
@@ -33,7 +40,9 @@ var errProblems = errors.New("there are problems")
 // A tool is what all commands share.
 type tool struct {
 	genericiooptions.IOStreams
-	config   *genericclioptions.ConfigFlags
+	// where says which files kubeconfigs are in, and override what flags say instead.
+	where    *clientcmd.ClientConfigLoadingRules
+	override *clientcmd.ConfigOverrides
 	from     []string
 	output   string
 	settings world.Settings
@@ -53,7 +62,7 @@ func Run(ctx context.Context, args []string, streams genericiooptions.IOStreams,
 	case errors.Is(err, errProblems):
 		return Problems
 	default:
-		fmt.Fprintln(streams.ErrOut, "error:", err)
+		fmt.Fprintln(streams.ErrOut, "error:", inWords(err))
 		return CannotLook
 	}
 }
@@ -61,7 +70,8 @@ func Run(ctx context.Context, args []string, streams genericiooptions.IOStreams,
 // NewCommand returns kubectl belfry. Terminal is set when the output goes to one.
 func NewCommand(streams genericiooptions.IOStreams, terminal bool, version string) *cobra.Command {
 	t := &tool{
-		IOStreams: streams, config: genericclioptions.NewConfigFlags(true), now: time.Now,
+		IOStreams: streams, now: time.Now,
+		where: clientcmd.NewDefaultClientConfigLoadingRules(), override: &clientcmd.ConfigOverrides{ClusterDefaults: clientcmd.ClusterDefaults},
 		colors: terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 	}
 	root := &cobra.Command{
@@ -80,18 +90,15 @@ Exit codes: 0 all is well, 1 there are problems, 2 it could not look.`,
 	root.SetErr(streams.ErrOut)
 	root.SetIn(streams.In)
 	flags := root.PersistentFlags()
-	t.config.AddFlags(flags)
-	for _, hidden := range []string{
-		"as", "as-group", "as-uid", "as-user-extra", "cache-dir", "certificate-authority", "client-certificate", "client-key", "cluster",
-		"disable-compression", "insecure-skip-tls-verify", "request-timeout", "server", "tls-server-name", "token", "user",
-	} {
-		if f := flags.Lookup(hidden); f != nil {
-			f.Hidden = true
-		}
-	}
-	flags.StringArrayVar(&t.from, "from", nil, "read objects from this file or directory of YAML and JSON (- is standard input) instead of a cluster; of several, later ones replace objects of earlier ones")
+	// The flags of kubectl, of which few are of interest here.
+	flags.StringVar(&t.where.ExplicitPath, "kubeconfig", "", "kubeconfig file to use")
+	clientcmd.BindOverrideFlags(t.override, flags, clientcmd.RecommendedConfigOverrideFlags(""))
+	flags.VisitAll(func(f *pflag.Flag) {
+		f.Hidden = !slices.Contains([]string{"kubeconfig", "proxy-url", clientcmd.FlagContext, clientcmd.FlagNamespace}, f.Name)
+	})
+	flags.StringArrayVar(&t.from, "from", nil, "read objects from this file or directory of YAML and JSON, or from a bug report, instead of a cluster (- is standard input); of several, later ones replace objects of earlier ones")
 	flags.StringVar(&t.settings.Namespace, "belfry-namespace", "", "namespace of the installation (default: what its speakers report, or belfry-system)")
-	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events())
+	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events(), t.bugReport(version))
 	return root
 }
 
@@ -132,14 +139,40 @@ func (t *tool) print(value any, text func(p *page)) error {
 	}
 }
 
-// client returns a client of the cluster.
-func (t *tool) client() (dynamic.Interface, error) {
-	config, err := t.config.ToRESTConfig()
+// kubeconfig is what files and flags say together.
+func (t *tool) kubeconfig() clientcmd.ClientConfig {
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(t.where, t.override)
+}
+
+// access is how the cluster is reached. Commands ask in bursts and end.
+func (t *tool) access() (*rest.Config, error) {
+	config, err := t.kubeconfig().ClientConfig()
 	if err != nil {
 		return nil, err
 	}
 	config.QPS, config.Burst = 50, 100
+	return config, nil
+}
+
+// client returns a client of the cluster.
+func (t *tool) client() (dynamic.Interface, error) {
+	config, err := t.access()
+	if err != nil {
+		return nil, err
+	}
 	return dynamic.NewForConfig(config)
+}
+
+// reader returns what reads the answers of the API server as they come.
+func (t *tool) reader() (rest.Interface, error) {
+	config, err := t.access()
+	if err != nil {
+		return nil, err
+	}
+	status := runtime.NewScheme() // all that is taken from its codecs: what errors come as
+	metav1.AddToGroupVersion(status, schema.GroupVersion{Version: "v1"})
+	config.NegotiatedSerializer = serializer.NewCodecFactory(status).WithoutConversion()
+	return rest.UnversionedRESTClientFor(config)
 }
 
 // dump reports whether a dump is read instead of a cluster.
@@ -147,16 +180,18 @@ func (t *tool) dump() bool { return len(t.from) > 0 }
 
 // namespace is that of Services that are named without one.
 func (t *tool) namespace() string {
-	namespace, _, err := t.config.ToRawKubeConfigLoader().Namespace()
-	if err != nil || t.dump() && *t.config.Namespace == "" {
-		return "default"
+	namespace, _, err := t.kubeconfig().Namespace()
+	if err != nil || t.dump() && t.override.Context.Namespace == "" {
+		return metav1.NamespaceDefault
 	}
 	return namespace
 }
 
-// worldKinds are all but those that only doctor reads.
+// checkedKinds are those that doctor reads, worldKinds those that all others do.
+func checkedKinds(k kind) bool { return k.resource != "events" }
+
 func worldKinds(k kind) bool {
-	return !slices.Contains([]string{"daemonsets", "deployments", "configmaps"}, k.resource)
+	return checkedKinds(k) && !slices.Contains([]string{"daemonsets", "deployments", "configmaps"}, k.resource)
 }
 
 // read reads the cluster, or the dump.
@@ -170,13 +205,13 @@ func (t *tool) read(ctx context.Context, which func(kind) bool) (*store, time.Ti
 		}
 		return s, s.moment(), nil
 	}
-	client, err := t.client()
+	client, err := t.reader()
 	if err != nil {
 		return nil, time.Time{}, err
 	}
 	namespace := t.settings.Namespace
 	if namespace == "" {
-		namespace = "belfry-system"
+		namespace = objects.DefaultNamespace
 	}
 	if err := readCluster(ctx, s, client, namespace, which); err != nil {
 		return nil, time.Time{}, err

@@ -250,7 +250,7 @@ func (t *tool) carryOut(ctx context.Context, a *act, plan *world.Plan, gvr schem
 	}
 	for _, name := range names {
 		if _, err := client.Resource(gvr).Namespace(namespace).Patch(ctx, name, types.MergePatchType, body, metav1.PatchOptions{FieldManager: "kubectl-belfry"}); err != nil {
-			return fmt.Errorf("annotate %s %s: %w", gvr.Resource, name, err)
+			return cannotAnnotate(gvr.Resource, name, err)
 		}
 		fmt.Fprintf(t.Out, "%s/%s annotated\n", strings.TrimSuffix(gvr.Resource, "s"), name)
 	}

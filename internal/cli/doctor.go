@@ -75,7 +75,7 @@ func (t *tool) doctor() *cobra.Command {
 
 // examine makes all checks.
 func (t *tool) examine(ctx context.Context, pre bool) ([]check, error) {
-	s, now, err := t.read(ctx, func(k kind) bool { return !pre || k.Group != belfry.Group })
+	s, now, err := t.read(ctx, func(k kind) bool { return checkedKinds(k) && (!pre || k.Group != belfry.Group) })
 	if err != nil {
 		return nil, err
 	}
@@ -199,12 +199,12 @@ func announcers(s *store, namespace string) (out []check) {
 		if c.Name != "cilium-config" {
 			continue
 		}
-		for _, key := range []string{"enable-l2-announcements", "enable-bgp-control-plane"} {
+		for _, key := range ciliumAnnounces {
 			if c.Data[key] == "true" {
 				out = append(out, check{section, "Cilium has " + key, warning, "it would announce the same Services where its policies select them: select none that Belfry serves", ""})
 			}
 		}
-		if c.Data["kube-proxy-replacement"] == "true" {
+		if c.Data[ciliumReplacesProxy] == "true" {
 			out = append(out, check{section, "Cilium replaces kube-proxy", good, "", ""})
 		}
 	}
@@ -214,6 +214,33 @@ func announcers(s *store, namespace string) (out []check) {
 	return out
 }
 
+// proxyConfig is where the ConfigMap of kube-proxy has its configuration.
+const proxyConfig = "config.conf"
+
+// examined are the ConfigMaps that are looked at, with the keys that are read.
+var examined = map[string][]string{
+	"kube-proxy":    {proxyConfig},
+	"cilium-config": append([]string{ciliumReplacesProxy}, ciliumAnnounces...),
+}
+
+// What Cilium's configuration says.
+const ciliumReplacesProxy = "kube-proxy-replacement"
+
+var ciliumAnnounces = []string{"enable-l2-announcements", "enable-bgp-control-plane"}
+
+// A proxySettings is kube-proxy's configuration as far as it is read.
+type proxySettings struct {
+	Mode string `json:"mode"`
+	IPVS struct {
+		StrictARP bool `json:"strictARP"`
+	} `json:"ipvs"`
+}
+
+func readProxyConfig(text string) (is proxySettings, err error) {
+	err = yaml.Unmarshal([]byte(text), &is)
+	return is, err
+}
+
 // proxy looks at the mode of kube-proxy.
 func proxy(s *store) (out []check) {
 	const section = "kube-proxy"
@@ -221,13 +248,8 @@ func proxy(s *store) (out []check) {
 	if i < 0 {
 		return []check{{section, "its ConfigMap was not found", unknown, "in mode ipvs it needs strictARP: true", docs + "how-to/install.md"}}
 	}
-	var settings struct {
-		Mode string `json:"mode"`
-		IPVS struct {
-			StrictARP bool `json:"strictARP"`
-		} `json:"ipvs"`
-	}
-	if err := yaml.Unmarshal([]byte(s.configMaps[i].Data["config.conf"]), &settings); err != nil {
+	settings, err := readProxyConfig(s.configMaps[i].Data[proxyConfig])
+	if err != nil {
 		return []check{{section, "its configuration cannot be read: " + err.Error(), unknown, "", ""}}
 	}
 	switch mode := cmp.Or(settings.Mode, "iptables"); {

@@ -25,9 +25,22 @@ func (t *tool) events() *cobra.Command {
 		Use:   "events",
 		Short: "List what happened to Services, pools, peers and speakers, in the order of time",
 		Example: `  kubectl belfry events
-  kubectl belfry events -w`,
+  kubectl belfry events -w
+  kubectl belfry events --from belfry-bug-report.tar.gz`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			p := t.page()
+			if t.dump() {
+				if follow {
+					return fmt.Errorf("--watch: nothing happens in a dump")
+				}
+				s, _, err := t.read(c.Context(), nil)
+				if err != nil {
+					return err
+				}
+				printEvents(p, s.events)
+				return nil
+			}
 			client, err := t.client()
 			if err != nil {
 				return err
@@ -46,11 +59,7 @@ func (t *tool) events() *cobra.Command {
 				}
 				all = append(all, e)
 			}
-			slices.SortStableFunc(all, func(a, b *eventsv1.Event) int { return a.EventTime.Compare(b.EventTime.Time) })
-			p := t.page()
-			for _, e := range all {
-				printEvent(p, e)
-			}
+			printEvents(p, all)
 			if !follow {
 				return nil
 			}
@@ -66,6 +75,18 @@ func (t *tool) events() *cobra.Command {
 	c.Flags().BoolVarP(&follow, "watch", "w", false, "go on with what happens")
 	return c
 }
+
+// printEvents writes our Events of some in the order of time.
+func printEvents(p *page, all []*eventsv1.Event) {
+	all = slices.DeleteFunc(slices.Clone(all), func(e *eventsv1.Event) bool { return e.ReportingController != reporter })
+	slices.SortStableFunc(all, func(a, b *eventsv1.Event) int { return at(a).Compare(at(b)) })
+	for _, e := range all {
+		printEvent(p, e)
+	}
+}
+
+// at is when an Event happened.
+func at(e *eventsv1.Event) time.Time { return cmp.Or(e.EventTime.Time, e.CreationTimestamp.Time) }
 
 // follow prints Events as they come until the context ends.
 func (t *tool) follow(ctx context.Context, p *page, in <-chan watch.Event) error {
@@ -101,6 +122,5 @@ func printEvent(p *page, e *eventsv1.Event) {
 		c = yellow
 	}
 	about := strings.ToLower(e.Regarding.Kind) + "/" + strings.TrimPrefix(e.Regarding.Namespace+"/"+e.Regarding.Name, "/")
-	at := cmp.Or(e.EventTime.Time, e.CreationTimestamp.Time)
-	p.line("%s", p.paint(c, fmt.Sprintf("%s  %-16s %s: %s", at.UTC().Format(time.RFC3339), e.Reason, about, e.Note)))
+	p.line("%s", p.paint(c, fmt.Sprintf("%s  %-16s %s: %s", at(e).UTC().Format(time.RFC3339), e.Reason, about, e.Note)))
 }

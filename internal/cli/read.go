@@ -13,19 +13,19 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
-	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"sigs.k8s.io/yaml"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
@@ -41,33 +41,46 @@ type kind struct {
 	// empty for all. Need is set when nothing can be said without the kind.
 	only string
 	need bool
-	// into takes an object of the kind from its JSON.
-	into func(s *store, body []byte) error
+	shelf
 }
 
-// take returns an into that enters into a list of a store. What is read later replaces
-// an object of the same name.
-func take[T any, PT interface {
+// A shelf is where a store has the objects of one kind.
+type shelf struct {
+	// put enters an object from its JSON. What is read later replaces an object of the
+	// same name.
+	put func(s *store, body []byte) error
+	all func(s *store) []metav1.Object
+}
+
+func shelfOf[T any, PT interface {
 	*T
 	metav1.Object
-}](list func(*store) *[]*T) func(*store, []byte) error {
-	return func(s *store, body []byte) error {
-		o := PT(new(T))
-		if err := json.Unmarshal(body, o); err != nil {
-			return err
-		}
-		key := fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName())
-		all := list(s)
-		if i, known := s.at[key]; known {
-			(*all)[i] = o
+}](list func(*store) *[]*T) shelf {
+	return shelf{
+		put: func(s *store, body []byte) error {
+			o := PT(new(T))
+			if err := json.Unmarshal(body, o); err != nil {
+				return err
+			}
+			key := fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName())
+			all := list(s)
+			if i, known := s.at[key]; known {
+				(*all)[i] = o
+				return nil
+			}
+			if s.at == nil {
+				s.at = map[string]int{}
+			}
+			s.at[key] = len(*all)
+			*all = append(*all, o)
 			return nil
-		}
-		if s.at == nil {
-			s.at = map[string]int{}
-		}
-		s.at[key] = len(*all)
-		*all = append(*all, o)
-		return nil
+		},
+		all: func(s *store) (all []metav1.Object) {
+			for _, o := range *list(s) {
+				all = append(all, PT(o))
+			}
+			return all
+		},
 	}
 }
 
@@ -89,22 +102,23 @@ const lease = "belfry-controller"
 
 // kinds are all that are read.
 var kinds = []kind{
-	{core.WithKind("Service"), "services", "", true, take(func(s *store) *[]*corev1.Service { return &s.objects.Services })},
-	{core.WithKind("Node"), "nodes", "", true, take(func(s *store) *[]*corev1.Node { return &s.objects.Nodes })},
-	{core.WithKind("Namespace"), "namespaces", "", false, take(func(s *store) *[]*corev1.Namespace { return &s.objects.Namespaces })},
-	{discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), "endpointslices", "", true, take(func(s *store) *[]*discoveryv1.EndpointSlice { return &s.objects.Slices })},
-	{schema.GroupVersionKind{Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR"}, "servicecidrs", "", false, take(func(s *store) *[]*network { return &s.networks })},
-	{belfry.WithKind("IPAddressPool"), "ipaddresspools", "", true, take(func(s *store) *[]*v1beta1.IPAddressPool { return &s.objects.Pools })},
-	{belfry.WithKind("L2Advertisement"), "l2advertisements", "", true, take(func(s *store) *[]*v1beta1.L2Advertisement { return &s.objects.L2Advertisements })},
-	{belfry.WithKind("BGPPeer"), "bgppeers", "", true, take(func(s *store) *[]*v1beta1.BGPPeer { return &s.objects.BGPPeers })},
-	{belfry.WithKind("BGPAdvertisement"), "bgpadvertisements", "", true, take(func(s *store) *[]*v1beta1.BGPAdvertisement { return &s.objects.BGPAdvertisements })},
-	{belfry.WithKind("Community"), "communities", "", true, take(func(s *store) *[]*v1beta1.Community { return &s.objects.Communities })},
-	{belfry.WithKind("BFDProfile"), "bfdprofiles", "", true, take(func(s *store) *[]*v1beta1.BFDProfile { return &s.objects.BFDProfiles })},
-	{belfry.WithKind("SpeakerStatus"), "speakerstatuses", "", true, take(func(s *store) *[]*v1beta1.SpeakerStatus { return &s.objects.Speakers })},
-	{coordinationv1.SchemeGroupVersion.WithKind("Lease"), "leases", lease, false, take(func(s *store) *[]*coordinationv1.Lease { return &s.leases })},
-	{appsv1.SchemeGroupVersion.WithKind("DaemonSet"), "daemonsets", "", false, take(func(s *store) *[]*appsv1.DaemonSet { return &s.daemonSets })},
-	{appsv1.SchemeGroupVersion.WithKind("Deployment"), "deployments", "", false, take(func(s *store) *[]*appsv1.Deployment { return &s.deployments })},
-	{core.WithKind("ConfigMap"), "configmaps", "", false, take(func(s *store) *[]*corev1.ConfigMap { return &s.configMaps })},
+	{core.WithKind("Service"), "services", "", true, shelfOf(func(s *store) *[]*corev1.Service { return &s.objects.Services })},
+	{core.WithKind("Node"), "nodes", "", true, shelfOf(func(s *store) *[]*corev1.Node { return &s.objects.Nodes })},
+	{core.WithKind("Namespace"), "namespaces", "", false, shelfOf(func(s *store) *[]*corev1.Namespace { return &s.objects.Namespaces })},
+	{discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), "endpointslices", "", true, shelfOf(func(s *store) *[]*discoveryv1.EndpointSlice { return &s.objects.Slices })},
+	{schema.GroupVersionKind{Group: "networking.k8s.io", Version: "v1", Kind: "ServiceCIDR"}, "servicecidrs", "", false, shelfOf(func(s *store) *[]*network { return &s.networks })},
+	{belfry.WithKind("IPAddressPool"), "ipaddresspools", "", true, shelfOf(func(s *store) *[]*v1beta1.IPAddressPool { return &s.objects.Pools })},
+	{belfry.WithKind("L2Advertisement"), "l2advertisements", "", true, shelfOf(func(s *store) *[]*v1beta1.L2Advertisement { return &s.objects.L2Advertisements })},
+	{belfry.WithKind("BGPPeer"), "bgppeers", "", true, shelfOf(func(s *store) *[]*v1beta1.BGPPeer { return &s.objects.BGPPeers })},
+	{belfry.WithKind("BGPAdvertisement"), "bgpadvertisements", "", true, shelfOf(func(s *store) *[]*v1beta1.BGPAdvertisement { return &s.objects.BGPAdvertisements })},
+	{belfry.WithKind("Community"), "communities", "", true, shelfOf(func(s *store) *[]*v1beta1.Community { return &s.objects.Communities })},
+	{belfry.WithKind("BFDProfile"), "bfdprofiles", "", true, shelfOf(func(s *store) *[]*v1beta1.BFDProfile { return &s.objects.BFDProfiles })},
+	{belfry.WithKind("SpeakerStatus"), "speakerstatuses", "", true, shelfOf(func(s *store) *[]*v1beta1.SpeakerStatus { return &s.objects.Speakers })},
+	{coordinationv1.SchemeGroupVersion.WithKind("Lease"), "leases", lease, false, shelfOf(func(s *store) *[]*coordinationv1.Lease { return &s.leases })},
+	{appsv1.SchemeGroupVersion.WithKind("DaemonSet"), "daemonsets", "", false, shelfOf(func(s *store) *[]*appsv1.DaemonSet { return &s.daemonSets })},
+	{appsv1.SchemeGroupVersion.WithKind("Deployment"), "deployments", "", false, shelfOf(func(s *store) *[]*appsv1.Deployment { return &s.deployments })},
+	{core.WithKind("ConfigMap"), "configmaps", "", false, shelfOf(func(s *store) *[]*corev1.ConfigMap { return &s.configMaps })},
+	{eventsv1.SchemeGroupVersion.WithKind("Event"), "events", "", false, shelfOf(func(s *store) *[]*eventsv1.Event { return &s.events })},
 }
 
 // A store has the objects that were read, of all kinds.
@@ -115,6 +129,7 @@ type store struct {
 	daemonSets  []*appsv1.DaemonSet
 	deployments []*appsv1.Deployment
 	configMaps  []*corev1.ConfigMap
+	events      []*eventsv1.Event
 	// at is where in its list an object is.
 	at map[string]int
 	// unread says which kinds could not be read and why.
@@ -180,7 +195,7 @@ func (s *store) addAs(apiVersion, of string, body []byte) error {
 	}
 	for _, k := range kinds {
 		if k.Kind == of && k.GroupVersion().String() == apiVersion {
-			if err := k.into(s, body); err != nil {
+			if err := k.put(s, body); err != nil {
 				return fmt.Errorf("%s: %w", of, err)
 			}
 			return nil
@@ -189,8 +204,8 @@ func (s *store) addAs(apiVersion, of string, body []byte) error {
 	return nil
 }
 
-// readFiles reads the objects in a file or in a directory of files, YAML and JSON; "-" is
-// standard input.
+// readFiles reads the objects in a file, in a bug report, or in a directory of files, YAML
+// and JSON; "-" is standard input.
 func readFiles(s *store, path string, stdin io.Reader) error {
 	if path == "-" {
 		return readDocuments(s, path, stdin)
@@ -200,6 +215,7 @@ func readFiles(s *store, path string, stdin io.Reader) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
+		archived := slices.Contains([]string{".gz", ".tgz"}, filepath.Ext(name))
 		if name != path && !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
 			return nil
 		}
@@ -209,6 +225,9 @@ func readFiles(s *store, path string, stdin io.Reader) error {
 			return err
 		}
 		defer f.Close()
+		if archived {
+			return readReport(s, name, f)
+		}
 		return readDocuments(s, name, f)
 	})
 	if err == nil && found == 0 {
@@ -254,57 +273,99 @@ func readDocuments(s *store, name string, r io.Reader) error {
 	}
 }
 
-// perPage is how many objects are listed at a time.
-const perPage = 500
+// perPage is how many objects are listed at a time, as kubectl does.
+const perPage = "500"
 
-// readCluster lists the objects of a cluster. Kinds that it cannot read and need not, it
-// notes.
-func readCluster(ctx context.Context, s *store, client dynamic.Interface, namespace string, which func(kind) bool) error {
-	for _, k := range kinds {
+// path is where the API server has the objects of a kind, or the one that is read.
+func (k kind) path(namespace string) string {
+	path := "/apis/" + k.GroupVersion().String()
+	if k.Group == "" {
+		path = "/api/" + k.Version
+	}
+	if k.only != "" {
+		return path + "/namespaces/" + namespace + "/" + k.resource + "/" + k.only
+	}
+	return path + "/" + k.resource
+}
+
+// readCluster reads the objects of a cluster, all kinds at once. Kinds that it may not
+// read and need not, it notes.
+func readCluster(ctx context.Context, s *store, client rest.Interface, namespace string, which func(kind) bool) error {
+	var (
+		entering sync.Mutex
+		reading  sync.WaitGroup
+	)
+	failed := make([]error, len(kinds))
+	for i, k := range kinds {
 		if !which(k) {
 			continue
 		}
-		take := func(o *unstructured.Unstructured) error {
-			body, err := o.MarshalJSON()
-			if err != nil {
-				return err
+		enter := func(body []byte) error {
+			entering.Lock()
+			defer entering.Unlock()
+			return k.put(s, body)
+		}
+		reading.Go(func() {
+			if k.only == "" {
+				failed[i] = pages(ctx, client, k.path(namespace), enter)
+			} else if body, err := get(ctx, client, k.path(namespace)); err != nil {
+				failed[i] = err
+			} else {
+				failed[i] = enter(body)
 			}
-			return k.into(s, body)
-		}
-		in := client.Resource(k.GroupVersion().WithResource(k.resource))
-		var err error
-		if k.only == "" {
-			err = list(ctx, in, take)
-		} else if o, missing := in.Namespace(namespace).Get(ctx, k.only, metav1.GetOptions{}); missing != nil {
-			err = missing
-		} else {
-			err = take(o)
-		}
+		})
+	}
+	reading.Wait()
+	for i, err := range failed {
+		k := kinds[i]
 		switch {
 		case err == nil:
-		case k.need:
-			return fmt.Errorf("read %s: %w", k.resource, err)
-		case apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || meta.IsNoMatchError(err):
+		case k.only != "" && apierrors.IsNotFound(err):
+			s.leases = append(s.leases, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: k.only}}) // nobody ever held it
+		case !k.need && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)):
 			s.unread = append(s.unread, k.resource+": "+err.Error())
 		default:
-			return fmt.Errorf("read %s: %w", k.resource, err)
+			return cannotRead(k, err)
 		}
 	}
 	return nil
 }
 
-func list(ctx context.Context, in dynamic.ResourceInterface, each func(*unstructured.Unstructured) error) error {
-	for o := (metav1.ListOptions{Limit: perPage}); ; {
-		l, err := in.List(ctx, o)
+// get returns what the API server has at a path.
+func get(ctx context.Context, client rest.Interface, path string, parameters ...string) ([]byte, error) {
+	ask := client.Get().AbsPath(path)
+	for i := 0; i+1 < len(parameters); i += 2 {
+		ask.Param(parameters[i], parameters[i+1])
+	}
+	answer := ask.Do(ctx)
+	if err := answer.Error(); err != nil {
+		return nil, err
+	}
+	return answer.Raw()
+}
+
+// pages hands on each object of the list at a path.
+func pages(ctx context.Context, client rest.Interface, path string, each func(body []byte) error, parameters ...string) error {
+	for next := ""; ; {
+		body, err := get(ctx, client, path, append([]string{"limit", perPage, "continue", next}, parameters...)...)
 		if err != nil {
 			return err
 		}
-		for i := range l.Items {
-			if err := each(&l.Items[i]); err != nil {
+		var list struct {
+			Metadata struct {
+				Continue string `json:"continue"`
+			} `json:"metadata"`
+			Items []json.RawMessage `json:"items"`
+		}
+		if err := json.Unmarshal(body, &list); err != nil {
+			return err
+		}
+		for _, item := range list.Items {
+			if err := each(item); err != nil {
 				return err
 			}
 		}
-		if o.Continue = l.GetContinue(); o.Continue == "" {
+		if next = list.Metadata.Continue; next == "" {
 			return nil
 		}
 	}

@@ -31,6 +31,11 @@ const (
 // one decides; MetalLB's let its users' manifests stay as they are.
 var prefixes = [...]string{"belfry.dev/", "metallb.io/", "metallb.universe.tf/"}
 
+// Reads reports whether an annotation is of those that are read here.
+func Reads(annotation string) bool {
+	return slices.ContainsFunc(prefixes[:], func(p string) bool { return strings.HasPrefix(annotation, p) })
+}
+
 // Annotations that are ours alone.
 const (
 	// AnnotationReallocate asks for a fresh address by any new value.
