@@ -68,8 +68,8 @@ type cluster struct {
 	addresses []netip.Addr
 	// filled is set when the mass of Services is there, announced and settled.
 	filled bool
-	// routed is set when FRR runs on the router.
-	routed bool
+	// routed is set when FRR runs on the router, routedByBIRD when BIRD does.
+	routed, routedByBIRD bool
 	// groups are the control groups of our processes, by name; see confine.
 	groups map[string]*group
 }

@@ -159,6 +159,7 @@ var experiments = []experiment{
 	{"speakers terminated", []string{"failover/term"}, failTerm},
 	{"healed partitions", []string{"failover/heal"}, failHeal},
 	{"endpoints taken away", []string{"bgp/told", "bgp/withdraw"}, withdraw},
+	{"endpoints taken away, with BIRD", []string{"bgp/withdraw-bird"}, withdrawFromBIRD},
 	{"BGP sessions", []string{"bgp/cold", "bgp/reset", "bgp/session-rss", "bgp/prefixes-rss", "bgp/rest-cpu"}, talk},
 	{"creating Services", []string{
 		"create/wall", "create/announced", "create/latency", "create/writes",

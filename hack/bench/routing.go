@@ -64,7 +64,16 @@ spec: {ipAddressPools: [routed]}
 apiVersion: belfry.dev/v1beta1
 kind: BGPPeer
 metadata: {name: router}
-spec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.1, holdTime: 9s, connectTime: 1s}
+spec: {myASN: 64512, peerASN: 64513, peerAddress: 198.51.100.1, peerPort: %d, holdTime: 9s, connectTime: 1s}
+`
+	// birdPort is where BIRD listens, beside FRR.
+	frrPort, birdPort = 179, 1790
+
+	birdHead = `router id 198.51.100.1;
+protocol device {}
+protocol kernel { merge paths on; ipv4 { export all; import none; }; }
+`
+	birdNeighbor = `protocol bgp %s { local 198.51.100.1 port %d as 64513; neighbor %v as 64512; passive on; hold time 9; ipv4 { import all; export none; }; }
 `
 	// manyPrefixes are told to the router over one session, and manySessions held
 	// with it besides.
@@ -85,81 +94,114 @@ func (c *cluster) route(ctx context.Context) error {
 	return c.Routers.StartFRR(ctx, router)
 }
 
-// updates has tcpdump print the UPDATEs that come to the router: BGP messages whose type,
-// their 19th octet, is 2 (RFC 4271, section 4.1).
-const updates = "tcp dst port 179 and tcp[((tcp[12] & 0xf0) >> 2) + 18] = 2"
+// routeByBIRD starts BIRD beside FRR, unless it runs.
+func (c *cluster) routeByBIRD(ctx context.Context) error {
+	if c.routedByBIRD {
+		return nil
+	}
+	if why := lab.UnableBIRD(); why != nil {
+		return why
+	}
+	conf := birdHead
+	for _, node := range c.Network.Nodes() {
+		v4, _ := c.Network.Addresses(node)
+		conf += fmt.Sprintf(birdNeighbor, node, birdPort, v4)
+	}
+	c.routedByBIRD = true
+	return c.Routers.StartBIRD(ctx, conf)
+}
 
-// withdraw takes endpoints from a Service whose traffic stays on their nodes, and looks
+// updates has tcpdump print the UPDATEs that come to a port of the router: BGP messages
+// whose type, their 19th octet, is 2 (RFC 4271, section 4.1).
+const updates = "tcp dst port %d and tcp[((tcp[12] & 0xf0) >> 2) + 18] = 2"
+
+// withdraw takes endpoints from a Service, with FRR as the router.
+func withdraw(ctx context.Context, b *bench) error {
+	told, took, err := b.takeAway(ctx, frrPort, (*cluster).route)
+	if err == nil {
+		b.found("bgp/told", slices.Max(told).Seconds(), "worst of %d; median %s", len(told), duration(median(told)))
+		b.found("bgp/withdraw", slices.Max(took).Seconds(), "worst of %d; median %s", len(took), duration(median(took)))
+	}
+	return err
+}
+
+// withdrawFromBIRD does it with BIRD, which acts on a withdrawal at once.
+func withdrawFromBIRD(ctx context.Context, b *bench) error {
+	_, took, err := b.takeAway(ctx, birdPort, (*cluster).routeByBIRD)
+	if err == nil {
+		b.found("bgp/withdraw-bird", slices.Max(took).Seconds(), "worst of %d; median %s", len(took), duration(median(took)))
+	}
+	return err
+}
+
+// takeAway takes endpoints from a Service whose traffic stays on their nodes, and looks
 // at the router's link until it is told so, and at its kernel until it sends nothing
 // there any more.
-func withdraw(ctx context.Context, b *bench) (err error) {
+func (b *bench) takeAway(ctx context.Context, port int, start func(*cluster, context.Context) error) (told, took []time.Duration, err error) {
 	c, err := b.well(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if err := c.route(ctx); err != nil {
-		return err
+	if err := start(c, ctx); err != nil {
+		return nil, nil, err
 	}
 	defer func() {
-		_, failed := c.Cluster.Kubectl(context.WithoutCancel(ctx), "delete", "--ignore-not-found", "--wait=true", "service/routed", "bgppeer/router", "bgpadvertisement/routed", "ipaddresspool/routed")
+		_, failed := c.Cluster.Kubectl(context.WithoutCancel(ctx), "delete", "--ignore-not-found", "--wait=true", "service/routed", "endpointslice/routed", "bgppeer/router", "bgpadvertisement/routed", "ipaddresspool/routed")
 		err = errors.Join(err, failed)
 	}()
-	address, err := c.serveRouted(ctx)
+	address, err := c.serveRouted(ctx, port)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	link, err := c.tap(ctx, lab.Router, "tcpdump", "-Z", "root", "-i", lab.NIC, "-n", "--immediate-mode", "-l", updates)
+	link, err := c.tap(ctx, lab.Router, "tcpdump", "-Z", "root", "-i", lab.NIC, "-n", "--immediate-mode", "-l", fmt.Sprintf(updates, port))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer link.stop()
 	kernel, err := c.tap(ctx, lab.Router, "ip", "-oneline", "monitor", "route")
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	defer kernel.stop()
 	if _, err := link.since(ctx, time.Time{}, "listening on"); err != nil {
-		return err
+		return nil, nil, err
 	}
 	all := c.Network.Nodes()
-	var told, took []time.Duration
 	for i := range b.trials {
 		lost := all[i%len(all)]
 		if err := c.ready(ctx, all); err != nil {
-			return err
+			return nil, nil, err
 		}
 		if err := c.leads(ctx, address, all); err != nil {
-			return fmt.Errorf("trial %d: %w", i+1, err)
+			return nil, nil, fmt.Errorf("trial %d: %w", i+1, err)
 		}
 		begun := time.Now()
 		left := slices.DeleteFunc(slices.Clone(all), func(n string) bool { return n == lost })
 		if err := c.ready(ctx, left); err != nil {
-			return err
+			return nil, nil, err
 		}
 		if err := c.leads(ctx, address, left); err != nil {
-			return fmt.Errorf("trial %d: %w", i+1, err)
+			return nil, nil, fmt.Errorf("trial %d: %w", i+1, err)
 		}
 		v4, _ := c.Network.Addresses(lost)
 		heard, err := link.since(ctx, begun, "IP "+v4.String()+".")
 		if err != nil {
-			return fmt.Errorf("trial %d: %w", i+1, err)
+			return nil, nil, fmt.Errorf("trial %d: %w", i+1, err)
 		}
 		changed, err := kernel.since(ctx, begun, address.String()+" ")
 		if err != nil {
-			return fmt.Errorf("trial %d: %w", i+1, err)
+			return nil, nil, fmt.Errorf("trial %d: %w", i+1, err)
 		}
 		told, took = append(told, heard.Sub(begun)), append(took, changed.Sub(begun))
 		b.say("  trial %d: the router is told to leave %s out after %s, and does so after %s", i+1, lost, duration(told[i]), duration(took[i]))
 	}
-	b.found("bgp/told", slices.Max(told).Seconds(), "worst of %d; median %s", len(told), duration(median(told)))
-	b.found("bgp/withdraw", slices.Max(took).Seconds(), "worst of %d; median %s", len(took), duration(median(took)))
-	return nil
+	return told, took, nil
 }
 
 // serveRouted makes a Service that has just the endpoints that ready gives it,
-// and returns its address.
-func (c *cluster) serveRouted(ctx context.Context) (address netip.Addr, err error) {
-	if err := c.Cluster.Apply(ctx, routedConfiguration); err != nil {
+// and returns its address. The nodes advertise it to a port of the router.
+func (c *cluster) serveRouted(ctx context.Context, port int) (address netip.Addr, err error) {
+	if err := c.Cluster.Apply(ctx, fmt.Sprintf(routedConfiguration, port)); err != nil {
 		return address, err
 	}
 	_, err = c.api.CoreV1().Services(namespace).Create(ctx, &corev1.Service{
@@ -172,11 +214,11 @@ func (c *cluster) serveRouted(ctx context.Context) (address netip.Addr, err erro
 	if err != nil {
 		return address, err
 	}
-	port := int32(80)
+	http := int32(80)
 	slice := &discoveryv1.EndpointSlice{
 		ObjectMeta:  metav1.ObjectMeta{Name: "routed", Labels: map[string]string{discoveryv1.LabelServiceName: "routed"}},
 		AddressType: discoveryv1.AddressTypeIPv4,
-		Ports:       []discoveryv1.EndpointPort{{Port: &port}},
+		Ports:       []discoveryv1.EndpointPort{{Port: &http}},
 	}
 	for i, node := range c.Network.Nodes() {
 		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{fmt.Sprintf("192.0.2.%d", i+1)}, NodeName: &node})

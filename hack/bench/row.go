@@ -80,6 +80,7 @@ var catalog = []row{
 	{"failover/heal", inSeconds, within(0.2), "32 s", "how long two nodes answer after a partition between them has healed; the worst trial"},
 	{"bgp/told", inSeconds, nil, "", "from the request that takes a node's endpoint away until the UPDATE about it is on the router's link"},
 	{"bgp/withdraw", inSeconds, nil, "", "from the request that takes a node's endpoint away until the router's kernel sends that node nothing more"},
+	{"bgp/withdraw-bird", inSeconds, within(0.08), "", "the same with BIRD as the router"},
 	{"bgp/cold", inSeconds, within(1.2), "", "10,000 prefixes to FRR, from no session to all of them"},
 	{"bgp/reset", inSeconds, nil, "", "from FRR's reset of that session until it has all of them again"},
 	{"bgp/session-rss", inBytes, nil, "", "resident memory of one more session"},
