@@ -115,6 +115,9 @@ func TestWhoIsWaitedForInVainIsPassedOver(t *testing.T) {
 		for _, n := range []string{"a", "b", "c"} {
 			candidates = append(candidates, Candidate{Node: n, State: Alive, OnLink: true})
 		}
+		w.Await(w.now, a, "a")
+		w.first(t, a, "a", false) // it is awaited, and not before the others
+		w.Claimed(w.now, a, "b")
 		winner := func() string {
 			n, _ := Winner(a, w.Place(a, Place{Failback: lb.FailbackNever}), candidates)
 			return n

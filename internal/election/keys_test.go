@@ -74,4 +74,34 @@ func TestASuspectIsAskedOnceForEachSegmentThatIsShared(t *testing.T) {
 	if asked != 1 {
 		t.Errorf("%d were asked of one", asked)
 	}
+
+	// Its speaker is asked on each for what it claims there, if anything, and for another
+	// one each time.
+	suspect := Member{Interfaces: theirs, Claims: Claims{}}
+	for range Voices(ours, suspect, 0) {
+		t.Error("it claims nothing, and is asked for that")
+	}
+	for _, a := range []string{"192.0.2.50", "2001:db8::50", "192.0.2.51", "203.0.113.50"} {
+		suspect.Claims[netip.MustParseAddr(a)] = claim(Majority, 1)
+	}
+	for round, want := range [][2]string{
+		{"192.0.2.50", "192.0.2.51"}, {"192.0.2.51", "203.0.113.50"}, {"2001:db8::50", "2001:db8::50"}, {"192.0.2.50", "192.0.2.50"},
+	} {
+		var got [2]string
+		n := 0
+		for q := range Voices(ours, suspect, round) {
+			got[n] = q.Target.String()
+			n++
+		}
+		if n != 2 || got != want {
+			t.Errorf("round %d: asked for %v on %d segments, want %v", round, got, n, want)
+		}
+	}
+	for range Voices(ours, suspect, 1) {
+		asked++
+		break
+	}
+	if asked != 2 {
+		t.Errorf("%d were asked of one", asked-1)
+	}
 }

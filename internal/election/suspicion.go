@@ -282,7 +282,7 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 	case Missed:
 		s.sight = OutOfSight
 		switch {
-		case s.State == Alive && s.asked:
+		case s.asked:
 			s.alarm = true
 		case s.State == Alive:
 			return s.question(now, true), true
@@ -310,7 +310,7 @@ func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion,
 		}
 		return s, false
 	case Spoke:
-		if s.State == Alive && s.asked {
+		if s.asked {
 			s = s.lives().later(p, now)
 		}
 		return s, false

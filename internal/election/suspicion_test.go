@@ -1,222 +1,68 @@
 package election
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/belfrylb/belfry/internal/transcript"
 )
 
 var patience = Patience{Slow: time.Second, Again: 100 * time.Millisecond, Watch: 300 * time.Millisecond, Soon: 50 * time.Millisecond, Alarm: 6 * time.Millisecond}
 
-func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
-	const ms = time.Millisecond
-	type step struct {
-		at    time.Duration
-		event Event
-		state State
-		cause Cause
-		ask   bool
+// TestSuspicions runs the histories in testdata: each line is a time and an event, or
+// "told" or "replied", which a View says itself.
+func TestSuspicions(t *testing.T) {
+	transcript.Run(t, "testdata/suspicions.txt", func(t *testing.T) transcript.World { return &suspicions{T: t} })
+}
+
+type suspicions struct {
+	*testing.T
+	Suspicion
+}
+
+func (w *suspicions) Line(line string) string {
+	args := strings.Fields(line)
+	if args[0] == "new" {
+		w.Suspicion = Suspicion{}
+		return ""
 	}
-	for name, steps := range map[string][]step{
-		"no power": {
-			{0, Heard{}, Alive, NotGone, false},
-			{10 * ms, Lost{}, Suspected, NotGone, true},
-			{70 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"no power, and yet the port is reached another way": {
-			{0, Heard{}, Alive, NotGone, false},
-			{10 * ms, Lost{}, Suspected, NotGone, true},
-			{70 * ms, Answer{2, Silent, PortOpen}, Gone, GoneSilent, false},
-		},
-		"killed": {
-			{0, Heard{}, Alive, NotGone, false},
-			{10 * ms, Lost{}, Suspected, NotGone, true},
-			{11 * ms, Answer{2, Answers, PortRefused}, Gone, GoneRefused, false},
-		},
-		"killed, and no segment to ask on": {
-			{0, Heard{}, Alive, NotGone, false},
-			{10 * ms, Lost{}, Suspected, NotGone, true},
-			{11 * ms, Answer{2, Unknown, PortRefused}, Gone, GoneRefused, false},
-		},
-		"stopped for half a second": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{410 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
-			{420 * ms, Tick{}, Stalled, NotGone, false},
-			{510 * ms, Heard{}, Alive, NotGone, false},
-			{2000 * ms, Tick{}, Alive, NotGone, false},
-		},
-		"stopped for good": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{410 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
-			{510 * ms, Tick{}, Stalled, NotGone, true},
-			{520 * ms, Answer{3, Answers, PortOpen}, Stalled, NotGone, false},
-			{620 * ms, Tick{}, Stalled, NotGone, true},
-			{1399 * ms, Tick{}, Stalled, NotGone, false},
-			{1400 * ms, Tick{}, Gone, GoneSlow, false},
-		},
-		"stopped, then its power fails": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{410 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
-			{510 * ms, Tick{}, Stalled, NotGone, true},
-			{570 * ms, Answer{3, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"an answer to an earlier question is void": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{410 * ms, Heard{}, Alive, NotGone, false},
-			{411 * ms, Answer{2, Silent, PortSilent}, Alive, NotGone, false},
-			{420 * ms, Lost{}, Suspected, NotGone, true},
-			{421 * ms, Answer{2, Silent, PortSilent}, Suspected, NotGone, false},
-			{430 * ms, Answer{4, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"a question that is never answered": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{1400 * ms, Tick{}, Gone, GoneSlow, false},
-		},
-		"gossip is blocked, its speaker answers": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{550 * ms, Answer{2, Speaks, PortSilent}, Cut, NotGone, false},
-			{700 * ms, Tick{}, Cut, NotGone, false},
-			{850 * ms, Tick{}, Cut, NotGone, true},
-			{1000 * ms, Answer{3, Speaks, PortSilent}, Cut, NotGone, false},
-			{1300 * ms, Tick{}, Cut, NotGone, true},
-			{1450 * ms, Answer{4, Speaks, PortSilent}, Cut, NotGone, false},
-			{1460 * ms, Lost{}, Cut, NotGone, false},
-			{1600 * ms, Heard{}, Alive, NotGone, false},
-		},
-		"gossip is blocked, then its process is stopped for good": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{550 * ms, Answer{2, Speaks, PortSilent}, Cut, NotGone, false},
-			{850 * ms, Tick{}, Cut, NotGone, true},
-			{1000 * ms, Answer{3, Answers, PortSilent}, Stalled, NotGone, false},
-			{1100 * ms, Tick{}, Stalled, NotGone, true},
-			{1250 * ms, Answer{4, Unknown, PortSilent}, Stalled, NotGone, false},
-			{1550 * ms, Tick{}, Gone, GoneSlow, false},
-		},
-		"gossip is blocked, then its power fails": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{550 * ms, Answer{2, Speaks, PortSilent}, Cut, NotGone, false},
-			{850 * ms, Tick{}, Cut, NotGone, true},
-			{910 * ms, Answer{3, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"stalled, and its speaker answers again": {
-			{0, Heard{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{550 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
-			{650 * ms, Tick{}, Stalled, NotGone, true},
-			{660 * ms, Answer{3, Speaks, PortOpen}, Cut, NotGone, false},
-		},
-		"no power, and its watch misses it": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * ms, Seen{}, Alive, NotGone, false},
-			{100 * ms, Missed{}, Alive, NotGone, true},
-			{140 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"killed, and its watch misses it": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * ms, Seen{}, Alive, NotGone, false},
-			{100 * ms, Missed{}, Alive, NotGone, true},
-			{101 * ms, Answer{2, Unknown, PortRefused}, Gone, GoneRefused, false},
-		},
-		"its watch misses it, and it lives": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * ms, Seen{}, Alive, NotGone, false},
-			{100 * ms, Missed{}, Alive, NotGone, true},
-			{101 * ms, Answer{2, Speaks, PortSilent}, Alive, NotGone, false},
-			{140 * ms, Answer{2, Silent, PortSilent}, Alive, NotGone, false},
-			{150 * ms, Tick{}, Alive, NotGone, false},
-			{151 * ms, Tick{}, Alive, NotGone, true},
-			{152 * ms, Seen{}, Alive, NotGone, false},
-			{191 * ms, Answer{4, Silent, PortSilent}, Alive, NotGone, false},
-		},
-		"its watch misses it, and another has heard of it": {
-			{0, Heard{}, Alive, NotGone, false},
-			{100 * ms, Missed{}, Alive, NotGone, true},
-			{110 * ms, Spoke{}, Alive, NotGone, false},
-			{140 * ms, Answer{2, Silent, PortSilent}, Alive, NotGone, false},
-			{160 * ms, Tick{}, Alive, NotGone, true},
-			{200 * ms, Answer{4, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"another one's watch misses it, and its own sees it": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * ms, Seen{}, Alive, NotGone, false},
-			{100 * ms, Alarmed{}, Alive, NotGone, true},
-			{101 * ms, Alarmed{}, Alive, NotGone, false},
-			{140 * ms, Answer{2, Silent, PortRefused}, Alive, NotGone, false},
-			{300 * ms, Tick{}, Alive, NotGone, false},
-		},
-		"another one's watch misses it, and nobody watches it here": {
-			{0, Heard{}, Alive, NotGone, false},
-			{100 * ms, Alarmed{}, Alive, NotGone, true},
-			{140 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"both watches miss it, one after the other": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * ms, Seen{}, Alive, NotGone, false},
-			{100 * ms, Alarmed{}, Alive, NotGone, true},
-			{120 * ms, Missed{}, Alive, NotGone, false},
-			{140 * ms, Answer{2, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"gossip has lost it, and its watch sees it": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * ms, Seen{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{440 * ms, Answer{2, Silent, PortRefused}, Stalled, NotGone, false},
-			{540 * ms, Tick{}, Stalled, NotGone, true},
-			{600 * ms, Missed{}, Stalled, NotGone, false},
-			{640 * ms, Answer{3, Answers, PortOpen}, Stalled, NotGone, false},
-			{650 * ms, Missed{}, Stalled, NotGone, true},
-			{690 * ms, Answer{4, Silent, PortOpen}, Gone, GoneSilent, false},
-		},
-		"gossip has lost it for good, and its watch sees it": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * ms, Seen{}, Alive, NotGone, false},
-			{400 * ms, Lost{}, Suspected, NotGone, true},
-			{440 * ms, Answer{2, Answers, PortOpen}, Stalled, NotGone, false},
-			{1400 * ms, Tick{}, Gone, GoneSlow, false},
-		},
-		"dying: its kernel answers once more": {
-			{0, Heard{}, Alive, NotGone, false},
-			{100 * ms, Missed{}, Alive, NotGone, true},
-			{101 * ms, Answer{2, Answers, PortOpen}, Alive, NotGone, false},
-			{151 * ms, Tick{}, Alive, NotGone, true},
-			{191 * ms, Answer{4, Silent, PortSilent}, Gone, GoneSilent, false},
-		},
-		"missed by a watch that ends": {
-			{0, Heard{}, Alive, NotGone, false},
-			{100 * ms, Missed{}, Alive, NotGone, true},
-			{101 * ms, Answer{2, Answers, PortOpen}, Alive, NotGone, false},
-			{120 * ms, Unwatched{}, Alive, NotGone, false},
-			{900 * ms, Tick{}, Alive, NotGone, false},
-		},
-		"nothing is the matter": {
-			{0, Heard{}, Alive, NotGone, false},
-			{5 * time.Hour, Tick{}, Alive, NotGone, false},
-		},
-		"left, and back": {
-			{0, Heard{}, Alive, NotGone, false},
-			{1 * ms, Left{}, Gone, GoneLeft, false},
-			{2 * ms, Lost{}, Gone, GoneLeft, false},
-			{3 * ms, Heard{}, Alive, NotGone, false},
-		},
-	} {
-		var s Suspicion
-		for i, c := range steps {
-			var ask bool
-			s, ask = s.Step(patience, c.at, c.event)
-			if s.State != c.state || s.Cause != c.cause || ask != c.ask {
-				t.Errorf("%s, step %d (%T at %v): %v by %v, ask %v; want %v by %v, ask %v",
-					name, i, c.event, c.at, s.State, s.Cause, ask, c.state, c.cause, c.ask)
+	now, ask := transcript.Duration(w.T, args[0]), false
+	switch args[1] {
+	case "told":
+		w.Suspicion = w.told()
+	case "replied":
+		w.Suspicion = w.replied()
+	default:
+		e := map[string]Event{
+			"heard": Heard{}, "lost": Lost{}, "left": Left{}, "tick": Tick{}, "missed": Missed{}, "seen": Seen{},
+			"unwatched": Unwatched{}, "alarmed": Alarmed{}, "spoke": Spoke{},
+		}[args[1]]
+		if args[1] == "answer" {
+			e = Answer{
+				Round:   transcript.Number(w.T, args[2], 0),
+				Segment: map[string]Reply{"unknown": Unknown, "silent": Silent, "answers": Answers, "speaks": Speaks}[args[3]],
+				Port:    map[string]Port{"silent": PortSilent, "refused": PortRefused, "open": PortOpen}[args[4]],
 			}
 		}
+		w.Suspicion, ask = w.Step(patience, now, e)
 	}
+	out := fmt.Sprintf("%v %v", now, w.State)
+	if w.Cause != NotGone {
+		out += fmt.Sprintf(" (%v)", w.Cause)
+	}
+	if ask {
+		out += fmt.Sprintf(", asked in round %d", w.Round)
+	}
+	if due, waits := w.Until(patience); waits {
+		out += fmt.Sprintf(", due %v", due)
+	}
+	if at, alarms := w.Alarms(patience); alarms {
+		out += fmt.Sprintf(", the others at %v", at)
+	}
+	return out + "\n"
 }
 
 // Whatever happens: nobody is gone without a cause, none stays in doubt beyond

@@ -670,7 +670,6 @@ func (v *View) inquire(now time.Duration, node string) {
 // batch of them.
 func (v *View) Settle(now time.Duration) Effects {
 	next := now + time.Minute
-	forgotten := false
 	for _, p := range v.order {
 		if _, doubted := p.life.Until(v.pace.Patience); doubted {
 			v.step(now, p, Tick{})
@@ -689,7 +688,6 @@ func (v *View) Settle(now time.Duration) Effects {
 		case !p.listed():
 			if now >= p.seen+v.pace.Remember {
 				delete(v.peers, p.node)
-				forgotten, v.stale, p.obstacle = true, true, 0
 			}
 			continue
 		case !p.fresh:
@@ -706,7 +704,7 @@ func (v *View) Settle(now time.Duration) Effects {
 		}
 		p.seen = now
 	}
-	if forgotten {
+	if len(v.order) != len(v.peers) {
 		v.order = slices.DeleteFunc(v.order, func(p *peer) bool { return v.peers[p.node] != p })
 	}
 	next = min(next, v.callMissing(now), v.learn(now))

@@ -1,6 +1,8 @@
 package election
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -532,6 +534,106 @@ func TestADoubtIsToldAtOnceWhateverElseIsSo(t *testing.T) {
 	f.settle()
 	if got := f.own().Claims[v4]; got.Quorum != Blind {
 		t.Errorf("claimed after a stop: %v", got)
+	}
+}
+
+// Names are taken until there are too many, and those that are known stay.
+func TestOnlySoManyNamesAreTaken(t *testing.T) {
+	for places, room := range map[int]int{0: 64, 16: 64, 17: 68, 100: 400} {
+		f := newFixture(t)
+		var peers []netip.Addr
+		a := netip.MustParseAddr("2001:db8:5::1")
+		for range places {
+			peers, a = append(peers, a), a.Next()
+		}
+		f.v.SetPeers(f.now, peers)
+		for i := range room + 3 {
+			if node := fmt.Sprint("n", i); i%2 == 0 {
+				f.v.Heard(f.now, node, addrB)
+			} else {
+				f.v.Receive(f.now, rec(node, addrB, 1, false, Claims{}), Direct)
+			}
+		}
+		f.v.Receive(f.now, rec("n0", addrB, 1, false, Claims{}), Direct)
+		f.settle()
+		if f.last.Refused != 3 || len(f.v.peers) != room {
+			t.Errorf("%d places: %d names refused, %d known; want 3 and %d", places, f.last.Refused, len(f.v.peers), room)
+		}
+		if f.state("n0") != Alive {
+			t.Errorf("%d places: one that is known is not heard", places)
+		}
+	}
+}
+
+// A member that is gone is remembered for as long from then on.
+func TestAMemberIsRememberedFromWhenItWasThereLast(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.pass(20 * time.Minute)
+	f.v.Lost(f.now, "b")
+	f.settle()
+	f.v.Answered(f.now, "b", Answer{f.last.Questions[0].Round, Silent, PortSilent})
+	f.settle()
+	f.pass(9 * time.Minute)
+	if f.v.peers["b"] == nil || len(f.v.order) != 2 {
+		t.Error("it is forgotten too soon")
+	}
+	f.pass(2 * time.Minute)
+	if f.v.peers["b"] != nil || len(f.v.order) != 1 {
+		t.Error("it is not forgotten")
+	}
+}
+
+// A majority is of those known, without those who left, and none is sure while one is
+// doubted or has not said what it claims.
+func TestAMajorityIsCountedOfThoseWhoShouldBeThere(t *testing.T) {
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 4))
+		v := NewView("a", addrA, 1, DefaultPace(3, time.Second, 0))
+		v.SetPeers(0, []netip.Addr{addrB})
+		v.learned = r.IntN(4) > 0
+		hears, knows, told := 1, 1, v.learned
+		for range r.IntN(6) {
+			p := &peer{fresh: r.IntN(8) > 0, claims: &Record{}}
+			switch r.IntN(6) {
+			case 0, 1, 2:
+				p.life.State = Alive
+				hears, knows, told = hears+1, knows+1, told && p.fresh
+			case 3:
+				p.life.State = []State{Suspected, Stalled, Cut}[r.IntN(3)]
+				knows, told = knows+1, false
+			case 4:
+				p.life.State, p.life.Cause = Gone, GoneSilent
+				knows++
+			case 5:
+				p.life.State, p.life.Cause = Gone, GoneLeft
+			}
+			v.order = append(v.order, p)
+		}
+		want := Minority
+		switch {
+		case knows == 1:
+			want = Blind
+		case 2*hears > knows && told:
+			want = Majority
+		}
+		if got, _, wait := v.quorum(0); got != want || wait {
+			t.Fatalf("seed %d: hears %d of %d, told %v: %v, wait %v", seed, hears, knows, told, got, wait)
+		}
+	}
+}
+
+// In a large cluster all together ask a suspect no more often than so.
+func TestASuspectIsNotAskedMoreOftenTheMoreThereAre(t *testing.T) {
+	for _, size := range []int{1, 3, 30, 50, 100, 1000} {
+		p := DefaultPace(size, 1500*time.Millisecond, 300*time.Millisecond)
+		again, watch := time.Duration(size)*time.Second/p.Again, time.Duration(size)*time.Second/p.Watch
+		if size >= 50 && (again != 500 || watch != 100) || size < 50 && p.Again != 100*time.Millisecond || size <= 30 && p.Watch != 300*time.Millisecond {
+			t.Errorf("%d nodes: %d questions a second to one that is stalled (%v), %d to one that is cut off (%v)", size, again, p.Again, watch, p.Watch)
+		}
+		if p.Slow != 1200*time.Millisecond {
+			t.Errorf("%d nodes: given up %v after it was lost", size, p.Slow)
+		}
 	}
 }
 

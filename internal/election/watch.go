@@ -1,6 +1,7 @@
 package election
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"net/netip"
@@ -58,7 +59,7 @@ func RingOf(self Stander, others []Stander) Ring {
 		for i := range others {
 			o := &others[i]
 			p, shared := pairOf(segment, o.Interfaces)
-			if !shared || o.Node == self.Node {
+			if !shared {
 				continue
 			}
 			owned = owned || o.Owns
@@ -162,10 +163,7 @@ func pairOf(ours, theirs []lb.Interface) (best pair, found bool) {
 func (p pair) less(o pair) bool {
 	low, high := sorted(p.local, p.remote)
 	low2, high2 := sorted(o.local, o.remote)
-	if c := low.Compare(low2); c != 0 {
-		return c < 0
-	}
-	return high.Compare(high2) < 0
+	return cmp.Or(low.Compare(low2), high.Compare(high2)) < 0
 }
 
 func sorted(a, b netip.Addr) (low, high netip.Addr) {

@@ -5,7 +5,9 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -189,5 +191,132 @@ func TestAnInterfaceThatCannotBeUsedHasNoSession(t *testing.T) {
 	all[0].Interfaces[0].Carrier = false
 	if r := RingOf(all[0], all[1:]); len(r.Watches)+len(r.Soundings) > 0 {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Of all pairs of addresses that are on-link for each other both ends choose the one that
+// comes first, whichever end is asked.
+func TestBothEndsChooseTheFirstPairOfAll(t *testing.T) {
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		some := func(mac byte) (all []lb.Interface) {
+			for k := range 1 + r.IntN(2) {
+				i := lb.Interface{Index: 2 + k, MAC: lb.MAC{2, 4: byte(k), 5: mac}, Up: true, Carrier: true}
+				for range 1 + r.IntN(3) {
+					a := netip.AddrFrom4([4]byte{192, 0, 2, byte(r.IntN(8))})
+					bits := 24 + r.IntN(8)
+					if r.IntN(2) == 0 {
+						a, bits = netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: byte(r.IntN(8))}), 64
+					}
+					i.Addresses = append(i.Addresses, netip.PrefixFrom(a, bits))
+				}
+				all = append(all, i)
+			}
+			return all
+		}
+		ours, theirs := some(1), some(2)
+		var pairs [][2]netip.Addr
+		for _, i := range ours {
+			for _, o := range theirs {
+				for _, p := range i.Addresses {
+					for _, q := range o.Addresses {
+						if x, y := p.Addr(), q.Addr(); x != y && p.Contains(y) && q.Contains(x) {
+							pairs = append(pairs, [2]netip.Addr{x, y})
+						}
+					}
+				}
+			}
+		}
+		got, found := pairOf(ours, theirs)
+		back, foundBack := pairOf(theirs, ours)
+		if found != (len(pairs) > 0) || foundBack != found {
+			t.Fatalf("seed %d: found %v, from there %v, of %v", seed, found, foundBack, pairs)
+		}
+		if !found {
+			continue
+		}
+		text := func(p [2]netip.Addr) string { // in the order of addresses of one length
+			return fmt.Sprint(slices.SortedFunc(slices.Values(p[:]), netip.Addr.Compare))
+		}
+		first := slices.MinFunc(pairs, func(a, b [2]netip.Addr) int {
+			if a[0].BitLen() != b[0].BitLen() {
+				return a[0].BitLen() - b[0].BitLen()
+			}
+			return strings.Compare(text(a), text(b))
+		})
+		if text([2]netip.Addr{got.local, got.remote}) != text(first) || text([2]netip.Addr{back.local, back.remote}) != text(first) {
+			t.Fatalf("seed %d: %v, from there %v, of %v", seed, got, back, pairs)
+		}
+	}
+}
+
+// Of two members with one spot, each is watched by the same others as if they had two,
+// in the order of their names, whichever is heard of first.
+func TestMembersOfOneSpotStandInTheOrderOfTheirNames(t *testing.T) {
+	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
+		all := ring(4, family, always, none)
+		all[1].Spot, all[2].Spot = all[0].Spot+7, all[0].Spot+7
+		all[3].Spot = all[0].Spot + 9
+		want := RingOf(all[0], all[1:])
+		if got := RingOf(all[0], []Stander{all[2], all[1], all[3]}); !got.Equal(want) || want.Watches[1].Node != "n1" {
+			t.Errorf("after it: %v, want %v by n1", got, want)
+		}
+		all[3].Spot = all[0].Spot + 5
+		want = RingOf(all[0], all[1:])
+		if got := RingOf(all[0], []Stander{all[2], all[3], all[1]}); !got.Equal(want) || want.Watches[0].Node != "n1" {
+			t.Errorf("before it: %v, want %v by n1", got, want)
+		}
+	}
+}
+
+// A member that is watched on two segments is in sight while it is on either, and what is
+// seen by a session that is none of these does not count.
+func TestWhatAnySessionSeesIsInSight(t *testing.T) {
+	on := func(last byte, mac byte) []lb.Interface {
+		var all []lb.Interface
+		for k := range byte(2) {
+			all = append(all, lb.Interface{
+				Name: fmt.Sprint("eth", k), Index: int(2 + k), MAC: lb.MAC{2, 4: k, 5: mac}, Up: true, Carrier: true,
+				Addresses: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, k, 0, last}), 24)},
+			})
+		}
+		return all
+	}
+	for range 20 { // in whichever order the sessions come
+		f := newFixture(t)
+		f.v.SetPeers(f.now, []netip.Addr{addrA, addrB})
+		f.v.Heard(f.now, "b", addrB)
+		r := rec("b", addrB, 1, false, Claims{v4: claim(Majority, 5)})
+		r.Interfaces = on(2, 2)
+		f.v.Receive(f.now, r, Direct)
+		f.v.Watchable("b", true)
+		f.v.SetLocal(Local{Detection: lb.DetectFast, Interfaces: on(1, 1)})
+		f.settle()
+		watches := f.last.Ring.Watches
+		if len(watches) != 2 {
+			t.Fatalf("watches %v", watches)
+		}
+		for _, w := range watches {
+			f.v.Sighted(f.now, w, InSight)
+		}
+		f.v.Sighted(f.now, watches[0], OutOfSight)
+		stale := watches[0]
+		stale.Interface = 9
+		f.v.Sighted(f.now, stale, OutOfSight)
+		f.v.Sighted(f.now, Watch{Node: "z"}, OutOfSight)
+		f.settle()
+		if q := f.did().Questions; len(q) > 0 {
+			t.Fatalf("asks %v though it is in sight", q)
+		}
+		f.v.Sighted(f.now, watches[1], OutOfSight)
+		f.settle()
+		if q := f.did().Questions; len(q) != 1 {
+			t.Fatalf("asks %v though it is out of sight", q)
+		}
+		// Nobody else is there to be told.
+		f.pass(7 * time.Millisecond)
+		if a := f.last.Alarms; len(a) > 0 {
+			t.Fatalf("alarms %v", a)
+		}
 	}
 }

@@ -80,6 +80,27 @@ func TestAStrangerOnOneSegmentWithholdsTheAddressUntilItIsGone(t *testing.T) {
 	}
 }
 
+// Who uses an address is told until that is found free where it was, whatever is found
+// elsewhere.
+func TestAStrangerThatIsGoneIsNotTold(t *testing.T) {
+	for _, a := range vettedAddresses {
+		var v ACD
+		v.Want(epoch, []Claim{{a, []int{2, 3}}})
+		v.Next(epoch)
+		by := strangerOf(a, 3)
+		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, []Heard{by}, nil)
+		v.Answer(epoch, Inquiry{2, []netip.Addr{a}}, nil, nil)
+		if got := v.Withheld()[a]; got != by {
+			t.Errorf("%v: free on another segment, and used by %v", a, got)
+		}
+		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, []Heard{by}, nil) // which forgets what was free
+		v.Answer(epoch, Inquiry{3, []netip.Addr{a}}, nil, nil)
+		if got, held := v.Withheld()[a]; !held || got != (Heard{}) {
+			t.Errorf("%v: free where it was used, and used by %v (withheld: %v)", a, got, held)
+		}
+	}
+}
+
 func TestASegmentOfASrangerThatIsNotWantedAnyMoreHoldsNothing(t *testing.T) {
 	for _, a := range vettedAddresses {
 		var v ACD

@@ -54,7 +54,7 @@ func (l *Lateness) Add(at time.Time, late time.Duration) {
 func (l *Lateness) Window(now time.Time) Window {
 	worst, known := time.Duration(0), false
 	for _, a := range l.answers {
-		if !a.at.IsZero() && now.Sub(a.at) < lately {
+		if now.Sub(a.at) < lately {
 			worst, known = max(worst, a.late), true
 		}
 	}

@@ -56,9 +56,13 @@ func TestOnlySoManyAnswersAreRemembered(t *testing.T) {
 	start := time.Unix(1000, 0)
 	var l Lateness
 	l.Add(start, time.Second)
-	for range remembered {
+	for range remembered - 1 {
 		l.Add(start, time.Millisecond)
 	}
+	if w := l.Window(start); w.Whole() != 550*time.Millisecond {
+		t.Errorf("the last of those that are remembered counts for nothing: %v", w.Whole())
+	}
+	l.Add(start, time.Millisecond)
 	if w := l.Window(start); w.Whole() != 40*time.Millisecond {
 		t.Errorf("%v", w.Whole())
 	}
