@@ -369,7 +369,7 @@ func (d *decision) offers(g group, each func(peer, ad int)) Reason {
 			if len(ad.Peers) > 0 && !slices.Contains(ad.Peers, p.Name) {
 				continue
 			}
-			reason = max(reason, FamilyNotOffered)
+			reason = FamilyNotOffered
 			if slices.Contains(Families(*p), family) {
 				each(j, i)
 			}
@@ -488,7 +488,7 @@ func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conf
 	// What was said, and by which advertisement.
 	var said [len(disputable)]Metric
 	var by [len(disputable)]int
-	weigh, last := false, 0
+	weigh, last := false, st.ads[0]
 	for _, i := range st.ads {
 		ad := &d.ads[i]
 		union := unite(a.Communities, ad.Communities)
@@ -580,10 +580,10 @@ func prefixOf(ad *lb.BGPAdvertisement, a netip.Addr) netip.Prefix {
 	if a.Is6() {
 		bits = ad.AggregationLengthV6
 	}
-	if bits <= 0 || bits > a.BitLen() {
+	if bits <= 0 {
 		bits = a.BitLen()
 	}
-	return netip.PrefixFrom(a, bits).Masked()
+	return netip.PrefixFrom(a, min(bits, a.BitLen())).Masked()
 }
 
 // selects reports whether one of the selectors matches, or there are none.

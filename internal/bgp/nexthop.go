@@ -168,7 +168,7 @@ func otherFamily(interfaces []HostInterface, local netip.Addr, f lb.Family, befo
 		case a.Flags&lb.AddressTentative != 0:
 			h.Lack = max(h.Lack, AddressTentative)
 		case a.Lent, c.virtual(a) && a.Flags&lb.AddressDeprecated != 0:
-			h.Lack = max(h.Lack, AddressLent)
+			h.Lack = AddressLent
 		case best == nil || c.better(a, best):
 			best = a
 		}

@@ -1,9 +1,9 @@
 package bgp
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -64,6 +64,7 @@ func TestNextHopIsAlwaysOurselves(t *testing.T) {
 	}{
 		{"over IPv4", "192.0.2.10", both, false, "192.0.2.10", "2001:db8::10"},
 		{"over IPv4, the other interface", "203.0.113.10", both, false, "203.0.113.10", "2001:db8:1::10"},
+		{"over IPv4 to a router that has RFC 8950", "192.0.2.10", both, true, "192.0.2.10", "2001:db8::10"},
 		{"over IPv6 by RFC 8950", "2001:db8::10", both, true, "2001:db8::10", "2001:db8::10"},
 		{"over IPv6 to a router that has it not", "2001:db8:1::10", both, false, "203.0.113.10", "2001:db8:1::10"},
 		{"unnumbered", "fe80::10%eth1", both, true, "fe80::10", "fe80::10"},
@@ -84,9 +85,18 @@ func TestNextHopIsAlwaysOurselves(t *testing.T) {
 			}
 		}
 	}
-	for f, h := range NextHops(here, netip.Addr{}, Negotiated{Families: both, ExtendedNextHop: true}, nil) {
-		if h.Lack != InterfaceUnknown {
+	without := NextHops(here, netip.Addr{}, Negotiated{Families: both, ExtendedNextHop: true}, nil)
+	for _, f := range both {
+		if h := without[f]; h.Lack != InterfaceUnknown {
 			t.Errorf("without a session %v has %+v", f, h)
+		}
+	}
+	// An address of lo that others reach by way of an interface that has it too.
+	lo, dummy := hostInterface("lo", "127.0.0.1/8", "198.51.100.1/32", "2001:db8:9::1/128"), hostInterface("dummy0", "198.51.100.1/32", "2001:db8::1/64")
+	last := hostInterface("dummy1", "198.51.100.1/32", "2001:db8:2::1/64")
+	for want, order := range map[string][]HostInterface{"2001:db8::1": {lo, dummy, last}, "2001:db8:2::1": {last, lo, dummy}} {
+		if h := NextHops(order, addr("198.51.100.1"), Negotiated{Families: both}, nil)[lb.IPv6]; h.Address != addr(want) {
+			t.Errorf("of lo and others %v: %+v, want %s", order, h, want)
 		}
 	}
 }
@@ -177,7 +187,7 @@ func TestHostInterfacesKnowWhoseAnAddressIs(t *testing.T) {
 	})
 	want := []HostInterface{hostInterface("lo", "127.0.0.1/8"), hostInterface("eth0", "192.0.2.10/24 node", "192.0.2.11/32 lent",
 		"198.51.100.1/32 lent pooled", "198.51.100.2/24 pooled", "2001:db8::1/64 deprecated", "2001:db8::5/128 lent", "2001:db8::10/64 node")}
-	if fmt.Sprint(got) != fmt.Sprint(want) {
+	if !reflect.DeepEqual(got, want) { // a HostAddress prints as its prefix
 		t.Errorf("got\n%+v\nwant\n%+v", got, want)
 	}
 }

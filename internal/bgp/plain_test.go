@@ -2,14 +2,17 @@ package bgp
 
 import (
 	"fmt"
+	fnv1a "hash/fnv"
 	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A second implementation, slow and obvious: it looks at every advertisement with
@@ -302,6 +305,127 @@ func TestARoutersWordsStayBesideWhatIsNew(t *testing.T) {
 		if got := (&Fault{Cause: c, Text: "a guess"}).Succeed(words); got != words {
 			t.Errorf("%v: %+v", c, got)
 		}
+	}
+}
+
+// What a router's closing of connections may follow from stays, with what came since.
+func TestAFactIsNotHiddenByWhatMayFollowFromIt(t *testing.T) {
+	for c := ConnectionRefused; c <= InternalFault; c++ {
+		for _, guess := range []Cause{ClosedBeforeOpen, ConnectionLost} {
+			got := (&Fault{Cause: guess, Text: "closed"}).Succeed(&Fault{Cause: c, Text: "a fact"})
+			want := Fault{Cause: guess, Text: "closed"}
+			switch c {
+			case OpenRejected, Malformed, HoldTimerExpired, SendTimeout, Silent, TTLTooLow, BFDDown:
+				want = Fault{Cause: c, Text: "a fact; since then closed"}
+			case Notified:
+				want = Fault{Cause: c, Text: "a fact"}
+			}
+			if got.Cause != want.Cause || got.Text != want.Text {
+				t.Errorf("%v after %v: %+v, want %+v", guess, c, got, want)
+			}
+		}
+	}
+	if got := TooFar(128, 255).Text; !strings.Contains(got, "turn on GTSM") {
+		t.Errorf("a router that begins with 128: %s", got)
+	}
+	if got := TooFar(129, 255).Text; !strings.Contains(got, "127 hops away") {
+		t.Errorf("a router that begins with 255: %s", got)
+	}
+	secured := lb.BGPPeer{TTLSecurity: 1}
+	if got := Silence(secured, OpenSent, Trace{}).Text; got != "the router has taken the connection and sends no OPEN" {
+		t.Errorf("a router that acknowledges: %s", got)
+	}
+	if got := Silence(secured, OpenSent, Trace{Unacknowledged: true}).Text; !strings.Contains(got, "ttlSecurity 1 lets in only") {
+		t.Errorf("a router that does not: %s", got)
+	}
+}
+
+// As many communities as there may be are no conflict, one more is, with the oldest of
+// those that apply.
+func TestSoManyCommunitiesAreNoConflict(t *testing.T) {
+	some := func(from, n int) (all []lb.Community) {
+		for i := range n {
+			all = append(all, lb.Community{A: 65000, B: uint32(from + i)})
+		}
+		return all
+	}
+	for more := range 2 {
+		got, conflicts := route(t, 65001, []lb.BGPAdvertisement{
+			{Name: "other", Pools: []string{"other"}}, {Name: "first", Communities: some(0, 200)}, {Name: "second", Communities: some(200, MaxCommunities-200+more)},
+		}, serves("a", "2001:db8::1", 1))
+		if len(conflicts) != more || len(got.Communities) != MaxCommunities-more*(MaxCommunities-200) {
+			t.Errorf("%d more than there may be: %d apply, conflicts %v", more, len(got.Communities), conflicts)
+		}
+		if more > 0 && (conflicts[0].Advertisement != "second" || conflicts[0].Older != "first") {
+			t.Errorf("%v", conflicts)
+		}
+	}
+}
+
+// Peers for one router, the youngest of which has the first name.
+func TestRivalsAreToldByName(t *testing.T) {
+	s := lb.Snapshot{Nodes: []lb.Node{{Name: "a", Labels: map[string]string{"rack": "1"}}, {Name: "b", Labels: map[string]string{"rack": "2"}}}}
+	for i, name := range []string{"z", "y", "x", "w"} {
+		p := lb.BGPPeer{Name: name, Created: time.Unix(int64(i), 0), MyASN: 65000, PeerASN: 65001, Address: netip.MustParseAddr("2001:db8::1")}
+		if name == "z" || name == "w" {
+			p.NodeSelectors = []lb.Selector{{{Key: "rack", Operator: lb.In, Values: []string{"1"}}}}
+		}
+		s.BGPPeers = append(s.BGPPeers, p)
+	}
+	if got, want := Decide(s, "a", Options{}).Rivals, []Rival{{"w", "z"}, {"x", "z"}, {"y", "z"}}; !slices.Equal(got, want) {
+		t.Errorf("on a: %v, want %v", got, want)
+	}
+	_, got := NewSurvey(s, origin.New(s.Pools, s.Nodes), Options{}).Contradictions()
+	if want := []Rival{{"w", "z"}, {"x", "y"}, {"x", "z"}, {"y", "z"}}; !slices.Equal(got, want) {
+		t.Errorf("in all: %v, want %v", got, want)
+	}
+}
+
+// A route that has only just an endpoint says that it is about to go while another node
+// serves, or did; one that has an entry and no endpoint does not.
+func TestANewRouteGivesWayOnlyToWhoServes(t *testing.T) {
+	for _, c := range []struct {
+		there lb.EndpointCount
+		gives bool
+	}{{lb.EndpointCount{}, false}, {lb.EndpointCount{Terminating: 1}, true}, {lb.EndpointCount{Ready: 1}, true}} {
+		svc := lb.Service{
+			Key: lb.ServiceKey{Namespace: "web", Name: "a"}, TrafficPolicy: lb.TrafficLocal, AssignedPools: []string{"all"},
+			Assigned: []netip.Addr{netip.MustParseAddr("2001:db8::1")}, Endpoints: lb.Endpoints{IPv6: lb.NodeEndpoints{"n": {Ready: 1}, "m": c.there}},
+		}
+		s := lb.Snapshot{
+			Nodes: []lb.Node{{Name: "n"}, {Name: "m"}}, Services: []lb.Service{svc}, BGPAdvertisements: []lb.BGPAdvertisement{{Name: "all"}},
+			BGPPeers: []lb.BGPPeer{{Name: "tor", MyASN: 65000, PeerASN: 65001, Address: netip.MustParseAddr("2001:db8:9::1")}},
+		}
+		r := Decide(s, "n", Options{Recent: map[ServiceFamily]bool{{svc.Key, lb.IPv6}: true}}).Sessions[0].Routes[0]
+		if got := slices.Contains(r.Communities, lb.GracefulShutdown); got != c.gives {
+			t.Errorf("with %+v elsewhere: %v", c.there, r)
+		}
+	}
+}
+
+// Whatever the node's name, its identifier is made of that alone, in class E.
+func TestARouterIDOfANameIsItsHash(t *testing.T) {
+	for i := range 20 {
+		name := fmt.Sprint("node-", i)
+		h := fnv1a.New32a()
+		_, _ = h.Write([]byte(name))
+		n := h.Sum32() | 0xf<<28
+		want := netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+		if got := RouterID(lb.BGPPeer{}, lb.Node{Name: name, Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1")}}); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}
+
+// Roles are between autonomous systems (RFC 9234 section 4).
+func TestARoleIsNothingWithinAnAS(t *testing.T) {
+	p := lb.BGPPeer{MyASN: 65000, PeerASN: 65000, Address: netip.MustParseAddr("2001:db8::1"), Role: lb.RoleProvider, RequireRole: true}
+	ours := LocalOpen(p, netip.MustParseAddr("192.0.2.9"), false)
+	ours.Role = p.Role // whatever was said
+	theirs := ours
+	theirs.Role, theirs.ID = lb.NoRole, netip.MustParseAddr("192.0.2.8")
+	if n, err := Negotiate(p, ours, theirs); err != nil || n.OnlyToCustomers != 0 {
+		t.Errorf("%v, marked with %d", err, n.OnlyToCustomers)
 	}
 }
 
