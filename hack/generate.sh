@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Generates what is derived from api/: deep copies, CRDs and typed clients; and
 # what is derived from manifests/: the single file, the PrometheusRule and the chart's
-# copies. With
+# copies; and the dashboards. With
 # --check it changes nothing, and fails when the files in the tree are not what it
 # would generate, or when the oldest Kubernetes that Belfry supports would refuse
 # the CRDs.
@@ -15,7 +15,8 @@ module=github.com/belfrylb/belfry
 client=internal/kube/client
 chart=manifests/helm/belfry/files
 alerts=manifests/components/alerts
-generated=(api/v1beta1/zz_generated.deepcopy.go manifests/crds manifests/belfry.yaml "$alerts/prometheusrule.yaml" "$chart" "$client")
+dashboards=manifests/components/dashboards/grafana
+generated=(api/v1beta1/zz_generated.deepcopy.go manifests/crds manifests/belfry.yaml "$alerts/prometheusrule.yaml" "$dashboards" "$chart" "$client")
 
 # The kinds that the binaries act on.
 served=(ipaddresspools l2advertisements bgppeers bgpadvertisements bfdprofiles communities speakerstatuses)
@@ -25,7 +26,7 @@ tool() { go tool -modfile=hack/tools/go.mod "$@"; }
 # generate writes everything under the directory $1, laid out like the tree.
 generate() {
 	local out=$1
-	mkdir -p "$out/api/v1beta1" "$out/manifests/crds" "$out/$client" "$out/$chart/crds" "$out/$alerts"
+	mkdir -p "$out/api/v1beta1" "$out/manifests/crds" "$out/$client" "$out/$chart/crds" "$out/$alerts" "$out/$dashboards"
 	tool controller-gen object paths=./api/... output:object:dir="$out/api/v1beta1"
 	tool controller-gen crd paths=./api/... output:crd:dir="$out/manifests/crds"
 	{
@@ -48,6 +49,8 @@ generate() {
 		printf 'metadata:\n  name: belfry\n  namespace: belfry-system\n  labels: {app.kubernetes.io/name: belfry}\nspec:\n'
 		sed 's/^/  /' "$out/$chart/alerts.yaml"
 	} >"$out/$alerts/prometheusrule.yaml"
+	go -C hack/monitoring run . dashboards "$out/$dashboards"
+	cp -r "$out/$dashboards" "$out/$chart/dashboards"
 	tool client-gen --input-base "$module" --input api/v1beta1 --clientset-name versioned \
 		--output-pkg "$module/$client" --output-dir "$out/$client" --go-header-file /dev/null
 	document "$out/$client" client "holds the typed clients of Belfry's API objects"

@@ -210,6 +210,7 @@ func TestEachOptionOfKustomizeIsAValueOfTheChart(t *testing.T) {
 	values := map[string]string{
 		"alerts":           "metrics: {prometheusRule: {enabled: true}}",
 		"class":            "loadBalancerClass: belfry.dev/lb",
+		"dashboards":       "metrics: {dashboards: {enabled: true}}",
 		"drain-taint":      "drainTaint: node.kubernetes.io/unschedulable",
 		"monitoring":       "metrics: {serviceMonitor: {enabled: true}}",
 		"network-policies": "networkPolicy: {enabled: true}",
@@ -422,6 +423,10 @@ func TestEveryValueChangesSomething(t *testing.T) {
 		{monitor, "metrics: {serviceMonitor: {enabled: true, serviceAccount: {namespace: monitoring, name: p}}}"},
 		{"", "metrics: {prometheusRule: {enabled: true}}"},
 		{"metrics: {prometheusRule: {enabled: true}}", "metrics: {prometheusRule: {enabled: true, labels: {release: p}}}"},
+		{"", "metrics: {dashboards: {enabled: true}}"},
+		{"metrics: {dashboards: {enabled: true}}", "metrics: {dashboards: {enabled: true, namespace: monitoring}}"},
+		{"metrics: {dashboards: {enabled: true}}", "metrics: {dashboards: {enabled: true, labels: {board: '2'}}}"},
+		{"metrics: {dashboards: {enabled: true}}", "metrics: {dashboards: {enabled: true, annotations: {grafana_folder: Belfry}}}"},
 		{"", "metrics: {podMonitor: {enabled: true}}"},
 		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, labels: {release: p}}}"},
 		{"metrics: {podMonitor: {enabled: true}}", "metrics: {podMonitor: {enabled: true, interval: 15s}}"},

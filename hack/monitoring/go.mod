@@ -1,10 +1,11 @@
-// Tests the alerts with Prometheus itself; apart, so that none of what that takes
+// Writes the dashboards, and tests them and the alerts with Prometheus itself; apart, so that none of what that takes
 // reaches the product.
 module github.com/belfrylb/belfry/hack/monitoring
 
 go 1.26.7
 
 require (
+	github.com/grafana/grafana-foundation-sdk/go v0.0.22
 	github.com/prometheus/common v0.72.1
 	github.com/prometheus/prometheus v0.316.0
 	gopkg.in/yaml.v3 v3.0.1
