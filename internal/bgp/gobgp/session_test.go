@@ -2,6 +2,7 @@ package gobgp
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/bgp/guard"
 	"github.com/belfrylb/belfry/internal/bgp/wire"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -168,6 +170,80 @@ func TestBFDThatCannotBeHadIsToldOnce(t *testing.T) {
 			})
 			if n := told(); n != 1 {
 				t.Errorf("it is logged %d times", n)
+			}
+		})
+	}
+}
+
+func TestBFDKnowsHowFarARouterMayBe(t *testing.T) {
+	for _, c := range []struct {
+		name             string
+		peer             lb.BGPPeer
+		internal, onLink bool
+		want             bool
+	}{
+		{"external, next door", lb.BGPPeer{}, false, true, false},
+		{"external, on no subnet of ours, with a TTL of 1 all the same", lb.BGPPeer{}, false, false, false},
+		{"external, far away", lb.BGPPeer{EBGPMultiHop: true}, false, false, true},
+		{"external, may be far away", lb.BGPPeer{EBGPMultiHop: true}, false, true, true},
+		{"one hop by TTL security", lb.BGPPeer{TTLSecurity: 1}, false, true, false},
+		{"two hops by TTL security", lb.BGPPeer{TTLSecurity: 2}, false, false, true},
+		{"internal, next door", lb.BGPPeer{}, true, true, false},
+		{"internal, elsewhere", lb.BGPPeer{}, true, false, true},
+	} {
+		if got := farOff(c.peer, c.internal, c.onLink); got != c.want {
+			t.Errorf("%s: %v", c.name, got)
+		}
+	}
+	for address, want := range map[string]bool{"127.0.0.9": true, "::1": true, "192.0.2.254": false, "2001:db8:ffff::1": false, "fe80::1%lo": false} {
+		if got := guard.OnLink(netip.MustParseAddr(address)); got != want {
+			t.Errorf("%s is on link: %v", address, got)
+		}
+	}
+}
+
+// BFD does not begin without its key, and goes on with the one that it has when that
+// cannot be read any more.
+func TestBFDBeginsWithItsKeyAndKeepsIt(t *testing.T) {
+	if os.Getenv(labChild) != childNode {
+		t.Skip("SKIPPED, BFD's ports are those of the machine")
+	}
+	for name, listen := range map[string]func(*testing.T) *router{"127.0.0.1": newRouter, "::1": newRouter6} {
+		t.Run(name, func(t *testing.T) {
+			s := speak(t)
+			r := listen(t)
+			const fault = "Secret bfd does not exist; BFD does not begin without the key"
+			says := func(how lb.BFDAuthentication, keyFault string, keys ...lb.BFDKey) {
+				profile := fast
+				profile.Authentication, profile.Keys, profile.KeyFault = how, keys, keyFault
+				r.peer.BFD = &profile
+				s.say(r.peer)
+			}
+			is := func(state, why string) {
+				t.Helper()
+				eventually(t, within, func() (bool, any) {
+					v := s.view(r.peer.Name)
+					return v.State == bgp.Established && v.BFD == state && v.BFDFault == why, fmt.Sprintf("%s BFD %s %q", show(v), v.BFD, v.BFDFault)
+				})
+			}
+			says(lb.BFDKeyedSHA1, fault, lb.BFDKey{ID: 1})
+			c := r.establish()
+			c.drain()
+			c.talk()
+			is("Down", fault)
+			// On loopback BFD has itself for a neighbor.
+			says(lb.BFDKeyedSHA1, "", lb.BFDKey{ID: 1, Password: lb.NewSecret("one")})
+			is("Up", "")
+			says(lb.BFDKeyedSHA1, fault, lb.BFDKey{ID: 1})
+			says(lb.BFDKeyedSHA1, fault, lb.BFDKey{ID: 1})
+			before := s.view(r.peer.Name).Counters.MessagesIn
+			eventually(t, within, func() (bool, any) { n := s.view(r.peer.Name).Counters.MessagesIn; return n > before+1, n })
+			is("Up", "")
+			r.peer.BFD = nil
+			s.say(r.peer)
+			is("", "")
+			if v := s.view(r.peer.Name); v.Counters.Flaps != 0 {
+				t.Errorf("%s %+v", show(v), v.Counters)
 			}
 		})
 	}

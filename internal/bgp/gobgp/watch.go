@@ -49,7 +49,7 @@ func (s *session) startWatch(n bgp.Negotiated, profile lb.BFDProfile) {
 	s.mu.Lock()
 	path := udp.Path{
 		Local: s.view.Local.Addr(), Remote: s.view.Remote.Addr(),
-		Multihop: s.transport.EBGPMultiHop || s.transport.TTLSecurity > 1 || n.Internal && !guard.OnLink(s.view.Remote.Addr()),
+		Multihop: farOff(s.transport, n.Internal, guard.OnLink(s.view.Remote.Addr())),
 	}
 	s.mu.Unlock()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -73,6 +73,13 @@ func (s *session) startWatch(n bgp.Negotiated, profile lb.BFDProfile) {
 			profile = latest(profile, w.profiles)
 		}
 	}()
+}
+
+// farOff reports whether a peer may be more than one hop away, where BFD has another port
+// and another least TTL (RFC 5883): because its settings say so, or as an internal one may
+// be anywhere, and is on no subnet of ours.
+func farOff(p lb.BGPPeer, internal, onLink bool) bool {
+	return p.EBGPMultiHop || p.TTLSecurity > 1 || internal && !onLink
 }
 
 // latest returns what a channel holds, or what was before.

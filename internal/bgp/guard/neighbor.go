@@ -89,7 +89,9 @@ func WatchNeighbor(ctx context.Context, device string, found func(netip.Addr)) (
 		case err != nil: // not what was read: package ndp drops what is malformed
 			return fmt.Errorf("listen for routers on %s: %w", device, rootOf(err))
 		case cm == nil || cm.HopLimit != ndp.HopLimit || from.WithZone("") == own.WithZone(""):
-			continue
+			continue // from beyond the link, or ours
+		case !from.IsLinkLocalUnicast():
+			continue // as no router's is (RFC 4861 section 6.1.2)
 		}
 		switch msg.(type) {
 		case *ndp.RouterSolicitation:
