@@ -372,6 +372,71 @@ func TestWhoStopsLeadingWaitsForWhatIsUnderWay(t *testing.T) {
 	})
 }
 
+// By its type, by its class, and by being deleted although somebody's finalizer keeps it:
+// it gives its addresses up at once, and with retention finds them again when it is back.
+func TestAServiceThatLeavesGivesItsAddressesUpAndFindsThemAgain(t *testing.T) {
+	for name, c := range map[string]struct{ leaves, returns func(*bubble) }{
+		"type": {
+			func(b *bubble) {
+				b.edit("web", func(s *corev1.Service) {
+					s.Spec.Type = corev1.ServiceTypeClusterIP
+					s.Status.LoadBalancer = corev1.LoadBalancerStatus{} // the API server does that
+				})
+			},
+			func(b *bubble) {
+				b.edit("web", func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeLoadBalancer })
+			},
+		},
+		"class": {
+			func(b *bubble) {
+				b.edit("web", func(s *corev1.Service) { s.Spec.LoadBalancerClass = new("example.com/other") })
+			},
+			func(b *bubble) { b.edit("web", func(s *corev1.Service) { s.Spec.LoadBalancerClass = nil }) },
+		},
+		"deletion": {
+			func(b *bubble) {
+				b.edit("web", func(s *corev1.Service) { s.Finalizers = []string{"example.com/keep"} })
+				b.quiet()
+				b.remove("web")
+			},
+			func(b *bubble) {
+				b.edit("web", func(s *corev1.Service) { s.Finalizers = nil })
+				b.quiet()
+				b.expose("web")
+			},
+		},
+	} {
+		for _, retention := range []v1beta1.Duration{"", "1h"} {
+			t.Run(name+" "+string(retention), func(t *testing.T) {
+				inBubble(t, func(b *bubble) {
+					b.pool("edge", func(s *v1beta1.IPAddressPoolSpec) { s.Retention = retention }, "192.0.2.0/31", "2001:db8::/127")
+					b.lead()
+					b.expose("web")
+					b.passes(time.Minute)
+					const first, second = "192.0.2.0 2001:db8:: " + waits, "192.0.2.1 2001:db8::1 " + waits
+					b.shows("web", first)
+					c.leaves(b)
+					b.passes(time.Minute)
+					b.shows("web", "")
+					b.api.Writes()
+					b.passes(time.Hour / 2)
+					b.wrote()
+					b.expose("late")
+					b.passes(time.Minute)
+					held, next := first, second
+					if retention != "" {
+						held, next = second, first
+					}
+					b.shows("late", held)
+					c.returns(b)
+					b.passes(time.Minute)
+					b.shows("web", next)
+				})
+			})
+		}
+	}
+}
+
 func TestAServiceThatStopsBeingALoadBalancerIsCleaned(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")

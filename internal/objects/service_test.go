@@ -259,6 +259,7 @@ func TestServiceIsReduced(t *testing.T) {
 	for name, edit := range map[string]func(*corev1.LoadBalancerIngress){
 		"proxy mode": func(in *corev1.LoadBalancerIngress) { in.IPMode = &proxy },
 		"no mode":    func(in *corev1.LoadBalancerIngress) { in.IPMode = nil },
+		"ports":      func(in *corev1.LoadBalancerIngress) { in.Ports = []corev1.PortStatus{{Port: 80, Protocol: "TCP"}} },
 		"hostname":   func(in *corev1.LoadBalancerIngress) { in.Hostname = "web.example" },
 		"spelling":   func(in *corev1.LoadBalancerIngress) { in.IP = "2001:0db8::1" },
 		"garbage":    func(in *corev1.LoadBalancerIngress) { in.IP = "?" },
