@@ -397,3 +397,151 @@ func TestAJobIsCarriedOutByTheLeaderAlone(t *testing.T) {
 		}
 	})
 }
+
+// What is decided about a Service bears on those that share an address with it, and on
+// those that did.
+func TestADecisionBearsOnAllWhoShareItsAddresses(t *testing.T) {
+	for _, x := range []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")} {
+		l, _ := bareLoop()
+		key := func(name string) lb.ServiceKey { return lb.ServiceKey{Namespace: "default", Name: name} }
+		for _, name := range []string{"a", "b", "c"} {
+			l.services[key(name)] = &service{}
+		}
+		decide := func(name string, want string, addresses ...netip.Addr) {
+			t.Helper()
+			d := allocator.Decision{Service: key(name)}
+			for _, a := range addresses {
+				d.Assignments = append(d.Assignments, allocator.Assignment{Address: a, Pool: "edge"})
+			}
+			got := map[string]bool{}
+			for _, k := range l.decided(d) {
+				got[k.Name] = true
+			}
+			if names := strings.Join(slices.Sorted(maps.Keys(got)), " "); names != want {
+				t.Errorf("what is decided about %s bears on %q, want %q", name, names, want)
+			}
+		}
+		decide("a", "a", x)
+		decide("b", "a b", x)
+		decide("c", "c", x.Next())
+		decide("a", "a b c", x.Next())
+		decide("a", "a c")
+		decide("gone", "")
+		if s := l.services[key("a")]; len(s.decision.Assignments) != 0 {
+			t.Errorf("%+v", s.decision)
+		}
+	}
+}
+
+// Who has left the LoadBalancers is cleaned once, and again for as long as that does not
+// succeed; who has left anew is another matter.
+func TestALeftoverIsCleanedUntilItIs(t *testing.T) {
+	key := lb.ServiceKey{Namespace: "default", Name: "a"}
+	for _, c := range []struct {
+		outcome kube.Outcome
+		left    bool
+		again   int // jobs right away
+	}{
+		{kube.Done, false, 0}, {kube.Unchanged, false, 0}, {kube.Gone, false, 0}, {kube.Stale, true, 1}, {kube.Busy, true, 0}, {kube.Refused, true, 0}, {kube.Unknown, true, 0},
+	} {
+		l, _ := bareLoop()
+		l.leave(map[lb.ServiceKey]string{key: "1"})
+		if len(l.backlog) != 1 || l.backlog[0].kind != kindCleanup || l.backlog[0].object != "default/a" {
+			t.Fatalf("%v: %+v", c.outcome, l.backlog)
+		}
+		first := l.backlog[0]
+		l.ended(result{job: first, outcome: c.outcome})
+		if _, left := l.left[key]; left != c.left || len(l.backlog) != 1+c.again {
+			t.Errorf("%v: left %v, %d jobs", c.outcome, left, len(l.backlog))
+		}
+
+		// It comes back and leaves again before the first cleaning is over.
+		l, _ = bareLoop()
+		l.leave(map[lb.ServiceKey]string{key: "1"})
+		first = l.backlog[0]
+		l.leave(map[lb.ServiceKey]string{key: "2"})
+		l.ended(result{job: first, outcome: c.outcome})
+		if o := l.left[key]; o == nil || o.uid != "2" || len(l.backlog) != 2 {
+			t.Errorf("%v of one that has come back: %+v, %d jobs", c.outcome, o, len(l.backlog))
+		}
+	}
+}
+
+// Where somebody else has recorded an address is believed, unless it is what was seen
+// before, what we write ourselves, or nothing.
+func TestOnlyWhatAnotherHasRecordedIsBelieved(t *testing.T) {
+	for _, a := range []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")} {
+		at := func(node string) lb.Service {
+			return lb.Service{Assigned: []netip.Addr{a}, Placed: []string{node}}
+		}
+		for _, c := range []struct {
+			name                        string
+			known, seen, wrote, records string
+			held                        bool
+			place                       string
+			look                        bool
+		}{
+			{"as it is known", "n1", "n1", "", "n1", true, "n1", false},
+			{"another has moved it", "n1", "n1", "", "n2", true, "n2", true},
+			{"nobody had placed it", "", "", "", "n2", true, "n2", true},
+			{"seen already, and we have moved it since", "n2", "n1", "", "n1", true, "n2", true},
+			{"our write is under way", "n3", "n1", "n2", "n2", true, "n3", true},
+			{"the record is gone", "n1", "n1", "", "", true, "n1", true},
+			{"nobody holds it yet", "", "", "", "n2", false, "", true},
+		} {
+			l, _ := bareLoop()
+			l.places.set(a, c.known)
+			if c.held {
+				l.holders[a] = []lb.ServiceKey{{Name: "a"}}
+			}
+			s := &service{seen: at(c.seen), wrote: at(c.wrote)}
+			is := at(c.records)
+			is.Reallocated, is.Terms, is.Moved = "1", "terms", lb.Move{Token: "2"}
+			look := l.replaced(s, is)
+			if look != c.look || l.places.of[a] != c.place {
+				t.Errorf("%s, %v: look %v, on %q; want %v, %q", c.name, a, look, l.places.of[a], c.look, c.place)
+			}
+			if s.seen.PlaceOf(a) != c.records || s.seen.Reallocated != "1" || s.seen.Terms != "terms" || s.seen.Moved.Token != "2" {
+				t.Errorf("%s, %v: seen is %+v", c.name, a, s.seen)
+			}
+		}
+	}
+}
+
+// A request to move is asked for once.
+func TestARequestToMoveIsOneUntilItIsAnswered(t *testing.T) {
+	s := &service{moved: lb.Move{Token: "1"}}
+	for token, want := range map[string]bool{"": false, "1": false, "2": true} {
+		if got := s.asksToMove(lb.Service{Request: lb.Request{Move: token}}); got != want {
+			t.Errorf("token %q: %v", token, got)
+		}
+	}
+}
+
+// Histograms reach from the quickest to the slowest that there is, doubling or more.
+func TestHistogramsHaveRoomForAllThatHappens(t *testing.T) {
+	r := prometheus.NewRegistry()
+	m := NewMetrics(r, &kube.Recorder{})
+	m.latency.Observe(1)
+	m.passes.Observe(1)
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, f := range families {
+		want, ok := map[string][2]float64{"belfry_allocation_seconds": {0.001, 32.768}, "belfry_controller_pass_seconds": {0.00001, 2.62144}}[f.GetName()]
+		if !ok {
+			continue
+		}
+		seen++
+		buckets := f.Metric[0].Histogram.Bucket
+		first, last := buckets[0].GetUpperBound(), buckets[len(buckets)-1].GetUpperBound()
+		if first != want[0] || last < want[1]*0.999 || last > want[1]*1.001 {
+			t.Errorf("%s reaches from %v to %v, want %v", f.GetName(), first, last, want)
+		}
+	}
+	if seen != 2 {
+		t.Errorf("%d histograms", seen)
+	}
+}
