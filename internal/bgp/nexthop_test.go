@@ -94,7 +94,10 @@ func TestNextHopIsAlwaysOurselves(t *testing.T) {
 	// An address of lo that others reach by way of an interface that has it too.
 	lo, dummy := hostInterface("lo", "127.0.0.1/8", "198.51.100.1/32", "2001:db8:9::1/128"), hostInterface("dummy0", "198.51.100.1/32", "2001:db8::1/64")
 	last := hostInterface("dummy1", "198.51.100.1/32", "2001:db8:2::1/64")
-	for want, order := range map[string][]HostInterface{"2001:db8::1": {lo, dummy, last}, "2001:db8:2::1": {last, lo, dummy}} {
+	for want, order := range map[string][]HostInterface{
+		"2001:db8::1": {lo, dummy, last}, "2001:db8:2::1": {last, lo, dummy},
+		"2001:db8:9::1": {lo, hostInterface("lo1", "127.0.0.2/8", "198.51.100.1/32", "2001:db8:7::1/128")},
+	} {
 		if h := NextHops(order, addr("198.51.100.1"), Negotiated{Families: both}, nil)[lb.IPv6]; h.Address != addr(want) {
 			t.Errorf("of lo and others %v: %+v, want %s", order, h, want)
 		}
@@ -173,7 +176,10 @@ func TestHostInterfacesKnowWhoseAnAddressIs(t *testing.T) {
 			{Assigned: []netip.Addr{addr("198.51.100.1"), addr("2001:db8::5")}},
 			{Assigned: []netip.Addr{addr("192.0.2.10")}}, // a Node's own is its own, whoever says that it is in use
 		},
-		Pools: []lb.Pool{{Ranges: []lb.AddressRange{{First: addr("198.51.100.0"), Last: addr("198.51.100.255")}}}},
+		Pools: []lb.Pool{{Ranges: []lb.AddressRange{
+			{First: addr("127.0.0.0"), Last: addr("127.0.0.255")}, // which nobody is given
+			{First: addr("198.51.100.0"), Last: addr("198.51.100.255")},
+		}}},
 	}
 	got := HostInterfaces(s, "a", []lb.Interface{
 		{Index: 1, Name: "lo", Addresses: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/8")}},
