@@ -366,7 +366,6 @@ func (s Suspicion) lives() Suspicion {
 
 // later asks a member again after a while, if it is out of sight still.
 func (s Suspicion) later(p Patience, now time.Duration) Suspicion {
-	s.again = never
 	if s.sight == OutOfSight {
 		s.pause = min(max(p.Soon, 2*s.pause), p.Watch)
 		s.again = now + s.pause

@@ -490,10 +490,10 @@ func (v *View) Watchable(node string, is bool) {
 // Sighted is called when what a session sees has changed. A member that several
 // watch is in sight while any of them sees it.
 func (v *View) Sighted(now time.Duration, w Watch, s Sight) {
-	p := v.peers[w.Node]
-	if p == nil || !slices.Contains(v.ring.Watches, w) {
-		return // It is not watched by that any more.
+	if !slices.Contains(v.ring.Watches, w) {
+		return // Nobody is watched by that any more.
 	}
+	p := v.peers[w.Node]
 	if p.sights == nil {
 		p.sights = map[Watch]Sight{}
 	}

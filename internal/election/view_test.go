@@ -190,6 +190,7 @@ func TestManyMissingPeersCostNoMoreThanAFew(t *testing.T) {
 		peers, a = append(peers, a), a.Next()
 	}
 	f.v.SetPeers(f.now, peers)
+	f.settle()
 	f.pass(30 * time.Second)
 	f.did()
 	f.pass(10 * time.Second)

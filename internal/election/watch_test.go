@@ -302,7 +302,7 @@ func TestWhatAnySessionSeesIsInSight(t *testing.T) {
 		f.v.Sighted(f.now, watches[0], OutOfSight)
 		stale := watches[0]
 		stale.Interface = 9
-		f.v.Sighted(f.now, stale, OutOfSight)
+		f.v.Sighted(f.now, stale, InSight)
 		f.v.Sighted(f.now, Watch{Node: "z"}, OutOfSight)
 		f.settle()
 		if q := f.did().Questions; len(q) > 0 {
