@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"k8s.io/apimachinery/pkg/api/meta"
-
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
@@ -33,8 +31,10 @@ func Read(o *v1beta1.SpeakerStatus) report.Report {
 	for _, b := range s.Membership.Blocked {
 		r.Blocked = append(r.Blocked, election.Blocked{Node: b.Node, Protocols: election.ProtocolsOf(b.Protocols)})
 	}
-	if c := meta.FindStatusCondition(s.Conditions, v1beta1.ConditionGossipBlocked); c != nil {
-		r.BlockedSince = c.LastTransitionTime.Time
+	for _, c := range s.Conditions {
+		if c.Type == v1beta1.ConditionGossipBlocked {
+			r.BlockedSince = c.LastTransitionTime.Time
+		}
 	}
 	for state, phase := range phases {
 		if phase == s.Phase {
