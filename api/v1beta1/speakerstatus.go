@@ -85,6 +85,50 @@ type SpeakerStatusStatus struct {
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// What came of the last request by the annotation belfry.dev/probe.
+	// +optional
+	Probe *ProbeStatus `json:"probe,omitempty"`
+}
+
+// A ProbeStatus is who answers for an address on a segment of the node, and how soon.
+type ProbeStatus struct {
+	// The annotation that asked for it.
+	// +kubebuilder:validation:MaxLength=128
+	Request string `json:"request"`
+	// When that was known.
+	At metav1.MicroTime `json:"at"`
+	// The interface on which the address was asked for.
+	// +optional
+	// +kubebuilder:validation:MaxLength=15
+	Interface string `json:"interface,omitempty"`
+	// Stations that answered.
+	// +kubebuilder:validation:Minimum=0
+	Total int32 `json:"total"`
+	// The stations, the first to answer first; the node's own is not heard.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Answers []ProbeAnswer `json:"answers,omitempty"`
+	// Why the address was not asked for.
+	// +optional
+	// +kubebuilder:validation:MaxLength=512
+	Problem string `json:"problem,omitempty"`
+}
+
+// A ProbeAnswer is a station that answered.
+type ProbeAnswer struct {
+	// Its hardware address.
+	// +kubebuilder:validation:MaxLength=17
+	MAC string `json:"mac"`
+	// Whose it is; absent for a stranger's.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Node string `json:"node,omitempty"`
+	// What answers.
+	Voice Layer2Voice `json:"voice"`
+	// How long after the first question it answered.
+	// +kubebuilder:validation:Minimum=0
+	AfterMicroseconds int32 `json:"afterMicroseconds"`
 }
 
 // A SpeakerPhase is how far a speaker is in its life.

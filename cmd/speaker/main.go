@@ -122,15 +122,15 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return nil
 	})
 
-	s := speaker.New(speaker.Config{
-		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
-		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Pulse: loop,
-	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	status := register{
 		kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID, log), o.node,
 		report.Settings{Class: o.class, DrainTaint: o.drainTaint, IgnoreExcludeLB: o.ignoreExclude, Namespace: o.namespace},
 		cluster,
 	}
+	s := speaker.New(speaker.Config{
+		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
+		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Pulse: loop, Requests: status.Requests(),
+	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })
 	registrar := speaker.NewRegistrar(s, status, log, registry)
 	start(func(ctx context.Context) error { registrar.Run(ctx); return nil })

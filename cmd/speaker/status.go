@@ -29,7 +29,7 @@ func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
 	switch outcome, err := r.SpeakerStatus.Write(ctx, speakerstatus.Compose(speakerstatus.Knowledge{
 		Node: r.node, Version: daemon.Version(), Now: time.Now(), State: s.Phase(r.node), Settings: r.settings,
 		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Answers: s.Answers,
-		Detection: s.Detection, Unheard: s.Unheard, Blocked: s.Blocked, Withheld: s.Withheld, Conflicts: s.Conflicts, Proofs: s.Proofs,
+		Detection: s.Detection, Unheard: s.Unheard, Blocked: s.Blocked, Withheld: s.Withheld, Conflicts: s.Conflicts, Proofs: s.Proofs, Response: s.Response,
 		Routing: s.Routing, Sessions: s.Sessions, Aside: s.Aside, Verdicts: verdicts,
 	}, before)); outcome {
 	case kube.Unchanged, kube.Stale:

@@ -98,7 +98,7 @@ Exit codes: 0 all is well, 1 there are problems, 2 it could not look.`,
 	})
 	flags.StringArrayVar(&t.from, "from", nil, "read objects from this file or directory of YAML and JSON, or from a bug report, instead of a cluster (- is standard input); of several, later ones replace objects of earlier ones")
 	flags.StringVar(&t.settings.Namespace, "belfry-namespace", "", "namespace of the installation (default: what its speakers report, or belfry-system)")
-	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events(), t.bugReport(version))
+	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.probe(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events(), t.bugReport(version))
 	return root
 }
 

@@ -101,6 +101,7 @@ type Core struct {
 	insisting        map[netip.Addr]insistence
 	resumed          map[netip.Addr]string // since the last decision, and who had answered
 	proofs           proofs
+	requests         requests
 }
 
 // A handover is of an address that this node answers for until another one does.
@@ -277,6 +278,7 @@ func (c *Core) Settle(now time.Time) Effects {
 		c.askDisputed(now)
 		c.insistDue(now)
 		c.prove(now)
+		c.request(now)
 		if c.leaving && !c.due && len(c.handovers) == 0 || c.leaving && !now.Before(c.farewell) {
 			c.leave(now)
 		}
@@ -335,6 +337,7 @@ func (c *Core) next() (next time.Time) {
 	sooner(c.acdDue)
 	sooner(c.proofs.survey)
 	sooner(c.proofs.due)
+	sooner(c.requests.due())
 	for _, until := range c.yielded {
 		sooner(until)
 	}
@@ -392,7 +395,7 @@ func (c *Core) decide(now time.Time) {
 	c.view = View{
 		Index: c.index, Interfaces: c.interfaces, Members: members, Intent: c.intent,
 		Answers: c.view.Answers, Offered: offered, Withheld: c.acd.Withheld(), Detection: c.detection(),
-		Proofs: c.view.Proofs,
+		Proofs: c.view.Proofs, Response: c.view.Response,
 	}
 	c.show()
 	c.decided = now

@@ -54,6 +54,8 @@ type conversation struct {
 	asking  []Ask
 	proving []proof.Question
 	proofs  []proof.Verdict
+	// response is the last that was shown.
+	response *proof.Response
 }
 
 // nodes are those of all transcripts, in the order of their hosts.
@@ -164,6 +166,13 @@ func (c *conversation) Line(line string) string {
 	case "proofs":
 		c.core = New(Config{Node: "a", Gossip: netip.AddrFrom4([4]byte{192, 0, 2, host("a")}), ProofInterval: 5 * time.Minute})
 		c.core.SetInterfaces(interfacesOf("a", true))
+	case "request":
+		c.core.Request(strings.Join(words, " "))
+	case "unasked":
+		for _, q := range c.proving {
+			c.core.Proved(c.now, q, nil, true)
+		}
+		c.proving = nil
 	case "proved":
 		c.prove(words)
 	case "leave":
@@ -352,6 +361,15 @@ func (c *conversation) effects(e Effects) string {
 			say("%v of %s: %v %s", v.Address, v.Owner, v.Kind, strings.Join(by, ", "))
 		}
 		c.proofs = e.View.Proofs
+	}
+	if e.View != nil && e.View.Response != c.response {
+		if c.response = e.View.Response; c.response != nil {
+			var heard []string
+			for _, h := range c.response.Heard {
+				heard = append(heard, fmt.Sprintf("%v %v %s", h.MAC, h.Voice, h.Node))
+			}
+			say("%q: on %q [%s] %s", c.response.Request, c.response.Interface, strings.Join(heard, ", "), c.response.Problem)
+		}
 	}
 	if e.Left {
 		say("left")

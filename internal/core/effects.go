@@ -78,6 +78,8 @@ type View struct {
 	// Proofs are what the segment says of what others answer for, as far as this node
 	// asks about it, and who else answers for what this node does; ascending by address.
 	Proofs []proof.Verdict
+	// Response is what came of the last Request; nil for none.
+	Response *proof.Response
 }
 
 // Claims are the claims of its Answers.

@@ -43,7 +43,7 @@ type ownership struct {
 
 func newProofs(cfg Config) proofs {
 	if cfg.ProofInterval == 0 {
-		return proofs{}
+		return proofs{asked: map[netip.Addr]time.Time{}}
 	}
 	return proofs{prover: proof.NewProver(cfg.Node, cfg.ProofInterval), asked: map[netip.Addr]time.Time{}}
 }
@@ -224,6 +224,10 @@ func (c *Core) Proved(now time.Time, q proof.Question, answers []proof.Answer, f
 		if _, known := c.neighbors.stations[h.MAC]; !known && len(c.conflicts.identifying) < identifyMost {
 			c.identify(Station{q.Interface, h.MAC}) // known by the next round
 		}
+	}
+	if q.Requested {
+		c.requested(now, q, answers, failed)
+		return
 	}
 	c.proofs.prover.Answer(now, q, answers, failed, c.whose, func(node string) bool {
 		i, listed := find(c.members, node)

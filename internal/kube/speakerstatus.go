@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // NodeUID returns the UID of a Node, and whether there is such a Node.
@@ -34,6 +35,8 @@ type SpeakerStatus struct {
 	own     *OwnClient
 	owner   func(node string) (types.UID, bool)
 	changed chan struct{}
+	// requests holds the newest that is not answered yet.
+	requests chan string
 
 	mu     sync.Mutex
 	table  *table[*v1beta1.SpeakerStatus]
@@ -42,7 +45,7 @@ type SpeakerStatus struct {
 
 // NewSpeakerStatus returns the SpeakerStatus of a node whose UID owner knows.
 func NewSpeakerStatus(own *OwnClient, node string, owner func(node string) (types.UID, bool), log *slog.Logger) *SpeakerStatus {
-	s := &SpeakerStatus{node: node, own: own, owner: owner, changed: make(chan struct{}, 1)}
+	s := &SpeakerStatus{node: node, own: own, owner: owner, changed: make(chan struct{}, 1), requests: make(chan string, 1)}
 	notify := func() {
 		select {
 		case s.changed <- struct{}{}:
@@ -53,7 +56,12 @@ func NewSpeakerStatus(own *OwnClient, node string, owner func(node string) (type
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, node).String()
 		return o
 	}
-	s.table, s.mirror = mirror(&s.mu, log, own.SpeakerStatuses(), only, stripped, func(_, _ *row[*v1beta1.SpeakerStatus]) { notify() }, notify)
+	s.table, s.mirror = mirror(&s.mu, log, own.SpeakerStatuses(), only, stripped, func(_, is *row[*v1beta1.SpeakerStatus]) {
+		if is != nil {
+			s.ask(is.value)
+		}
+		notify()
+	}, notify)
 	return s
 }
 
@@ -62,6 +70,24 @@ func (s *SpeakerStatus) Run(ctx context.Context) { s.mirror.run(ctx) }
 
 // Changed delivers when the object has changed, or is known for the first time.
 func (s *SpeakerStatus) Changed() <-chan struct{} { return s.changed }
+
+// ask hands on what the object asks for, unless it says what came of that. It is called
+// with mu held, so nobody else does.
+func (s *SpeakerStatus) ask(o *v1beta1.SpeakerStatus) {
+	request := o.Annotations[objects.AnnotationProbe]
+	if request == "" || o.Status.Probe != nil && o.Status.Probe.Request == request {
+		return
+	}
+	select {
+	case <-s.requests:
+	default:
+	}
+	s.requests <- request
+}
+
+// Requests delivers the newest request by annotation, until the status says what came
+// of it; the same perhaps several times.
+func (s *SpeakerStatus) Requests() <-chan string { return s.requests }
 
 // Status returns what the object says, and whether that is known. It is nothing
 // while there is no such object.

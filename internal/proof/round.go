@@ -23,6 +23,8 @@ type Question struct {
 	Targets   []Target
 	// Window is how long to listen for answers after the last question.
 	Window time.Duration
+	// Requested is set where somebody wants to know all answers.
+	Requested bool
 }
 
 // Addresses returns what is asked for.

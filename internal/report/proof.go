@@ -221,6 +221,13 @@ func (p proven) text() string {
 // (docs/design/proof.md).
 const namedMost = 3
 
+// Fault says in words what is wrong with the answers for an address of an owner, and
+// what to do; empty where nothing is. Mute is set where the owner was not among those
+// that another node heard.
+func Fault(a netip.Addr, owner string, kind proof.Kind, by []proof.Station, mute bool) string {
+	return finding{owner: owner, kind: kind, by: by, mute: mute}.text(a)
+}
+
 // text says in words what is wrong, and what to do.
 func (f finding) text(a netip.Addr) string {
 	if f.kind == proof.Verified {

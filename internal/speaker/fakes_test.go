@@ -427,9 +427,11 @@ type fakeNode struct {
 	part    *part
 	peering *fakePeering
 	speaker *Speaker
-	log     lines
-	stop    context.CancelFunc
-	done    chan struct{}
+	// requests are what people want its speaker to ask.
+	requests chan string
+	log      lines
+	stop     context.CancelFunc
+	done     chan struct{}
 }
 
 // inWorld runs a test on a virtual clock, with speakers on nodes of these names
@@ -459,7 +461,8 @@ func inWorld(t *testing.T, nodes []string, test func(t *testing.T, w *fakeWorld)
 			w.nodes = append(w.nodes, n)
 			n.peering = &fakePeering{changed: make(chan struct{}, 1), down: map[string]bool{}}
 			access := w.cluster.of(name)
-			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i), BGP: n.peering, Grace: grace}, access, n.link, n.part, n.log.logger(), nil)
+			n.requests = make(chan string, 1)
+			n.speaker = New(Config{Node: name, Gossip: nodeAddress(i), BGP: n.peering, Grace: grace, Requests: n.requests}, access, n.link, n.part, n.log.logger(), nil)
 		}
 		w.hub.spread()
 		for _, n := range w.nodes {

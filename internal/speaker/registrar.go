@@ -56,9 +56,10 @@ type Registrar struct {
 	register Register
 	log      *slog.Logger
 	writes   *prometheus.CounterVec
-	// written and proofs are what was written last, by Run.
-	written []core.Answer
-	proofs  []proof.Verdict
+	// written, proofs and response are what was written last, by Run.
+	written  []core.Answer
+	proofs   []proof.Verdict
+	response *proof.Response
 }
 
 // NewRegistrar returns a Registrar for a Speaker.
@@ -142,9 +143,10 @@ func (r *Registrar) Run(ctx context.Context) {
 }
 
 // urgent reports whether the node answers for something else than was written last, or
-// its segment says something else: Services wait to be told.
+// its segment says something else: Services wait to be told. So does a person who has
+// asked.
 func (r *Registrar) urgent(s *State) bool {
-	return !slices.EqualFunc(r.proofs, s.Proofs, proof.Verdict.Equal) || !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
+	return r.response != s.Response || !slices.EqualFunc(r.proofs, s.Proofs, proof.Verdict.Equal) || !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
 }
 
 func (r *Registrar) write(ctx context.Context) error {
@@ -156,7 +158,7 @@ func (r *Registrar) write(ctx context.Context) error {
 	defer cancel()
 	written, err := r.register.Write(ctx, s)
 	if err == nil {
-		r.written, r.proofs = s.Answers, s.Proofs
+		r.written, r.proofs, r.response = s.Answers, s.Proofs, s.Response
 	}
 	switch {
 	case err != nil && ctx.Err() != context.Canceled:

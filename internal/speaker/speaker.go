@@ -88,6 +88,9 @@ type Config struct {
 	Grace time.Duration
 	// Pulse is that of the announcement loop; nil: nobody asks.
 	Pulse *pulse.Pulse
+	// Requests are what people want asked on the node's segments: see
+	// [proof.ParseRequest]. Nil: nothing.
+	Requests <-chan string
 }
 
 const (
@@ -232,6 +235,8 @@ func (s *Speaker) loop(ctx context.Context) {
 			s.core.Identified(time.Now(), i.Station, i.is)
 		case a := <-s.asked:
 			s.core.Asked(time.Now(), a.Ask, a.answered)
+		case r := <-s.cfg.Requests:
+			s.core.Request(r)
 		case p := <-s.proved:
 			s.core.Proved(time.Now(), p.Question, p.answers, p.failed)
 		case <-s.cfg.Pulse.Asked():

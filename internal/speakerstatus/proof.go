@@ -75,13 +75,33 @@ func readProofs(good []v1beta1.Layer2Verified, bad []v1beta1.Layer2Fault) (out [
 			v.Kind = proof.AnsweredTwice
 		}
 		for _, s := range f.AnsweredBy {
-			if mac, err := lb.ParseMAC(s.MAC); err == nil {
-				v.By = append(v.By, proof.Station{MAC: mac, Node: s.Node, Voice: proof.ParseVoice(string(s.Voice))})
+			if is, ok := Station(s); ok {
+				v.By = append(v.By, is)
 			}
 		}
 		for _, v.Address = range addresses(f.Addresses) {
 			out = append(out, v)
 		}
+	}
+	return out
+}
+
+// Station reads who has answered.
+func Station(s v1beta1.Layer2Station) (is proof.Station, ok bool) {
+	mac, err := lb.ParseMAC(s.MAC)
+	return proof.Station{MAC: mac, Node: s.Node, Voice: proof.ParseVoice(string(s.Voice))}, err == nil
+}
+
+// probe says what came of a request.
+func probe(r proof.Response) *v1beta1.ProbeStatus {
+	out := &v1beta1.ProbeStatus{
+		Request: cut(r.Request, proof.RequestMost), At: metav1.NewMicroTime(r.At.Truncate(time.Microsecond)), Interface: r.Interface,
+		Total: count(len(r.Heard)), Problem: cut(r.Problem, maxText),
+	}
+	for _, h := range first(r.Heard, maxProbeAnswers) {
+		out.Answers = append(out.Answers, v1beta1.ProbeAnswer{
+			MAC: h.MAC.String(), Node: h.Node, Voice: v1beta1.Layer2Voice(h.Voice.String()), AfterMicroseconds: count(int(h.After.Microseconds())),
+		})
 	}
 	return out
 }

@@ -60,6 +60,8 @@ type Knowledge struct {
 	Conflicts []report.Conflict
 	// Proofs are what the segment says when it is asked.
 	Proofs []proof.Verdict
+	// Response is what came of the last request; nil: of none since the speaker started.
+	Response *proof.Response
 	// Routing is what the node is to do by BGP, and Sessions what became of it.
 	Routing  bgp.Intent
 	Sessions []bgp.SessionView
@@ -86,6 +88,7 @@ const (
 	maxFaults              = 64
 	maxFaultElements       = 256
 	maxAnsweredBy          = 16
+	maxProbeAnswers        = 64
 	maxInterfacesOfAddress = 32
 	maxSessions            = 128
 	maxNotApplied          = 64
@@ -108,6 +111,10 @@ func Compose(k Knowledge, before v1beta1.SpeakerStatusStatus) v1beta1.SpeakerSta
 		BGP:        sessions(k, before.BGP.Sessions),
 		NotApplied: notApplied(k),
 		Conditions: conditions(k, before.Conditions),
+		Probe:      before.Probe,
+	}
+	if k.Response != nil {
+		out.Probe = probe(*k.Response)
 	}
 	if k.Index != nil {
 		out.Configuration = k.Index.Configuration()

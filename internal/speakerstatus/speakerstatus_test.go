@@ -522,6 +522,36 @@ func want(got, want int) error {
 	return nil
 }
 
+func TestWhatCameOfARequestStaysUntilTheNext(t *testing.T) {
+	k := world()
+	k.Response = &proof.Response{
+		Request: "2001:db8::80 x", At: began, Interface: "eth0",
+		Heard: []proof.Heard{
+			{Station: proof.Station{MAC: lb.MAC{2, 0, 0, 0, 0, 9}, Node: "node9", Voice: proof.Kernel}, After: 48999 * time.Nanosecond},
+			{Station: proof.Station{MAC: lb.MAC{2, 0, 0, 0, 0, 0x99}}, After: 3 * time.Millisecond},
+		},
+	}
+	is := Compose(k, v1beta1.SpeakerStatusStatus{})
+	want := &v1beta1.ProbeStatus{
+		Request: "2001:db8::80 x", At: metav1.NewMicroTime(began.Truncate(time.Microsecond)), Interface: "eth0", Total: 2,
+		Answers: []v1beta1.ProbeAnswer{
+			{MAC: "02:00:00:00:00:09", Node: "node9", Voice: v1beta1.VoiceKernel, AfterMicroseconds: 48},
+			{MAC: "02:00:00:00:00:99", Voice: v1beta1.VoiceStranger, AfterMicroseconds: 3000},
+		},
+	}
+	if !reflect.DeepEqual(is.Probe, want) {
+		t.Errorf("it is %+v, want %+v", is.Probe, want)
+	}
+	k.Response = nil // the speaker has started anew
+	if again := Compose(k, is); !reflect.DeepEqual(again.Probe, want) {
+		t.Errorf("after a restart it is %+v", again.Probe)
+	}
+	k.Response = &proof.Response{Request: strings.Repeat("ü", 300), At: began, Problem: strings.Repeat("ü", 600), Heard: make([]proof.Heard, 100)}
+	if p := Compose(k, is).Probe; len(p.Request) > 128 || len(p.Problem) > 512 || len(p.Answers) != 64 || p.Total != 100 {
+		t.Errorf("what does not fit is left: %d, %d bytes, %d answers of %d", len(p.Request), len(p.Problem), len(p.Answers), p.Total)
+	}
+}
+
 func TestAConditionKeepsTheTimeOfItsLastChange(t *testing.T) {
 	k := world()
 	is := Compose(k, v1beta1.SpeakerStatusStatus{})
