@@ -112,22 +112,39 @@ func golden(t *testing.T, file, want string) {
 	}
 }
 
-// What the README shows is what the commands print of the healthy cluster.
-func TestTheReadmeShowsWhatIsPrinted(t *testing.T) {
-	const readme = "../../README.md"
-	text, err := os.ReadFile(readme)
+// What pages show is what the commands print: of the healthy cluster, or of the world that
+// is named before it.
+func TestPagesShowWhatIsPrinted(t *testing.T) {
+	shown := regexp.MustCompile("(?s)(<!-- world: ([a-z-]+) -->\n)?```\n\\$ kubectl belfry ([^\n]+)\n.*?```\n")
+	pages, err := filepath.Glob("../../docs/*/*.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	shown := regexp.MustCompile("(?s)```\n\\$ kubectl belfry ([^\n]+)\n.*?```\n")
-	if n := len(shown.FindAll(text, -1)); n < 2 {
-		t.Fatalf("it shows %d commands", n)
+	seen := map[string]int{}
+	for _, page := range append(pages, "../../README.md", "../../docs/faq.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, page, shown.ReplaceAllStringFunc(string(text), func(block string) string {
+			seen[filepath.Base(page)]++
+			m := shown.FindStringSubmatch(block)
+			from := []string{"--from", "testdata/healthy.yaml"}
+			if m[2] != "" {
+				from = append(from, "--from", "testdata/"+m[2]+".yaml")
+			}
+			got, code := run(t, "", append(strings.Fields(m[3]), from...)...)
+			if code == CannotLook {
+				t.Errorf("%s: %s cannot look: %s", page, m[3], got)
+			}
+			return m[1] + "```\n$ kubectl belfry " + m[3] + "\n" + got + "```\n"
+		}))
 	}
-	golden(t, readme, shown.ReplaceAllStringFunc(string(text), func(block string) string {
-		command := shown.FindStringSubmatch(block)[1]
-		got, _ := run(t, "", append(strings.Fields(command), "--from", "testdata/healthy.yaml")...)
-		return "```\n$ kubectl belfry " + command + "\n" + got + "```\n"
-	}))
+	for page, least := range map[string]int{"README.md": 3, "who-has-the-address.md": 5, "troubleshooting.md": 2} {
+		if seen[page] < least {
+			t.Errorf("%s shows %d commands, want %d", page, seen[page], least)
+		}
+	}
 }
 
 func TestEveryCommandHasAnExample(t *testing.T) {
