@@ -172,3 +172,58 @@ func TestARouterIsFoundByItsAdvertisementsAlone(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// With privacy extensions the kernel would dial from an address that is another tomorrow.
+func TestSessionsAreDialedFromAnAddressThatLasts(t *testing.T) {
+	laid(t, "near1")
+	const lasting = "2001:db8::5"
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/near1/use_tempaddr", []byte("2"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("ip", "address", "add", lasting+"/64", "dev", "near1", "mngtmpaddr", "valid_lft", "9000", "preferred_lft", "8000").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	to := Transport{Remote: netip.MustParseAddrPort("[2001:db8::1]:179")}
+	kernels := func() netip.Addr {
+		conn, err := net.Dial("udp", to.Remote.String())
+		if err != nil {
+			return netip.Addr{}
+		}
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr()
+	}
+	waitFor(t, "the kernel prefers a temporary address", func() bool {
+		a := kernels()
+		return a.IsValid() && a.IsGlobalUnicast() && a != netip.MustParseAddr(lasting)
+	})
+	if got := to.Predict(); got.String() != lasting {
+		t.Errorf("a connection from %v is predicted", got)
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := to.setOptions(fd); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet6{Addr: to.Remote.Addr().As16(), Port: 179}); err != unix.EINPROGRESS {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := addrPortOf(name).Addr(); got.String() != lasting {
+		t.Errorf("the connection is from %v", got)
+	}
+	to.MinTTL = 255
+	w, err := newWitness(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+	if got := w.conn.LocalAddr().String(); got != lasting {
+		t.Errorf("what comes to %v is watched", got)
+	}
+}

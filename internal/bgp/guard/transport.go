@@ -119,6 +119,9 @@ func (t Transport) setOptions(fd int) error {
 	_ = unix.SetsockoptInt(fd, level, class, 0xc0)
 	// A router that does not read holds no more of the kernel's memory than this.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+	if v6 {
+		preferLasting(fd)
+	}
 	if t.TTL > 0 {
 		if err := unix.SetsockoptInt(fd, level, ttl, t.TTL); err != nil {
 			return fmt.Errorf("set TTL %d: %w", t.TTL, err)
@@ -140,6 +143,14 @@ func (t Transport) setOptions(fd int) error {
 		}
 	}
 	return nil
+}
+
+// preferLasting has the kernel choose a source address that lasts. A temporary one (RFC
+// 8981), which many systems prefer, is another every day, and no router knows it as a
+// neighbor's.
+func preferLasting(fd int) {
+	const public = 0x2 // IPV6_PREFER_SRC_PUBLIC of Linux (RFC 5014)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_ADDR_PREFERENCES, public)
 }
 
 // setMD5 installs the key for one address. It carries no interface, which makes
@@ -213,10 +224,15 @@ func (t Transport) Predict() netip.Addr {
 	// Connecting a datagram socket chooses its source address.
 	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
-		if t.Device != "" {
-			if ctl := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), t.Device) }); ctl != nil {
-				return ctl
+		if gone := c.Control(func(fd uintptr) {
+			if t.Remote.Addr().Is6() {
+				preferLasting(int(fd))
 			}
+			if t.Device != "" {
+				err = unix.BindToDevice(int(fd), t.Device)
+			}
+		}); gone != nil {
+			return gone
 		}
 		return err
 	}}

@@ -63,6 +63,9 @@ func newWitness(t Transport) (*witness, error) {
 		var err error
 		if gone := c.Control(func(fd uintptr) {
 			err = filter.Attach(fd)
+			if from.Is6() {
+				preferLasting(int(fd)) // as the connection has it
+			}
 			if err == nil && from.Is6() {
 				err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVHOPLIMIT, 1)
 			}
