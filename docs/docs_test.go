@@ -433,7 +433,7 @@ func TestEveryReasonToWaitHasAWayOut(t *testing.T) {
 	if !strings.Contains(text, "\n## "+controller.Contested+"\n") {
 		t.Errorf("how-to/pending.md has no heading %s", controller.Contested)
 	}
-	silent := listed(section(t, text, "It has an address, but nobody answers"))
+	silent := listed(section(t, text, "It has an address, but no node answers"))
 	for _, reason := range constants(t, "../internal/announce", "Reason") {
 		switch reason {
 		case "Eligible", "Lost", "Owner": // never the reason of a condition

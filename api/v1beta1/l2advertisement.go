@@ -88,7 +88,7 @@ type L2AdvertisementSpec struct {
 	// +optional
 	// +kubebuilder:default=Never
 	Failback Failback `json:"failback,omitempty"`
-	// What to do when a stranger on the segment uses one of our addresses.
+	// What to do when a foreign station on the segment uses one of our addresses.
 	// +optional
 	// +kubebuilder:default=Withhold
 	ConflictPolicy ConflictPolicy `json:"conflictPolicy,omitempty"`
@@ -127,16 +127,16 @@ const (
 	FailbackImmediate Failback = "Immediate"
 )
 
-// A ConflictPolicy says what to do when a stranger uses one of our addresses.
+// A ConflictPolicy says what to do when a foreign station uses one of our addresses.
 // +kubebuilder:validation:Enum=Withhold;Defend;Ignore
 type ConflictPolicy string
 
 // Conflict policies.
 const (
-	// ConflictWithhold does not start to answer for an address that a stranger
+	// ConflictWithhold does not start to answer for an address that a foreign station
 	// uses already.
 	ConflictWithhold ConflictPolicy = "Withhold"
-	// ConflictDefend answers, and claims the address whenever the stranger does.
+	// ConflictDefend answers, and claims the address whenever the foreign station does.
 	ConflictDefend ConflictPolicy = "Defend"
 	// ConflictIgnore answers, and only reports.
 	ConflictIgnore ConflictPolicy = "Ignore"

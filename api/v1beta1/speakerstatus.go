@@ -246,20 +246,20 @@ type Layer2Status struct {
 	// +kubebuilder:validation:MaxItems=64
 	Answers []Layer2Answers `json:"answers,omitempty"`
 	// Addresses that are to be announced from here as soon as it is known that
-	// nobody else uses them.
+	// no other station uses them.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=16384
 	// +kubebuilder:validation:items:MaxLength=512
 	Probing []string `json:"probing,omitempty"`
-	// Addresses that are to be announced from here and are not, because a stranger
+	// Addresses that are to be announced from here and are not, because a foreign station
 	// uses them.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
 	Withheld []AddressUse `json:"withheld,omitempty"`
 	// Other stations that were heard with addresses that the node answers for all
-	// the same, latest last: strangers, or nodes whose speakers do not claim them.
+	// the same, latest last: foreign ones, or those of nodes whose speakers do not claim them.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
@@ -284,7 +284,7 @@ type Layer2Status struct {
 	Faults []Layer2Fault `json:"faults,omitempty"`
 }
 
-// Layer2Verified are addresses that a node answers for, and nobody else does.
+// Layer2Verified are addresses that a node answers for, and no other station does.
 type Layer2Verified struct {
 	// The node.
 	// +kubebuilder:validation:MaxLength=253
@@ -325,7 +325,7 @@ type Layer2FaultReason string
 const (
 	// FaultAnsweredTwice: a station answers that is not the one that should.
 	FaultAnsweredTwice Layer2FaultReason = "AnsweredTwice"
-	// FaultUnanswered: nobody answers.
+	// FaultUnanswered: no station answers.
 	FaultUnanswered Layer2FaultReason = "Unanswered"
 )
 
@@ -334,7 +334,7 @@ type Layer2Station struct {
 	// Its hardware address.
 	// +kubebuilder:validation:MaxLength=17
 	MAC string `json:"mac"`
-	// Whose it is; absent for a stranger's.
+	// The node whose it is; absent for a foreign station.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node,omitempty"`
@@ -373,12 +373,12 @@ type Layer2Answers struct {
 	Addresses []string `json:"addresses"`
 }
 
-// An AddressUse is a stranger's use of an address that is therefore not announced.
+// An AddressUse is a foreign station's use of an address that is therefore not announced.
 type AddressUse struct {
 	// The address.
 	// +kubebuilder:validation:MaxLength=45
 	Address string `json:"address"`
-	// The stranger's hardware address.
+	// The foreign station's hardware address.
 	// +kubebuilder:validation:MaxLength=17
 	MAC string `json:"mac"`
 	// By what it was heard: request, reply, announcement or probe.
@@ -398,7 +398,7 @@ type AddressConflict struct {
 	// The station's hardware address.
 	// +kubebuilder:validation:MaxLength=17
 	MAC string `json:"mac"`
-	// Whose station it is; absent for a stranger's.
+	// The node whose station it is; absent for a foreign one.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253
 	Node string `json:"node,omitempty"`

@@ -36,7 +36,7 @@ type Decision struct {
 // An Assignment is one address that a Service holds.
 type Assignment struct {
 	Address netip.Addr
-	// Pool is the pool that the address came from; empty when nobody knows.
+	// Pool is the pool that the address came from; empty when it is not known.
 	Pool string
 	// Orphan is set when that pool no longer covers the address, is being
 	// deleted, or is gone.

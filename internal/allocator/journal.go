@@ -132,7 +132,7 @@ func (p *Planner) leave(c *claim, gone bool) {
 	}
 }
 
-// bury enters the addresses that nobody holds any more into the journals.
+// bury enters the addresses that no Service holds any more into the journals.
 func (p *Planner) bury() {
 	for a, l := range p.left {
 		at := p.owner(a)

@@ -211,7 +211,7 @@ func (v *survey) refusal(f family) refusal {
 
 // notBoth says why a Service that takes two addresses or none gets none. Which of the
 // two is free just now is no answer: it may change with each Service of any namespace.
-// So what keeps one family away, whoever holds something, is told first.
+// So what keeps one family away, even if the other is held, is told first.
 func (p *Planner) notBoth(s *service, w *wish) refusal {
 	sc, refused := p.scopeOf(s)
 	var may [2]*pool

@@ -132,7 +132,7 @@ func (s *service) recorded() string {
 }
 
 // terms returns the fingerprint of what decides whom a Service can share with;
-// empty without a key, as it then shares with nobody. Whoever could make up two
+// empty without a key, as it then shares with none. A tenant that could make up two
 // sets of terms with one fingerprint could take an address from others, so it is
 // a cryptographic one.
 func terms(s *lb.Service) string {

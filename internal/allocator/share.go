@@ -84,7 +84,7 @@ type shelf struct {
 	// ports counts the claims that serve a port: where there are as many as
 	// addresses, none takes another Service on it.
 	ports map[lb.Port]int
-	// below all addresses of the shelf serve the port, so that nobody has to look
+	// below all addresses of the shelf serve the port, so that none has to be looked
 	// there for one that does not.
 	below map[lb.Port]addr
 	// pools counts the addresses by pool, which is the one that owns them.
@@ -286,8 +286,8 @@ func (u *use) find(c *claim) int {
 	return i
 }
 
-// dispute leaves it to resolve who keeps an address. Until then nobody counts for
-// it, and nobody joins.
+// dispute leaves it to resolve which Service keeps an address. Until then none counts
+// for it, and none joins.
 func (p *Planner) dispute(u *use) {
 	if !u.disputed {
 		u.disputed, u.settled = true, false
@@ -403,7 +403,7 @@ func last(a, b bool) int {
 
 // contest decides an address that several hold, not all of whom share: each, in
 // the order of contestants, keeps it if it shares with all who keep it already. So
-// the one whose edit breaks a shared address loses it, and where nobody can tell
+// the one whose edit breaks a shared address loses it, and where that is not known
 // the older keeps it.
 func (p *Planner) contest(u *use) {
 	u.settled = true

@@ -55,9 +55,9 @@ type Decision struct {
 // A node that configuration takes an address away from (it is drained, say, or
 // its last endpoint goes) is no candidate any more, but goes on answering until
 // the new owner does, as long as there is one. That is what moving without a
-// gap means; an address that nobody may have is dropped at once.
+// gap means; an address that no node may have is dropped at once.
 //
-// Turns says whose turn it is to claim what nobody claims; nil: everybody's.
+// Turns says whose turn it is to claim what no node claims; nil: every node's.
 func Decide(ix *Index, members []election.Member, turns *election.Holdoff, self string) Intent {
 	d := newDecider(ix, members, self)
 	d.turns = turns
@@ -303,7 +303,7 @@ func (d *decider) candidates(i int, views []view) []election.Candidate {
 }
 
 // undisputed returns the only node that claims group i, if it is as fit as any and
-// claims count: it owns the address then, whoever else could have it, and no other
+// claims count: it owns the address then, even if others could have it, and no other
 // candidate but the one where it is placed has to be looked at. In a cluster at rest
 // that is so of every address.
 func (d *decider) undisputed(i int, views []view) (owner int, is bool) {

@@ -73,7 +73,7 @@ var (
 	ErrSequence = errors.New("the neighbor's packets are out of sequence: old ones, or it has restarted")
 )
 
-// verify reports why octets are not what somebody has sent who knows a key. What
+// verify reports why octets were not sent by a router that knows a key. What
 // the sequence number is worth is for the session to say.
 func (a Authentication) verify(b []byte, p Packet) error {
 	switch {

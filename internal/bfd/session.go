@@ -182,8 +182,8 @@ func (s *Session) adapt(now time.Duration) {
 //
 // What the packet is worth depends on whether it names our discriminator, which
 // only the other end and those on the path between can know. One that names
-// another is for nobody. One that names none is from a router that has just
-// started, or from whoever can forge its address: it can begin a session, and
+// another is not for us. One that names none is from a router that has just
+// started, or from a station that forges its address: it can begin a session, and
 // does nothing to one that is up. If the router really has restarted, the packets
 // that name us have ended, the detection time passes, and the session then goes on
 // from the last that came since.

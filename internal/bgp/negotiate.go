@@ -15,7 +15,7 @@ const (
 	// DefaultPort is BGP's (RFC 4271).
 	DefaultPort = 179
 	// DefaultConnectTime bounds the pause between attempts to connect. A SYN
-	// every ten seconds costs nobody anything.
+	// every ten seconds costs nothing.
 	DefaultConnectTime = 10 * time.Second
 	// DefaultMaximumPrefixes is how many received prefixes are counted.
 	DefaultMaximumPrefixes = 100
@@ -168,7 +168,7 @@ func Negotiate(p lb.BGPPeer, ours, theirs wire.Open) (Negotiated, error) {
 
 // RouterID returns the BGP identifier of a peer's session: the configured one,
 // else the node's first IPv4 address, else one made from its name, which is then
-// unique as far as 31 bits allow (class E addresses belong to nobody).
+// unique as far as 31 bits allow (class E addresses are not in use).
 func RouterID(p lb.BGPPeer, node lb.Node) netip.Addr {
 	if p.RouterID.Is4() {
 		return p.RouterID

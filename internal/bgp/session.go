@@ -37,9 +37,9 @@ const (
 	NoCause Cause = iota
 	// ConnectionRefused: the router answered with a reset.
 	ConnectionRefused
-	// Unanswered: nobody answered the SYN.
+	// Unanswered: nothing answered the SYN.
 	Unanswered
-	// MD5Suspected: nobody did, and the session has a password.
+	// MD5Suspected: nothing did, and the session has a password.
 	MD5Suspected
 	// Unreachable: the kernel or the network has no way there.
 	Unreachable

@@ -133,7 +133,7 @@ func (t *tool) plan() *cobra.Command {
 		changed.objects = o
 		return changed.world(w.Settings, w.Now).Settle()
 	}
-	const marks = `Each line is an address of a Service: cut (nobody announces it any more), orphaned (its pool no
+	const marks = `Each line is an address of a Service: cut (no node announces it any more), orphaned (its pool no
 longer covers it), waits, moves, released, given, announced, or stays (listed by -o wide).`
 	root := t.outputs(&cobra.Command{
 		Use:   "plan",

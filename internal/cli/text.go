@@ -118,7 +118,7 @@ func bar(used, total int64, columns int) string {
 	return "[" + strings.Repeat("#", full) + strings.Repeat(".", columns-full) + "]"
 }
 
-// number shortens what nobody counts.
+// number shortens a number that is too long to compare.
 func number(n int64) string {
 	if n >= 1_000_000 {
 		return fmt.Sprintf("%.1e", float64(n))
@@ -140,7 +140,7 @@ func printStatus(p *page, s *world.Status, wide bool) {
 	leader := p.paint(faint, "not known (its Lease was not read)")
 	switch c := s.Controller; {
 	case c.Known && c.Late:
-		leader = p.paint(red, "nobody leads")
+		leader = p.paint(red, "no leader")
 	case c.Known:
 		leader = p.paint(green, "led by "+c.Leader)
 	}

@@ -49,7 +49,7 @@ type Verdict struct {
 	Problems []Problem
 }
 
-// gravity orders reasons by how much they matter to whoever wrote the object.
+// gravity orders reasons by how much they matter to the author of the object.
 var gravity = []v1beta1.Reason{
 	v1beta1.ReasonDeleting,
 	v1beta1.ReasonInvalid,

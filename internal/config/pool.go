@@ -140,7 +140,7 @@ func records(entries []v1beta1.OrphanedAddress) []netip.Addr {
 
 // freed reads the journal back. Entries that cannot be read are forgotten: the
 // controller wrote them, and nothing but an order of preference is lost. One
-// without a Service is for nobody.
+// without a Service is for none.
 func freed(entries []v1beta1.FreedAddress) []lb.FreedAddress {
 	var all []lb.FreedAddress
 	for _, e := range entries {

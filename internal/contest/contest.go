@@ -8,8 +8,8 @@
 // writes that were made within a [Window] have been undone we stop, and look again:
 //
 //   - when the object changes: what others decide there, or what we want of it;
-//   - after a while, as the other writer may have stopped, which nobody can see who has
-//     stopped himself. Each time in vain doubles the while, up to [Longest].
+//   - after a while, as the other writer may have stopped, which does not show while
+//     we have stopped, too. Each time in vain doubles the while, up to [Longest].
 //
 // Whatever happens, a write follows Limit that were undone only after the first of these
 // is a Window old. It is contested from the moment when we stop until what we wrote has

@@ -29,7 +29,7 @@ type rivalry struct {
 }
 
 // told are the parts of which is told that they are contested, and by whom. What becomes
-// of our annotations concerns nobody, as they are there for people.
+// of our annotations concerns no decision, as they are there for people.
 const told = objects.AllParts &^ (1 << objects.PartAnnotations)
 
 // nameless reports whether it is still to be asked for who contests a status.
@@ -109,7 +109,7 @@ func contestedWrite(w objects.ServiceWrite, over objects.Parts, by string, d all
 	return w
 }
 
-// contests tells that somebody contests a Service's status. The condition says so, too,
+// contests tells that another writer contests a Service's status. The condition says so, too,
 // unless that is contested as well.
 func (l *loop) contests(is objects.Service, w objects.ServiceWrite, over objects.Parts, by string) {
 	l.Log.Warn("what we write to a status is undone each time: no longer writing it", "service", is.Key.String(), "reason", by)

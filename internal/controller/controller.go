@@ -19,7 +19,7 @@ import (
 
 // Options are what a Controller is made of.
 type Options struct {
-	// Cluster is what it acts upon; somebody else runs it.
+	// Cluster is what it acts upon; the caller runs it.
 	Cluster *kube.Cluster
 	// Events takes the transitions that people want to hear of.
 	Events *kube.Recorder
@@ -34,7 +34,7 @@ type Options struct {
 	// WriteTimeout bounds a write. It must not exceed the time between the moment
 	// when Held turns false and the moment when another leader may start.
 	WriteTimeout time.Duration
-	// Pulse is that of the allocation loop; nil: nobody asks.
+	// Pulse is that of the allocation loop; nil: it is not asked.
 	Pulse *pulse.Pulse
 	Log   *slog.Logger
 }
@@ -114,7 +114,7 @@ func (c *Controller) term(ctx context.Context) error {
 	c.Metrics.reset()
 	l := newLoop(c)
 	// Writes that are under way when ctx ends are awaited, not cut off: an
-	// answer that nobody reads is a write that nobody knows of.
+	// answer that is not read is a write that is not known of.
 	var wg sync.WaitGroup
 	for range writers {
 		wg.Go(func() {
@@ -204,7 +204,7 @@ type result struct {
 	err     error
 }
 
-// do carries a job out, unless somebody else may be the leader by now.
+// do carries a job out, unless another replica may be the leader by now.
 func (c *Controller) do(ctx context.Context, j job) (r result) {
 	r.job = j
 	defer func() {

@@ -196,7 +196,7 @@ func (l *loop) run(ctx context.Context) (err error) {
 }
 
 // last takes note of what became of the writes that were under way when the term
-// ended: who leads next finds them done and tells nobody.
+// ended: the next leader finds them done and tells nothing.
 func (l *loop) last() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -466,7 +466,7 @@ func (l *loop) decided(d allocator.Decision) []lb.ServiceKey {
 	return affected
 }
 
-// hold enters which addresses a Service holds. One that nobody holds has no
+// hold enters which addresses a Service holds. One that no Service holds has no
 // place.
 func (l *loop) hold(key lb.ServiceKey, was, is []allocator.Assignment) {
 	for _, a := range was {

@@ -200,7 +200,7 @@ func (m *Metrics) hear(v *report.View, nodes []lb.Node) {
 	}
 }
 
-// clear forgets what a term as leader has shown: whoever leads now shows it.
+// clear forgets what a term as leader has shown: the present leader shows it.
 func (m *Metrics) clear() {
 	for _, v := range []*prometheus.GaugeVec{m.pools, m.waiting, m.told, m.addresses, m.objects, m.speakers} {
 		v.Reset()

@@ -39,7 +39,7 @@ func (p *places) set(a netip.Addr, node string) {
 	p.load[node]++
 }
 
-// replaced takes note of the places that somebody else has recorded in a Service's
+// replaced takes note of the places that another writer has recorded in a Service's
 // status: the controller that led before, or an operator with that right.
 // It reports whether the Service has to be looked at for that. What we wrote
 // ourselves is no news: by the time it is seen, it may be outdated.

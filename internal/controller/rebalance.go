@@ -25,7 +25,7 @@ const (
 // says when to look again.
 //
 // What is left to do is in the status of the advertisements and in the places of
-// the Services, so whoever leads next goes on where this one ends.
+// the Services, so the next leader goes on where this one ends.
 func (l *loop) rebalance() {
 	l.moving = time.Time{}
 	tokens := map[*finding]string{}

@@ -284,7 +284,7 @@ func (l *loop) reconsider(keys []lb.ServiceKey) {
 }
 
 // tellEvent tells what has become of a Service, once that is written to its condition.
-// If it stands there already, whoever wrote it has told. Where another writer insists on
+// If it stands there already, its writer has told. Where another writer insists on
 // another condition, the Event is all that can be told.
 func (l *loop) tellEvent(is objects.Service, s *service, want objects.ServiceWrite, wrote objects.Parts) {
 	e := s.event
@@ -332,7 +332,7 @@ func (l *loop) tellSessions(changes []report.SessionChange, now time.Time) {
 }
 
 // tellConflicts tells of foreign stations that use addresses which are announced all
-// the same: of each once, whoever leads.
+// the same: of each once, whichever replica leads.
 func (l *loop) tellConflicts(now time.Time) {
 	there := map[report.Conflict]bool{}
 	for _, c := range l.view.Conflicts() {

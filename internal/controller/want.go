@@ -78,7 +78,7 @@ func (l *loop) judge(keys []lb.ServiceKey) {
 
 // world is the cluster with some of the Services, those that hold addresses, as
 // they will be once their decisions are carried out. Served are the addresses
-// that somebody may be answering for.
+// that a node may be answering for.
 func (l *loop) world(keys []lb.ServiceKey) (world lb.Snapshot, served map[netip.Addr]bool) {
 	world, served = l.setting, map[netip.Addr]bool{}
 	world.Services = nil

@@ -35,11 +35,11 @@ const (
 // The one that comes first announces the address at once: the other may not have heard
 // it. The other asks it, and if it goes on answering for longer than any hand-over
 // lasts, yields: it stops answering and goes on claiming, so that those whom its gossip
-// does reach do not take over. It asks again and again, and resumes when nobody answers.
+// does reach do not take over. It asks again and again, and resumes when no station answers.
 // When gossip reaches the other the claims decide.
 type dispute struct {
 	// Station is the one that comes first of those heard; with the zero hardware
-	// address it is whoever answers.
+	// address it is any station that answers.
 	Station
 	node string
 	// yields is set once this node has given way.

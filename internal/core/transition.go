@@ -45,7 +45,7 @@ const (
 	Withheld
 )
 
-// Kinds are all kinds, for whoever counts them.
+// Kinds are all kinds, for metrics.
 var Kinds = [...]Kind{Acquired, HandedOver, Released, Withheld}
 
 // String returns the kind as a metric and a status spell it.

@@ -70,7 +70,7 @@ func (d *Digest[K, F]) Next() time.Time {
 	return next
 }
 
-// Rest returns all that is left, for whoever ends.
+// Rest returns all that is left, for the end.
 func (d *Digest[K, F]) Rest() []Burst[K, F] {
 	rest := d.waiting
 	d.waiting = nil

@@ -17,7 +17,7 @@ const (
 	// Offered: it is to go to the node where it is placed, as soon as that claims
 	// it.
 	Offered
-	// Blind: it had heard nobody since it started, though there are others; or
+	// Blind: it had heard no other since it started, though there are others; or
 	// it found that it was stopped for so long that others may have taken over.
 	Blind
 	// Minority: it heard half of the members it knew, or fewer, or it was not
@@ -130,7 +130,7 @@ func (l *OwnClaims) Set(owned []netip.Addr, quorum Quorum) (changed bool) {
 
 // Raise raises the claims of a lesser quorum to Majority, under a new epoch,
 // unless they are contested. It is for a node that is sure of a majority and has
-// heard the claims of every member: what nobody contests is rightly its own. It
+// heard the claims of every member: what no member contests is rightly its own. It
 // reports whether any changed.
 func (l *OwnClaims) Raise(contested func(netip.Addr) bool) (changed bool) {
 	fresh := Claim{Quorum: Majority, Epoch: l.epoch + 1}
@@ -164,8 +164,8 @@ func (l *OwnClaims) Offer(offered []netip.Addr) (changed bool) {
 	})
 }
 
-// Doubt makes all claims Blind: whoever else claims does so rightly. Raise ends
-// the doubt about those that nobody does. It reports whether any changed.
+// Doubt makes all claims Blind: another member that claims does so rightly. Raise
+// ends the doubt about those that none does. It reports whether any changed.
 func (l *OwnClaims) Doubt() (changed bool) {
 	return l.rewrite(func(_ netip.Addr, c Claim) Claim {
 		c.Quorum = min(c.Quorum, Blind)
@@ -191,7 +191,7 @@ func (l *OwnClaims) rewrite(f func(netip.Addr, Claim) Claim) (changed bool) {
 }
 
 // Contested returns the addresses that self and another member both claim, in
-// order. While there are any, one of the two is about to stop; whoever stays
+// order. While there are any, one of the two is about to stop; the other one
 // re-announces the address when it is not contested any more.
 func Contested(self string, members []Member) []netip.Addr {
 	var mine Claims

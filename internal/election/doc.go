@@ -49,7 +49,7 @@
 //   - Equal ones are ranked by the hash.
 //
 // A node that is cut off finds out slowly: it loses the others one after the
-// other, and finds them again in the same way. So nobody is sure of a majority
+// other, and finds them again in the same way. So no node is sure of a majority
 // until a second and a half passed since the last loss or return; what it
 // claims before that is raised then, unless contested. A cut shorter than that leaves
 // everything where it was.
@@ -60,12 +60,12 @@
 //
 // # Why a claim weighs more than a place
 //
-// The place of an address follows its owner: whoever takes over records itself
+// The place of an address follows its owner: a node that takes over is recorded
 // (package announce), so that nothing fails back. A node that returns from
 // behind a cut cable hears the gossip at once and the API server seconds later.
 // For as long it believes that the address is placed on itself, and all others
 // know better. If the place decided, two would answer; or, between two who know
-// different places of an address whose owner has died, nobody. Claims travel with
+// different places of an address whose owner has died, none. Claims travel with
 // the gossip and are the same for all who hear each other.
 //
 // So a place decides nothing by itself about an address in service: the owner
@@ -74,7 +74,7 @@
 // node claims it. With failback Immediate the owner offers whenever the placed node
 // is fit to take it.
 //
-// A new address, which a speaker has seen come into being and nobody has claimed, is
+// A new address, which a speaker has seen come into being and no node has claimed, is
 // left to the node where it is placed ([Holdoff]), but not for long: those who know
 // different places of it do not wait for each other for ever. Nor is anybody waited
 // for longer who does not claim an address in service that is its own to claim.

@@ -104,18 +104,18 @@ type Place struct {
 	Node string
 	// Failback says whether the address goes back to it.
 	Failback lb.Failback
-	// First is set when it may claim the address before the others, while nobody
+	// First is set when it may claim the address before the others, while none
 	// does, and Last are the nodes that may then only do so after them: see
 	// [Holdoff].
 	First bool
 	Last  []string
 }
 
-// Winner returns the node that owns addr, or false when nobody can. It depends
+// Winner returns the node that owns addr, or false when none can. It depends
 // neither on the order of the candidates nor on who asks.
 //
 // The node where the address is placed wins when it is offered the address, when
-// nobody claims it and it goes first, and with the best claim like everybody;
+// no node claims it and it goes first, and with the best claim like any other;
 // that the address is placed on it gives it no more. For an address without a
 // place, claims carry no weight with lb.FailbackImmediate: the best takes it back.
 func Winner(addr netip.Addr, place Place, candidates []Candidate) (node string, ok bool) {
@@ -150,7 +150,7 @@ func winner(addr netip.Addr, place Place, candidates []Candidate) *Candidate {
 }
 
 // placedOf returns the placed candidate if it is fit, and on-link unless none
-// is: the controller does not see interfaces, and one that answers where nobody
+// is: the controller does not see interfaces, and one that answers where no client
 // asks is no owner.
 func placedOf(placed string, candidates []Candidate) *Candidate {
 	if placed == "" {
@@ -244,7 +244,7 @@ func (b *best) compare(c *Candidate) int {
 }
 
 // First returns the first of some nodes in the order of an address, which is
-// the one that owns it if they are equally good and nobody claims it.
+// the one that owns it if they are equally good and none claims it.
 func First(addr netip.Addr, nodes []string) string {
 	first, least := "", [sha256.Size]byte{}
 	for i, n := range nodes {
@@ -289,8 +289,8 @@ const (
 // String returns the role in one word.
 func (r Role) String() string { return [...]string{"backup", "retiring", "owner"}[r] }
 
-// RoleOf returns what self does about addr, and who is the winner (empty when
-// nobody can be).
+// RoleOf returns what self does about addr, and which node is the winner (empty when
+// none can be).
 //
 // At most one candidate holds: the best of those that claim it, and only while
 // the winner does not.

@@ -10,8 +10,8 @@ import (
 // A Failback is what a node remembers of the addresses that it owns and that are
 // placed on others, so as to know which of them to offer.
 //
-// The owner alone gives an address away to where it is placed, because nobody
-// else knows whether the place is newer than its owning: a node that returns may
+// The owner alone gives an address away to where it is placed, because no other
+// node knows whether the place is newer than its owning: a node that returns may
 // have missed that the place has changed, and one that takes over may not be able
 // to record itself yet. So all that a place can do is done by an offer, and two
 // who know different places neither both answer nor both wait for the other.

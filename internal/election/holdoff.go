@@ -10,7 +10,7 @@ import (
 // (docs/design/placement.md).
 const grace = 2 * time.Second
 
-// A Holdoff is what a speaker knows of the addresses that nobody claims and that are
+// A Holdoff is what a speaker knows of the addresses that no node claims and that are
 // another node's to claim.
 //
 // New addresses, which this speaker has seen come into being, are left to the nodes
@@ -19,7 +19,7 @@ const grace = 2 * time.Second
 // for no longer than grace: after that its turn comes last.
 //
 // A Holdoff does not have to be the same everywhere. A speaker that knows of another
-// place, or of none, or has waited for longer, may claim what others leave to somebody:
+// place, or of none, or has waited for longer, may claim what others leave to another:
 // that claim counts.
 //
 // The zero Holdoff leaves nothing to anybody. All of it belongs to one goroutine.
@@ -30,7 +30,7 @@ type Holdoff struct {
 
 // A wait is for a node to claim an address.
 type wait struct {
-	node string // empty: nobody in particular
+	node string // empty: none in particular
 	// first is set while it goes first because the address is placed there.
 	first bool
 	vain  []string // who was waited for in vain
@@ -55,7 +55,7 @@ func (c *Holdoff) Leave(now time.Time, a netip.Addr, node string) {
 	}
 }
 
-// Await says that an address in service, which nobody claims, is a node's to claim.
+// Await says that an address in service, which no node claims, is a node's to claim.
 func (c *Holdoff) Await(now time.Time, a netip.Addr, node string) {
 	if w := c.waits[a]; w == nil || !w.first && w.node != node && !slices.Contains(w.vain, node) {
 		c.wait(now, a, node)

@@ -17,7 +17,7 @@ const (
 	// Unknown: there is no segment shared with the suspect to ask on, or the
 	// question could not be sent.
 	Unknown Reply = iota
-	// Silent: its own address was asked for and nobody answered.
+	// Silent: its own address was asked for and no station answered.
 	Silent
 	// Answers: its kernel answers, its speaker does not.
 	Answers
@@ -131,7 +131,7 @@ type Cause uint8
 const (
 	// NotGone: it is not.
 	NotGone Cause = iota
-	// GoneSilent: nobody answered for it on its segment: no power, or no link.
+	// GoneSilent: no station answered for it on its segment: no power, or no link.
 	GoneSilent
 	// GoneRefused: its kernel lives and its speaker does not.
 	GoneRefused
@@ -261,7 +261,7 @@ func (s Suspicion) Alarms(p Patience) (time.Duration, bool) {
 // for less: its speaker lives, and may not answer for what it claimed.
 //
 // A member that gossip holds for alive stays Alive while it is asked because its
-// watch misses it: mostly nothing is the matter, and nobody is to act on that. It is
+// watch misses it: mostly nothing is the matter, and no node is to act on that. It is
 // Gone if the segment is silent, or its port refuses, and nothing was heard of it
 // meanwhile in any other way.
 func (s Suspicion) Step(p Patience, now time.Duration, e Event) (next Suspicion, ask bool) {

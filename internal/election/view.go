@@ -18,7 +18,7 @@ import (
 // is made.
 type Record struct {
 	Node string
-	// Address is where the node gossips, so that whoever hears it can call.
+	// Address is where the node gossips, so that those who hear it can call.
 	Address netip.Addr
 	// Boot grows with every start of the node's speaker, Seq with every record
 	// that it makes.
@@ -47,14 +47,14 @@ type Kind uint8
 
 // Kinds of records.
 const (
-	// Relayed by gossip or as part of somebody else's state; it may be of old.
+	// Relayed by gossip or as part of another node's state; it may be of old.
 	Relayed Kind = iota
 	// Direct from the node that it is about.
 	Direct
 	// Knock is direct, from a node that may not hear us; it wants an answer.
 	Knock
 	// Doubt is a knock from a node whose gossip lost us. It may just have missed
-	// that we refuted that, and then nobody will tell it again but we.
+	// that we refuted that, and then we alone can tell it again.
 	Doubt
 )
 
@@ -64,7 +64,7 @@ func (k Kind) String() string { return [...]string{"relayed", "direct", "knock",
 // Pace relates the durations by which a View acts by itself.
 type Pace struct {
 	Patience
-	// Grace is how long a node that finds nobody waits before it believes that
+	// Grace is how long a node that finds no other waits before it believes that
 	// it is alone.
 	Grace time.Duration
 	// Knock is the pause between two knocks at one missing peer, and
@@ -325,7 +325,7 @@ func (p *peer) state() State {
 // A place is an address at which another speaker should be.
 type place struct {
 	addr netip.Addr
-	// missing is set while nobody is there; knock and exchange are when to try
+	// missing is set while the peer is not there; knock and exchange are when to try
 	// that next.
 	missing         bool
 	knock, exchange time.Duration
@@ -472,7 +472,7 @@ func (v *View) Replied(node string, round int) {
 	}
 }
 
-// deny tells whoever raised an alarm that the suspect answers.
+// deny tells those that raised an alarm that the suspect answers.
 func (v *View) deny(p *peer) {
 	for _, to := range p.alarmed {
 		v.out.Denials = append(v.out.Denials, Denial{p.node, to})
@@ -541,7 +541,7 @@ func (v *View) Denied(now time.Duration, suspect string) {
 
 // Stopped is called when this node's own process did not run for so long that
 // others may have taken over what it owns. Whatever they claim is the better
-// claim, until it turns out that nobody did.
+// claim, until it turns out that none did.
 func (v *View) Stopped(now time.Duration) {
 	v.stopped, v.moved, v.movedAt, v.stale = true, true, now, true
 	for _, p := range v.order {
@@ -726,7 +726,7 @@ func (v *View) Settle(now time.Duration) Effects {
 	return out
 }
 
-// callMissing knocks where somebody should be and nobody is, for ever. It
+// callMissing knocks at expected peers that are missing, for ever. It
 // returns when to do so next.
 func (v *View) callMissing(now time.Duration) time.Duration {
 	if v.stale {
@@ -752,7 +752,7 @@ func (v *View) callMissing(now time.Duration) time.Duration {
 	return next
 }
 
-// findMissing marks the places where nobody is; new ones are called at once.
+// findMissing marks the expected peers that are missing; new ones are called at once.
 func (v *View) findMissing(now time.Duration) {
 	there := make(map[netip.Addr]bool, len(v.order))
 	for _, p := range v.order {

@@ -11,8 +11,8 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 )
 
-// perhapsPasswords leaves out the Secrets that are many or large and that nobody
-// takes for a peer's password. One of another wrong type is wanted, so that the
+// perhapsPasswords leaves out the Secrets that are many or large and that are not
+// taken for a peer's password. One of another wrong type is wanted, so that the
 // peer can say what is wrong with it.
 func perhapsPasswords(o metav1.ListOptions) metav1.ListOptions {
 	o.FieldSelector = "type!=helm.sh/release.v1,type!=" + string(corev1.SecretTypeServiceAccountToken)

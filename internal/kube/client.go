@@ -159,7 +159,7 @@ func (c *CoreClient) TokenReviews() Kind[*authenticationv1.TokenReview, *metav1.
 	return kind[authenticationv1.TokenReview, metav1.Status](c.authentication, "tokenreviews", "")
 }
 
-// SubjectAccessReviews ask what somebody may do; likewise.
+// SubjectAccessReviews ask what a user may do; likewise.
 func (c *CoreClient) SubjectAccessReviews() Kind[*authorizationv1.SubjectAccessReview, *metav1.Status] {
 	return kind[authorizationv1.SubjectAccessReview, metav1.Status](c.authorization, "subjectaccessreviews", "")
 }

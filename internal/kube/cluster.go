@@ -25,7 +25,7 @@ import (
 // A Cluster is what the API server holds that concerns us, in our own nouns and
 // always nearly up to date. [Cluster.Run] keeps it so.
 //
-// It says that something has changed; whoever asks then gets the whole, or
+// It says that something has changed; its reader then gets the whole, or
 // which parts. Values handed out are shared and must not be changed.
 type Cluster struct {
 	core   *CoreClient
@@ -72,7 +72,7 @@ type Cluster struct {
 	config                  config.Config
 }
 
-// changes are what has changed since somebody asked.
+// changes are what has changed since they were read.
 type changes struct {
 	services, endpoints  map[lb.ServiceKey]struct{}
 	left                 map[lb.ServiceKey]string
@@ -91,7 +91,7 @@ type Changes struct {
 	Left map[lb.ServiceKey]string
 	// Config is set when the spec of an object that configures us changed, or the
 	// Secret that a BGP peer names, and, for
-	// [objects.Allocating] only, when somebody asks to rebalance one. Pools is set when
+	// [objects.Allocating] only, when a user asks to rebalance one. Pools is set when
 	// anything of a pool changed ([objects.Allocating] only), Nodes when a Node did.
 	Config, Pools, Nodes bool
 	// Reports is set when a speaker says something else ([objects.Allocating] only).
@@ -152,7 +152,7 @@ func as[T, V any](reduce func(T) V) func(any) (V, error) {
 	}
 }
 
-// stripped drops the metadata that nobody reads.
+// stripped drops the metadata that nothing reads.
 func stripped[T metav1.Object](o T) T {
 	o.SetManagedFields(nil)
 	annotations := o.GetAnnotations()
@@ -217,7 +217,7 @@ func (c *Cluster) settle() {
 	}
 }
 
-// notify wakes whoever waits on Changed.
+// notify wakes the one that waits on Changed.
 func (c *Cluster) notify() {
 	select {
 	case c.signal <- struct{}{}:

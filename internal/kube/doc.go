@@ -11,8 +11,8 @@
 //
 // # Writing, and reading one's own writes
 //
-// A watch lags behind the API server, so whoever writes and then decides from the
-// watch alone may hand out an address twice. Usually that calls for a second
+// A watch lags behind the API server, so a program that writes and then decides from
+// the watch alone may hand out an address twice. Usually that calls for a second
 // layer of "assumed" objects on top of the cache, and for rules about when an
 // assumption ends. Here there is no second layer: the object with which the API
 // server answers a write enters the same table as the watch's events do, and a

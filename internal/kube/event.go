@@ -20,11 +20,11 @@ import (
 )
 
 // An Event tells a person that something about an object has changed. It is
-// told once, by whoever saw the change; nothing waits for it.
+// told once, by the part that saw the change; nothing waits for it.
 type Event struct {
 	// About is the object; see [objects.Service.Reference] and [Reference].
 	About corev1.ObjectReference
-	// Warning marks what somebody should look into.
+	// Warning marks what a person should look into.
 	Warning bool
 	// Reason and Action are words in CamelCase: what happened, and what was
 	// being done.

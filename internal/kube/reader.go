@@ -7,9 +7,9 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// A Reader reads a Cluster for somebody who decides on the whole anew, and need
+// A Reader reads a Cluster for a loop that decides on the whole anew, and need
 // not when nothing has changed that a decision depends on: most of what happens
-// to a Service is that somebody writes a condition. It is the only reader of its
+// to a Service is that a condition is written. It is the only reader of its
 // Cluster.
 type Reader struct {
 	cluster *Cluster

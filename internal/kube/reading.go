@@ -45,7 +45,7 @@ func refusalOf(err error) refusal {
 // A kind that does not exist has no objects: it counts as read, and as empty. A
 // kind that we may not read keeps the objects that were read before; when there
 // never were any, everything goes on without, unless the kind is vital, since
-// whoever decides without knowing of pools or Services does harm. One that is incidental
+// a decision without knowing of pools or Services does harm. One that is incidental
 // counts as read from the start.
 type reading struct {
 	need need

@@ -28,8 +28,8 @@ func (c *Cluster) NodeUID(node string) (types.UID, bool) {
 }
 
 // A SpeakerStatus is the object of that kind that belongs to one node. It watches
-// that object and no other, so that it is put right again, too, when somebody
-// deletes or changes it.
+// that object and no other, so that it is put right again, too, when another
+// program deletes or changes it.
 type SpeakerStatus struct {
 	node    string
 	own     *OwnClient

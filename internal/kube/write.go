@@ -79,7 +79,7 @@ func (c *Cluster) CatchUp(ctx context.Context) error {
 }
 
 // Leftovers finds the Services, with their UID, that ceased to be LoadBalancers
-// while nobody watched, and still carry something of ours.
+// while no controller watched, and still carry something of ours.
 func (c *Cluster) Leftovers(ctx context.Context) (map[lb.ServiceKey]string, error) {
 	found := map[lb.ServiceKey]string{}
 	err := c.listServices(ctx, "spec.type!="+string(corev1.ServiceTypeLoadBalancer), func(l *corev1.ServiceList) {

@@ -30,7 +30,7 @@ const (
 // ACD (RFC 5227) keeps addresses from being claimed for the first time until their
 // segments were asked whether a foreign station uses them.
 //
-// An address is asked about only while nobody is known to serve it: one that is
+// An address is asked about only while no node is known to serve it: one that is
 // or was in service is claimed at once, however its owner came to be. So no
 // failover waits for it.
 //
@@ -47,7 +47,7 @@ type ACD struct {
 type vet struct {
 	address netip.Addr
 	on      []int // where it is to be claimed
-	free    []int // where nobody uses it
+	free    []int // where no station uses it
 	due     time.Time
 	failed  int
 	// found is who uses it; zero while that is not known.
@@ -60,7 +60,7 @@ type Inquiry struct {
 	Addresses []netip.Addr
 }
 
-// Serve takes note that somebody has begun to answer for an address: it may be
+// Serve takes note that a node has begun to answer for an address: it may be
 // claimed at once. The zero time says that it was long ago.
 func (v *ACD) Serve(a netip.Addr, since time.Time) {
 	switch _, is := v.served[a]; {

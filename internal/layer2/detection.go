@@ -90,7 +90,7 @@ func (d *Detection) Next(now time.Time) (probe []netip.Addr, wake time.Time) {
 	return probe, wake
 }
 
-// Hear takes in somebody else's use of an address. Any counts, a probe as well:
+// Hear takes in another station's use of an address. Any counts, a probe as well:
 // of two that probe for one address neither may take it (RFC 5227 section
 // 2.1.1, RFC 4862 section 5.4.3).
 func (d *Detection) Hear(h Heard) {

@@ -17,6 +17,6 @@
 //
 // An announcer that sends its gratuitous packets in a loop per address floods
 // the segment exactly when it can bear it least, after a failure. Here every
-// packet of an interface passes one budget, and an address that nobody has
+// packet of an interface passes one budget, and an address that no one has
 // heard of yet goes before the repetition of one that everybody has.
 package layer2

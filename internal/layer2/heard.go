@@ -24,7 +24,7 @@ const (
 	HeardProbe
 )
 
-// HeardKinds are all kinds, for whoever counts them.
+// HeardKinds are all kinds, for metrics.
 var HeardKinds = [...]HeardKind{HeardRequest, HeardReply, HeardAnnouncement, HeardProbe}
 
 var heardKindNames = [...]string{"request", "reply", "announcement", "probe"}
@@ -36,7 +36,7 @@ func (k HeardKind) String() string { return heardKindNames[k] }
 // address, rather than that it would like to.
 func (k HeardKind) Claims() bool { return k != HeardProbe }
 
-// Heard is somebody else's use of an address that we watch.
+// Heard is another station's use of an address that we watch.
 type Heard struct {
 	At        time.Time
 	Address   netip.Addr

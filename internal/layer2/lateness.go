@@ -9,7 +9,7 @@ type Window struct {
 	Apart, Last time.Duration
 }
 
-// Whole is how long it takes if nobody answers.
+// Whole is how long it takes without an answer.
 func (w Window) Whole() time.Duration { return time.Duration(w.Questions-1)*w.Apart + w.Last }
 
 // The windows, and what tells them apart (docs/design/confirmation.md, docs/design/detection.md). The number of
@@ -48,7 +48,7 @@ func (l *Lateness) Add(at time.Time, late time.Duration) {
 	l.next = (l.next + 1) % remembered
 }
 
-// Window returns how to ask on the segment now. Where nobody knows how late its
+// Window returns how to ask on the segment now. Where it is not known how late its
 // answers are, the window is long; where they are later than that, it is twice as
 // long as the latest took.
 func (l *Lateness) Window(now time.Time) Window {

@@ -24,7 +24,7 @@ const (
 	UnsolicitedAdvertisement
 )
 
-// Forms are all forms, for whoever counts them.
+// Forms are all forms, for metrics.
 var Forms = [...]Form{GratuitousRequest, GratuitousReply, UnsolicitedAdvertisement}
 
 var formNames = [...]string{"arp-request", "arp-reply", "advertisement"}
@@ -193,7 +193,7 @@ func (s *Schedule) Restart(now time.Time, ifindex int) {
 	}
 }
 
-// Announce announces one address afresh wherever it is claimed: somebody else
+// Announce announces one address afresh wherever it is claimed: another station
 // may have been heard with it.
 func (s *Schedule) Announce(now time.Time, address netip.Addr) {
 	for _, p := range s.ports {

@@ -163,7 +163,7 @@ const (
 	Announcement
 )
 
-// Verdicts are all verdicts, for whoever counts them.
+// Verdicts are all verdicts, for metrics.
 var Verdicts = [...]Verdict{Answered, NotOurs, OtherInterface, KernelHolds, OwnFrame, Announcement}
 
 var verdictNames = [...]string{"answered", "not-ours", "other-interface", "kernel-holds", "own-frame", "announcement"}

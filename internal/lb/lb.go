@@ -247,7 +247,7 @@ type Serving uint8
 // attracts all, by choosing among them (package announce); BGP, where each node
 // speaks for itself, by telling routers that it is about to go (package bgp).
 const (
-	// Idle: there is nobody to take it.
+	// Idle: there is no endpoint to take it.
 	Idle Serving = iota
 	// Ending: those that take it terminate.
 	Ending

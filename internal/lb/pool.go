@@ -67,7 +67,7 @@ type Pool struct {
 	AvoidBuggyIPs bool
 	// AutoAssign permits use without being asked for.
 	AutoAssign bool
-	// Allocation restricts who may use the pool; nil restricts to nobody.
+	// Allocation restricts who may use the pool; nil does not restrict it.
 	Allocation *ServiceAllocation
 	// SharedAcrossNamespaces permits Services of different namespaces to share
 	// an address of the pool.
@@ -145,7 +145,7 @@ const (
 	FailbackImmediate
 )
 
-// A ConflictPolicy says what to do when a stranger uses one of our addresses.
+// A ConflictPolicy says what to do when a foreign station uses one of our addresses.
 type ConflictPolicy uint8
 
 // Conflict policies.

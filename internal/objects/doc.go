@@ -11,5 +11,5 @@
 // people. Nobody else knows how these are spelled.
 //
 // It is as pure as the packages that decide, so that the loops, which follow an API
-// server, and whoever has the objects from elsewhere read them alike.
+// server, and those who have the objects from elsewhere read them alike.
 package objects

@@ -51,7 +51,7 @@ const (
 	AnnotationPlaced = "belfry.dev/l2-node"
 )
 
-// DefaultNamespace is where we are installed unless somebody says otherwise.
+// DefaultNamespace is where we are installed by default.
 const DefaultNamespace = "belfry-system"
 
 // A ConditionType is the type of a condition of ours on a Service.
@@ -87,7 +87,7 @@ type Condition struct {
 }
 
 // Announces reports whether, by the condition Announced, a node answers for the
-// addresses or advertises them: even if others answer as well, or nobody hears it.
+// addresses or advertises them: even if others answer as well, or none hears it.
 func (c Condition) Announces() bool {
 	return c.Status == metav1.ConditionTrue || c.Reason == proof.AnsweredTwice.String() || c.Reason == proof.Unanswered.String()
 }
@@ -107,7 +107,7 @@ type Service struct {
 	// it.
 	Exact bool
 	// Marked is set when it carries a condition of ours: proof that an installation of
-	// ours gave it something, since whoever may edit a Service may not write its
+	// ours gave it something, since a user who may edit a Service may not write its
 	// status. Annotations prove nothing.
 	Marked bool
 	// by is the installation that its record names, empty if there is no record; us is
@@ -118,7 +118,7 @@ type Service struct {
 	// sharing is the condition that records lb.Service.Terms.
 	sharing Condition
 	// poolShown and placeShown are the annotations that tell of these, verbatim, for
-	// whoever writes them.
+	// whichever program writes them.
 	poolShown, placeShown string
 	// Edition is a digest of what its owner wrote, for whoever allocates: all but its
 	// status and our annotations.
@@ -143,8 +143,8 @@ func (s *Service) RecordedBy() (namespace string, other bool) {
 	return s.by, s.by != "" && s.by != s.us
 }
 
-// InService reports whether somebody may be answering for the addresses in its status: a
-// speaker said so, or they come from somebody who was here before us.
+// InService reports whether a node may be answering for the addresses in its status: a
+// speaker said so, or they come from a program that was here before us.
 func (s *Service) InService() bool { return s.Announced.Announces() || s.Allocated == Condition{} }
 
 // Shows reports whether the status shows an address.
@@ -196,7 +196,7 @@ func (o Scope) installation() string { return cmp.Or(o.Namespace, DefaultNamespa
 // Service reduces a Service to what decisions depend on. Those that are not ours
 // and hold nothing of ours give nil. One that is not ours is released only if its
 // record names this installation. Any other that is marked is another's: it gives nil
-// too, except that whoever allocates must know which addresses it has.
+// too, except that the allocator must know which addresses it has.
 func (o Scope) Service(s *corev1.Service) *Service {
 	out := &Service{Version: s.ResourceVersion, us: o.installation()}
 	for _, have := range s.Status.Conditions {
@@ -263,7 +263,7 @@ func (o Scope) Service(s *corev1.Service) *Service {
 	var whole bool
 	out.Labels, whole = readLabels(s.Labels)
 	if o.Role != Allocating {
-		return out // whoever announces does not depend on what was asked for
+		return out // announcing does not depend on what was asked for
 	}
 	out.poolShown = short(s.Annotations[AnnotationPool], 2*maxName+1)
 	out.placeShown = short(s.Annotations[AnnotationPlaced], 2*maxName+1)

@@ -4,14 +4,14 @@
 // Two questions, two answers. Which pool may hand an address out is a matter of the
 // pools alone: [Divide] leaves each address with one of those that name it. Whose an
 // address in use is, [Index.Of] says, for the allocator, for both protocols, and for
-// whoever explains what they do:
+// the explanations of what they do:
 //
 //   - The pool that covers it, which any pool does that names it in its ranges. Where
 //     several do, it is the one that gave it by our record; without a record, the one
 //     that may hand it out. So a pool that grows over another's range takes nothing
 //     that is in use.
 //   - The pool that gave it by our record, where that does not cover it any more: until
-//     it is deleted, whoever else covers the address, and where nobody does, even then.
+//     it is deleted, even if another pool covers the address, and where none does, even then.
 //     Such an address is an orphan. So no edit of pools takes an address in use from
 //     its pool's advertisements, nor from a Service that asked for that pool.
 //   - Where there is no record either, nobody's: it is foreign. Somebody else wrote it
@@ -170,7 +170,7 @@ func (ix *Index) from(a netip.Addr) int {
 	return i
 }
 
-// Covers reports whether the pool of a name covers an address, whoever may hand it out.
+// Covers reports whether the pool of a name covers an address, even if another hands it out.
 func (ix *Index) Covers(name string, a netip.Addr) bool {
 	p := ix.pools[name]
 	return p != nil && covers(p, a)
@@ -182,7 +182,7 @@ func (ix *Index) Pool(name string) *lb.Pool { return ix.pools[name] }
 // Node returns the Node that has an address, or empty.
 func (ix *Index) Node(a netip.Addr) string { return ix.nodes[a] }
 
-// covers reports whether a pool names an address, whoever may hand it out.
+// covers reports whether a pool names an address, even if another hands it out.
 func covers(p *lb.Pool, a netip.Addr) bool {
 	return ranges.Contains(p.Ranges, a) || ranges.Contains(p.Lost, a)
 }

@@ -31,7 +31,7 @@
 // not ready only keeps new addresses away. The node
 // that takes over an address is recorded as its place (failback Never), so that
 // the address stays when the former owner returns, and counts where it is. With
-// failback Immediate nobody but the controller writes the place: it remembers
+// failback Immediate the controller alone writes the place: it remembers
 // the preferred node while others stand in, and it follows the weights.
 //
 // # Moving

@@ -9,7 +9,7 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// Objects says why an address cannot be placed on a node as somebody asks, in words
+// Objects says why an address cannot be placed on a node as was asked, in words
 // that follow the name of the address; empty when it can, and then stays there.
 func (a *Address) Objects(node string) string {
 	i, may := slices.BinarySearchFunc(a.Nodes, node, func(n Node, name string) int { return cmp.Compare(n.Name, name) })
@@ -33,7 +33,7 @@ func Find(sites []Address, a netip.Addr) *Address {
 	return &sites[i]
 }
 
-// Refuses says which of some addresses cannot be placed on a node as somebody asks, and
+// Refuses says which of some addresses cannot be placed on a node as was asked, and
 // why; empty when all can.
 func Refuses(sites []Address, addresses []netip.Addr, node string) string {
 	for _, a := range addresses {

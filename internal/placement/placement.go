@@ -26,8 +26,8 @@ type Address struct {
 	Address netip.Addr
 	// Placed is the node where it is recorded to be; empty for none.
 	Placed string
-	// InService is set when somebody answers for the address already. Without
-	// Placed, nobody knows who: it is then placed where the election has it,
+	// InService is set when a node answers for the address already. Without
+	// Placed, it is not known which: it is then placed where the election has it,
 	// however full that node is.
 	InService bool
 	Failback  lb.Failback
@@ -60,7 +60,7 @@ const (
 	Displaced
 	// Preferred: a node of greater weight is there, and failback is Immediate.
 	Preferred
-	// Rebalanced: somebody asked for even numbers.
+	// Rebalanced: a user asked for even numbers.
 	Rebalanced
 )
 
@@ -115,7 +115,7 @@ func Plan(load map[string]int, addresses []Address) []Decision {
 		return cmp.Or(cmp.Compare(len(a.nodes), len(b.nodes)), cmp.Compare(a.key, b.key))
 	})
 	for _, g := range groups {
-		// Those that somebody answers for choose before those that are new.
+		// Those that a node answers for choose before those that are new.
 		slices.SortFunc(g.waiting, func(i, j int) int {
 			return cmp.Or(-cmp.Compare(decisions[i].Reason, decisions[j].Reason), cmp.Compare(i, j))
 		})

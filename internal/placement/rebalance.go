@@ -102,7 +102,7 @@ func (h *homes) extremes(load map[string]int) (full, empty string, ok bool) {
 }
 
 // A Progress is how far the rebalancing of an advertisement has come. It is
-// kept in the advertisement's status, so that whoever leads next goes on with
+// kept in the advertisement's status, so that the next leader goes on with
 // it.
 type Progress struct {
 	// Token is the value of the annotation that is being honored, or was.

@@ -1,5 +1,5 @@
 // Package proof finds out whether the segment agrees that an address is answered for
-// by its owner, and by nobody else. It is pure.
+// by its owner, and by no other station. It is pure.
 //
 //	members, who claims what -> Witness: who asks for whose addresses
 //	subjects -> Prover: when to ask for which, and what the answers mean

@@ -60,15 +60,15 @@ type Kind uint8
 const (
 	// Unknown: nothing was found out.
 	Unknown Kind = iota
-	// Verified: the owner answers, and nobody else does.
+	// Verified: the owner answers, and no other station does.
 	Verified
 	// AnsweredTwice: a station answers that is not the one by which the owner does.
 	AnsweredTwice
-	// Unanswered: nobody answers, although the owner's kernel does for its own address.
+	// Unanswered: no station answers, although the owner's kernel does for its own address.
 	Unanswered
 )
 
-// Kinds are all kinds but Unknown, for whoever counts them.
+// Kinds are all kinds but Unknown, for metrics.
 var Kinds = [...]Kind{Verified, AnsweredTwice, Unanswered}
 
 // String returns the kind as metrics and conditions spell it.
@@ -81,7 +81,7 @@ type Voice uint8
 
 // Voices.
 const (
-	// Stranger: the station is no Node's.
+	// Stranger: a foreign station; it is no Node's.
 	Stranger Voice = iota
 	// Speaker: the node's speaker claims the address.
 	Speaker
@@ -102,7 +102,7 @@ func ParseVoice(text string) Voice { return Voice(max(0, slices.Index(voices[:],
 // A Station is who answers.
 type Station struct {
 	MAC lb.MAC
-	// Node is whose station it is, empty for a stranger's.
+	// Node is whose station it is, empty for a foreign one.
 	Node  string
 	Voice Voice
 }
@@ -317,7 +317,7 @@ func (p *Prover) Answer(now time.Time, q Question, answers []Answer, failed bool
 	for _, a := range q.Addresses() {
 		c := p.find(a)
 		if c == nil || !c.asking || c.Interface != q.Interface {
-			continue // nobody's but a control, or another owner's by now
+			continue // a control's alone, or another owner's by now
 		}
 		c.asking = false
 		if failed || !well(c.Owner) {
@@ -403,7 +403,7 @@ func (p *Prover) settle(now time.Time, c *inquest, kind Kind, by []Station) {
 		p.changes = append(p.changes, Change{Verdict: is})
 	}
 	if kind == Verified && c.Owner == p.node {
-		is.Kind = Unknown // that somebody hears it is for others to say
+		is.Kind = Unknown // others say whether they hear it
 	}
 	if !is.Equal(c.verdict) {
 		if is.Kind == c.verdict.Kind {

@@ -47,7 +47,7 @@ type Patience uint8
 
 // Patiences.
 const (
-	// UntilAnswered: Repeats times, or until somebody answers.
+	// UntilAnswered: Repeats times, or until a station answers.
 	UntilAnswered Patience = iota
 	// Once: silence is what is expected.
 	Once

@@ -20,7 +20,7 @@ const (
 	// thousand Services, is a few hundred milliseconds; on a node that starves it
 	// may be ten times that, and a process is not to be restarted for it.
 	Patience = 10 * time.Second
-	// fresh is how long an answer holds, so that whoever asks all the time does not
+	// fresh is how long an answer holds, so that a client that asks all the time does not
 	// keep the loop from its work.
 	fresh = time.Second
 )

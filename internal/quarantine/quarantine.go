@@ -17,9 +17,8 @@ import (
 )
 
 // Search returns the Services, as indexes in their order, without which a decision
-// survives. It tries a decision about ever more of them, and has the blame on the one
-// that comes last where it begins to panic: one that does so in company only is later
-// than its company. It costs about log2(len(services)) decisions for each that it finds.
+// survives. It tries a decision about ever more of them, and blames the one that
+// comes last where it begins to panic: of several that panic only together, that is the last. It costs about log2(len(services)) decisions for each that it finds.
 func Search(services []lb.Service, decide func([]lb.Service)) (found []int) {
 	rest := make([]int, len(services))
 	for i := range rest {

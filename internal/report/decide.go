@@ -53,7 +53,7 @@ const (
 	Unanswered        EventKind = "Unanswered"
 )
 
-// Warns reports whether the Event is one that somebody should look into.
+// Warns reports whether the Event is one that a person should look into.
 func (k EventKind) Warns() bool { return k != Announcing && k != AnnouncementMoved }
 
 // An Event tells of a transition. The zero Event is none.
@@ -112,7 +112,7 @@ type place struct {
 	// strays since when the record differs from the owner; zero: they do not.
 	contested, strays time.Time
 	// proven is what the segment said last of what the owner answers for, and
-	// unwitnessed since when nobody is there who asks; zero: somebody is.
+	// unwitnessed since when no other node is there that asks; zero: one is.
 	proven      proven
 	unwitnessed time.Time
 }
@@ -220,7 +220,7 @@ type pass struct {
 // Forget drops what is remembered of a Service.
 func (t *Teller) Forget(key lb.ServiceKey) { delete(t.services, key) }
 
-// Free drops what is remembered of an address that nobody holds any more.
+// Free drops what is remembered of an address that no Service holds any more.
 func (t *Teller) Free(a netip.Addr) { delete(t.addresses, a) }
 
 func (t *Teller) tell(p *pass, s Subject) Telling {
@@ -442,7 +442,7 @@ func (of *pass) protocols(decisions []announce.Decision) (layer2 []held, bgp []r
 }
 
 // compose says what is decided about the addresses of a Service. An address is
-// announced when one protocol does, unless a stranger uses it.
+// announced when one protocol does, unless a foreign station uses it.
 func (of *pass) compose(decisions []announce.Decision, layer2 []held, bgp []route) parts {
 	p := parts{announced: true, reason: announce.Owner}
 	if p.refuse(of.index, decisions) {

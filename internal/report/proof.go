@@ -73,7 +73,7 @@ func (v *View) Proven(a netip.Addr, owner string) (kind proof.Kind, fault string
 type proven struct {
 	owner string
 	kind  proof.Kind
-	// alone is set where kind is Unknown and nobody else is on the segment.
+	// alone is set where kind is Unknown and no other node is on the segment.
 	alone bool
 	// fault says in words what is wrong.
 	fault string
@@ -81,7 +81,7 @@ type proven struct {
 
 // prove notes with each address that layer 2 announces what is known of it, and
 // returns how long to wait before that may be something else. What was found out about
-// an owner holds for as long as it is the owner, whoever has asked: another node is to
+// an owner holds for as long as it is the owner, whichever node has asked: another node is to
 // ask when that one goes.
 func (t *Teller) prove(p *pass, decisions []announce.Decision, layer2 []held, bgp []route, before *told) (wait time.Duration) {
 	for i := range decisions {
@@ -234,7 +234,7 @@ func (f finding) text(a netip.Addr) string {
 		return ""
 	}
 	if f.kind == proof.Unanswered {
-		return "nobody answers for it on the segment: see whether a switch filters ARP or neighbor discovery by address"
+		return "no station answers for it on the segment: see whether a switch filters ARP or neighbor discovery by address"
 	}
 	kinds := map[proof.Voice][]string{}
 	own := 0

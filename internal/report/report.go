@@ -43,10 +43,10 @@ type Report struct {
 	// Answers are the addresses that the node answers for, ascending.
 	Answers []netip.Addr
 	// Probing are those about which its segment is being asked, ascending, and
-	// Withheld those that a stranger uses, with its hardware address.
+	// Withheld those that a foreign station uses, with its hardware address.
 	Probing  []netip.Addr
 	Withheld map[netip.Addr]lb.MAC
-	// Conflicts are strangers that use addresses which are answered for.
+	// Conflicts are foreign stations that use addresses which are answered for.
 	Conflicts []Conflict
 	// Proofs are what the segment says when the node asks for addresses.
 	Proofs []proof.Verdict
@@ -79,7 +79,7 @@ func (s Settings) Differs(controller Settings) string {
 	return strings.Join(out, ", ")
 }
 
-// A Conflict is another station's use of an address that is answered for: a stranger's,
+// A Conflict is another station's use of an address that is answered for: a foreign one's,
 // or that of a node, which is named, whose speaker does not claim it.
 type Conflict struct {
 	Address netip.Addr
@@ -167,7 +167,7 @@ type wait struct {
 	peer, why string
 }
 
-// A use is a stranger's use of an address that a node is to announce.
+// A use is a foreign station's use of an address that a node is to announce.
 type use struct {
 	mac  lb.MAC
 	node string

@@ -23,7 +23,7 @@ const (
 	StandingUnknown
 )
 
-// Standings are all but Unasked, for whoever counts them.
+// Standings are all but Unasked, for metrics.
 var Standings = [...]Standing{StandingAnnounced, StandingUnannounced, StandingWithheld, StandingUnknown}
 
 // String returns the Standing as a metric spells it.

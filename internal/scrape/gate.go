@@ -18,7 +18,7 @@ type Verdict uint8
 
 // Verdicts.
 const (
-	// Unknown: the token is nobody's, or not any more.
+	// Unknown: the token is no user's, or not any more.
 	Unknown Verdict = iota
 	// Forbidden: its user may not read the metrics.
 	Forbidden
@@ -35,7 +35,7 @@ func (v Verdict) String() string {
 // answer to be had.
 type Review func(ctx context.Context, token string) (Verdict, error)
 
-// docs/design/bounds.md has what strangers can cost.
+// docs/design/bounds.md has what untrusted input can cost.
 const (
 	// fresh is how long a verdict is good. It bounds how long somebody whose
 	// right was taken away can go on reading.

@@ -58,7 +58,7 @@ func Serve(ctx context.Context, wg *sync.WaitGroup, address string, c Certificat
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       90 * time.Second,
 		MaxHeaderBytes:    16 << 10,
-		// What a stranger does to a handshake is nothing to wake anybody for.
+		// What a client does to a handshake is nothing to wake an operator for.
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS12,

@@ -240,7 +240,7 @@ func (r *router) pass(now time.Time) (until time.Time) {
 	}()
 	world := r.described(*snapshot)
 	if len(world.BGPPeers) == 0 {
-		world.Services = nil // there is nobody to tell of them
+		world.Services = nil // there is no router to tell of them
 	}
 	r.options.Phase, until = r.phase(&world, now)
 	var settled time.Time

@@ -9,7 +9,7 @@ import (
 )
 
 // routerMetrics are what there is to measure of BGP. What concerns a session is
-// read from it when somebody asks, so that it cannot drift, and a peer that is
+// read from it at each scrape, so that it cannot drift, and a peer that is
 // gone leaves nothing behind.
 type routerMetrics struct {
 	router *router

@@ -23,7 +23,7 @@
 // BGP needs no election: every node that may advertise an address does. So it
 // runs beside the loop and not in it, on a goroutine of its own that the loop
 // hands every snapshot to: it decides what each peer is to hear (package bgp) and
-// hands that on to whoever holds the sessions. A panic over it leaves what was
+// hands that on to the Peering. A panic over it leaves what was
 // decided before in force, and layer 2 alone.
 //
 // On SIGTERM, peers are told that the node is about to go (RFC 8326), have a

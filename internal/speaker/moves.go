@@ -39,7 +39,7 @@ var verbs = map[core.Kind]string{
 	core.Acquired: "acquired", core.HandedOver: "handed over", core.Released: "released", core.Withheld: verbHeld,
 }
 
-// level is Warn for what somebody should look into.
+// level is Warn for what a person should look into.
 func (t topic) level() slog.Level {
 	if slices.Contains([]string{verbUsed, verbTaken, verbHeld, verbWrong}, t.verb) {
 		return slog.LevelWarn

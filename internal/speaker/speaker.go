@@ -86,7 +86,7 @@ type Config struct {
 	// have to find another way before this node goes.
 	BGP   Peering
 	Grace time.Duration
-	// Pulse is that of the announcement loop; nil: nobody asks.
+	// Pulse is that of the announcement loop; nil: it is not asked.
 	Pulse *pulse.Pulse
 	// Requests are what people want asked on the node's segments: see
 	// [proof.ParseRequest]. Nil: nothing.

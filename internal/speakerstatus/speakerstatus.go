@@ -54,8 +54,8 @@ type Knowledge struct {
 	// Blocked are nodes to which gossip is blocked though their speakers are there.
 	Blocked []election.Blocked
 	// Withheld are the addresses that are to be announced from here and are not:
-	// who uses them, or nobody while their segment is being asked. Conflicts are
-	// strangers that use what is announced all the same.
+	// which station uses them, or none while their segment is being asked. Conflicts are
+	// foreign stations that use what is announced all the same.
 	Withheld  map[netip.Addr]layer2.Heard
 	Conflicts []report.Conflict
 	// Proofs are what the segment says when it is asked.

@@ -18,7 +18,7 @@ type Verb string
 
 // Verbs, the worst first.
 const (
-	// Cut: the Service loses the address without another, or nobody announces it any
+	// Cut: the Service loses the address without another, or no node announces it any
 	// more.
 	Cut Verb = "cut"
 	// Orphaned: it keeps the address, which its pool hands out no more.
@@ -33,7 +33,7 @@ const (
 	Released Verb = "released"
 	// Gets: it gets an address.
 	Gets Verb = "gets"
-	// Announced: nobody announced the address, and somebody will.
+	// Announced: no node announced the address, and one will.
 	Announced Verb = "announced"
 	// Stays: nothing changes.
 	Stays Verb = "stays"
@@ -174,7 +174,7 @@ func (c *comparison) service(key lb.ServiceKey) {
 func (c *comparison) known(key lb.ServiceKey) bool { _, known := c.before.Decisions[key]; return known }
 
 // announcer says who announces an address, in words that tell one state from another;
-// empty for nobody.
+// empty for none.
 func (c *comparison) announcer(end int, a netip.Addr) string {
 	o := [...]*Outcome{c.before, c.after}[end]
 	if owner := o.Owners[a]; owner != "" {
@@ -207,7 +207,7 @@ func (c *comparison) address(service string, a netip.Addr) Change {
 	return change
 }
 
-// silence says why nobody announces an address after all.
+// silence says why no node announces an address after all.
 func (c *comparison) silence(a netip.Addr) string {
 	refusal := c.after.Index.Refusal(a)
 	if sentence := refusal.Sentence(); sentence != "" {

@@ -577,7 +577,7 @@ func (w *World) explainPool(o *v1beta1.IPAddressPool) *Explanation {
 		}
 	}
 	if len(by) == 0 {
-		e.add("Advertised by", "No advertisement selects it: nobody announces its addresses.")
+		e.add("Advertised by", "No advertisement selects it: no node announces its addresses.")
 		advice = append(advice, adviceByReason[announce.NoAdvertisement])
 	} else {
 		e.add("Advertised by", by...)

@@ -185,7 +185,7 @@ func (o *Outcome) elect(members []election.Member) {
 	for _, d := range announce.Decide(o.Index, members, nil, "").Decisions {
 		switch unclaimed := !slices.ContainsFunc(members, func(m election.Member) bool { return m.Node == d.Owner && !m.Claims[d.Address].None() }); {
 		case d.Owner == "":
-		case unclaimed && d.Fit: // nobody has it: the node where it is placed goes first
+		case unclaimed && d.Fit: // no node has it: the node where it is placed goes first
 			o.Owners[d.Address] = d.Placed
 		default:
 			o.Owners[d.Address] = d.Owner

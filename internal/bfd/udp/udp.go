@@ -2,7 +2,7 @@
 // 4784 farther off (RFC 5883).
 //
 // Packets are accepted from the one address that a session watches, on the one
-// address it runs from, with a TTL that nobody far away can produce: 255 for one
+// address it runs from, with a TTL that no distant host can produce: 255 for one
 // hop (RFC 5082), the profile's minimum for several. The kernel drops those from
 // farther than one hop, and those that are no packets of BFD, before they cost a
 // system call. What may begin a session but names none waits apart, one at a time,
@@ -96,7 +96,7 @@ type Monitor struct {
 	// yet heard from the other end.
 	byLocal map[uint32]*session
 	byPath  map[pathKey]*session
-	// faults says of each port why nobody reads it.
+	// faults says of each port why it is not read.
 	faults map[socket]error
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // A logger passes gobgp's log on. What gobgp calls information is of use to
-// somebody who looks into gobgp, and what it calls fatal ends nothing here.
+// a person who looks into gobgp, and what it calls fatal ends nothing here.
 type logger struct{ to *slog.Logger }
 
 func (l logger) log(level slog.Level, msg string, fields log.Fields) {
@@ -32,7 +32,7 @@ func (l logger) Debug(msg string, fields log.Fields) { l.log(slog.LevelDebug-4, 
 // SetLevel does nothing: the level is slog's.
 func (l logger) SetLevel(log.LogLevel) {}
 
-// GetLevel keeps gobgp from formatting what nobody will read.
+// GetLevel keeps gobgp from formatting what is not written.
 func (l logger) GetLevel() log.LogLevel {
 	if l.to.Enabled(context.Background(), slog.LevelDebug-4) {
 		return log.DebugLevel

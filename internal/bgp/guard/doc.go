@@ -1,7 +1,7 @@
 // Package guard owns the connection to a router.
 //
 // gobgp v3 can be crashed by one UPDATE of an established router: its parser
-// panics in a goroutine that nobody can recover. So it never sees one. The guard
+// panics in a goroutine that no other can recover. So it never sees one. The guard
 // dials the router itself, speaks BGP's session part itself (OPEN, KEEPALIVE,
 // NOTIFICATION, the timers: [fsm.Session]), and gives gobgp a connection of its own on
 // loopback ([Inner]) with a peer that is always there and always well behaved.

@@ -118,7 +118,7 @@ func listenerAt(a netip.AddrPort) (int, error) {
 			return fd, nil
 		}
 	}
-	return 0, fmt.Errorf("nobody here listens at %v", a)
+	return 0, fmt.Errorf("no gobgp listens at %v", a)
 }
 
 // Dial connects to gobgp. It must be called when gobgp waits for its neighbor.

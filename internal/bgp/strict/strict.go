@@ -462,7 +462,7 @@ func path(b []byte, width int) ([]uint32, error) {
 
 func (r *Receiver) end(f Family) error {
 	if !r.own.graceful {
-		return errors.New("an end of RIB that nobody asked for")
+		return errors.New("an End-of-RIB that was not asked for")
 	}
 	if !r.carries(f) {
 		return fmt.Errorf("the end of RIB of family %v", f)

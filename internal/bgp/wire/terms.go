@@ -25,7 +25,7 @@ type Terms struct {
 	// section 5.1.5).
 	Internal bool
 	// OnlyToCustomers is the AS that our routes are marked with, so that their
-	// receiver leaks them to nobody but its customers; 0 for none (RFC 9234).
+	// receiver leaks them to its customers alone; 0 for none (RFC 9234).
 	OnlyToCustomers uint32
 }
 

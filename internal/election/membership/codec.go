@@ -23,7 +23,7 @@ const (
 	maxCarriers   = 64 // Of four bytes each, so that they fit into a packet.
 	maxClaims     = 1 << 16
 	maxGroups     = maxClaims
-	// maxRecord bounds the encoding of one record in somebody's state.
+	// maxRecord bounds the encoding of one record in a node's state.
 	maxRecord = 4 << 20
 )
 

@@ -51,7 +51,7 @@ const (
 	// packetSize bounds a record in a packet, so that it passes beside other
 	// news in one of 1,400 bytes.
 	packetSize = 1100
-	// farewellTime bounds the wait until somebody heard that this node left.
+	// farewellTime bounds the wait until another node has heard that this one left.
 	farewellTime = 300 * time.Millisecond
 	// portTimeout is how long a connection to a suspect's gossip port may take.
 	// Only a lost packet or a lost node takes longer; the question is repeated.
@@ -253,7 +253,7 @@ func (l *loop) stream(to netip.Addr, k election.Kind) {
 	})
 }
 
-// exchange exchanges all state with whoever is at the address, unless as many
+// exchange exchanges all state with the speaker at the address, unless as many
 // attempts at that are under way.
 func (l *loop) exchange(a netip.Addr, slots chan struct{}, attempts int) {
 	if l.ml == nil || l.exchanges[a] >= attempts {
@@ -453,7 +453,7 @@ func (l *loop) decode(b []byte) (*election.Record, election.Kind) {
 }
 
 // farewell tells everybody that this node goes, and waits a moment until
-// somebody heard.
+// another node has heard.
 func (l *loop) farewell() {
 	l.view.SetLocal(election.Local{Leaving: true})
 	l.perform(l.view.Settle(l.now()))

@@ -338,7 +338,7 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 	d.m.inbox.post(func(l *loop) { l.view.Lost(l.now(), name) })
 }
 
-// publishMembers stores the list and tells whoever waits.
+// publishMembers stores the list and tells those who wait.
 func (m *Membership) publishMembers(list []election.Member) {
 	m.members.Store(&list)
 	m.metrics.count(list)

@@ -37,7 +37,7 @@ var _ memberlist.NodeAwareTransport = (*transport)(nil)
 const (
 	// largest is the largest UDP payload.
 	largest = 64 << 10
-	// socketBuffer is what the kernel keeps of a stream that nobody reads.
+	// socketBuffer is what the kernel keeps of a stream that is not read.
 	socketBuffer = 128 << 10
 )
 

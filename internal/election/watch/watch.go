@@ -61,7 +61,7 @@ const (
 	reopen = 5 * time.Second
 )
 
-// ttl is that of every packet: whoever is farther than one hop cannot produce it (RFC
+// ttl is that of every packet: a host that is farther than one hop cannot produce it (RFC
 // 5082). class is network control, and priority its place in this host's own queues.
 const ttl, class, priority = 255, 0xc0, 6
 
@@ -207,7 +207,7 @@ type session struct {
 	sight   election.Sight
 }
 
-// run opens the socket once there is somebody to watch, and serves it until ctx is done.
+// run opens the socket once there is a member to watch, and serves it until ctx is done.
 func (h *host) run(ctx context.Context) {
 	said := false
 	for ctx.Err() == nil {
@@ -235,7 +235,7 @@ func (h *host) run(ctx context.Context) {
 	}
 }
 
-// wants reports whether there is somebody of the family to watch.
+// wants reports whether there is a member of the family to watch.
 func (h *host) wants() bool {
 	return slices.ContainsFunc(h.wanted.Load().ring.Watches, h.ours)
 }
@@ -329,7 +329,7 @@ func (h *host) set(conn *net.UDPConn, want *wanted, now time.Duration) {
 	h.count()
 }
 
-// discriminator returns one that no session has, and that nobody can guess.
+// discriminator returns one that no session has, and that no one can guess.
 func (h *host) discriminator() uint32 {
 	for {
 		n := rand.Uint32()

@@ -75,7 +75,7 @@ type Election struct {
 }
 
 // Held reports whether this replica is the leader beyond doubt: by its own
-// clock, nobody can have taken over yet.
+// clock, no other can have taken over yet.
 func (e *Election) Held() bool {
 	at := e.renewed.Load()
 	return at != nil && time.Since(*at) < e.Timing.Renew
@@ -83,8 +83,8 @@ func (e *Election) Held() bool {
 
 // Run calls lead whenever this replica becomes the leader, with a context that
 // ends when it ceases to be, and waits for it to return. When ctx ends, the
-// Lease is given back, after lead has returned and not before: whoever takes
-// over finds nobody writing.
+// Lease is given back, after lead has returned and not before: the next leader
+// finds no other writing.
 //
 // It returns when ctx has ended or lead has failed.
 func (e *Election) Run(ctx context.Context, lead func(context.Context) error) error {

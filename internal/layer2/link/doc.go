@@ -31,6 +31,6 @@
 // reader for each family, which it ends before it returns.
 //
 // Every socket is opened by the goroutine that calls Run (or Probe, or Detect),
-// so whoever locks that goroutine to a thread in another network namespace gets
+// so a caller that locks that goroutine to a thread in another network namespace gets
 // a Link that lives there.
 package link

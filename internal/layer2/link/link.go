@@ -41,7 +41,7 @@ const (
 	soon, late = time.Second, time.Minute
 	// hearing bounds how long Set waits until the kernel passes on what is asked
 	// about new claims. It takes a few milliseconds, and some tens where
-	// processors are scarce; then, too, nobody may be told too early.
+	// processors are scarce; then, too, the others may not be told too early.
 	hearing = 500 * time.Millisecond
 	// threads bounds how many sockets have a thread of their own to wait by: a
 	// node's number of threads is limited, its number of interfaces is not.
@@ -135,7 +135,7 @@ func New(log *slog.Logger, reg prometheus.Registerer, o Options) (*Link, error) 
 
 // Set installs the complete set of claims. From then on nothing else is
 // answered. What is new is answered when Set returns, unless the kernel takes
-// long or refuses; so whoever is told of it afterwards may stop answering. It is
+// long or refuses; so a node that is told of it afterward may stop answering. It is
 // announced, too. Setting the same again does nothing. Only one goroutine may
 // call it at a time.
 func (l *Link) Set(claims []layer2.Claim) {
@@ -172,7 +172,7 @@ func (l *Link) Watch(ranges []lb.AddressRange) {
 }
 
 // Announce announces an address afresh wherever it is claimed, within the
-// budget: somebody else was heard with it and has lost it to us.
+// budget: another station was heard with it and has lost it to us.
 func (l *Link) Announce(address netip.Addr) {
 	select {
 	case l.announce <- address:
@@ -201,7 +201,7 @@ func (l *Link) Changed() <-chan struct{} { return l.changed }
 func (l *Link) Heard() <-chan layer2.Heard { return l.heard }
 
 // discard has a packet socket closed. The kernel takes some 15 ms for that, which
-// nobody who asked a question is to wait for.
+// no question is to wait for.
 func (l *Link) discard(s *socket) {
 	if l.settled.Load() != nil {
 		select {

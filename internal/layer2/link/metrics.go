@@ -29,7 +29,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		malformed:  counter("malformed_total", "Frames dropped because they break their protocol, by the first rule they break.", "interface", "family", "reason"),
 		gratuitous: counter("gratuitous_total", "Announcements sent without being asked.", "interface", "form"),
 		heard:      counter("heard_total", "Frames by which others use an address that is watched.", "interface", "family", "kind"),
-		unheard:    single("unheard_total", "Frames by which others use a watched address that were dropped because nobody read them in time."),
+		unheard:    single("unheard_total", "Frames by which others use a watched address that were dropped because they were not read in time."),
 		listings:   single("interface_listings_total", "How often interfaces were listed anew after the kernel reported a change."),
 		addresses: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Namespace: "belfry", Subsystem: "layer2", Name: "addresses",

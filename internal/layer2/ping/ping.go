@@ -6,7 +6,7 @@
 // "Redirect Host" and "Destination Host Unreachable". A speaker cannot change that: it
 // may read packets and not stop them. One rule of nftables can: it redirects to the
 // node itself what arrives on the segment. A node that does not attract the address is
-// not asked, so an answer says just that somebody announces it.
+// not asked, so an answer says just that a node announces it.
 package ping
 
 import (
@@ -33,7 +33,7 @@ type Rule struct {
 	Addresses []lb.AddressRange
 }
 
-// table is the name of ours, which nobody else writes to.
+// table is the name of ours, which no other program writes to.
 const table = "belfry-ping"
 
 // ahead of what kube-proxy and CNIs do about destinations, at -100 (NF_IP_PRI_NAT_DST).
