@@ -328,7 +328,7 @@ func TestEveryReasonIsDocumentedAndNoOther(t *testing.T) {
 	}{
 		{"belfry.dev/Allocated", append(constants(t, "../internal/allocator", "Reason"), controller.Contested)},
 		// The condition that is True has reasons of its own, and so has what the segment says.
-		{"belfry.dev/Announced", append(constants(t, "../internal/announce", "Reason"), "Announced", proof.Verified.String(), proof.AnsweredTwice.String(), proof.Unanswered.String())},
+		{"belfry.dev/Announced", append(constants(t, "../internal/eligibility", "Reason"), "Announced", proof.Verified.String(), proof.AnsweredTwice.String(), proof.Unanswered.String())},
 		{"Accepted", constants(t, "../api/v1beta1", "Reason")},
 	} {
 		got := listed(section(t, text, c.heading))
@@ -434,7 +434,7 @@ func TestEveryReasonToWaitHasAWayOut(t *testing.T) {
 		t.Errorf("how-to/pending.md has no heading %s", controller.Contested)
 	}
 	silent := listed(section(t, text, "It has an address, but no node answers"))
-	for _, reason := range constants(t, "../internal/announce", "Reason") {
+	for _, reason := range constants(t, "../internal/eligibility", "Reason") {
 		switch reason {
 		case "Eligible", "Lost", "Owner": // never the reason of a condition
 			continue

@@ -13,9 +13,9 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/daemon"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/lease"
 	"github.com/belfrylb/belfry/internal/objects"
@@ -80,7 +80,7 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 	loop := pulse.New("the allocation loop", pulse.Patience)
 	c := controller.New(controller.Options{
 		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(registry, events),
-		Announce: announce.Options{IgnoreExcludeLB: f.ignoreExcludeLB},
+		Announce: eligibility.Options{IgnoreExcludeLB: f.ignoreExcludeLB},
 		Settings: report.Settings{Class: f.class, DrainTaint: f.drainTaint, IgnoreExcludeLB: f.ignoreExcludeLB, Namespace: f.namespace},
 		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Pulse: loop, Log: log,
 	})

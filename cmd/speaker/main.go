@@ -14,12 +14,12 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp/gobgp"
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/election/watch"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -128,7 +128,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		cluster,
 	}
 	s := speaker.New(speaker.Config{
-		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: announce.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
+		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: eligibility.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
 		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Pulse: loop, Requests: status.Requests(),
 	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })

@@ -20,6 +20,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -343,7 +344,7 @@ func decide(_ context.Context, b *bench) error {
 		members[i%nodes].Claims[a] = election.Claim{Quorum: election.Majority, Epoch: 1}
 	}
 	var ix *announce.Index
-	b.found("decide/index", fastest(func() { ix = announce.NewIndex(s, announce.Options{}) }), "")
+	b.found("decide/index", fastest(func() { ix = announce.NewIndex(s, eligibility.Options{}) }), "")
 	for _, c := range []struct {
 		row     string
 		members []election.Member

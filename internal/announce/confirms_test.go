@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -24,7 +23,7 @@ func TestOnlyClaimsThatTheIntentForesawConfirmIt(t *testing.T) {
 	}
 	eth0 := []lb.Interface{{Name: "eth0", Index: 2, Up: true, Carrier: true}}
 	member := func(node string, seq uint64, c election.Claims) election.Member {
-		return election.Member{Node: node, State: election.Alive, Interfaces: eth0, Claims: c, Version: election.Version{Boot: 1, Seq: seq}, Carriers: []uint32{1, 2}}
+		return election.Member{Node: node, State: election.Alive, Interfaces: eth0, Claims: c, Version: election.Version{Boot: 1, Seq: seq}, Sessions: []lb.SessionID{1, 2}}
 	}
 	with := func(m election.Member, edit func(*election.Member)) election.Member { edit(&m); return m }
 	none, majority := claims(election.Majority), election.Majority
@@ -57,7 +56,7 @@ func TestOnlyClaimsThatTheIntentForesawConfirmIt(t *testing.T) {
 		{"another member", intent, member("b", 1, none), member("c", 2, none), false},
 		{"another state", intent, member("b", 1, none), with(member("b", 2, none), func(m *election.Member) { m.State = election.Suspected }), false},
 		{"another interface", intent, member("b", 1, none), with(member("b", 2, none), func(m *election.Member) { m.Interfaces = nil }), false},
-		{"another session", intent, member("b", 1, none), with(member("b", 2, none), func(m *election.Member) { m.Carriers = []uint32{1} }), false},
+		{"another session", intent, member("b", 1, none), with(member("b", 2, none), func(m *election.Member) { m.Sessions = []lb.SessionID{1} }), false},
 	} {
 		// Whoever comes before or after in the list.
 		x, y := member("0", 1, none), member("z", 1, claims(majority, unused))
@@ -68,20 +67,6 @@ func TestOnlyClaimsThatTheIntentForesawConfirmIt(t *testing.T) {
 		}
 		if c.intent.Confirms(before, after[:2], "a") {
 			t.Errorf("%s: a member is gone, which confirms nothing", c.name)
-		}
-	}
-}
-
-// Both packages name what keeps an address from being announced; the words are the
-// same but for one.
-func TestReasonsOfRoutingAreToldInTheSameWords(t *testing.T) {
-	for from, to := range routing {
-		want := from.String()
-		if from == bgp.Drained {
-			want = "Draining"
-		}
-		if to.String() != want {
-			t.Errorf("%v is told as %v", from, to)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -29,7 +30,7 @@ type Decision struct {
 	Role       election.Role
 	Interfaces []int
 	// Reason says why there is no owner; it is Owner when there is one.
-	Reason Reason
+	Reason eligibility.Reason
 	// Placed is where the address is recorded to be, empty for nowhere, and Place
 	// is where it should be: with its owner, so that it stays there when whoever
 	// had it returns. With failback Immediate it is to go back, so the record
@@ -39,10 +40,8 @@ type Decision struct {
 	Failback lb.Failback
 	// Conflict says what to do about a foreign station that uses it.
 	Conflict lb.ConflictPolicy
-	// Fit is set when it is placed on another node than its owner that could own
-	// it, and Permitted when configuration lets the node have it where it is
-	// placed. If not, the controller is about to place it elsewhere.
-	Fit, Permitted bool
+	// Fit is set when it is placed on another node than its owner that could own it.
+	Fit bool
 	// Barred is set when configuration does not let self have it, the node that this
 	// is decided for.
 	Barred bool
@@ -88,7 +87,7 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 	for n := range after {
 		was, is := &before[n], &after[n]
 		if was.Node != is.Node || was.State != is.State || !slices.EqualFunc(was.Interfaces, is.Interfaces, lb.Interface.Equal) ||
-			!slices.Equal(was.Carriers, is.Carriers) {
+			!slices.Equal(was.Sessions, is.Sessions) {
 			return false
 		}
 		if was.Version == is.Version && is.Version != (election.Version{}) {
@@ -115,7 +114,7 @@ func (i *Intent) Confirms(before, after []election.Member, self string) bool {
 }
 
 // Explain returns, for every node by name, why it does not announce an address,
-// or [Owner]. Nil for an address that no Service holds.
+// or [eligibility.Owner]. Nil for an address that no Service holds.
 func Explain(ix *Index, members []election.Member, a netip.Addr) []NodeReason {
 	i, ok := ix.byAddr[a]
 	if !ok {
@@ -126,14 +125,14 @@ func Explain(ix *Index, members []election.Member, a netip.Addr) []NodeReason {
 	out := make([]NodeReason, len(ix.nodes))
 	for n, node := range ix.nodes {
 		r := ix.groups[i].reason(n)
-		if r == Eligible {
+		if r == eligibility.Eligible {
 			r = views[n].reason
 		}
 		switch {
 		case node.Name == v.Owner:
-			r = Owner
-		case r == Eligible: // then somebody owns it
-			r = Lost
+			r = eligibility.Owner
+		case r == eligibility.Eligible: // then another node owns it
+			r = eligibility.Lost
 		}
 		out[n] = NodeReason{node.Name, r}
 	}
@@ -194,7 +193,7 @@ type permit struct {
 type view struct {
 	// reason is Eligible, or what its membership lacks. A Leaving node is still
 	// a candidate of last resort.
-	reason Reason
+	reason eligibility.Reason
 	state  election.State
 	weight int
 	ports  []port
@@ -240,29 +239,28 @@ func newDecider(ix *Index, members []election.Member, self string) *decider {
 // decide returns the decision on group i, and the views of its class.
 func (d *decider) decide(i int) (Decision, []view) {
 	g := &d.ix.groups[i]
-	v := Decision{Address: g.addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback, Conflict: g.class.conflict}
-	v.Permitted = g.place >= 0 && g.class.reasons[g.place] == Eligible
-	v.Barred = d.self >= 0 && g.reason(d.self) != Eligible
+	v := Decision{Address: g.Addr, Services: g.keys, Placed: g.placed, Place: g.placed, Failback: g.class.failback, Conflict: g.class.conflict}
+	v.Barred = d.self >= 0 && g.reason(d.self) != eligibility.Eligible
 	views := d.viewsOf(g.class)
 	candidates := d.candidates(i, views)
 	if len(candidates) == 0 {
 		v.Reason = d.refusal(g, views)
 		return v, views
 	}
-	place := d.turns.Place(g.addr, election.Place{Node: g.placed, Failback: g.class.failback})
+	place := d.turns.Place(g.Addr, election.Place{Node: g.placed, Failback: g.class.failback})
 	if d.self < 0 {
-		v.Owner, _ = election.Winner(g.addr, place, candidates)
+		v.Owner, _ = election.Winner(g.Addr, place, candidates)
 	} else {
-		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.addr, place, candidates)
+		v.Role, v.Owner = election.RoleOf(d.ix.nodes[d.self].Name, g.Addr, place, candidates)
 	}
-	v.Reason = Owner
+	v.Reason = eligibility.Owner
 	if g.class.failback == lb.FailbackNever {
 		v.Place = v.Owner
 	}
 	if v.Owner != g.placed {
 		v.Fit = election.Fit(g.placed, candidates)
 	}
-	if d.holds(i, views, candidates) {
+	if d.retires(i, views, candidates) {
 		v.Role = election.Retiring
 	}
 	return v, views
@@ -276,10 +274,10 @@ func (d *decider) candidates(i int, views []view) []election.Candidate {
 	claimed := 0
 	add := func(n int) bool {
 		v := &views[n]
-		if v.reason != Eligible && v.reason != Leaving {
+		if v.reason != eligibility.Eligible && v.reason != eligibility.Leaving {
 			return true
 		}
-		c := election.Candidate{Node: d.ix.nodes[n].Name, State: v.state, OnLink: v.onLink(g.addr), Weight: v.weight}
+		c := election.Candidate{Node: d.ix.nodes[n].Name, State: v.state, OnLink: v.onLink(g.Addr), Weight: v.weight}
 		d.claims[i].each(func(by claimant) {
 			if by.node == n {
 				c.Claim = by.claim
@@ -295,7 +293,7 @@ func (d *decider) candidates(i int, views []view) []election.Candidate {
 	}
 	if owner, is := d.undisputed(i, views); !is {
 		g.candidates(add)
-	} else if add(owner); g.place >= 0 && g.place != owner && g.reason(g.place) == Eligible {
+	} else if add(owner); g.place >= 0 && g.place != owner && g.reason(g.place) == eligibility.Eligible {
 		add(g.place)
 	}
 	d.scratch = list
@@ -314,34 +312,34 @@ func (d *decider) undisputed(i int, views []view) (owner int, is bool) {
 	}
 	switch v := &views[owner]; v.state {
 	case election.Alive, election.Suspected, election.Stalled, election.Cut:
-		is = g.reason(owner) == Eligible && v.onLink(g.addr)
+		is = g.reason(owner) == eligibility.Eligible && v.onLink(g.Addr)
 	}
 	return owner, is
 }
 
-// holds reports whether self, no candidate for group i by configuration, goes
+// retires reports whether self, no candidate for group i by configuration, goes
 // on answering because no candidate does yet.
-func (d *decider) holds(i int, views []view, candidates []election.Candidate) bool {
+func (d *decider) retires(i int, views []view, candidates []election.Candidate) bool {
 	if d.self < 0 || slices.ContainsFunc(candidates, func(c election.Candidate) bool { return !c.Claim.None() }) {
 		return false
 	}
 	g := &d.ix.groups[i]
-	var holders []election.Candidate
+	var others []election.Candidate
 	d.claims[i].each(func(by claimant) {
-		if len(views[by.node].ports) > 0 && g.reason(by.node) != Eligible {
-			holders = append(holders, election.Candidate{Node: d.ix.nodes[by.node].Name, State: election.Alive, Claim: by.claim})
+		if len(views[by.node].ports) > 0 && g.reason(by.node) != eligibility.Eligible {
+			others = append(others, election.Candidate{Node: d.ix.nodes[by.node].Name, State: election.Alive, Claim: by.claim})
 		}
 	})
-	holder, _ := election.Winner(g.addr, election.Place{}, holders)
-	return holder == d.ix.nodes[d.self].Name
+	last, _ := election.Winner(g.Addr, election.Place{}, others)
+	return last == d.ix.nodes[d.self].Name
 }
 
 // refusal returns the reason of the nodes that came nearest to announcing.
-func (d *decider) refusal(g *group, views []view) Reason {
-	worst := NoNode
+func (d *decider) refusal(g *group, views []view) eligibility.Reason {
+	worst := eligibility.NoNode
 	for n := range d.ix.nodes {
 		r := g.reason(n)
-		if r == Eligible {
+		if r == eligibility.Eligible {
 			r = views[n].reason
 		}
 		worst = max(worst, r)
@@ -359,7 +357,7 @@ func (d *decider) viewsOf(c *class) []view {
 		if m := d.members[n]; m != nil {
 			views[n] = d.view(c, n, m)
 		} else {
-			views[n].reason = NotAMember
+			views[n].reason = eligibility.NotAMember
 		}
 	}
 	d.views[c] = views
@@ -367,7 +365,7 @@ func (d *decider) viewsOf(c *class) []view {
 }
 
 func (d *decider) view(c *class, n int, m *election.Member) view {
-	v := view{state: m.State, weight: c.weights[n]}
+	v := view{reason: eligibility.Eligible, state: m.State, weight: c.weights[n]}
 	ads := slices.DeleteFunc(slices.Clone(c.ads), func(ad int) bool { return !d.ix.ads[ad].nodes[n] })
 	if len(ads) == 0 {
 		ads = c.ads // not selected any more: it may have an address to hold
@@ -380,11 +378,11 @@ func (d *decider) view(c *class, n int, m *election.Member) view {
 	slices.SortFunc(v.ports, func(a, b port) int { return a.Index - b.Index })
 	switch {
 	case m.State == election.Joining:
-		v.reason = Joining
+		v.reason = eligibility.Joining
 	case len(v.ports) == 0:
-		v.reason = NoUsableInterface
+		v.reason = eligibility.NoUsableInterface
 	case m.State == election.Leaving:
-		v.reason = Leaving
+		v.reason = eligibility.Leaving
 	}
 	return v
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
@@ -35,7 +36,7 @@ func randomWorld(rng *rand.Rand) (lb.Snapshot, []election.Member) {
 	for i := range 1 + rng.IntN(4) {
 		ad := lb.L2Advertisement{
 			Name: fmt.Sprint("ad", i), Created: time.Unix(int64(rng.IntN(3)), 0),
-			Pools: some("p", "q"), Interfaces: some("eth0", "eth*", "lan?"), ExcludeInterfaces: some("lan1"),
+			Scope: lb.Scope{Pools: some("p", "q")}, Interfaces: some("eth0", "eth*", "lan?"), ExcludeInterfaces: some("lan1"),
 			Failback: lb.Failback(rng.IntN(2)), ConflictPolicy: lb.ConflictPolicy(rng.IntN(3)),
 		}
 		if rng.IntN(3) == 0 {
@@ -120,8 +121,8 @@ func TestTheOrderOfTheInputDoesNotMatter(t *testing.T) {
 			Services: shuffled(rng, s.Services), Nodes: shuffled(rng, s.Nodes),
 		}
 		for _, self := range []string{"n0", "n1", "nobody"} {
-			a := Decide(NewIndex(s, Options{}), members, nil, self)
-			b := Decide(NewIndex(other, Options{}), shuffled(rng, members), nil, self)
+			a := Decide(NewIndex(s, eligibility.Options{}), members, nil, self)
+			b := Decide(NewIndex(other, eligibility.Options{}), shuffled(rng, members), nil, self)
 			if !reflect.DeepEqual(a, b) {
 				t.Fatalf("seed %d, %s:\n%v\n%v", seed, self, a, b)
 			}
@@ -135,7 +136,7 @@ func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
 	for seed := range uint64(600) {
 		rng := rand.New(rand.NewPCG(seed, 2))
 		s, members := randomWorld(rng)
-		ix := NewIndex(s, Options{})
+		ix := NewIndex(s, eligibility.Options{})
 		outside := Decide(ix, members, nil, "")
 		if i := slices.IndexFunc(outside.Decisions, func(d Decision) bool { return d.Role != election.Backup }); i >= 0 {
 			t.Fatalf("seed %d: an observer answers: %v", seed, outside.Decisions[i])
@@ -159,27 +160,27 @@ func TestOneOwnerAtMostOverAllSelves(t *testing.T) {
 			}
 		}
 		for _, v := range outside.Decisions {
-			owners, holders := roles[v.Address][election.Owner], roles[v.Address][election.Retiring]
+			owners, retiring := roles[v.Address][election.Owner], roles[v.Address][election.Retiring]
 			switch {
-			case v.Owner == "" && len(owners)+len(holders) > 0:
-				t.Errorf("seed %d: nobody may have %v, but %v own and %v hold it", seed, v.Address, owners, holders)
+			case v.Owner == "" && len(owners)+len(retiring) > 0:
+				t.Errorf("seed %d: nobody may have %v, but %v own and %v answer for it", seed, v.Address, owners, retiring)
 			case v.Owner != "" && !slices.Equal(owners, []string{v.Owner}):
 				t.Errorf("seed %d: %v belongs to %s, and %v own it", seed, v.Address, v.Owner, owners)
-			case len(holders) > 1:
-				t.Errorf("seed %d: %v is held by %v", seed, v.Address, holders)
-			case (v.Owner == "") == (v.Reason == Owner):
+			case len(retiring) > 1:
+				t.Errorf("seed %d: %v is answered for until another does by %v", seed, v.Address, retiring)
+			case (v.Owner == "") == (v.Reason == eligibility.Owner):
 				t.Errorf("seed %d: %v", seed, v)
 			}
 			reasons := Explain(ix, members, v.Address)
 			for i, n := range reasons {
-				if (n.Node == v.Owner) != (n.Reason == Owner) || n.Reason == Eligible {
+				if (n.Node == v.Owner) != (n.Reason == eligibility.Owner) || n.Reason == eligibility.Eligible {
 					t.Errorf("seed %d: %v of %s: %v explains %v", seed, v.Address, v.Owner, reasons, n)
 				}
-				if c := ix.Candidates(v.Address)[i]; c.Reason != Eligible && c.Reason != n.Reason {
+				if c := ix.Candidates(v.Address)[i]; c.Reason != eligibility.Eligible && c.Reason != n.Reason {
 					t.Errorf("seed %d: %v: %v by configuration, %v in all", seed, v.Address, c, n)
 				}
 			}
-			if r := ix.Refusal(v.Address).Reason; r != Eligible && v.Owner != "" {
+			if r := ix.Refusal(v.Address).Reason; r != eligibility.Eligible && v.Owner != "" {
 				t.Errorf("seed %d: %v is refused for %v and announced by %s", seed, v.Address, r, v.Owner)
 			}
 		}
@@ -190,7 +191,7 @@ func TestAWorldThatGossipedIsAtRest(t *testing.T) {
 	for seed := range uint64(300) {
 		rng := rand.New(rand.NewPCG(seed, 3))
 		s, members := randomWorld(rng)
-		ix := NewIndex(s, Options{})
+		ix := NewIndex(s, eligibility.Options{})
 		speakers := map[string]*speaker{}
 		for range 6 {
 			gossip(ix, members, speakers)
@@ -240,7 +241,7 @@ func TestAnOfferConfirmsNothing(t *testing.T) {
 		s, members := twoNodes(addr)
 		for i, placed := range []string{"n0", "n1"} {
 			s.Services[0].Placed = []string{placed}
-			ix := NewIndex(s, Options{})
+			ix := NewIndex(s, eligibility.Options{})
 			intent := Decide(ix, members, nil, placed)
 			owner := slices.IndexFunc(members, func(m election.Member) bool { return m.Node == intent.Decisions[0].Owner })
 			if owner == i {
@@ -268,7 +269,7 @@ func TestClaimsOfWhatIsNotInUseAreNoNews(t *testing.T) {
 	for len(members) == 0 {
 		s, members = randomWorld(rng)
 	}
-	intent := Decide(NewIndex(s, Options{}), members, nil, "")
+	intent := Decide(NewIndex(s, eligibility.Options{}), members, nil, "")
 	for _, a := range []string{"203.0.113.1", "2001:db8:113::1"} {
 		claiming := slices.Clone(members)
 		claiming[0].Claims = maps.Clone(members[0].Claims)
@@ -286,7 +287,7 @@ func TestWhatConfirmsAnIntentDoesNotChangeIt(t *testing.T) {
 	for seed := range uint64(1500) {
 		rng := rand.New(rand.NewPCG(seed, 4))
 		s, before := randomWorld(rng)
-		ix := NewIndex(s, Options{})
+		ix := NewIndex(s, eligibility.Options{})
 		self := fmt.Sprint("n", rng.IntN(6))
 		intent := Decide(ix, before, nil, self)
 		after := slices.Clone(before)
@@ -349,7 +350,7 @@ func TestWhoseTurnItIsDecidesWhatNobodyClaims(t *testing.T) {
 		s, members := twoNodes(addr)
 		for _, placed := range []string{"n0", "n1"} {
 			s.Services[0].Placed = []string{placed}
-			ix := NewIndex(s, Options{})
+			ix := NewIndex(s, eligibility.Options{})
 			var turns election.Holdoff
 			turns.Leave(time.Unix(0, 0), addr, placed)
 			for _, self := range []string{"n0", "n1"} {
@@ -368,7 +369,7 @@ func TestAnIndexKnowsOnlyWhatIsInUse(t *testing.T) {
 		used := netip.MustParseAddr(a)
 		s, _ := twoNodes(used)
 		s.Services[0].Announced, s.Services[0].Placed = true, []string{"n0"}
-		ix := NewIndex(s, Options{})
+		ix := NewIndex(s, eligibility.Options{})
 		if !ix.Announced(used) || ix.Placed(used) != "n0" || len(ix.Services(used)) != 1 || !ix.Uses(used) || len(ix.Candidates(used)) != 2 {
 			t.Errorf("%v is not known", used)
 		}
@@ -377,11 +378,11 @@ func TestAnIndexKnowsOnlyWhatIsInUse(t *testing.T) {
 		}
 		unused := used.Next()
 		if ix.Announced(unused) || ix.Placed(unused) != "" || ix.Services(unused) != nil || ix.Uses(unused) || ix.Candidates(unused) != nil ||
-			ix.Refusal(unused).Reason != Eligible {
+			ix.Refusal(unused).Reason != eligibility.Eligible {
 			t.Errorf("%v is known", unused)
 		}
 		s.Services[0].Announced = false
-		if NewIndex(s, Options{}).Announced(used) {
+		if NewIndex(s, eligibility.Options{}).Announced(used) {
 			t.Errorf("%v is announced", used)
 		}
 	}
@@ -414,7 +415,7 @@ func TestAtRestNobodyElseIsLookedAt(t *testing.T) {
 			members = append(members, members[1])
 			members[2].Node, members[0].State, members[0].Claims = "n2", c.state, election.Claims{addr: {Quorum: election.Majority, Epoch: 1}}
 			s.Services[0].Placed, s.L2Advertisements[0].Failback = []string{c.placed}, c.failback
-			d := newDecider(NewIndex(s, Options{}), members, "n1")
+			d := newDecider(NewIndex(s, eligibility.Options{}), members, "n1")
 			got := d.candidates(0, d.viewsOf(d.ix.groups[0].class))
 			if len(got) != c.looks {
 				t.Errorf("%v: %v claims what is placed on %q, failback %v: %d are looked at, want %d", addr, c.state, c.placed, c.failback, len(got), c.looks)
@@ -427,7 +428,7 @@ func TestAtRestNobodyElseIsLookedAt(t *testing.T) {
 func TestWithoutNodesThatIsTheReason(t *testing.T) {
 	s, members := twoNodes(netip.MustParseAddr("2001:db8::1"))
 	s.Nodes = nil
-	if d := Decide(NewIndex(s, Options{}), members, nil, "").Decisions[0]; d.Reason != NoNode || d.Owner != "" {
+	if d := Decide(NewIndex(s, eligibility.Options{}), members, nil, "").Decisions[0]; d.Reason != eligibility.NoNode || d.Owner != "" {
 		t.Errorf("%+v", d)
 	}
 }
@@ -450,10 +451,10 @@ func TestExclusionIsIgnoredOnRequest(t *testing.T) {
 		}},
 	}
 	for _, a := range s.Services[0].Assigned {
-		if r := NewIndex(s, Options{}).Refusal(a); r.Reason != NodeExcluded || r.Counts[NodeExcluded] != 1 {
+		if r := NewIndex(s, eligibility.Options{}).Refusal(a); r.Reason != eligibility.NodeExcluded || r.Counts[eligibility.NodeExcluded] != 1 {
 			t.Errorf("%v: %+v", a, r)
 		}
-		if r := NewIndex(s, Options{IgnoreExcludeLB: true}).Refusal(a); r.Reason != Eligible {
+		if r := NewIndex(s, eligibility.Options{IgnoreExcludeLB: true}).Refusal(a); r.Reason != eligibility.Eligible {
 			t.Errorf("%v: %+v", a, r)
 		}
 	}
@@ -488,13 +489,13 @@ func bigWorld(addresses, nodes int) (lb.Snapshot, []election.Member) {
 func BenchmarkNewIndex(b *testing.B) {
 	s, _ := bigWorld(10000, 100)
 	for b.Loop() {
-		NewIndex(s, Options{})
+		NewIndex(s, eligibility.Options{})
 	}
 }
 
 func BenchmarkDecide(b *testing.B) {
 	s, members := bigWorld(10000, 100)
-	ix := NewIndex(s, Options{})
+	ix := NewIndex(s, eligibility.Options{})
 	b.Run("converged", func(b *testing.B) {
 		for b.Loop() {
 			Decide(ix, members, nil, "node-001")
@@ -541,7 +542,7 @@ func TestWhereAdvertisementsContradictEachOtherTheOldestIsHeard(t *testing.T) {
 	for range ads {
 		ads = append(ads[1:], ads[0])
 		s.L2Advertisements = slices.Clone(ads)
-		intent := Decide(NewIndex(s, Options{}), nil, nil, "n")
+		intent := Decide(NewIndex(s, eligibility.Options{}), nil, nil, "n")
 		if len(intent.Decisions) != 2 {
 			t.Fatalf("%d decisions, want 2", len(intent.Decisions))
 		}

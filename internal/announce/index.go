@@ -10,17 +10,10 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/origin"
 	"github.com/belfrylb/belfry/internal/placement"
 )
-
-// Options are the operator's switches that bear on who may announce.
-type Options struct {
-	// IgnoreExcludeLB lets nodes announce that are labeled
-	// node.kubernetes.io/exclude-from-external-load-balancers.
-	IgnoreExcludeLB bool
-}
 
 // An Index is a Snapshot arranged by address: who may announce each address by
 // configuration. It does not change.
@@ -30,27 +23,23 @@ type Index struct {
 	groups  []group // by address
 	byAddr  map[netip.Addr]int
 	byNode  map[string]int
-	options Options
+	options eligibility.Options
 	// configuration is the snapshot's.
 	configuration string
 	// survey is of BGP; nil when nothing is advertised by it.
 	survey *bgp.Survey
 }
 
-// A group is one address and the Services that share it.
+// A group is one address in use, with what layer 2 adds.
 type group struct {
-	addr     netip.Addr
-	services []*lb.Service   // by key
-	keys     []lb.ServiceKey // of services
-	node     string          // that has the address for itself; empty for none
-	placed   string          // the node where the controller placed it
-	place    int             // the index of that node, or -1
-	class    *class
-	usable   bool // some Service has a usable endpoint of the family somewhere
-	// local is set when every Service is TrafficLocal, so that only nodes with
-	// endpoints count; endpoints are then the nodes that have some, ascending,
-	// settled from those where some are ready and those where all terminate.
-	local              bool
+	*eligibility.Address
+	keys   []lb.ServiceKey // of its Services
+	placed string          // the node where the controller placed it
+	place  int             // the index of that node, or -1
+	class  *class
+	// endpoints are, unless traffic may arrive at any node, the nodes that count
+	// because they have endpoints, ascending: settled from those where some are ready
+	// and those where all terminate.
 	endpoints          []int
 	ready, terminating []int
 }
@@ -60,7 +49,7 @@ type group struct {
 type class struct {
 	ads []int // indexes of the advertisements, ascending
 	// reasons has Eligible or the reason of every node, endpoints left aside.
-	reasons  []Reason
+	reasons  []eligibility.Reason
 	eligible []int // the indexes of those nodes
 	// weights has every node's preference: the sum of those that match it in an
 	// advertisement, the greatest of several advertisements.
@@ -79,9 +68,8 @@ type advertisement struct {
 
 // NewIndex arranges a snapshot by address. The order of the snapshot's slices
 // does not matter. The Index refers to the snapshot's values.
-func NewIndex(s lb.Snapshot, o Options) *Index {
+func NewIndex(s lb.Snapshot, o eligibility.Options) *Index {
 	ix := &Index{
-		groups:  make([]group, 0, len(s.Services)),
 		nodes:   sorted(s.Nodes, func(a, b lb.Node) int { return cmp.Compare(a.Name, b.Name) }),
 		byAddr:  make(map[netip.Addr]int, len(s.Services)),
 		byNode:  make(map[string]int, len(s.Nodes)),
@@ -95,14 +83,16 @@ func NewIndex(s lb.Snapshot, o Options) *Index {
 	ads := sorted(s.L2Advertisements, func(a, b lb.L2Advertisement) int {
 		return cmp.Or(a.Created.Compare(b.Created), cmp.Compare(a.Name, b.Name))
 	})
+	scopes := make([]lb.Scope, len(ads))
 	for i := range ads {
-		ix.ads = append(ix.ads, advertisement{&ads[i], ix.selected(ads[i].NodeSelectors), ix.weights(ads[i].PreferredNodes)})
+		scopes[i] = ads[i].Scope
+		ix.ads = append(ix.ads, advertisement{&ads[i], ix.selected(scopes[i]), ix.weights(ads[i].PreferredNodes)})
 	}
-	origins := origin.New(s.Pools, s.Nodes)
-	ix.group(s.Services, origins)
-	ix.classify(newPoolIndex(s.Pools, ads, origins))
+	addresses := eligibility.Addresses(s)
+	ix.group(addresses)
+	ix.classify(eligibility.NewSelection(scopes, s.Pools))
 	if len(s.BGPAdvertisements) > 0 {
-		ix.survey = bgp.NewSurvey(s, origins, bgp.Options{IgnoreExcludeLB: o.IgnoreExcludeLB})
+		ix.survey = bgp.NewSurvey(s, addresses, bgp.Options{Options: o})
 	}
 	return ix
 }
@@ -124,7 +114,7 @@ func (ix *Index) Nodes() []string {
 func (ix *Index) Addresses() []netip.Addr {
 	addrs := make([]netip.Addr, len(ix.groups))
 	for i, g := range ix.groups {
-		addrs[i] = g.addr
+		addrs[i] = g.Addr
 	}
 	return addrs
 }
@@ -147,7 +137,7 @@ func (ix *Index) Placed(a netip.Addr) string {
 // was read.
 func (ix *Index) Announced(a netip.Addr) bool {
 	i, ok := ix.byAddr[a]
-	return ok && slices.ContainsFunc(ix.groups[i].services, func(s *lb.Service) bool { return s.Announced })
+	return ok && slices.ContainsFunc(ix.groups[i].Services, func(s *lb.Service) bool { return s.Announced })
 }
 
 // Services returns the Services that share an address, by key.
@@ -194,7 +184,7 @@ func (ix *Index) sites(which func(*group) bool) []placement.Address {
 			nodes[g.class] = eligible
 		}
 		sites = append(sites, placement.Address{
-			Address: g.addr, Placed: g.placed, Failback: g.class.failback,
+			Address: g.Addr, Placed: g.placed, Failback: g.class.failback,
 			Advertised: len(g.class.ads) > 0, Nodes: eligible, Local: g.serving(),
 		})
 	}
@@ -205,7 +195,7 @@ func (ix *Index) sites(which func(*group) bool) []placement.Address {
 // those that do, as indexes of the eligible nodes of its class.
 func (g *group) serving() []int {
 	var serving []int
-	if g.local {
+	if !g.Anywhere {
 		for _, n := range g.endpoints {
 			if i, eligible := slices.BinarySearch(g.class.eligible, n); eligible {
 				serving = append(serving, i)
@@ -218,7 +208,7 @@ func (g *group) serving() []int {
 // A NodeReason is what stands between one node and one address.
 type NodeReason struct {
 	Node   string
-	Reason Reason
+	Reason eligibility.Reason
 }
 
 // Candidates returns, for every node by name, whether configuration lets it
@@ -242,18 +232,18 @@ func (ix *Index) Candidates(a netip.Addr) []NodeReason {
 func (ix *Index) Refusal(a netip.Addr) Refusal {
 	i, ok := ix.byAddr[a]
 	if !ok || ix.groups[i].hasCandidate() {
-		return Refusal{}
+		return Refusal{Reason: eligibility.Eligible}
 	}
 	routed, asked := ix.Routing(a)
-	if asked && routed.Reason == Eligible {
-		return Refusal{}
+	if asked && routed.Reason == eligibility.Eligible {
+		return routed
 	}
 	r := refuse(ix.Candidates(a))
-	r.Node = ix.groups[i].node
+	r.Node = ix.groups[i].Node
 	switch {
 	case !asked:
 		return r
-	case r.Reason == NoAdvertisement:
+	case r.Reason == eligibility.NoAdvertisement:
 		return routed // BGP alone was asked for
 	default:
 		r.Routing, r.Reason = &routed, max(r.Reason, routed.Reason)
@@ -268,55 +258,41 @@ func (ix *Index) Routing(a netip.Addr) (r Refusal, asked bool) {
 		return Refusal{}, false
 	}
 	for reason, n := range ix.survey.Reasons(a) {
-		if reason == bgp.Advertised {
-			return Refusal{}, true
+		if reason == eligibility.Eligible {
+			return Refusal{Reason: reason}, true
 		}
-		r.Counts[routing[reason]] += n
-		r.Reason = max(r.Reason, routing[reason])
+		r.Counts[reason] += n
+		r.Reason = max(r.Reason, reason)
 	}
-	return r, r.Reason > NoAdvertisement
+	return r, r.Reason > eligibility.NoAdvertisement
 }
 
 // Advertisers returns the nodes, ascending, that advertise an address by BGP,
-// given the [Carriers] of the members.
-func (ix *Index) Advertisers(a netip.Addr, carriers map[string][]uint32) []string {
+// given the [Sessions] of the members.
+func (ix *Index) Advertisers(a netip.Addr, sessions map[string][]lb.SessionID) []string {
 	if ix.survey == nil {
 		return nil
 	}
-	return ix.survey.Advertisers(a, carriers)
+	return ix.survey.Advertisers(a, sessions)
 }
 
-// Carriers returns the BGP sessions of each node that is here to stay.
-func Carriers(members []election.Member) map[string][]uint32 {
-	out := make(map[string][]uint32, len(members))
+// Sessions returns the established BGP sessions of each node that is here to stay.
+func Sessions(members []election.Member) map[string][]lb.SessionID {
+	out := make(map[string][]lb.SessionID, len(members))
 	for _, m := range members {
 		if m.State != election.Leaving {
-			out[m.Node] = m.Carriers
+			out[m.Node] = m.Sessions
 		}
 	}
 	return out
 }
 
-// routing are BGP's reasons in the words of this package.
-var routing = map[bgp.Reason]Reason{
-	bgp.NodeAddress:        NodeAddress,
-	bgp.NoAdvertisement:    NoAdvertisement,
-	bgp.NodeNotSelected:    NodeNotSelected,
-	bgp.NoPeer:             NoPeer,
-	bgp.FamilyNotOffered:   FamilyNotOffered,
-	bgp.NodeExcluded:       NodeExcluded,
-	bgp.NetworkUnavailable: NetworkUnavailable,
-	bgp.Drained:            Draining,
-	bgp.NoEndpoint:         NoEndpoint,
-	bgp.NoLocalEndpoint:    NoLocalEndpoint,
-}
-
 // A Refusal sums up why an address has no node to announce it.
 type Refusal struct {
 	// Reason is that of the nodes that came nearest.
-	Reason Reason
+	Reason eligibility.Reason
 	// Counts says how many nodes have which reason.
-	Counts [len(reasons)]int
+	Counts [eligibility.Reasons]int
 	// Routing is the same for BGP, when both protocols were asked for; the rest is
 	// then about layer 2.
 	Routing *Refusal
@@ -324,9 +300,9 @@ type Refusal struct {
 	Node string
 }
 
-// refuse sums up. There is a refusal only while no node is Eligible or Owner.
+// refuse sums up.
 func refuse(nodes []NodeReason) Refusal {
-	r := Refusal{Reason: NoNode}
+	r := Refusal{}
 	for _, n := range nodes {
 		r.Counts[n.Reason]++
 		r.Reason = max(r.Reason, n.Reason)
@@ -337,15 +313,15 @@ func refuse(nodes []NodeReason) Refusal {
 // Sentence says it in words on which a person can act.
 func (r Refusal) Sentence() string {
 	switch r.Reason {
-	case Eligible:
+	case eligibility.Eligible:
 		return "a node may announce the address"
-	case NoNode:
+	case eligibility.NoNode:
 		return "the cluster has no node"
-	case NodeAddress:
+	case eligibility.NodeAddress:
 		return "the address is node " + r.Node + "'s own"
-	case NoAdvertisement:
+	case eligibility.NoAdvertisement:
 		return "no L2Advertisement or BGPAdvertisement selects the pool and every Service that uses the address"
-	case NoEndpoint:
+	case eligibility.NoEndpoint:
 		return "no endpoint of the address's family is ready"
 	}
 	if r.Routing != nil {
@@ -359,7 +335,7 @@ func (r Refusal) counted() string {
 	var parts []string
 	for reason, n := range r.Counts {
 		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, sentences[reason]))
+			parts = append(parts, fmt.Sprintf("%d %s", n, eligibility.Reason(reason).Among()))
 		}
 	}
 	slices.Reverse(parts) // the nearest first
@@ -367,29 +343,29 @@ func (r Refusal) counted() string {
 }
 
 // reason returns what configuration says of node n.
-func (g *group) reason(n int) Reason {
+func (g *group) reason(n int) eligibility.Reason {
 	switch {
-	case g.node != "":
-		return NodeAddress
+	case g.Node != "":
+		return eligibility.NodeAddress
 	case len(g.class.ads) == 0:
-		return NoAdvertisement
-	case !g.usable:
-		return NoEndpoint
+		return eligibility.NoAdvertisement
+	case !g.Usable:
+		return eligibility.NoEndpoint
 	}
-	if _, found := slices.BinarySearch(g.endpoints, n); g.local && !found {
-		return NoLocalEndpoint
+	if _, found := slices.BinarySearch(g.endpoints, n); !g.Anywhere && !found {
+		return eligibility.NoLocalEndpoint
 	}
 	return g.class.reasons[n]
 }
 
 // candidates yields the indexes of the eligible nodes, ascending.
 func (g *group) candidates(yield func(int) bool) {
-	nodes := g.class.eligible
-	if g.local {
-		nodes = g.endpoints
+	nodes := g.endpoints
+	if g.Anywhere {
+		nodes = g.class.eligible
 	}
 	for _, n := range nodes {
-		if g.class.reasons[n] == Eligible && !yield(n) {
+		if g.class.reasons[n] == eligibility.Eligible && !yield(n) {
 			return
 		}
 	}
@@ -402,63 +378,34 @@ func (g *group) hasCandidate() bool {
 	return false
 }
 
-// group collects the Services by address, and the nodes that have endpoints.
-// Those in a Service's status that are not ours are none.
-func (ix *Index) group(services []lb.Service, origins *origin.Index) {
-	for i := range services {
-		s := &services[i]
-		if s.Released || s.Foreign {
-			continue
-		}
-		for _, a := range s.Assigned {
-			from := origins.Of(s, a)
-			if from.Standing == origin.Foreign {
-				continue
-			}
-			g, ok := ix.byAddr[a]
-			if !ok {
-				g = len(ix.groups)
-				ix.byAddr[a] = g
-				ix.groups = append(ix.groups, group{addr: a, node: from.Node, local: true})
-			}
-			ix.groups[g].services = append(ix.groups[g].services, s)
-		}
-	}
-	slices.SortFunc(ix.groups, func(a, b group) int { return a.addr.Compare(b.addr) })
-	for i := range ix.groups {
+// group adds to each address what the index keeps of it.
+func (ix *Index) group(addresses []eligibility.Address) {
+	ix.groups = make([]group, len(addresses))
+	for i := range addresses {
 		g := &ix.groups[i]
-		ix.byAddr[g.addr] = i
-		slices.SortFunc(g.services, func(a, b *lb.Service) int { return a.Key.Compare(b.Key) })
-		g.services = slices.Compact(g.services)
-		for _, s := range g.services {
-			g.keys = append(g.keys, s.Key)
-			g.placed = cmp.Or(g.placed, s.PlaceOf(g.addr))
-			g.collect(s, ix.byNode)
+		g.Address, g.place = &addresses[i], -1
+		ix.byAddr[g.Addr] = i
+		g.keys = make([]lb.ServiceKey, len(g.Services))
+		for i, s := range g.Services {
+			g.keys[i] = s.Key
+			g.placed = cmp.Or(g.placed, s.PlaceOf(g.Addr))
 		}
-		g.place = -1
 		if n, known := ix.byNode[g.placed]; known {
 			g.place = n
 		}
-	}
-}
-
-// collect adds what one Service's endpoints say to its group.
-func (g *group) collect(s *lb.Service, byNode map[string]int) {
-	endpoints := s.Endpoints.Of(lb.FamilyOf(g.addr))
-	usable := endpoints.Serving(lb.TrafficCluster, "") > lb.Idle
-	for name, c := range endpoints {
-		n, known := byNode[name]
-		switch serving := c.Serving(); {
-		case serving == lb.Steady && known:
-			g.ready = append(g.ready, n)
-		case serving == lb.Ending && known:
-			g.terminating = append(g.terminating, n)
+		if g.Anywhere {
+			continue
 		}
+		g.Serving(func(node string, serving lb.Serving) {
+			switch n, known := ix.byNode[node]; {
+			case !known:
+			case serving == lb.Steady:
+				g.ready = append(g.ready, n)
+			default:
+				g.terminating = append(g.terminating, n)
+			}
+		})
 	}
-	g.usable = g.usable || usable
-	// One Service that any node can serve lets any node announce. (The
-	// allocator does not let the two policies share.)
-	g.local = g.local && (s.TrafficPolicy == lb.TrafficLocal || !usable)
 }
 
 // settle chooses the endpoints that count. Those that terminate do only when no
@@ -466,7 +413,7 @@ func (g *group) collect(s *lb.Service, byNode map[string]int) {
 // as another can serve it, not when the last of them is gone.
 func (g *group) settle() {
 	g.endpoints = g.ready
-	if !slices.ContainsFunc(g.ready, func(n int) bool { return g.class.reasons[n] == Eligible }) {
+	if !slices.ContainsFunc(g.ready, func(n int) bool { return g.class.reasons[n] == eligibility.Eligible }) {
 		g.endpoints = append(g.endpoints, g.terminating...)
 	}
 	slices.Sort(g.endpoints)
@@ -475,19 +422,15 @@ func (g *group) settle() {
 }
 
 // classify gives every group its class.
-func (ix *Index) classify(pools *poolIndex) {
+func (ix *Index) classify(selection *eligibility.Selection) {
 	classes := map[string]*class{}
 	var key []byte
 	for i := range ix.groups {
 		g := &ix.groups[i]
-		from := make([]string, len(g.services))
-		for i, s := range g.services {
-			from[i] = pools.origins.Of(s, g.addr).Pool
-		}
 		key = key[:0]
 		var selecting []int
 		for ad := range ix.ads {
-			if g.node == "" && pools.selects(ad, &ix.ads[ad], g, from) {
+			if selection.Selects(ad, g.Address) {
 				selecting = append(selecting, ad)
 				key = binary.AppendUvarint(key, uint64(ad))
 			}
@@ -503,38 +446,30 @@ func (ix *Index) classify(pools *poolIndex) {
 // class computes the reasons of all nodes for addresses that these
 // advertisements select.
 func (ix *Index) class(ads []int) *class {
-	c := &class{ads: ads, reasons: make([]Reason, len(ix.nodes)), weights: make([]int, len(ix.nodes))}
+	c := &class{ads: ads, reasons: make([]eligibility.Reason, len(ix.nodes)), weights: make([]int, len(ix.nodes))}
 	if len(ads) > 0 {
 		c.failback, c.conflict = ix.ads[ads[0]].Failback, ix.ads[ads[0]].ConflictPolicy
 	}
-	for n, node := range ix.nodes {
+	for n := range ix.nodes {
+		c.reasons[n] = eligibility.NodeNotSelected
 		for _, ad := range ads {
 			if ix.ads[ad].nodes[n] {
 				c.weights[n] = max(c.weights[n], ix.ads[ad].weights[n])
+				c.reasons[n] = ix.options.Fitness(&ix.nodes[n])
 			}
 		}
-		_, excluded := node.Labels[lb.LabelExcludeLB]
-		switch {
-		case !slices.ContainsFunc(ads, func(ad int) bool { return ix.ads[ad].nodes[n] }):
-			c.reasons[n] = NodeNotSelected
-		case excluded && !ix.options.IgnoreExcludeLB:
-			c.reasons[n] = NodeExcluded
-		case node.NetworkUnavailable:
-			c.reasons[n] = NetworkUnavailable
-		case node.Drain:
-			c.reasons[n] = Draining
-		default:
+		if c.reasons[n] == eligibility.Eligible {
 			c.eligible = append(c.eligible, n)
 		}
 	}
 	return c
 }
 
-// selected resolves node selectors; none select every node.
-func (ix *Index) selected(selectors []lb.Selector) []bool {
+// selected returns which nodes, by index, a scope selects.
+func (ix *Index) selected(scope lb.Scope) []bool {
 	out := make([]bool, len(ix.nodes))
 	for i, n := range ix.nodes {
-		out[i] = len(selectors) == 0 || lb.MatchesAny(selectors, n.Labels)
+		out[i] = scope.SelectsNode(n.Labels)
 	}
 	return out
 }
@@ -550,45 +485,6 @@ func (ix *Index) weights(preferences []lb.NodePreference) []int {
 		}
 	}
 	return out
-}
-
-// A poolIndex answers which advertisements select which pool.
-type poolIndex struct {
-	origins *origin.Index
-	// byName has, for every advertisement, the names of the pools it selects.
-	byName []map[string]bool
-}
-
-func newPoolIndex(pools []lb.Pool, ads []lb.L2Advertisement, origins *origin.Index) *poolIndex {
-	p := &poolIndex{origins: origins}
-	for _, ad := range ads {
-		names := make(map[string]bool, len(ad.Pools))
-		for _, name := range ad.Pools {
-			names[name] = true // also of a pool that is gone: its addresses stay
-		}
-		for _, pool := range pools {
-			if lb.MatchesAny(ad.PoolSelectors, pool.Labels) {
-				names[pool.Name] = true
-			}
-		}
-		p.byName = append(p.byName, names)
-	}
-	return p
-}
-
-// selects reports whether advertisement i selects every Service of a group and
-// the pools that their address came from.
-func (p *poolIndex) selects(i int, ad *advertisement, g *group, from []string) bool {
-	everyPool := len(ad.Pools) == 0 && len(ad.PoolSelectors) == 0
-	for j, s := range g.services {
-		if !everyPool && !p.byName[i][from[j]] {
-			return false
-		}
-		if len(ad.ServiceSelectors) > 0 && !lb.MatchesAny(ad.ServiceSelectors, s.Labels) {
-			return false
-		}
-	}
-	return true
 }
 
 func sorted[T any](in []T, compare func(a, b T) int) []T {

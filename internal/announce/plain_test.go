@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/origin"
 )
@@ -69,23 +70,23 @@ func selectsNode(n lb.Node) func(lb.L2Advertisement) bool {
 }
 
 // fitness is what configuration says of a node, endpoints left aside.
-func fitness(n lb.Node, ads []lb.L2Advertisement) Reason {
+func fitness(n lb.Node, ads []lb.L2Advertisement) eligibility.Reason {
 	_, excluded := n.Labels[lb.LabelExcludeLB]
 	switch {
 	case !slices.ContainsFunc(ads, selectsNode(n)):
-		return NodeNotSelected
+		return eligibility.NodeNotSelected
 	case excluded:
-		return NodeExcluded
+		return eligibility.NodeExcluded
 	case n.NetworkUnavailable:
-		return NetworkUnavailable
+		return eligibility.NetworkUnavailable
 	case n.Drain:
-		return Draining
+		return eligibility.Draining
 	}
-	return Eligible
+	return eligibility.Eligible
 }
 
 // configured is what configuration says of every node about an address.
-func (p plain) configured(a netip.Addr, services []lb.Service, ads []lb.L2Advertisement) map[string]Reason {
+func (p plain) configured(a netip.Addr, services []lb.Service, ads []lb.L2Advertisement) map[string]eligibility.Reason {
 	var own string
 	local, usable := true, false
 	steady, ending := map[string]bool{}, map[string]bool{}
@@ -100,18 +101,18 @@ func (p plain) configured(a netip.Addr, services []lb.Service, ads []lb.L2Advert
 		usable = usable || served
 		local = local && (s.TrafficPolicy == lb.TrafficLocal || !served)
 	}
-	ready := slices.ContainsFunc(p.Nodes, func(n lb.Node) bool { return steady[n.Name] && fitness(n, ads) == Eligible })
-	reasons := map[string]Reason{}
+	ready := slices.ContainsFunc(p.Nodes, func(n lb.Node) bool { return steady[n.Name] && fitness(n, ads) == eligibility.Eligible })
+	reasons := map[string]eligibility.Reason{}
 	for _, n := range p.Nodes {
 		switch {
 		case own != "":
-			reasons[n.Name] = NodeAddress
+			reasons[n.Name] = eligibility.NodeAddress
 		case len(ads) == 0:
-			reasons[n.Name] = NoAdvertisement
+			reasons[n.Name] = eligibility.NoAdvertisement
 		case !usable:
-			reasons[n.Name] = NoEndpoint
+			reasons[n.Name] = eligibility.NoEndpoint
 		case local && !steady[n.Name] && (ready || !ending[n.Name]):
-			reasons[n.Name] = NoLocalEndpoint
+			reasons[n.Name] = eligibility.NoLocalEndpoint
 		default:
 			reasons[n.Name] = fitness(n, ads)
 		}
@@ -148,7 +149,7 @@ func anyOnLink(all []lb.Interface, a netip.Addr) bool {
 }
 
 // decide decides about one address for one node, and gives every node's reason.
-func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decision, map[string]Reason) {
+func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decision, map[string]eligibility.Reason) {
 	d := Decision{Address: a}
 	for _, s := range services {
 		d.Services = append(d.Services, s.Key)
@@ -161,12 +162,11 @@ func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decisio
 		d.Failback, d.Conflict = ads[0].Failback, ads[0].ConflictPolicy
 	}
 	configured := maps.Clone(reasons)
-	d.Permitted = slices.ContainsFunc(p.Nodes, func(n lb.Node) bool { return n.Name == d.Placed && fitness(n, ads) == Eligible })
 	reason, known := configured[self]
-	d.Barred = known && reason != Eligible
+	d.Barred = known && reason != eligibility.Eligible
 	var candidates, holders []election.Candidate
 	claimed := false
-	nearest := NoNode
+	nearest := eligibility.NoNode
 	interfaces := map[string][]int{}
 	for _, n := range p.Nodes {
 		i := slices.IndexFunc(p.members, func(m election.Member) bool { return m.Node == n.Name })
@@ -193,23 +193,23 @@ func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decisio
 				}
 			}
 			switch {
-			case configured[n.Name] != Eligible && len(all) > 0 && !c.Claim.None():
+			case configured[n.Name] != eligibility.Eligible && len(all) > 0 && !c.Claim.None():
 				holders = append(holders, election.Candidate{Node: n.Name, State: election.Alive, Claim: c.Claim})
-			case configured[n.Name] == Eligible && len(all) > 0 && m.State != election.Joining:
+			case configured[n.Name] == eligibility.Eligible && len(all) > 0 && m.State != election.Joining:
 				candidates = append(candidates, c)
 				claimed = claimed || !c.Claim.None()
 			}
 		}
-		if configured[n.Name] == Eligible {
+		if configured[n.Name] == eligibility.Eligible {
 			switch {
 			case i < 0:
-				reasons[n.Name] = NotAMember
+				reasons[n.Name] = eligibility.NotAMember
 			case p.members[i].State == election.Joining:
-				reasons[n.Name] = Joining
+				reasons[n.Name] = eligibility.Joining
 			case len(all) == 0:
-				reasons[n.Name] = NoUsableInterface
+				reasons[n.Name] = eligibility.NoUsableInterface
 			case p.members[i].State == election.Leaving:
-				reasons[n.Name] = Leaving
+				reasons[n.Name] = eligibility.Leaving
 			}
 		}
 		nearest = max(nearest, reasons[n.Name])
@@ -220,7 +220,7 @@ func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decisio
 		d.Reason = nearest
 		return d, reasons
 	}
-	d.Reason = Owner
+	d.Reason = eligibility.Owner
 	if d.Failback == lb.FailbackNever {
 		d.Place = d.Owner
 	}
@@ -234,9 +234,9 @@ func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decisio
 	for n, r := range reasons {
 		switch {
 		case n == d.Owner:
-			reasons[n] = Owner
-		case r == Eligible:
-			reasons[n] = Lost
+			reasons[n] = eligibility.Owner
+		case r == eligibility.Eligible:
+			reasons[n] = eligibility.Lost
 		}
 	}
 	return d, reasons
@@ -265,7 +265,7 @@ func (p plain) reach(n lb.Node, a netip.Addr, services []lb.Service) (lb.Interfa
 // Decide, which looks at classes of addresses and at as few candidates as it can,
 // decides what looking at all would.
 func TestDecidesLikeThePlainWay(t *testing.T) {
-	reasons := map[Reason]int{}
+	reasons := map[eligibility.Reason]int{}
 	retiring, fit := 0, 0
 	for seed := range uint64(1500) {
 		rng := rand.New(rand.NewPCG(seed, 9))
@@ -276,7 +276,7 @@ func TestDecidesLikeThePlainWay(t *testing.T) {
 				maps.DeleteFunc(m.Claims, func(a netip.Addr, _ election.Claim) bool { was := claimed[a]; claimed[a] = true; return was })
 			}
 		}
-		ix := NewIndex(s, Options{})
+		ix := NewIndex(s, eligibility.Options{})
 		slow := plain{s, members}
 		used := slow.addresses()
 		if got, want := ix.Addresses(), slices.SortedFunc(maps.Keys(used), netip.Addr.Compare); !slices.Equal(got, want) {
@@ -287,7 +287,7 @@ func TestDecidesLikeThePlainWay(t *testing.T) {
 			candidates := d.candidates(i, d.viewsOf(ix.groups[i].class))
 			for n := range candidates[:max(0, len(candidates)-1)] {
 				if candidates[n].Claim.None() && !candidates[n+1].Claim.None() {
-					t.Fatalf("seed %d: claimants of %v do not come first: %v", seed, ix.groups[i].addr, candidates)
+					t.Fatalf("seed %d: claimants of %v do not come first: %v", seed, ix.groups[i].Addr, candidates)
 				}
 			}
 		}
@@ -333,9 +333,9 @@ func TestDecidesLikeThePlainWay(t *testing.T) {
 	if retiring < 100 || fit < 20 {
 		t.Errorf("%d are answered for by one who may not have them, %d could go back: the test has lost its point", retiring, fit)
 	}
-	for r := NodeAddress; r <= Owner; r++ {
+	for r := eligibility.NodeAddress; r <= eligibility.Owner; r++ {
 		switch r {
-		case NoPeer, FamilyNotOffered, AddressConflict, NoSession, Unclaimed: // are not of layer 2's decision
+		case eligibility.NoPeer, eligibility.FamilyNotOffered, eligibility.Eligible, eligibility.AddressConflict, eligibility.NoSession, eligibility.Unclaimed: // are not of layer 2's decision
 		default:
 			if reasons[r] < 100 {
 				t.Errorf("%v is reached %d times", r, reasons[r])

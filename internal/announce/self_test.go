@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -22,10 +23,10 @@ func TestAnAdvertisementIsStrandedWhereNoInterfaceItPermitsCanAnnounce(t *testin
 		L2Advertisements: []lb.L2Advertisement{
 			{Name: "z-everything"}, // the oldest
 			{Name: "bond", Created: time.Unix(1, 0), Interfaces: []string{"bond*"}},
-			{Name: "gateways", Created: time.Unix(3, 0), NodeSelectors: []lb.Selector{{{Key: "gateway", Operator: lb.Exists}}}, Interfaces: []string{"wan"}},
+			{Name: "gateways", Created: time.Unix(3, 0), Scope: lb.Scope{NodeSelectors: []lb.Selector{{{Key: "gateway", Operator: lb.Exists}}}}, Interfaces: []string{"wan"}},
 			{Name: "not-eth", Created: time.Unix(2, 0), ExcludeInterfaces: []string{"eth*"}},
 		},
-	}, Options{})
+	}, eligibility.Options{})
 	for _, c := range []struct {
 		node       string
 		interfaces []lb.Interface
@@ -53,9 +54,9 @@ func TestAnAdvertisementIsStrandedWhereNoInterfaceItPermitsCanAnnounce(t *testin
 	narrow := NewIndex(lb.Snapshot{
 		Nodes: []lb.Node{{Name: "a", Labels: map[string]string{"gateway": ""}}, {Name: "b"}},
 		L2Advertisements: []lb.L2Advertisement{
-			{Name: "gateways", NodeSelectors: []lb.Selector{{{Key: "gateway", Operator: lb.Exists}}}, Interfaces: []string{"wan"}},
+			{Name: "gateways", Scope: lb.Scope{NodeSelectors: []lb.Selector{{{Key: "gateway", Operator: lb.Exists}}}}, Interfaces: []string{"wan"}},
 		},
-	}, Options{})
+	}, eligibility.Options{})
 	if !narrow.AdvertisesOn("a", "wan") || narrow.AdvertisesOn("a", "eth0") || narrow.AdvertisesOn("b", "wan") {
 		t.Error("not wan on a, and nothing else, is permitted")
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/lb/lbtest"
 	"github.com/belfrylb/belfry/internal/origin"
@@ -100,7 +101,7 @@ func (w *world) Line(line string) string {
 		return w.candidates(netip.MustParseAddr(args[0]))
 	case "explain":
 		var b strings.Builder
-		for _, n := range Explain(NewIndex(w.divided(), Options{}), w.members, netip.MustParseAddr(args[0])) {
+		for _, n := range Explain(NewIndex(w.divided(), eligibility.Options{}), w.members, netip.MustParseAddr(args[0])) {
 			fmt.Fprintf(&b, "%-4s %v\n", n.Node, n.Reason)
 		}
 		return b.String()
@@ -140,12 +141,12 @@ func (w *world) remove(kind, name string) {
 }
 
 func (w *world) candidates(a netip.Addr) string {
-	ix := NewIndex(w.divided(), Options{})
+	ix := NewIndex(w.divided(), eligibility.Options{})
 	var b strings.Builder
 	for _, n := range ix.Candidates(a) {
 		fmt.Fprintf(&b, "%-4s %v\n", n.Node, n.Reason)
 	}
-	if r := ix.Refusal(a); r.Reason != Eligible {
+	if r := ix.Refusal(a); r.Reason != eligibility.Eligible {
 		fmt.Fprintf(&b, "refused %v: %s\n", r.Reason, r.Sentence())
 	}
 	if b.Len() == 0 {
@@ -157,17 +158,17 @@ func (w *world) candidates(a netip.Addr) string {
 // routing prints who advertises an address by BGP, or why nobody can, and what is
 // said of it when neither protocol can.
 func (w *world) routing(a netip.Addr) string {
-	ix := NewIndex(w.divided(), Options{})
+	ix := NewIndex(w.divided(), eligibility.Options{})
 	var b strings.Builder
 	switch r, asked := ix.Routing(a); {
 	case !asked:
 		b.WriteString("not asked for\n")
-	case r.Reason != Eligible:
+	case r.Reason != eligibility.Eligible:
 		fmt.Fprintf(&b, "nobody: %v\n", r.Reason)
 	default:
-		fmt.Fprintf(&b, "advertised from %v\n", ix.Advertisers(a, Carriers(w.members)))
+		fmt.Fprintf(&b, "advertised from %v\n", ix.Advertisers(a, Sessions(w.members)))
 	}
-	if r := ix.Refusal(a); r.Reason != Eligible {
+	if r := ix.Refusal(a); r.Reason != eligibility.Eligible {
 		fmt.Fprintf(&b, "refused %v: %s\n", r.Reason, r.Sentence())
 	}
 	return b.String()
@@ -176,12 +177,12 @@ func (w *world) routing(a netip.Addr) string {
 // sessions are those that a member has established, each "peer/family".
 func (w *world) sessions(args []string) {
 	i := slices.IndexFunc(w.members, func(m election.Member) bool { return m.Node == args[0] })
-	w.members[i].Carriers = nil
+	w.members[i].Sessions = nil
 	for _, arg := range args[1:] {
 		peer, family, _ := strings.Cut(arg, "/")
-		w.members[i].Carriers = append(w.members[i].Carriers, bgp.Carrier(peer, lb.Family(number(family))))
+		w.members[i].Sessions = append(w.members[i].Sessions, bgp.SessionID(peer, lb.Family(number(family))))
 	}
-	slices.Sort(w.members[i].Carriers)
+	slices.Sort(w.members[i].Sessions)
 }
 
 func (w *world) bgpad(args []string) lb.BGPAdvertisement {
@@ -220,7 +221,7 @@ func (w *world) bgppeer(args []string) lb.BGPPeer {
 func (w *world) record() string {
 	var b strings.Builder
 	learn(w.members, w.speakers)
-	for _, v := range Decide(NewIndex(w.divided(), Options{}), w.members, nil, "").Decisions {
+	for _, v := range Decide(NewIndex(w.divided(), eligibility.Options{}), w.members, nil, "").Decisions {
 		if v.Place == v.Placed {
 			continue
 		}
@@ -243,7 +244,7 @@ func (w *world) record() string {
 // sites prints what placement is told about every address.
 func (w *world) sites(of []string) string {
 	var b strings.Builder
-	ix := NewIndex(w.divided(), Options{})
+	ix := NewIndex(w.divided(), eligibility.Options{})
 	sites := ix.Sites()
 	if len(of) > 0 {
 		sites = ix.SitesOf(of[0])
@@ -280,7 +281,7 @@ func (w *world) sites(of []string) string {
 
 // decide prints the owner of every address, and what every member does.
 func (w *world) decide() string {
-	ix := NewIndex(w.divided(), Options{})
+	ix := NewIndex(w.divided(), eligibility.Options{})
 	learn(w.members, w.speakers)
 	var b strings.Builder
 	for i, v := range Decide(ix, w.members, nil, "").Decisions {
@@ -304,10 +305,7 @@ func (w *world) decide() string {
 		}
 		if v.Placed != "" && v.Placed != v.Owner {
 			fmt.Fprintf(&b, ", placed on %s", v.Placed)
-			switch {
-			case !v.Permitted:
-				b.WriteString(", which may not have it")
-			case !v.Fit:
+			if !v.Fit {
 				b.WriteString(", which cannot take it")
 			}
 		}
@@ -327,7 +325,7 @@ func (w *world) decide() string {
 
 // gossip lets every member claim what it answers for, and all hear of it.
 func (w *world) gossip() {
-	gossip(NewIndex(w.divided(), Options{}), w.members, w.speakers)
+	gossip(NewIndex(w.divided(), eligibility.Options{}), w.members, w.speakers)
 }
 
 // learn tells every member of the others.

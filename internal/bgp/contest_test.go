@@ -7,8 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/origin"
 )
 
 func TestOnlyWhatCanDisagreeIsContestable(t *testing.T) {
@@ -88,7 +88,7 @@ func TestTheYoungerOfTwoContradictsTheOlderOncePerPair(t *testing.T) {
 		Services: []lb.Service{{Key: lb.ServiceKey{Namespace: "web", Name: "a"}, Assigned: []netip.Addr{four, six}, AssignedPools: []string{"edge", "edge"}}},
 	}
 	for range 10 {
-		conflicts, rivals := NewSurvey(world, origin.New(world.Pools, world.Nodes), Options{}).Contradictions()
+		conflicts, rivals := NewSurvey(world, eligibility.Addresses(world), Options{}).Contradictions()
 		var got []string
 		for _, c := range conflicts {
 			got = append(got, fmt.Sprintf("%s %s %s %v %s", c.Advertisement, c.Older, c.Attribute, c.Prefix, c.Peer))
@@ -103,7 +103,7 @@ func TestTheYoungerOfTwoContradictsTheOlderOncePerPair(t *testing.T) {
 	}
 	// Nothing that nobody uses is contradicted.
 	world.Services = nil
-	if conflicts, _ := NewSurvey(world, origin.New(world.Pools, world.Nodes), Options{}).Contradictions(); conflicts != nil {
+	if conflicts, _ := NewSurvey(world, eligibility.Addresses(world), Options{}).Contradictions(); conflicts != nil {
 		t.Errorf("conflicts without an address: %v", conflicts)
 	}
 }

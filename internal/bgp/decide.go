@@ -7,8 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A Phase says how far a node has got with taking its leave.
@@ -44,9 +44,7 @@ func PhaseAt(drain bool, since, now time.Time, grace time.Duration) (Phase, time
 
 // Options are what Decide depends on beside the snapshot.
 type Options struct {
-	// IgnoreExcludeLB lets nodes advertise that are labeled
-	// node.kubernetes.io/exclude-from-external-load-balancers.
-	IgnoreExcludeLB bool
+	eligibility.Options
 	// Phase is that of the node, which may be drained.
 	Phase Phase
 	// Stop is that of the speaker, which may be about to end and to return. A
@@ -75,65 +73,11 @@ func (o Options) phase(p lb.BGPPeer) Phase {
 	return max(o.Phase, o.Stop)
 }
 
-// A Reason says why an address is advertised, or what is in the way. They are
-// ordered: the greater, the nearer to being advertised.
-type Reason uint8
-
-// Reasons.
-const (
-	// NodeAddress: a Node has the address for itself.
-	NodeAddress Reason = iota
-	// NoAdvertisement: no BGPAdvertisement selects the pool and every Service.
-	NoAdvertisement
-	// NodeNotSelected: one does, but not this node.
-	NodeNotSelected
-	// NoPeer: this node has no BGPPeer that the advertisement is for.
-	NoPeer
-	// FamilyNotOffered: no such peer has the address's family.
-	FamilyNotOffered
-	// NodeExcluded: the node has the well-known label.
-	NodeExcluded
-	// NetworkUnavailable: the node's condition says so.
-	NetworkUnavailable
-	// Drained: the node has left.
-	Drained
-	// NoEndpoint: no endpoint is usable anywhere.
-	NoEndpoint
-	// NoLocalEndpoint: none on this node, and traffic must stay local.
-	NoLocalEndpoint
-	// Advertised.
-	Advertised
-)
-
-var reasons = [...]string{
-	"NodeAddress", "NoAdvertisement", "NodeNotSelected", "NoPeer", "FamilyNotOffered", "NodeExcluded", "NetworkUnavailable",
-	"Drained", "NoEndpoint", "NoLocalEndpoint", "Advertised",
-}
-
-// String returns the reason as conditions and metrics spell it.
-func (r Reason) String() string { return reasons[r] }
-
-var sentences = [...]string{
-	"the address is a node's own",
-	"no BGPAdvertisement selects the pool and every Service that uses the address",
-	"no BGPAdvertisement that selects the address selects this node",
-	"this node has no BGPPeer to advertise the address to",
-	"no BGPPeer of this node carries the address's family",
-	"the node is labeled " + lb.LabelExcludeLB,
-	"the node's network is unavailable",
-	"the node is draining",
-	"no endpoint of the address's family is ready",
-	"no endpoint of the address's family on this node is ready, and externalTrafficPolicy is Local",
-	"advertised",
-}
-
-// Sentence returns the reason in words on which a person can act.
-func (r Reason) Sentence() string { return sentences[r] }
-
-// A Verdict is what became of one address on this node.
-type Verdict struct {
+// A Decision is what is decided about one address on this node.
+type Decision struct {
 	Address netip.Addr
-	Reason  Reason
+	// Reason is Eligible when the address is advertised, and otherwise why not.
+	Reason eligibility.Reason
 	// Peers are the names of those it is advertised to, ascending.
 	Peers []string
 }
@@ -178,8 +122,8 @@ const MaxCommunities = 256
 type Intent struct {
 	// Sessions are by peer name.
 	Sessions []Session
-	// Verdicts are by address.
-	Verdicts []Verdict
+	// Decisions are by address.
+	Decisions []Decision
 	// Conflicts are by advertisement; each pair once.
 	Conflicts []Conflict
 	// Rivals are peers that this node holds no session for, because an older one
@@ -224,15 +168,12 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 		return Intent{}
 	}
 	var intent Intent
-	d := decision{options: o, node: s.Nodes[i], ads: oldestFirst(s.BGPAdvertisements), origins: origin.New(s.Pools, s.Nodes)}
-	d.peers, intent.Rivals = peersOf(s.BGPPeers, d.node)
-	d.routes = make([]map[netip.Prefix]*statement, len(d.peers))
-	for i := range d.routes {
-		d.routes[i] = map[netip.Prefix]*statement{}
-	}
-
-	for _, g := range groups(s.Services, d.origins) {
-		intent.Verdicts = append(intent.Verdicts, d.judge(g))
+	d := newDecider(s, o)
+	intent.Rivals = d.at(s.BGPPeers, s.Nodes[i])
+	d.clear()
+	addresses := eligibility.Addresses(s)
+	for i := range addresses {
+		intent.Decisions = append(intent.Decisions, d.decide(&addresses[i]))
 	}
 	conflicts, here := map[[2]string]Conflict{}, HostInterfaces(s, node, o.Interfaces)
 	for i, p := range d.peers {
@@ -251,7 +192,7 @@ func Decide(s lb.Snapshot, node string, o Options) Intent {
 // it from having.
 func peersOf(all []lb.BGPPeer, node lb.Node) (peers []lb.BGPPeer, rivals []Rival) {
 	for _, p := range byAge(all, func(p lb.BGPPeer) (time.Time, string) { return p.Created, p.Name }) {
-		if !selects(p.NodeSelectors, node.Labels) {
+		if !lb.Selected(p.NodeSelectors, node.Labels) {
 			continue
 		}
 		if i := slices.IndexFunc(peers, p.SameRouter); i >= 0 {
@@ -265,19 +206,41 @@ func peersOf(all []lb.BGPPeer, node lb.Node) (peers []lb.BGPPeer, rivals []Rival
 	return peers, rivals
 }
 
-func oldestFirst(ads []lb.BGPAdvertisement) []lb.BGPAdvertisement {
-	return byAge(ads, func(a lb.BGPAdvertisement) (time.Time, string) { return a.Created, a.Name })
-}
-
-// A decision is the state of one call of Decide.
-type decision struct {
-	options Options
-	node    lb.Node
-	origins *origin.Index
-	ads     []lb.BGPAdvertisement // oldest first
-	peers   []lb.BGPPeer          // by name
+// A decider is the state of one call of Decide, or of a Survey for the nodes of a class.
+type decider struct {
+	options   Options
+	ads       []lb.BGPAdvertisement // oldest first
+	selection *eligibility.Selection
+	node      lb.Node
+	peers     []lb.BGPPeer // by name
 	// routes has, for each peer, what is said of each prefix.
 	routes []map[netip.Prefix]*statement
+}
+
+// newDecider returns a decider that is at no node yet.
+func newDecider(s lb.Snapshot, o Options) decider {
+	d := decider{options: o, ads: byAge(s.BGPAdvertisements, func(a lb.BGPAdvertisement) (time.Time, string) { return a.Created, a.Name })}
+	scopes := make([]lb.Scope, len(d.ads))
+	for i := range d.ads {
+		scopes[i] = d.ads[i].Scope
+	}
+	d.selection = eligibility.NewSelection(scopes, s.Pools)
+	return d
+}
+
+// at puts the decider at a node, and returns the rivals of its peers.
+func (d *decider) at(all []lb.BGPPeer, node lb.Node) (rivals []Rival) {
+	d.node = node
+	d.peers, rivals = peersOf(all, node)
+	return rivals
+}
+
+// clear forgets what was said of prefixes.
+func (d *decider) clear() {
+	d.routes = make([]map[netip.Prefix]*statement, len(d.peers))
+	for i := range d.routes {
+		d.routes[i] = map[netip.Prefix]*statement{}
+	}
 }
 
 // A statement collects what advertisements say of one prefix to one peer.
@@ -291,117 +254,59 @@ type statement struct {
 	staying bool
 }
 
-// A group is one address and the Services that share it.
-type group struct {
-	address  netip.Addr
-	services []*lb.Service
-	node     string // that has the address for itself; empty for none
-}
-
-// groups collects the Services by address, ascending. Addresses in a Service's status
-// that are not ours are none.
-func groups(services []lb.Service, origins *origin.Index) []group {
-	byAddress := map[netip.Addr][]*lb.Service{}
-	for i := range services {
-		if s := &services[i]; !s.Released && !s.Foreign {
-			for _, a := range s.Assigned {
-				if origins.Of(s, a).Standing != origin.Foreign {
-					byAddress[a] = append(byAddress[a], s)
-				}
-			}
-		}
+// decide decides over one address and enters its prefixes into the tables.
+func (d *decider) decide(a *eligibility.Address) Decision {
+	v := Decision{Address: a.Addr}
+	idle, ending := a.Idle(d.node.Name), d.ending(a)
+	fit := d.options.Fitness(&d.node)
+	if fit == eligibility.Draining {
+		fit = eligibility.Eligible // how far that has got is a matter of each peer
 	}
-	out := make([]group, 0, len(byAddress))
-	for a, s := range byAddress {
-		out = append(out, group{a, s, origins.Node(a)})
-	}
-	slices.SortFunc(out, func(a, b group) int { return a.address.Compare(b.address) })
-	return out
-}
-
-// judge decides over one address and enters its prefixes into the tables.
-func (d *decision) judge(g group) Verdict {
-	v := Verdict{Address: g.address}
-	nearest := NodeAddress // the least
-	unfit, ending := d.unfit(), d.ending(g)
-	if unfit == Advertised {
-		unfit = g.idle(d.node.Name)
-	}
-	offered := d.offers(g, func(peer, ad int) {
-		reason := unfit
-		if unfit > Drained && d.options.phase(d.peers[peer]) == Left {
-			reason = Drained
+	v.Reason = min(idle, d.offers(a, func(peer, ad int) eligibility.Reason {
+		switch {
+		case fit != eligibility.Eligible:
+			return fit
+		case d.options.phase(d.peers[peer]) == Left:
+			return eligibility.Draining
+		case idle != eligibility.Eligible:
+			return idle
 		}
-		nearest = max(nearest, reason)
-		if reason != Advertised {
-			return
-		}
-		d.state(peer, ad, prefixOf(&d.ads[ad], g.address), g, ending)
+		d.state(peer, ad, prefixOf(&d.ads[ad], a.Addr), a, ending)
 		name := d.peers[peer].Name
 		if at, found := slices.BinarySearch(v.Peers, name); !found {
 			v.Peers = slices.Insert(v.Peers, at, name)
 		}
-	})
-	v.Reason = max(offered, nearest)
+		return eligibility.Eligible
+	}))
 	return v
 }
 
-// offers calls each for every advertisement and peer by which an address may go
-// out on the node, and returns how near to that it came when there are none, at
-// most FamilyNotOffered; otherwise the greatest reason is up to each.
-func (d *decision) offers(g group, each func(peer, ad int)) Reason {
-	if g.node != "" {
-		return NodeAddress
+// offers calls each for every advertisement and peer by which configuration lets an
+// address go out on the node, and returns the reason of those that came nearest.
+func (d *decider) offers(a *eligibility.Address, each func(peer, ad int) eligibility.Reason) eligibility.Reason {
+	if a.Node != "" {
+		return eligibility.NodeAddress
 	}
-	reason, family := NoAdvertisement, lb.FamilyOf(g.address)
+	reason := eligibility.NoAdvertisement
 	for i := range d.ads {
 		ad := &d.ads[i]
-		if !d.selectsServices(ad, g) {
+		if !d.selection.Selects(i, a) {
 			continue
 		}
-		if !selects(ad.NodeSelectors, d.node.Labels) {
-			reason = max(reason, NodeNotSelected)
+		if !ad.SelectsNode(d.node.Labels) {
+			reason = max(reason, eligibility.NodeNotSelected)
 			continue
 		}
-		reason = max(reason, NoPeer)
+		reason = max(reason, eligibility.NoPeer)
 		for j := range d.peers {
 			p := &d.peers[j]
 			if len(ad.Peers) > 0 && !slices.Contains(ad.Peers, p.Name) {
 				continue
 			}
-			reason = FamilyNotOffered
-			if slices.Contains(Families(*p), family) {
-				each(j, i)
+			reason = max(reason, eligibility.FamilyNotOffered)
+			if slices.Contains(Families(*p), a.Family()) {
+				reason = max(reason, each(j, i))
 			}
-		}
-	}
-	return reason
-}
-
-// unfit returns what keeps the node from advertising anything, or Advertised.
-func (d *decision) unfit() Reason {
-	_, excluded := d.node.Labels[lb.LabelExcludeLB]
-	switch {
-	case excluded && !d.options.IgnoreExcludeLB:
-		return NodeExcluded
-	case d.node.NetworkUnavailable:
-		return NetworkUnavailable
-	default:
-		return Advertised
-	}
-}
-
-// idle returns Advertised when an address's traffic has an endpoint to go to from
-// a node, or why not.
-func (g group) idle(node string) Reason {
-	reason, family := NoEndpoint, lb.FamilyOf(g.address)
-	for _, s := range g.services {
-		endpoints := s.Endpoints.Of(family)
-		switch {
-		case endpoints.Serving(s.TrafficPolicy, node) > lb.Idle:
-			return Advertised
-		case endpoints.Serving(lb.TrafficCluster, "") > lb.Idle:
-			reason = NoLocalEndpoint
 		}
 	}
 	return reason
@@ -411,9 +316,9 @@ func (g group) idle(node string) Reason {
 // though this one takes what comes: what it has for it terminates while others are
 // ready, or has only just become ready while others serve. What has just changed
 // counts as it was before.
-func (d *decision) ending(g group) bool {
-	elsewhere, family := false, lb.FamilyOf(g.address)
-	for _, s := range g.services {
+func (d *decider) ending(a *eligibility.Address) bool {
+	elsewhere, family := false, a.Family()
+	for _, s := range a.Services {
 		endpoints := s.Endpoints.Of(family)
 		here, recent := endpoints[d.node.Name], d.options.Recent[ServiceFamily{s.Key, family}]
 		if s.TrafficPolicy != lb.TrafficLocal || (here.Ready > 0) != recent {
@@ -426,30 +331,8 @@ func (d *decision) ending(g group) bool {
 	return elsewhere
 }
 
-// selectsServices reports whether an advertisement selects every Service that
-// shares an address, and the pools that it came from.
-func (d *decision) selectsServices(ad *lb.BGPAdvertisement, g group) bool {
-	for _, s := range g.services {
-		if !selects(ad.ServiceSelectors, s.Labels) {
-			return false
-		}
-		if len(ad.Pools) == 0 && len(ad.PoolSelectors) == 0 {
-			continue
-		}
-		name := d.origins.Of(s, g.address).Pool
-		if slices.Contains(ad.Pools, name) {
-			continue
-		}
-		pool := d.origins.Pool(name)
-		if pool == nil || !lb.MatchesAny(ad.PoolSelectors, pool.Labels) {
-			return false
-		}
-	}
-	return true
-}
-
 // state enters that an advertisement gives a prefix to a peer.
-func (d *decision) state(peer, ad int, prefix netip.Prefix, g group, ending bool) {
+func (d *decider) state(peer, ad int, prefix netip.Prefix, a *eligibility.Address, ending bool) {
 	st := d.routes[peer][prefix]
 	if st == nil {
 		st = &statement{}
@@ -465,13 +348,13 @@ func (d *decision) state(peer, ad int, prefix netip.Prefix, g group, ending bool
 	if st.endpoints == nil {
 		st.endpoints = map[lb.ServiceKey]int{}
 	}
-	for _, s := range g.services {
-		st.endpoints[s.Key] = s.Endpoints.Of(lb.FamilyOf(g.address))[d.node.Name].Ready
+	for _, s := range a.Services {
+		st.endpoints[s.Key] = s.Endpoints.Of(a.Family())[d.node.Name].Ready
 	}
 }
 
 // table returns the routes for a peer, by prefix.
-func (d *decision) table(peer int, conflicts map[[2]string]Conflict) []Route {
+func (d *decider) table(peer int, conflicts map[[2]string]Conflict) []Route {
 	routes := make([]Route, 0, len(d.routes[peer]))
 	for prefix, st := range d.routes[peer] {
 		routes = append(routes, Route{prefix, d.attributes(peer, prefix, st, conflicts)})
@@ -482,7 +365,7 @@ func (d *decision) table(peer int, conflicts map[[2]string]Conflict) []Route {
 
 // attributes unites what advertisements say of a prefix. Where two contradict
 // each other the younger does not apply.
-func (d *decision) attributes(peer int, prefix netip.Prefix, st *statement, conflicts map[[2]string]Conflict) Attributes {
+func (d *decider) attributes(peer int, prefix netip.Prefix, st *statement, conflicts map[[2]string]Conflict) Attributes {
 	var a Attributes
 	internal := Internal(d.peers[peer])
 	// What was said, and by which advertisement.
@@ -584,11 +467,6 @@ func prefixOf(ad *lb.BGPAdvertisement, a netip.Addr) netip.Prefix {
 		bits = a.BitLen()
 	}
 	return netip.PrefixFrom(a, min(bits, a.BitLen())).Masked()
-}
-
-// selects reports whether one of the selectors matches, or there are none.
-func selects(selectors []lb.Selector, labels map[string]string) bool {
-	return len(selectors) == 0 || lb.MatchesAny(selectors, labels)
 }
 
 // byAge returns a copy sorted by age, then name.

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A second implementation, slow and obvious: it looks at every advertisement with
@@ -20,7 +20,7 @@ import (
 
 // plainly returns why a node advertises an address, or what comes nearest to it, and
 // to whom.
-func plainly(s lb.Snapshot, node lb.Node, a netip.Addr, o Options) (nearest Reason, peers []string) {
+func plainly(s lb.Snapshot, node lb.Node, a netip.Addr, o Options) (nearest eligibility.Reason, peers []string) {
 	family := lb.FamilyOf(a)
 	var sharing []lb.Service
 	for _, svc := range s.Services {
@@ -30,12 +30,12 @@ func plainly(s lb.Snapshot, node lb.Node, a netip.Addr, o Options) (nearest Reas
 	}
 	for _, n := range s.Nodes {
 		if slices.Contains(n.Addresses, a) {
-			return NodeAddress, nil
+			return eligibility.NodeAddress, nil
 		}
 	}
-	nearest = NoAdvertisement
+	nearest = eligibility.NoAdvertisement
 	told := map[string]bool{}
-	reach := func(r Reason) { nearest = max(nearest, r) }
+	reach := func(r eligibility.Reason) { nearest = max(nearest, r) }
 	for _, ad := range s.BGPAdvertisements {
 		all := true
 		for _, svc := range sharing {
@@ -44,11 +44,15 @@ func plainly(s lb.Snapshot, node lb.Node, a netip.Addr, o Options) (nearest Reas
 		if !all {
 			continue
 		}
-		if len(ad.NodeSelectors) > 0 && !lb.MatchesAny(ad.NodeSelectors, node.Labels) {
-			reach(NodeNotSelected)
+		if idle := plainIdle(sharing, node, family); idle != eligibility.Eligible {
+			reach(idle)
 			continue
 		}
-		reach(NoPeer)
+		if len(ad.NodeSelectors) > 0 && !lb.MatchesAny(ad.NodeSelectors, node.Labels) {
+			reach(eligibility.NodeNotSelected)
+			continue
+		}
+		reach(eligibility.NoPeer)
 		for _, p := range s.BGPPeers {
 			if !plainHolds(s, node, p) || len(ad.Peers) > 0 && !slices.Contains(ad.Peers, p.Name) {
 				continue
@@ -58,11 +62,11 @@ func plainly(s lb.Snapshot, node lb.Node, a netip.Addr, o Options) (nearest Reas
 				carries = []lb.Family{lb.FamilyOf(p.Address)}
 			}
 			if !slices.Contains(carries, family) {
-				reach(FamilyNotOffered)
+				reach(eligibility.FamilyNotOffered)
 				continue
 			}
-			switch r := plainUnfit(sharing, node, family, p, o); r {
-			case Advertised:
+			switch r := plainUnfit(node, p, o); r {
+			case eligibility.Eligible:
 				told[p.Name] = true
 				reach(r)
 			default:
@@ -94,30 +98,34 @@ func plainHolds(s lb.Snapshot, node lb.Node, p lb.BGPPeer) bool {
 	return true
 }
 
-func plainUnfit(sharing []lb.Service, node lb.Node, family lb.Family, p lb.BGPPeer, o Options) Reason {
+func plainUnfit(node lb.Node, p lb.BGPPeer, o Options) eligibility.Reason {
 	if _, excluded := node.Labels[lb.LabelExcludeLB]; excluded && !o.IgnoreExcludeLB {
-		return NodeExcluded
+		return eligibility.NodeExcluded
 	}
 	if node.NetworkUnavailable {
-		return NetworkUnavailable
+		return eligibility.NetworkUnavailable
 	}
 	if o.Phase == Left || o.Stop == Left && p.GracefulRestart == nil {
-		return Drained
+		return eligibility.Draining
 	}
+	return eligibility.Eligible
+}
+
+func plainIdle(sharing []lb.Service, node lb.Node, family lb.Family) eligibility.Reason {
 	anywhere := false
 	for _, svc := range sharing {
 		for name, c := range svc.Endpoints.Of(family) {
 			usable := c.Ready > 0 || c.Terminating > 0
 			if usable && (svc.TrafficPolicy == lb.TrafficCluster || name == node.Name) {
-				return Advertised
+				return eligibility.Eligible
 			}
 			anywhere = anywhere || usable
 		}
 	}
 	if anywhere {
-		return NoLocalEndpoint
+		return eligibility.NoLocalEndpoint
 	}
-	return NoEndpoint
+	return eligibility.NoEndpoint
 }
 
 // anyRichCluster is [anyCluster] with all else that is in the way of an address.
@@ -148,15 +156,15 @@ func anyRichCluster(rnd *rand.Rand) lb.Snapshot {
 }
 
 func TestEachNodeAdvertisesWhatIsPlainlyItsToAdvertise(t *testing.T) {
-	reached := map[Reason]int{}
+	reached := map[eligibility.Reason]int{}
 	for seed := range uint64(6000) {
 		rnd := rand.New(rand.NewPCG(seed, 2))
 		s := anyRichCluster(rnd)
-		o := Options{IgnoreExcludeLB: rnd.IntN(2) == 0, Phase: Phase(max(0, rnd.IntN(5)-2)), Stop: Phase(max(0, rnd.IntN(5)-2))}
+		o := Options{Options: eligibility.Options{IgnoreExcludeLB: rnd.IntN(2) == 0}, Phase: Phase(max(0, rnd.IntN(5)-2)), Stop: Phase(max(0, rnd.IntN(5)-2))}
 		for _, n := range s.Nodes {
 			intent := Decide(s, n.Name, o)
 			decided := map[netip.Addr]bool{}
-			for _, v := range intent.Verdicts {
+			for _, v := range intent.Decisions {
 				decided[v.Address] = true
 				reason, peers := plainly(s, n, v.Address, o)
 				reached[reason]++
@@ -173,9 +181,9 @@ func TestEachNodeAdvertisesWhatIsPlainlyItsToAdvertise(t *testing.T) {
 			}
 		}
 	}
-	for r := range reasons {
-		if reached[Reason(r)] < 20 {
-			t.Errorf("%v is reached %d times", Reason(r), reached[Reason(r)])
+	for r := eligibility.NodeAddress; r <= eligibility.Eligible; r++ {
+		if reached[r] < 20 {
+			t.Errorf("%v is reached %d times", r, reached[r])
 		}
 	}
 }
@@ -273,8 +281,8 @@ func TestAnAggregateWeighsWhatIsToBeWeighed(t *testing.T) {
 		return []lb.Selector{{{Key: "name", Operator: lb.In, Values: []string{name}}}}
 	}
 	got, _ := route(t, 65001, []lb.BGPAdvertisement{
-		{Name: "weighs", AggregationLengthV6: 64, ServiceSelectors: only("a"), WeightByEndpoints: true},
-		{Name: "does not", AggregationLengthV6: 64, ServiceSelectors: only("b")},
+		{Name: "weighs", AggregationLengthV6: 64, Scope: lb.Scope{ServiceSelectors: only("a")}, WeightByEndpoints: true},
+		{Name: "does not", AggregationLengthV6: 64, Scope: lb.Scope{ServiceSelectors: only("b")}},
 	}, serves("a", "2001:db8::1", 2), serves("b", "2001:db8::2", 5))
 	if got.Endpoints != 2 || got.Prefix != netip.MustParsePrefix("2001:db8::/64") {
 		t.Errorf("%v", got)
@@ -351,7 +359,7 @@ func TestSoManyCommunitiesAreNoConflict(t *testing.T) {
 	}
 	for more := range 2 {
 		got, conflicts := route(t, 65001, []lb.BGPAdvertisement{
-			{Name: "other", Pools: []string{"other"}}, {Name: "first", Communities: some(0, 200)}, {Name: "second", Communities: some(200, MaxCommunities-200+more)},
+			{Name: "other", Scope: lb.Scope{Pools: []string{"other"}}}, {Name: "first", Communities: some(0, 200)}, {Name: "second", Communities: some(200, MaxCommunities-200+more)},
 		}, serves("a", "2001:db8::1", 1))
 		if len(conflicts) != more || len(got.Communities) != MaxCommunities-more*(MaxCommunities-200) {
 			t.Errorf("%d more than there may be: %d apply, conflicts %v", more, len(got.Communities), conflicts)
@@ -375,7 +383,7 @@ func TestRivalsAreToldByName(t *testing.T) {
 	if got, want := Decide(s, "a", Options{}).Rivals, []Rival{{"w", "z"}, {"x", "z"}, {"y", "z"}}; !slices.Equal(got, want) {
 		t.Errorf("on a: %v, want %v", got, want)
 	}
-	_, got := NewSurvey(s, origin.New(s.Pools, s.Nodes), Options{}).Contradictions()
+	_, got := NewSurvey(s, eligibility.Addresses(s), Options{}).Contradictions()
 	if want := []Rival{{"w", "z"}, {"x", "y"}, {"x", "z"}, {"y", "z"}}; !slices.Equal(got, want) {
 		t.Errorf("in all: %v, want %v", got, want)
 	}

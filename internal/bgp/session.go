@@ -234,10 +234,11 @@ func (v *SessionView) Lack(f lb.Family, n int) {
 	v.Routes, v.Unsendable = v.Routes-n, unsendable
 }
 
-// Carrier returns the number that stands for "a session with this peer carries
-// routes of this family". Nodes tell each other numbers rather than names, which
-// may be long (FNV-1a, 32 bits: a name in a few billion stands for another).
-func Carrier(peer string, f lb.Family) uint32 { return fnv(fnv(fnvBasis, peer), f.String()) }
+// SessionID returns the number of a session with this peer, as far as it carries routes
+// of this family (FNV-1a, 32 bits: a name in a few billion has the same).
+func SessionID(peer string, f lb.Family) lb.SessionID {
+	return lb.SessionID(fnv(fnv(fnvBasis, peer), f.String()))
+}
 
 // Carrying returns the families whose routes a session carries: none unless it is
 // established.
@@ -248,11 +249,11 @@ func Carrying(v SessionView) []lb.Family {
 	return slices.DeleteFunc(slices.Clone(v.Negotiated.Families), func(f lb.Family) bool { return v.Unsendable[f] > 0 })
 }
 
-// Carried returns the carriers that a session is, ascending.
-func Carried(v SessionView) []uint32 {
-	var out []uint32
+// SessionIDs returns the numbers that a session has, ascending.
+func SessionIDs(v SessionView) []lb.SessionID {
+	var out []lb.SessionID
 	for _, f := range Carrying(v) {
-		out = append(out, Carrier(v.Peer, f))
+		out = append(out, SessionID(v.Peer, f))
 	}
 	slices.Sort(out)
 	return out

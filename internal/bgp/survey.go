@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A Survey is what configuration and endpoints let each node of a cluster
@@ -16,41 +16,34 @@ import (
 // [Decide]'s. Nodes that configuration treats alike are looked at together, so it
 // costs little more than one of them. It does not change.
 type Survey struct {
-	classes []surveyClass
-	nodes   int
-	groups  map[netip.Addr]group
+	classes   []surveyClass
+	addresses []eligibility.Address // ascending
 }
 
 // A surveyClass is the nodes that the same advertisements and peers are for, and
 // that are equally fit.
 type surveyClass struct {
-	decision
+	decider
 	rivals []Rival
 	nodes  []string
-	unfit  Reason // or Advertised
+	fit    eligibility.Reason
 }
 
-// NewSurvey surveys a snapshot, of whose pools and Nodes origins are. The order of its
+// NewSurvey surveys a snapshot, whose addresses in use these are. The order of its
 // slices does not matter.
-func NewSurvey(s lb.Snapshot, origins *origin.Index, o Options) *Survey {
-	v := &Survey{nodes: len(s.Nodes), groups: map[netip.Addr]group{}}
-	for _, g := range groups(s.Services, origins) {
-		v.groups[g.address] = g
-	}
-	ads := oldestFirst(s.BGPAdvertisements)
+func NewSurvey(s lb.Snapshot, addresses []eligibility.Address, o Options) *Survey {
+	v := &Survey{addresses: addresses}
+	common := newDecider(s, o)
 	byKey := map[string]int{}
-	for _, n := range s.Nodes {
-		d := decision{options: o, node: n, ads: ads, origins: origins}
-		var rivals []Rival
-		d.peers, rivals = peersOf(s.BGPPeers, n)
-		unfit := d.unfit()
-		if unfit == Advertised && n.Drain {
-			unfit = Drained
-		}
+	for i := range s.Nodes {
+		n := &s.Nodes[i]
+		d := common
+		rivals := d.at(s.BGPPeers, *n)
+		fit := o.Fitness(n)
 		var key strings.Builder
-		fmt.Fprint(&key, unfit)
-		for i := range ads {
-			fmt.Fprint(&key, " ", selects(ads[i].NodeSelectors, n.Labels))
+		fmt.Fprint(&key, fit)
+		for i := range d.ads {
+			fmt.Fprint(&key, " ", d.ads[i].SelectsNode(n.Labels))
 		}
 		for _, p := range d.peers {
 			fmt.Fprint(&key, " ", p.Name)
@@ -60,87 +53,81 @@ func NewSurvey(s lb.Snapshot, origins *origin.Index, o Options) *Survey {
 		if !known {
 			i = len(v.classes)
 			byKey[key.String()] = i
-			v.classes = append(v.classes, surveyClass{decision: d, rivals: rivals, unfit: unfit})
+			v.classes = append(v.classes, surveyClass{decider: d, rivals: rivals, fit: fit})
 		}
 		v.classes[i].nodes = append(v.classes[i].nodes, n.Name)
 	}
 	return v
 }
 
-// offer returns the peers of a class that an address may go out to, or how near
-// to that it came.
-func (c *surveyClass) offer(g group) (peers []string, reason Reason) {
-	reason = c.offers(g, func(peer, _ int) { peers = append(peers, c.peers[peer].Name) })
-	if len(peers) == 0 {
-		return nil, reason
-	}
-	return peers, c.unfit
-}
-
-// Reasons returns, for an address, how many nodes have which reason. Nodes that
-// may advertise it have Advertised, whether or not their sessions are
-// established. It is empty for an address that no Service holds.
-func (v *Survey) Reasons(a netip.Addr) map[Reason]int {
-	g, used := v.groups[a]
+// address returns an address in use, or nil.
+func (v *Survey) address(a netip.Addr) *eligibility.Address {
+	i, used := slices.BinarySearchFunc(v.addresses, a, func(x eligibility.Address, a netip.Addr) int { return x.Addr.Compare(a) })
 	if !used {
 		return nil
 	}
-	out := map[Reason]int{}
+	return &v.addresses[i]
+}
+
+// offer returns the peers of a class that an address may go out to, wherever its
+// endpoints are, and the reason of what came nearest to that.
+func (c *surveyClass) offer(a *eligibility.Address) (peers []string, reason eligibility.Reason) {
+	reason = c.offers(a, func(peer, _ int) eligibility.Reason {
+		peers = append(peers, c.peers[peer].Name)
+		return c.fit
+	})
+	return peers, reason
+}
+
+// Reasons returns, for an address, how many nodes have which reason. Nodes that
+// may advertise it are Eligible, whether or not their sessions are established. It is
+// empty for an address that no Service holds.
+func (v *Survey) Reasons(addr netip.Addr) map[eligibility.Reason]int {
+	a := v.address(addr)
+	if a == nil {
+		return nil
+	}
+	out := map[eligibility.Reason]int{}
 	for i := range v.classes {
 		c := &v.classes[i]
-		_, reason := c.offer(g)
-		switch {
-		case reason != Advertised:
-			out[reason] += len(c.nodes)
-		case g.anywhere():
-			out[Advertised] += len(c.nodes)
-		default:
-			for _, n := range c.nodes {
-				out[g.idle(n)]++
-			}
+		_, reason := c.offer(a)
+		if !a.Usable || a.Anywhere {
+			out[min(reason, a.Idle(""))] += len(c.nodes)
+			continue
+		}
+		for _, n := range c.nodes {
+			out[min(reason, a.Idle(n))]++
 		}
 	}
 	return out
 }
 
-// Advertisers returns the nodes, ascending, that advertise an address, where
-// carriers are those of the sessions that each node has established.
-func (v *Survey) Advertisers(a netip.Addr, carriers map[string][]uint32) []string {
-	g, used := v.groups[a]
-	if !used {
+// Advertisers returns the nodes, ascending, that advertise an address, given the
+// sessions that each node has established.
+func (v *Survey) Advertisers(addr netip.Addr, sessions map[string][]lb.SessionID) []string {
+	a := v.address(addr)
+	if a == nil {
 		return nil
 	}
 	var out []string
 	for i := range v.classes {
 		c := &v.classes[i]
-		peers, reason := c.offer(g)
-		if reason != Advertised {
+		peers, reason := c.offer(a)
+		if reason != eligibility.Eligible {
 			continue
 		}
-		var by []uint32
+		var by []lb.SessionID
 		for _, p := range peers {
-			by = append(by, Carrier(p, lb.FamilyOf(a)))
+			by = append(by, SessionID(p, a.Family()))
 		}
-		anywhere := g.anywhere()
 		for _, n := range c.nodes {
-			if !slices.ContainsFunc(carriers[n], func(x uint32) bool { return slices.Contains(by, x) }) {
-				continue
-			}
-			if anywhere || g.idle(n) == Advertised {
+			if a.Idle(n) == eligibility.Eligible && slices.ContainsFunc(sessions[n], func(x lb.SessionID) bool { return slices.Contains(by, x) }) {
 				out = append(out, n)
 			}
 		}
 	}
 	slices.Sort(out)
 	return out
-}
-
-// anywhere reports whether an address's traffic has an endpoint to go to from any
-// node.
-func (g group) anywhere() bool {
-	return slices.ContainsFunc(g.services, func(s *lb.Service) bool {
-		return s.TrafficPolicy == lb.TrafficCluster && s.Endpoints.Of(lb.FamilyOf(g.address)).Serving(lb.TrafficCluster, "") > lb.Idle
-	})
 }
 
 // Contradictions returns the conflicts between advertisements, as [Decide] finds
@@ -155,16 +142,17 @@ func (v *Survey) Contradictions() (conflicts []Conflict, rivals []Rival) {
 				rivals = append(rivals, r)
 			}
 		}
-		d := v.classes[i].decision
+		d := v.classes[i].decider
 		if !Contestable(d.ads) {
 			continue
 		}
-		d.routes = make([]map[netip.Prefix]*statement, len(d.peers))
-		for p := range d.routes {
-			d.routes[p] = map[netip.Prefix]*statement{}
-		}
-		for _, g := range v.groups {
-			d.offers(g, func(peer, ad int) { d.state(peer, ad, prefixOf(&d.ads[ad], g.address), g, false) })
+		d.clear()
+		for i := range v.addresses {
+			a := &v.addresses[i]
+			d.offers(a, func(peer, ad int) eligibility.Reason {
+				d.state(peer, ad, prefixOf(&d.ads[ad], a.Addr), a, false)
+				return eligibility.Eligible
+			})
 		}
 		for p := range d.peers {
 			d.table(p, found)

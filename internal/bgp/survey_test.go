@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // anyCluster has a few nodes of two racks, peers, advertisements and Services.
@@ -45,7 +45,7 @@ func anyCluster(rnd *rand.Rand) lb.Snapshot {
 		s.BGPPeers = append(s.BGPPeers, p)
 	}
 	for i := range rnd.IntN(4) {
-		ad := lb.BGPAdvertisement{Name: fmt.Sprintf("ad%d", i), Created: time.Unix(int64(rnd.IntN(3)), 0), NodeSelectors: rack()}
+		ad := lb.BGPAdvertisement{Name: fmt.Sprintf("ad%d", i), Created: time.Unix(int64(rnd.IntN(3)), 0), Scope: lb.Scope{NodeSelectors: rack()}}
 		if rnd.IntN(2) == 0 {
 			ad.Peers = []string{fmt.Sprintf("p%d", rnd.IntN(3))}
 		}
@@ -76,33 +76,33 @@ func TestASurveyAgreesWithEveryNode(t *testing.T) {
 	judged := 0
 	for seed := range uint64(3000) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		s, o := anyRichCluster(rnd), Options{IgnoreExcludeLB: rnd.IntN(2) == 0}
+		s, o := anyRichCluster(rnd), Options{Options: eligibility.Options{IgnoreExcludeLB: rnd.IntN(2) == 0}}
 		for i := range s.Nodes {
 			s.Nodes[i].Drain = rnd.IntN(6) == 0
 		}
 		rnd.Shuffle(len(s.Nodes), func(i, j int) { s.Nodes[i], s.Nodes[j] = s.Nodes[j], s.Nodes[i] })
-		survey := NewSurvey(s, origin.New(s.Pools, s.Nodes), o)
+		survey := NewSurvey(s, eligibility.Addresses(s), o)
 		conflicts, rivals := survey.Contradictions()
-		reasons := map[netip.Addr]map[Reason]int{}
+		reasons := map[netip.Addr]map[eligibility.Reason]int{}
 		advertisers := map[netip.Addr][]string{}
 		// Of all sessions every second one is established.
-		carriers := map[string][]uint32{}
+		established := map[string][]lb.SessionID{}
 		for i, n := range s.Nodes {
 			o.Phase, _ = PhaseAt(n.Drain, time.Time{}, time.Time{}, 0)
 			intent := Decide(s, n.Name, o)
-			judged += len(intent.Verdicts)
+			judged += len(intent.Decisions)
 			up := map[string]bool{}
 			for j, session := range intent.Sessions {
 				if (i+j)%2 == 0 {
 					up[session.Peer.Name] = true
 					for _, f := range Families(session.Peer) {
-						carriers[n.Name] = append(carriers[n.Name], Carrier(session.Peer.Name, f))
+						established[n.Name] = append(established[n.Name], SessionID(session.Peer.Name, f))
 					}
 				}
 			}
-			for _, v := range intent.Verdicts {
+			for _, v := range intent.Decisions {
 				if reasons[v.Address] == nil {
-					reasons[v.Address] = map[Reason]int{}
+					reasons[v.Address] = map[eligibility.Reason]int{}
 				}
 				reasons[v.Address][v.Reason]++
 				if slices.ContainsFunc(v.Peers, func(p string) bool { return up[p] }) {
@@ -125,7 +125,7 @@ func TestASurveyAgreesWithEveryNode(t *testing.T) {
 				t.Errorf("seed %d: %v: the nodes say %v, the survey %v", seed, a, want, got)
 			}
 			slices.Sort(advertisers[a])
-			if got := survey.Advertisers(a, carriers); !slices.Equal(got, advertisers[a]) {
+			if got := survey.Advertisers(a, established); !slices.Equal(got, advertisers[a]) {
 				t.Errorf("seed %d: %v: advertised from %v, the survey says %v", seed, a, advertisers[a], got)
 			}
 		}
@@ -138,9 +138,9 @@ func TestASurveyAgreesWithEveryNode(t *testing.T) {
 	}
 }
 
-func TestCarriersAreOfEstablishedSessionsThatCanSend(t *testing.T) {
+func TestSessionIDsAreOfEstablishedSessionsThatCanSend(t *testing.T) {
 	v := SessionView{Peer: "tor", State: Established, Negotiated: &Negotiated{Families: []lb.Family{lb.IPv4, lb.IPv6}}, Unsendable: map[lb.Family]int{lb.IPv6: 1}}
-	if got := Carried(v); !slices.Equal(got, []uint32{Carrier("tor", lb.IPv4)}) {
+	if got := SessionIDs(v); !slices.Equal(got, []lb.SessionID{SessionID("tor", lb.IPv4)}) {
 		t.Errorf("%v", got)
 	}
 	shared := v.Unsendable
@@ -148,30 +148,30 @@ func TestCarriersAreOfEstablishedSessionsThatCanSend(t *testing.T) {
 	v.Lack(lb.IPv4, 0)
 	v.Lack(lb.IPv4, 2)
 	v.Lack(lb.IPv6, 1)
-	if got := Carried(v); got != nil || v.Routes != 6 || v.Unsendable[lb.IPv4] != 2 || v.Unsendable[lb.IPv6] != 2 || shared[lb.IPv6] != 1 {
+	if got := SessionIDs(v); got != nil || v.Routes != 6 || v.Unsendable[lb.IPv4] != 2 || v.Unsendable[lb.IPv6] != 2 || shared[lb.IPv6] != 1 {
 		t.Errorf("%v %+v", got, v)
 	}
 	v.Unsendable = nil
-	if got := Carried(v); len(got) != 2 || !slices.IsSorted(got) {
+	if got := SessionIDs(v); len(got) != 2 || !slices.IsSorted(got) {
 		t.Errorf("%v", got)
 	}
 	v.State = OpenConfirm
-	if got := Carried(v); got != nil {
+	if got := SessionIDs(v); got != nil {
 		t.Errorf("%v", got)
 	}
 	v.State, v.Negotiated = Established, nil
-	if got := Carried(v); got != nil {
+	if got := SessionIDs(v); got != nil {
 		t.Errorf("%v", got)
 	}
 }
 
 // Speakers of all versions mean the same by a number: it is FNV-1a of the peer's name and
 // the family's.
-func TestACarrierIsTheSameInAllVersions(t *testing.T) {
+func TestASessionIDIsTheSameInAllVersions(t *testing.T) {
 	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
 		h := fnv1a.New32a()
 		_, _ = h.Write([]byte("tor" + f.String()))
-		if got := Carrier("tor", f); got != h.Sum32() {
+		if got := SessionID("tor", f); uint32(got) != h.Sum32() {
 			t.Errorf("%v: %d, want %d", f, got, h.Sum32())
 		}
 	}

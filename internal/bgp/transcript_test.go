@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/lb/lbtest"
 	"github.com/belfrylb/belfry/internal/origin"
@@ -120,8 +121,12 @@ func show(i Intent) string {
 			fmt.Fprintf(&b, "  %v\n", r)
 		}
 	}
-	for _, v := range i.Verdicts {
-		b.WriteString(strings.TrimRight(fmt.Sprintf("%v %v %s", v.Address, v.Reason, strings.Join(v.Peers, ",")), " ") + "\n")
+	for _, v := range i.Decisions {
+		what := v.Reason.String()
+		if v.Reason == eligibility.Eligible {
+			what = "advertised to " + strings.Join(v.Peers, ",")
+		}
+		fmt.Fprintf(&b, "%v %s\n", v.Address, what)
 	}
 	for _, c := range i.Conflicts {
 		fmt.Fprintf(&b, "conflict %s: %v\n", c.Advertisement, c)

@@ -353,7 +353,7 @@ func password(field, name string, secrets map[string]PasswordSecret, most int, u
 func BGPAdvertisement(a *v1beta1.BGPAdvertisement, communities map[string]*lb.Community) (lb.BGPAdvertisement, []Problem) {
 	spec := &a.Spec
 	ad := lb.BGPAdvertisement{
-		Name: a.Name, Created: a.CreationTimestamp.Time, Pools: texts(spec.IPAddressPools), Peers: texts(spec.Peers),
+		Name: a.Name, Created: a.CreationTimestamp.Time, Scope: lb.Scope{Pools: texts(spec.IPAddressPools)}, Peers: texts(spec.Peers),
 		WeightByEndpoints: spec.WeightByEndpoints,
 	}
 	var problems, wrong []Problem

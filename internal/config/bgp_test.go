@@ -119,7 +119,7 @@ func TestEveryBGPAdvertisementFieldIsCompiled(t *testing.T) {
 	}
 	got, problems = BGPAdvertisement(a, map[string]*lb.Community{"ours": {A: 65000, B: 7}})
 	if w := (lb.BGPAdvertisement{
-		Name: "ad", Created: epoch, Pools: []string{"edge"}, PoolSelectors: want, ServiceSelectors: want, NodeSelectors: want, Peers: []string{"tor"},
+		Name: "ad", Created: epoch, Scope: lb.Scope{Pools: []string{"edge"}, PoolSelectors: want, ServiceSelectors: want, NodeSelectors: want}, Peers: []string{"tor"},
 		AggregationLength: 24, AggregationLengthV6: 64, LocalPref: new(uint32(0)), MED: new(uint32(4294967295)), ASPathPrepend: 3, WeightByEndpoints: true,
 		Communities: []lb.Community{{A: 65000, B: 1}, {Large: true, A: 1, B: 2, C: 3}, lb.NoExport, {A: 65000, B: 7}},
 	}); !reflect.DeepEqual(got, w) || len(problems) > 0 {

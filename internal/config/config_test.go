@@ -206,8 +206,10 @@ func TestEveryAdvertisementFieldIsCompiled(t *testing.T) {
 	}
 	got, problems := L2Advertisement(a)
 	if w := (lb.L2Advertisement{
-		Name: "lan", Created: epoch, Pools: []string{"edge"}, PoolSelectors: []lb.Selector{want},
-		ServiceSelectors: []lb.Selector{want, {}}, NodeSelectors: []lb.Selector{want},
+		Name: "lan", Created: epoch, Scope: lb.Scope{
+			Pools: []string{"edge"}, PoolSelectors: []lb.Selector{want},
+			ServiceSelectors: []lb.Selector{want, {}}, NodeSelectors: []lb.Selector{want},
+		},
 		PreferredNodes: []lb.NodePreference{{Weight: 100, Preference: want}},
 		Interfaces:     []string{"eth[0-3]"},
 		Failback:       lb.FailbackImmediate, ConflictPolicy: lb.ConflictDefend,

@@ -33,7 +33,7 @@ var defaultExcludeInterfaces = []v1beta1.InterfacePattern{
 // understood matches no interface.
 func L2Advertisement(a *v1beta1.L2Advertisement) (lb.L2Advertisement, []Problem) {
 	spec := &a.Spec
-	ad := lb.L2Advertisement{Name: a.Name, Created: a.CreationTimestamp.Time, Pools: texts(spec.IPAddressPools)}
+	ad := lb.L2Advertisement{Name: a.Name, Created: a.CreationTimestamp.Time, Scope: lb.Scope{Pools: texts(spec.IPAddressPools)}}
 	var problems, wrong []Problem
 	add := func(p ...Problem) { problems = append(problems, p...) }
 

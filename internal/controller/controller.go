@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/allocator"
-	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/pulse"
@@ -27,7 +27,7 @@ type Options struct {
 	Metrics *Metrics
 	// Announce are the switches that the speakers have, too, and Settings the flags
 	// that must be the same for them.
-	Announce announce.Options
+	Announce eligibility.Options
 	Settings report.Settings
 	// Held reports whether we may still write.
 	Held func() bool

@@ -9,8 +9,8 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/kube"
-	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // disputePause is the least time between two searches for advertisements that
@@ -31,8 +31,7 @@ func (l *loop) dispute() {
 	if contestable {
 		world, _ = l.world(slices.Collect(maps.Keys(l.services)))
 	}
-	origins := origin.New(world.Pools, world.Nodes)
-	conflicts, rivals := bgp.NewSurvey(world, origins, bgp.Options{IgnoreExcludeLB: l.Announce.IgnoreExcludeLB}).Contradictions()
+	conflicts, rivals := bgp.NewSurvey(world, eligibility.Addresses(world), bgp.Options{Options: l.Announce}).Contradictions()
 	l.disputes = map[verdictKey][]config.Problem{}
 	object := func(kind, name, field, why string) {
 		key := verdictKey{kind, name}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
@@ -23,7 +24,7 @@ type Config struct {
 	// it is Fixed.
 	Gossip   netip.Addr
 	Fixed    bool
-	Announce announce.Options
+	Announce eligibility.Options
 	// Decide decides who announces; nil: [announce.Decide].
 	Decide func(*announce.Index, []election.Member, *election.Holdoff, string) announce.Intent
 	// Detection is how its failure is detected, unless its Node says otherwise.
@@ -65,7 +66,7 @@ type Core struct {
 	nodes      []lb.Node
 	listed     []election.Member // by gossip
 	interfaces []lb.Interface
-	sessions   []uint32
+	sessions   []lb.SessionID
 	leaving    bool
 	farewell   time.Time
 	left       bool
@@ -207,7 +208,7 @@ func (c *Core) SetInterfaces(interfaces []lb.Interface) {
 
 // SetSessions says which BGP sessions are established, by their numbers, ascending:
 // this node tells the others.
-func (c *Core) SetSessions(sessions []uint32) {
+func (c *Core) SetSessions(sessions []lb.SessionID) {
 	if !slices.Equal(c.sessions, sessions) {
 		c.sessions, c.due = sessions, true
 	}
@@ -353,7 +354,7 @@ func (c *Core) present() []election.Member {
 	members := slices.Clone(c.listed)
 	for i := range members {
 		if members[i].Node == c.cfg.Node {
-			members[i].Interfaces, members[i].Carriers = c.interfaces, c.sessions
+			members[i].Interfaces, members[i].Sessions = c.interfaces, c.sessions
 			if c.leaving {
 				members[i].State = election.Leaving
 			}
@@ -386,7 +387,7 @@ func (c *Core) decide(now time.Time) {
 	}
 	yielded := c.stillYielded(now)
 	c.publish(election.Local{
-		Interfaces: c.announcing(), Carriers: c.sessions, Leaving: c.leaving, Owned: union(owned, yielded), Offered: union(offered, yielded),
+		Interfaces: c.announcing(), Sessions: c.sessions, Leaving: c.leaving, Owned: union(owned, yielded), Offered: union(offered, yielded),
 		Detection: c.detection(),
 	})
 	c.reannounce(members)
@@ -536,7 +537,7 @@ func union(addresses, others []netip.Addr) []netip.Addr {
 // publish tells the other speakers, when there is something to tell.
 func (c *Core) publish(local election.Local) {
 	said := &c.gossip
-	same := said.Leaving == local.Leaving && said.Detection == local.Detection && slices.Equal(said.Carriers, local.Carriers) && slices.Equal(said.Owned, local.Owned) && slices.Equal(said.Offered, local.Offered) &&
+	same := said.Leaving == local.Leaving && said.Detection == local.Detection && slices.Equal(said.Sessions, local.Sessions) && slices.Equal(said.Owned, local.Owned) && slices.Equal(said.Offered, local.Offered) &&
 		slices.EqualFunc(said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
 			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
 		})
@@ -680,7 +681,7 @@ func (c *Core) leave(now time.Time) {
 		c.out.Transitions = append(c.out.Transitions, Transition{At: now, Address: a.Address, Kind: Released, Cause: Leaving, From: c.cfg.Node})
 	}
 	c.left, c.out.Claims = true, []layer2.Claim{}
-	c.publish(election.Local{Carriers: c.sessions, Leaving: true})
+	c.publish(election.Local{Sessions: c.sessions, Leaving: true})
 	c.view = View{Index: c.index, Interfaces: c.interfaces, Members: c.members}
 	c.show()
 }

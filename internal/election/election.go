@@ -58,10 +58,10 @@ type Member struct {
 	// Version is not known.
 	Claims  Claims
 	Version Version
-	// Carriers are what it can tell routers, for whoever counts: the numbers of
+	// Sessions are what it can tell routers, for whoever counts: the numbers of
 	// package bgp that stand for established sessions, ascending. Nothing is
 	// decided by them here.
-	Carriers []uint32
+	Sessions []lb.SessionID
 }
 
 // A Candidate is a node that may own an address.

@@ -225,7 +225,7 @@ func durationOr(t *testing.T, s string, otherwise time.Duration) time.Duration {
 }
 
 func (w *viewWorld) local(o map[string]string) Local {
-	l := Local{Owned: addrsOf(o["owned"]), Offered: addrsOf(o["offered"]), Carriers: numbers(w.T, o["sessions"])}
+	l := Local{Owned: addrsOf(o["owned"]), Offered: addrsOf(o["offered"]), Sessions: numbers(w.T, o["sessions"])}
 	_, l.Leaving = o["leaving"]
 	if _, fast := o["fast"]; fast {
 		l.Detection = lb.DetectFast
@@ -257,10 +257,10 @@ func addrsOf(s string) (out []netip.Addr) {
 	return out
 }
 
-func numbers(t *testing.T, s string) (out []uint32) {
+func numbers(t *testing.T, s string) (out []lb.SessionID) {
 	for n := range strings.SplitSeq(s, ",") {
 		if n != "" {
-			out = append(out, uint32(transcript.Number(t, n, 0)))
+			out = append(out, lb.SessionID(transcript.Number(t, n, 0)))
 		}
 	}
 	return out
@@ -285,7 +285,7 @@ func (w *viewWorld) record(args []string) *Record {
 		case "part":
 			r.Whole, r.Claims = false, nil
 		case "sessions":
-			r.Carriers = numbers(w.T, value)
+			r.Sessions = numbers(w.T, value)
 		case "on":
 			r.Interfaces = interfacesOf(w.T, value)
 		default:
@@ -394,7 +394,7 @@ func (w *viewWorld) show(e Effects) string {
 }
 
 func showMember(m Member) string {
-	return fmt.Sprintf("%s %s %v %d.%d%s%s", m.Node, nodeAt(m.Address), m.State, m.Version.Boot, m.Version.Seq, showCarried(m.Interfaces, m.Carriers), showClaims(m.Claims))
+	return fmt.Sprintf("%s %s %v %d.%d%s%s", m.Node, nodeAt(m.Address), m.State, m.Version.Boot, m.Version.Seq, showSessions(m.Interfaces, m.Sessions), showClaims(m.Claims))
 }
 
 func showRecord(r *Record) string {
@@ -408,10 +408,10 @@ func showRecord(r *Record) string {
 	if !r.Whole {
 		flags += " part"
 	}
-	return fmt.Sprintf("%s %s %d.%d epoch %d%s%s%s", r.Node, nodeAt(r.Address), r.Boot, r.Seq, r.Epoch, flags, showCarried(r.Interfaces, r.Carriers), showClaims(r.Claims))
+	return fmt.Sprintf("%s %s %d.%d epoch %d%s%s%s", r.Node, nodeAt(r.Address), r.Boot, r.Seq, r.Epoch, flags, showSessions(r.Interfaces, r.Sessions), showClaims(r.Claims))
 }
 
-func showCarried(interfaces []lb.Interface, sessions []uint32) string {
+func showSessions(interfaces []lb.Interface, sessions []lb.SessionID) string {
 	out := ""
 	for _, i := range interfaces {
 		out += fmt.Sprintf(" %s:%d:%d:%v", i.Name, i.Index, i.MAC[5], i.Addresses)

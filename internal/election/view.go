@@ -29,8 +29,8 @@ type Record struct {
 	Leaving bool
 	// Interfaces are those it can announce on.
 	Interfaces []lb.Interface
-	// Carriers are its established BGP sessions, by their numbers, ascending.
-	Carriers []uint32
+	// Sessions are its established BGP sessions, by their numbers, ascending.
+	Sessions []lb.SessionID
 	// Claims are all its claims when Whole is set, and left out otherwise: many
 	// do not fit into a packet.
 	Claims Claims
@@ -114,8 +114,8 @@ func DefaultPace(size int, slow, lostAfter time.Duration) Pace {
 type Local struct {
 	// Interfaces are those it can announce on.
 	Interfaces []lb.Interface
-	// Carriers are its established BGP sessions, by their numbers, ascending.
-	Carriers []uint32
+	// Sessions are its established BGP sessions, by their numbers, ascending.
+	Sessions []lb.SessionID
 	// Leaving is set when it is about to go: others take over its addresses
 	// while it still answers for them.
 	Leaving bool
@@ -303,7 +303,7 @@ func (p *peer) claiming() bool { return p.claims != nil && len(p.claims.Claims) 
 func (p *peer) member() Member {
 	m := Member{Node: p.node, Address: p.addr, State: p.state()}
 	if p.status != nil {
-		m.Interfaces, m.Carriers = p.status.Interfaces, p.status.Carriers
+		m.Interfaces, m.Sessions = p.status.Interfaces, p.status.Sessions
 	}
 	if p.claims != nil {
 		m.Claims, m.Version = p.claims.Claims, Version{p.claims.Boot, p.claims.Seq}
@@ -840,7 +840,7 @@ func (v *View) settleClaims(quorum Quorum) {
 		changed = v.own.Raise(func(a netip.Addr) bool { return v.offered(a) || v.contested(a) }) || changed
 	}
 	if changed || v.self.Joining == v.learned || v.self.Leaving != v.local.Leaving ||
-		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) || !slices.Equal(v.self.Carriers, v.local.Carriers) {
+		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) || !slices.Equal(v.self.Sessions, v.local.Sessions) {
 		v.renew()
 		v.tellAll()
 	}
@@ -873,7 +873,7 @@ func (v *View) renew() {
 	v.self.Seq++
 	v.self.Epoch = v.own.Epoch()
 	v.self.Joining, v.self.Leaving = !v.learned, v.local.Leaving
-	v.self.Interfaces, v.self.Carriers = v.local.Interfaces, v.local.Carriers
+	v.self.Interfaces, v.self.Sessions = v.local.Interfaces, v.local.Sessions
 	if c := v.own.Claims(); c != nil {
 		v.self.Claims = c
 	}
@@ -935,7 +935,7 @@ func (v *View) publish() {
 			records = append(records, p.status)
 		}
 	}
-	self := Member{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Version: Version{v.self.Boot, v.self.Seq}, Carriers: v.self.Carriers}
+	self := Member{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Version: Version{v.self.Boot, v.self.Seq}, Sessions: v.self.Sessions}
 	i, _ := slices.BinarySearchFunc(list, v.self.Node, func(m Member, node string) int { return strings.Compare(m.Node, node) })
 	list = slices.Insert(list, i, self)
 	v.out.Members, v.out.Records = list, records

@@ -62,6 +62,11 @@ func (s *Secret) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// A SessionID is the number of an established BGP session, as far as it carries routes
+// of one family. Nodes tell each other numbers rather than the names of peers, which may
+// be long.
+type SessionID uint32
+
 // A PeerKind says which autonomous systems a BGPPeer may belong to.
 type PeerKind uint8
 
@@ -229,13 +234,7 @@ type BFDKey struct {
 type BGPAdvertisement struct {
 	Name    string
 	Created time.Time
-	// Pools and PoolSelectors choose pools, or-ed. Both empty: every pool.
-	Pools         []string
-	PoolSelectors []Selector
-	// ServiceSelectors are or-ed. Empty: every Service.
-	ServiceSelectors []Selector
-	// NodeSelectors are or-ed. Empty: every node.
-	NodeSelectors []Selector
+	Scope
 	// Peers are names of BGPPeers. Empty: every peer.
 	Peers []string
 	// AggregationLength and AggregationLengthV6 are the lengths of the prefixes

@@ -2,6 +2,7 @@ package lb
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -109,10 +110,8 @@ type ServiceAllocation struct {
 	PerNamespaceLimit int
 }
 
-// An L2Advertisement is a compiled L2Advertisement object.
-type L2Advertisement struct {
-	Name    string
-	Created time.Time
+// A Scope is what an advertisement selects, of whichever protocol.
+type Scope struct {
 	// Pools and PoolSelectors choose pools, or-ed. Both empty: every pool.
 	Pools         []string
 	PoolSelectors []Selector
@@ -120,6 +119,21 @@ type L2Advertisement struct {
 	ServiceSelectors []Selector
 	// NodeSelectors are or-ed. Empty: every node.
 	NodeSelectors []Selector
+}
+
+// SelectsPool reports whether a pool of this name with these labels is in the scope.
+func (s Scope) SelectsPool(name string, labels map[string]string) bool {
+	return len(s.Pools)+len(s.PoolSelectors) == 0 || slices.Contains(s.Pools, name) || MatchesAny(s.PoolSelectors, labels)
+}
+
+// SelectsNode reports whether a node with these labels is in the scope.
+func (s Scope) SelectsNode(labels map[string]string) bool { return Selected(s.NodeSelectors, labels) }
+
+// An L2Advertisement is a compiled L2Advertisement object.
+type L2Advertisement struct {
+	Name    string
+	Created time.Time
+	Scope
 	// PreferredNodes weigh nodes in placement.
 	PreferredNodes []NodePreference
 	// Interfaces are names or globs (path.Match). Empty: every usable one.

@@ -53,7 +53,13 @@ func (s Selector) Matches(labels map[string]string) bool {
 }
 
 // MatchesAny reports whether one of the selectors matches. No selectors at all
-// select nothing; callers decide what an absent list means.
+// select nothing.
 func MatchesAny(selectors []Selector, labels map[string]string) bool {
 	return slices.ContainsFunc(selectors, func(s Selector) bool { return s.Matches(labels) })
+}
+
+// Selected reports whether one of the selectors matches, or there are none: those that
+// may be left out select everything then.
+func Selected(selectors []Selector, labels map[string]string) bool {
+	return len(selectors) == 0 || MatchesAny(selectors, labels)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
 )
@@ -127,7 +128,7 @@ func (p *place) note(recorded string, now time.Time) {
 // parts are what a condition is made of.
 type parts struct {
 	announced bool
-	reason    announce.Reason
+	reason    eligibility.Reason
 	// layer2 and bgp have an element for each address; nil: not asked for.
 	layer2 []held
 	bgp    []route
@@ -143,7 +144,7 @@ type parts struct {
 // held is layer 2's part in announcing an address.
 type held struct {
 	owner  string
-	reason announce.Reason
+	reason eligibility.Reason
 	by     use
 	proven proven
 }
@@ -156,7 +157,7 @@ type route struct {
 	nodes int
 	one   string
 	// reason says why none does, and waits of what routes wait in a session.
-	reason announce.Reason
+	reason eligibility.Reason
 	waits  string
 }
 
@@ -306,9 +307,9 @@ func (t *Teller) follow(pass *pass, d *announce.Decision) (wait time.Duration) {
 	d.Placed = recorded
 	switch {
 	case d.Owner != "":
-		d.Reason = announce.Owner
+		d.Reason = eligibility.Owner
 	case elected != "":
-		d.Reason = announce.Unclaimed
+		d.Reason = eligibility.Unclaimed
 	}
 	return wait
 }
@@ -408,7 +409,7 @@ func (b *told) counts(is parts) bool {
 // event tells how a Service came to its condition.
 func (b *told) event(is parts, want Condition, moves []string) Event {
 	switch {
-	case is.reason == announce.AddressConflict:
+	case is.reason == eligibility.AddressConflict:
 		return Event{AddressConflict, want.Message}
 	case is.fault != proof.Unknown && b.Reason == want.Reason:
 		return Event{} // in other words
@@ -416,7 +417,7 @@ func (b *told) event(is parts, want Condition, moves []string) Event {
 		return Event{EventKind(want.Reason), want.Message}
 	case !is.announced && b.Reason == want.Reason && !b.Announced:
 		return Event{} // in other words
-	case !is.announced && b.Condition == Condition{} && is.reason == announce.NoEndpoint:
+	case !is.announced && b.Condition == Condition{} && is.reason == eligibility.NoEndpoint:
 		return Event{} // Services are commonly there before their endpoints are
 	case !is.announced:
 		return Event{NotAnnounced, want.Message}
@@ -434,7 +435,7 @@ func (of *pass) protocols(decisions []announce.Decision) (layer2 []held, bgp []r
 	for _, d := range decisions {
 		h := held{owner: d.Owner, reason: d.Reason}
 		if by, is := of.view.withheld[d.Address]; is && d.Owner == "" {
-			h.by, h.reason = by, announce.AddressConflict
+			h.by, h.reason = by, eligibility.AddressConflict
 		}
 		layer2, bgp = append(layer2, h), append(bgp, routeOf(of.index, of.view, d.Address))
 	}
@@ -444,7 +445,7 @@ func (of *pass) protocols(decisions []announce.Decision) (layer2 []held, bgp []r
 // compose says what is decided about the addresses of a Service. An address is
 // announced when one protocol does, unless a foreign station uses it.
 func (of *pass) compose(decisions []announce.Decision, layer2 []held, bgp []route) parts {
-	p := parts{announced: true, reason: announce.Owner}
+	p := parts{announced: true, reason: eligibility.Owner}
 	if p.refuse(of.index, decisions) {
 		return p
 	}
@@ -453,17 +454,17 @@ func (of *pass) compose(decisions []announce.Decision, layer2 []held, bgp []rout
 	for i, d := range decisions {
 		h, r := layer2[i], bgp[i]
 		routed = routed || r.asked
-		if h.owner == "" && r.nodes == 0 && h.reason != announce.AddressConflict {
+		if h.owner == "" && r.nodes == 0 && h.reason != eligibility.AddressConflict {
 			p.probing = p.probing || of.view.probing[d.Address]
 			p.unsure = p.unsure || of.unsure(d.Address, r.asked)
 		}
 		switch {
-		case h.reason == announce.AddressConflict:
-			p.announced, p.reason = false, announce.AddressConflict
+		case h.reason == eligibility.AddressConflict:
+			p.announced, p.reason = false, eligibility.AddressConflict
 		case h.proven.kind == proof.AnsweredTwice, h.proven.kind == proof.Unanswered && r.nodes == 0:
 			p.announced, p.fault = false, h.proven.kind
 		case h.owner != "" || r.nodes > 0 || !p.announced:
-		case h.reason == announce.NoAdvertisement && r.asked:
+		case h.reason == eligibility.NoAdvertisement && r.asked:
 			p.announced, p.reason = false, r.reason
 		default:
 			p.announced, p.reason = false, h.reason
@@ -471,7 +472,7 @@ func (of *pass) compose(decisions []announce.Decision, layer2 []held, bgp []rout
 	}
 	if !routed {
 		p.bgp = nil
-	} else if !slices.ContainsFunc(p.layer2, func(h held) bool { return h.reason != announce.NoAdvertisement }) {
+	} else if !slices.ContainsFunc(p.layer2, func(h held) bool { return h.reason != eligibility.NoAdvertisement }) {
 		p.layer2 = nil
 	}
 	return p
@@ -484,19 +485,19 @@ func (of *pass) unsure(a netip.Addr, routed bool) bool {
 		return false
 	}
 	return slices.ContainsFunc(of.index.Candidates(a), func(n announce.NodeReason) bool {
-		return (n.Reason == announce.Eligible || routed) && slices.Contains(of.unknown, n.Node)
+		return (n.Reason == eligibility.Eligible || routed) && slices.Contains(of.unknown, n.Node)
 	})
 }
 
 // refuse notes why configuration lets no node announce any of the addresses, if so.
 func (p *parts) refuse(ix *announce.Index, decisions []announce.Decision) bool {
 	var (
-		reason    announce.Reason
+		reason    eligibility.Reason
 		sentences []string
 	)
 	for _, d := range decisions {
 		r := ix.Refusal(d.Address)
-		if r.Reason == announce.Eligible {
+		if r.Reason == eligibility.Eligible {
 			return false
 		}
 		reason = max(reason, r.Reason)
@@ -513,11 +514,11 @@ func routeOf(ix *announce.Index, v *View, a netip.Addr) route {
 	switch {
 	case !asked:
 		return route{}
-	case refusal.Reason != announce.Eligible:
+	case refusal.Reason != eligibility.Eligible:
 		return route{asked: true, reason: refusal.Reason}
 	}
-	nodes := ix.Advertisers(a, v.carriers)
-	r := route{asked: true, nodes: len(nodes), reason: announce.NoSession}
+	nodes := ix.Advertisers(a, v.established)
+	r := route{asked: true, nodes: len(nodes), reason: eligibility.NoSession}
 	switch len(nodes) {
 	case 0:
 		r.waits = v.waiting(ix, a)
@@ -530,7 +531,7 @@ func routeOf(ix *announce.Index, v *View, a netip.Addr) route {
 // word is the reason of the condition.
 func (p parts) word() string {
 	switch {
-	case p.reason == announce.AddressConflict:
+	case p.reason == eligibility.AddressConflict:
 		return p.reason.String()
 	case p.fault != proof.Unknown:
 		return p.fault.String()
@@ -574,7 +575,7 @@ func each[T comparable](decisions []announce.Decision, parts []T, text func(T) s
 
 func (h held) text() string {
 	switch {
-	case h.reason == announce.AddressConflict:
+	case h.reason == eligibility.AddressConflict:
 		return fmt.Sprintf(" from no node (%v: station %v uses it on the segment of node %s)", h.reason, h.by.mac, h.by.node)
 	case h.owner == "":
 		return fmt.Sprintf(" from no node (%v)", h.reason)

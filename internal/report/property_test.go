@@ -12,6 +12,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -49,7 +50,7 @@ func (w *randomWorld) index() *announce.Index {
 		Configuration: "c1", Nodes: w.nodes, Services: w.services, Pools: []lb.Pool{{Name: "edge"}},
 		L2Advertisements: []lb.L2Advertisement{{Name: "all"}},
 	}
-	return announce.NewIndex(s, announce.Options{})
+	return announce.NewIndex(s, eligibility.Options{})
 }
 
 func (w *randomWorld) addresses() (out []netip.Addr) {

@@ -151,18 +151,18 @@ type View struct {
 	// proofs are what segments say of addresses, of one owner each.
 	proofs  map[netip.Addr][]finding
 	members []election.Member // by node
-	// carriers are the sessions of each node that is here to stay.
-	carriers map[string][]uint32
+	// established are the sessions of each node that is here to stay.
+	established map[string][]lb.SessionID
 	// waits are, by node, the established sessions in which routes of a family are
 	// not sent.
 	waits    map[string][]wait
 	sessions map[string]SessionCount
 }
 
-// A wait is a session that does not send routes of a family. Carrier is what it would
+// A wait is a session that does not send routes of a family. Session is what it would
 // be if it did.
 type wait struct {
-	carrier   uint32
+	session   lb.SessionID
 	family    lb.Family
 	peer, why string
 }
@@ -235,16 +235,16 @@ func NewView(before *View, reports []Report, now time.Time, fit func(node string
 				continue
 			}
 			for _, f := range s.Families {
-				m.Carriers = append(m.Carriers, bgp.Carrier(s.Peer, f))
+				m.Sessions = append(m.Sessions, bgp.SessionID(s.Peer, f))
 			}
 			for f, why := range s.Waits {
-				v.waits[node] = append(v.waits[node], wait{bgp.Carrier(s.Peer, f), f, s.Peer, why})
+				v.waits[node] = append(v.waits[node], wait{bgp.SessionID(s.Peer, f), f, s.Peer, why})
 			}
 		}
-		slices.Sort(m.Carriers)
+		slices.Sort(m.Sessions)
 		v.members = append(v.members, m)
 	}
-	v.carriers = announce.Carriers(v.members)
+	v.established = announce.Sessions(v.members)
 	for i := range reports {
 		r := &reports[i]
 		if exists, _ := fit(r.Node); !exists {
@@ -294,10 +294,10 @@ func (v *View) countWaits() {
 // waiting says why an address that no node advertises is not, where a session that it
 // is for is established and does not send its family's routes: of the first such node.
 func (v *View) waiting(ix *announce.Index, a netip.Addr) string {
-	would := make(map[string][]uint32, len(v.waits))
+	would := make(map[string][]lb.SessionID, len(v.waits))
 	for node, waits := range v.waits {
 		for _, w := range waits {
-			would[node] = append(would[node], w.carrier)
+			would[node] = append(would[node], w.session)
 		}
 	}
 	nodes := ix.Advertisers(a, would)
@@ -307,7 +307,7 @@ func (v *View) waiting(ix *announce.Index, a netip.Addr) string {
 	node := nodes[0]
 	var first wait
 	for _, w := range v.waits[node] {
-		would := map[string][]uint32{node: {w.carrier}}
+		would := map[string][]lb.SessionID{node: {w.session}}
 		if (first.peer == "" || w.peer < first.peer) && len(ix.Advertisers(a, would)) > 0 {
 			first = w
 		}
@@ -536,7 +536,7 @@ func (v *View) Changed(before *View) (addresses map[netip.Addr]bool, rest bool) 
 		rest = rest || v.believed[node] == nil
 	}
 	rest = rest || v.blind != before.blind || !maps.Equal(v.reported, before.reported) || !slices.EqualFunc(v.members, before.members, func(a, b election.Member) bool {
-		return a.Node == b.Node && slices.Equal(a.Carriers, b.Carriers)
+		return a.Node == b.Node && slices.Equal(a.Sessions, b.Sessions)
 	})
 	return addresses, rest
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
 	"github.com/belfrylb/belfry/internal/transcript"
@@ -319,7 +320,7 @@ func (w *world) tell() string {
 		subjects = append(subjects, Subject{Key: s.Key, Addresses: s.Assigned, Says: w.says[s.Key]})
 	}
 	var out strings.Builder
-	index := announce.NewIndex(w.snapshot, announce.Options{})
+	index := announce.NewIndex(w.snapshot, eligibility.Options{})
 	for _, t := range w.teller.Tell(index, w.view, subjects, func(a netip.Addr) string { return w.recorded[a] }, w.now) {
 		name := t.Service.Name
 		for _, s := range t.Standings {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 
 	"github.com/belfrylb/belfry/internal/announce"
+	"github.com/belfrylb/belfry/internal/eligibility"
 )
 
 // A Standing says what becomes of announcing an address by one protocol.
@@ -51,9 +52,9 @@ func (of *pass) standings(decisions []announce.Decision, layer2 []held, bgp []ro
 		switch {
 		case h.owner != "":
 			out[i].Layer2 = StandingAnnounced
-		case h.reason == announce.AddressConflict:
+		case h.reason == eligibility.AddressConflict:
 			out[i].Layer2 = StandingWithheld
-		case h.reason > announce.NoAdvertisement:
+		case h.reason > eligibility.NoAdvertisement:
 			out[i].Layer2 = silent
 		}
 		switch {

@@ -12,6 +12,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/lb/lbtest"
@@ -539,7 +540,7 @@ func (w *world) control() {
 		return
 	}
 	w.after(w.between(20*ms, 200*ms), func() {
-		sites := announce.NewIndex(w.truth.snapshot(w.addrs), announce.Options{}).Sites()
+		sites := announce.NewIndex(w.truth.snapshot(w.addrs), eligibility.Options{}).Sites()
 		for i := range sites {
 			sites[i].InService = w.truth.announced[sites[i].Address]
 		}

@@ -60,7 +60,7 @@ type router struct {
 	// for the Speaker, and shown after any of them changed, for whoever shows
 	// them.
 	news, moved, shown chan struct{}
-	established        atomic.Pointer[[]uint32]
+	established        atomic.Pointer[[]lb.SessionID]
 	intent             atomic.Pointer[bgp.Intent]
 	// aside are the Services in the ward.
 	aside  atomic.Pointer[[]lb.ServiceKey]
@@ -83,12 +83,12 @@ type router struct {
 
 func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router {
 	r := &router{
-		node: cfg.Node, options: bgp.Options{IgnoreExcludeLB: cfg.Announce.IgnoreExcludeLB},
+		node: cfg.Node, options: bgp.Options{Options: cfg.Announce},
 		grace: cfg.Grace, peering: cfg.BGP, log: log,
 		ready: map[bgp.ServiceFamily]readiness{}, decide: bgp.Decide,
 		news: make(chan struct{}, 1), moved: make(chan struct{}, 1), shown: make(chan struct{}, 1),
 	}
-	r.established.Store(&[]uint32{})
+	r.established.Store(&[]lb.SessionID{})
 	r.intent.Store(&bgp.Intent{})
 	r.aside.Store(&[]lb.ServiceKey{})
 	r.metrics = newRouterMetrics(r, reg)
@@ -381,9 +381,9 @@ func (r *router) complain(was, is *bgp.Intent) {
 
 // follow takes note of what became of the sessions.
 func (r *router) follow() {
-	var established []uint32
+	var established []lb.SessionID
 	for _, v := range r.peering.Sessions() {
-		established = append(established, bgp.Carried(v)...)
+		established = append(established, bgp.SessionIDs(v)...)
 	}
 	slices.Sort(established)
 	if !slices.Equal(established, *r.established.Load()) {

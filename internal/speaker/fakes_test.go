@@ -367,7 +367,7 @@ func (p *part) Members() []election.Member {
 
 // present returns the part as a member, or false when it is gone.
 func (p *part) present() (election.Member, bool) {
-	m := election.Member{Node: p.node, Address: p.address, State: p.state, Interfaces: p.local.Interfaces, Claims: p.own.Claims(), Carriers: p.local.Carriers}
+	m := election.Member{Node: p.node, Address: p.address, State: p.state, Interfaces: p.local.Interfaces, Claims: p.own.Claims(), Sessions: p.local.Sessions}
 	if p.local.Leaving && m.State == election.Alive {
 		m.State = election.Leaving
 	}

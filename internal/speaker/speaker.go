@@ -12,10 +12,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/digest"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
@@ -76,7 +76,7 @@ type Config struct {
 	// the same family. It follows that of the Node unless it is Fixed.
 	Gossip   netip.Addr
 	Fixed    bool
-	Announce announce.Options
+	Announce eligibility.Options
 	// Detection is how its failure is detected, unless its Node says otherwise.
 	Detection lb.Detection
 	// ProofInterval is how often the segment is asked about an address that was

@@ -25,6 +25,7 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
@@ -444,7 +445,7 @@ func notApplied(k Knowledge) []v1beta1.NotApplied {
 	if k.Index != nil {
 		for _, name := range k.Index.Stranded(k.Node, k.Interfaces) {
 			out = append(out, v1beta1.NotApplied{
-				Kind: "L2Advertisement", Name: name, Reason: v1beta1.Reason(announce.NoUsableInterface.String()),
+				Kind: "L2Advertisement", Name: name, Reason: v1beta1.Reason(eligibility.NoUsableInterface.String()),
 				Message: "None of this node's interfaces that it permits can announce.",
 			})
 		}

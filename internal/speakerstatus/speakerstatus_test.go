@@ -21,6 +21,7 @@ import (
 	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
@@ -54,7 +55,7 @@ func world() Knowledge {
 			{Name: "storage", Interfaces: []string{"bond0"}},
 		},
 		Configuration: "0123456789abcdef",
-	}, announce.Options{})
+	}, eligibility.Options{})
 	return Knowledge{
 		Node: "node1", Version: "v0.1.0", Index: index, Detection: lb.DetectStandard,
 		Interfaces: []lb.Interface{

@@ -15,6 +15,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/origin"
@@ -272,7 +273,7 @@ func (w *World) announcing(e *Explanation, a netip.Addr) (advice []string) {
 	routed, asked := index.Routing(a)
 	if !layer2 && !asked {
 		e.add(a.String(), "No L2Advertisement and no BGPAdvertisement selects its pool, the Services that use it and a node.")
-		return []string{adviceByReason[announce.NoAdvertisement]}
+		return []string{adviceByReason[eligibility.NoAdvertisement]}
 	}
 	if layer2 {
 		advice = append(advice, w.explainLayer2(e, index, a)...)
@@ -303,21 +304,21 @@ func (w *World) explainLayer2(e *Explanation, index *announce.Index, a netip.Add
 	}
 	section.Table = [][]string{{"NODE", "", "WHY"}}
 	for _, r := range announce.Explain(index, members, a) {
-		state, why := "no", nodeReasons[r.Reason]
+		state, why := "no", r.Reason.Sentence()
 		switch {
 		case r.Node == owner:
 			state, why = "yes", "answers"
-		case r.Reason == announce.Owner:
+		case r.Reason == eligibility.Owner:
 			state, why = "-", "is to answer, and does not say that it does"
-		case r.Reason == announce.Lost && owner == "":
+		case r.Reason == eligibility.Lost && owner == "":
 			state, why = "-", "could answer; another node is to"
-		case r.Reason == announce.Lost:
+		case r.Reason == eligibility.Lost:
 			state = "-"
 		}
 		for _, b := range w.reports {
 			if mac, withheld := b.Withheld[a]; withheld && b.Node == r.Node {
 				state, why = "no", fmt.Sprintf("withholds it: station %v uses it too", mac)
-				advice = append(advice, adviceByReason[announce.AddressConflict])
+				advice = append(advice, adviceByReason[eligibility.AddressConflict])
 			}
 		}
 		section.Table = append(section.Table, []string{r.Node, state, why})
@@ -405,23 +406,24 @@ func (w *World) explainBGP(e *Explanation, a netip.Addr, routed announce.Refusal
 	section.Table = [][]string{{"NODE", "PEERS", "WHY"}}
 	sent := 0
 	for _, n := range w.Snapshot.Nodes {
-		options := bgp.Options{IgnoreExcludeLB: w.Settings.IgnoreExcludeLB}
+		options := bgp.Options{Options: w.options()}
 		if n.Drain {
 			options.Phase = bgp.Left
 		}
 		intent := bgp.Decide(w.Snapshot, n.Name, options)
-		i := slices.IndexFunc(intent.Verdicts, func(v bgp.Verdict) bool { return v.Address == a })
+		i := slices.IndexFunc(intent.Decisions, func(v bgp.Decision) bool { return v.Address == a })
 		if i < 0 {
 			continue
 		}
-		v := intent.Verdicts[i]
+		v := intent.Decisions[i]
 		why := v.Reason.Sentence()
-		if v.Reason == bgp.Advertised {
+		if v.Reason == eligibility.Eligible {
+			why = "advertised"
 			up, down := w.sessionsOf(n.Name, v.Peers)
 			switch {
 			case len(up) == 0 && w.reporting():
 				why = "no session: " + strings.Join(down, "; ")
-				advice = append(advice, adviceByReason[announce.NoSession])
+				advice = append(advice, adviceByReason[eligibility.NoSession])
 			case len(down) > 0:
 				sent++
 				why = "advertised; no session: " + strings.Join(down, "; ")
@@ -567,18 +569,18 @@ func (w *World) explainPool(o *v1beta1.IPAddressPool) *Explanation {
 	}
 	var by []string
 	for _, ad := range w.Snapshot.L2Advertisements {
-		if selectsPool(ad.Pools, ad.PoolSelectors, o) {
+		if ad.SelectsPool(o.Name, o.Labels) {
 			by = append(by, "L2Advertisement "+ad.Name)
 		}
 	}
 	for _, ad := range w.Snapshot.BGPAdvertisements {
-		if selectsPool(ad.Pools, ad.PoolSelectors, o) {
+		if ad.SelectsPool(o.Name, o.Labels) {
 			by = append(by, "BGPAdvertisement "+ad.Name)
 		}
 	}
 	if len(by) == 0 {
 		e.add("Advertised by", "No advertisement selects it: no node announces its addresses.")
-		advice = append(advice, adviceByReason[announce.NoAdvertisement])
+		advice = append(advice, adviceByReason[eligibility.NoAdvertisement])
 	} else {
 		e.add("Advertised by", by...)
 	}
@@ -607,10 +609,6 @@ func (w *World) explainPool(o *v1beta1.IPAddressPool) *Explanation {
 	}
 	e.advise(advice...)
 	return e
-}
-
-func selectsPool(names []string, selectors []lb.Selector, p *v1beta1.IPAddressPool) bool {
-	return len(names)+len(selectors) == 0 || slices.Contains(names, p.Name) || lb.MatchesAny(selectors, p.Labels) && len(selectors) > 0
 }
 
 func (w *World) explainPeer(o *v1beta1.BGPPeer) *Explanation {
@@ -735,41 +733,22 @@ func (w *World) explainNode(n lb.Node) *Explanation {
 	return e
 }
 
-// nodeReasons say it of one node.
-var nodeReasons = map[announce.Reason]string{
-	announce.Eligible:           "may answer",
-	announce.NoNode:             "there is no node",
-	announce.NodeAddress:        "it is a Node's own address",
-	announce.NoAdvertisement:    "no L2Advertisement selects the pool and every Service that uses it",
-	announce.NoEndpoint:         "no endpoint of the address's family is ready",
-	announce.NoLocalEndpoint:    "no endpoint of the family on this node, and externalTrafficPolicy is Local",
-	announce.NodeNotSelected:    "no such L2Advertisement selects this node",
-	announce.NodeExcluded:       "the node is labeled " + lb.LabelExcludeLB,
-	announce.NetworkUnavailable: "the node's network is unavailable",
-	announce.Draining:           "the node is drained",
-	announce.NotAMember:         "no live speaker is heard on it",
-	announce.Joining:            "its speaker is just starting",
-	announce.NoUsableInterface:  "no interface that may announce it is up and able to",
-	announce.Leaving:            "its speaker is about to stop",
-	announce.Lost:               "could answer; another node does",
-}
-
 // adviceByReason says what to do about what keeps nodes from announcing.
-var adviceByReason = map[announce.Reason]string{
-	announce.NodeAddress:        "Take the Node's address out of the pool (excludeAddresses), and give the Service another: belfry.dev/reallocate.",
-	announce.NoAdvertisement:    "Create an L2Advertisement or a BGPAdvertisement that selects the pool, or name the pool in one.",
-	announce.NoEndpoint:         "Have a Pod of the Service ready: kubectl get endpointslices -l kubernetes.io/service-name=NAME shows what there is.",
-	announce.NoLocalEndpoint:    "Run a Pod of the Service on a node that may announce it, or set externalTrafficPolicy to Cluster.",
-	announce.NodeNotSelected:    "Extend the nodeSelectors of the advertisement to nodes that have a speaker.",
-	announce.NoPeer:             "Create a BGPPeer that selects the nodes, or name an existing one in the BGPAdvertisement.",
-	announce.FamilyNotOffered:   "Add the address's family to addressFamilies of the BGPPeer.",
-	announce.NodeExcluded:       "Remove the label " + lb.LabelExcludeLB + " from a node that is to announce.",
-	announce.NetworkUnavailable: "See why the Node's condition NetworkUnavailable is True: its network plugin sets it.",
-	announce.Draining:           "End the drain of a node: kubectl belfry undrain NODE.",
-	announce.NotAMember:         "See that a speaker runs on the nodes: kubectl belfry explain node/NAME.",
-	announce.NoUsableInterface:  "See the interfaces of a node, and why they are not usable: kubectl belfry explain node/NAME.",
-	announce.AddressConflict:    "Find the foreign station by its hardware address and take the address from it, or take the address out of the pool.",
-	announce.NoSession:          "See why there is no session: kubectl belfry explain peer/NAME.",
+var adviceByReason = map[eligibility.Reason]string{
+	eligibility.NodeAddress:        "Take the Node's address out of the pool (excludeAddresses), and give the Service another: belfry.dev/reallocate.",
+	eligibility.NoAdvertisement:    "Create an L2Advertisement or a BGPAdvertisement that selects the pool, or name the pool in one.",
+	eligibility.NoEndpoint:         "Have a Pod of the Service ready: kubectl get endpointslices -l kubernetes.io/service-name=NAME shows what there is.",
+	eligibility.NoLocalEndpoint:    "Run a Pod of the Service on a node that may announce it, or set externalTrafficPolicy to Cluster.",
+	eligibility.NodeNotSelected:    "Extend the nodeSelectors of the advertisement to nodes that have a speaker.",
+	eligibility.NoPeer:             "Create a BGPPeer that selects the nodes, or name an existing one in the BGPAdvertisement.",
+	eligibility.FamilyNotOffered:   "Add the address's family to addressFamilies of the BGPPeer.",
+	eligibility.NodeExcluded:       "Remove the label " + lb.LabelExcludeLB + " from a node that is to announce.",
+	eligibility.NetworkUnavailable: "See why the Node's condition NetworkUnavailable is True: its network plugin sets it.",
+	eligibility.Draining:           "End the drain of a node: kubectl belfry undrain NODE.",
+	eligibility.NotAMember:         "See that a speaker runs on the nodes: kubectl belfry explain node/NAME.",
+	eligibility.NoUsableInterface:  "See the interfaces of a node, and why they are not usable: kubectl belfry explain node/NAME.",
+	eligibility.AddressConflict:    "Find the foreign station by its hardware address and take the address from it, or take the address out of the pool.",
+	eligibility.NoSession:          "See why there is no session: kubectl belfry explain peer/NAME.",
 }
 
 // adviceByAllocation says what to do about what keeps a Service from an address.

@@ -9,6 +9,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/placement"
 	"github.com/belfrylb/belfry/internal/report"
@@ -200,7 +201,7 @@ func (o *Outcome) presume(lost []string) {
 		var others []string
 		permitted := false
 		for _, r := range o.Index.Candidates(a) {
-			if r.Reason == announce.Eligible && !slices.Contains(lost, r.Node) {
+			if r.Reason == eligibility.Eligible && !slices.Contains(lost, r.Node) {
 				others = append(others, r.Node)
 				permitted = permitted || r.Node == node
 			}
@@ -233,7 +234,7 @@ func (w *World) advertise(o *Outcome, lost []string) {
 		if slices.Contains(lost, n.Name) || r == nil && w.reporting() {
 			continue
 		}
-		options := bgp.Options{IgnoreExcludeLB: w.Settings.IgnoreExcludeLB}
+		options := bgp.Options{Options: w.options()}
 		if n.Drain {
 			options.Phase = bgp.Left
 		}
@@ -251,17 +252,17 @@ func (w *World) advertise(o *Outcome, lost []string) {
 
 // routed returns the nodes that advertise an address to some router, ascending.
 func (o *Outcome) routed() map[netip.Addr][]string {
-	carriers := map[string][]uint32{}
+	established := map[string][]lb.SessionID{}
 	for peer, tables := range o.Tables {
 		for node := range tables {
 			for _, f := range [...]lb.Family{lb.IPv4, lb.IPv6} {
-				carriers[node] = append(carriers[node], bgp.Carrier(peer, f))
+				established[node] = append(established[node], bgp.SessionID(peer, f))
 			}
 		}
 	}
 	out := map[netip.Addr][]string{}
 	for _, a := range o.Index.Addresses() {
-		if nodes := o.Index.Advertisers(a, carriers); len(nodes) > 0 {
+		if nodes := o.Index.Advertisers(a, established); len(nodes) > 0 {
 			out[a] = nodes
 		}
 	}

@@ -13,9 +13,9 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/bgp"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
-	"github.com/belfrylb/belfry/internal/origin"
 )
 
 // A Status is how things stand, as the objects have it.
@@ -374,7 +374,7 @@ func (w *World) findings(s *Status) {
 	if len(w.Snapshot.BGPPeers) == 0 {
 		return
 	}
-	survey := bgp.NewSurvey(w.Snapshot, origin.New(w.Snapshot.Pools, w.Snapshot.Nodes), bgp.Options{IgnoreExcludeLB: w.Settings.IgnoreExcludeLB})
+	survey := bgp.NewSurvey(w.Snapshot, eligibility.Addresses(w.Snapshot), bgp.Options{Options: w.options()})
 	conflicts, rivals := survey.Contradictions()
 	for _, c := range conflicts {
 		s.problem("bgpadvertisement/"+c.Advertisement, c.String(), "kubectl get bgpadvertisements.belfry.dev")

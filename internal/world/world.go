@@ -11,8 +11,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
-	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
@@ -135,8 +135,8 @@ func (w *World) readServices(scope objects.Scope) {
 }
 
 // options are the switches that controller and speakers share.
-func (w *World) options() announce.Options {
-	return announce.Options{IgnoreExcludeLB: w.Settings.IgnoreExcludeLB}
+func (w *World) options() eligibility.Options {
+	return eligibility.Options{IgnoreExcludeLB: w.Settings.IgnoreExcludeLB}
 }
 
 // settingsOf returns what most speakers report where nothing else is said.

@@ -687,7 +687,7 @@ func TestAnAggregateStaysAsLongAsAnythingUnderIt(t *testing.T) {
 		s.established(p.Name)
 		holds(t, j, p, family, near, far)
 		// An address may be told of beside its aggregate.
-		say(all, lb.BGPAdvertisement{Name: "single", ServiceSelectors: []lb.Selector{{}}, AggregationLength: 32, AggregationLengthV6: 128})
+		say(all, lb.BGPAdvertisement{Name: "single", Scope: lb.Scope{ServiceSelectors: []lb.Selector{{}}}, AggregationLength: 32, AggregationLengthV6: 128})
 		holds(t, j, p, family, slices.Concat([]string{near, far}, each(addresses))...)
 		say(all)
 		holds(t, j, p, family, near, far)

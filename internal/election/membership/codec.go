@@ -20,7 +20,7 @@ const (
 	maxInterfaces = 256
 	maxIfName     = 15 // IFNAMSIZ less its terminator.
 	maxPrefixes   = 256
-	maxCarriers   = 64 // Of four bytes each, so that they fit into a packet.
+	maxSessions   = 64 // Of four bytes each, so that they fit into a packet.
 	maxClaims     = 1 << 16
 	maxGroups     = maxClaims
 	// maxRecord bounds the encoding of one record in a node's state.
@@ -31,8 +31,8 @@ const (
 	flagJoining = 1 << iota
 	flagLeaving
 	flagWhole
-	flagCarriers
-	flagsKnown = flagJoining | flagLeaving | flagWhole | flagCarriers
+	flagSessions
+	flagsKnown = flagJoining | flagLeaving | flagWhole | flagSessions
 )
 
 // encode returns the record in wire form:
@@ -42,7 +42,7 @@ const (
 //	address             family (4 or 6), bytes
 //	boot seq epoch      numbers
 //	interfaces          count, each: index, name, 6 bytes, prefixes
-//	carriers            if flagged: count, 4 bytes each
+//	sessions            if flagged: count, 4 bytes each
 //	claims              count of groups, each: quorum, epoch, ranges
 //
 // Numbers are unsigned varints. Addresses claimed together make a group, and
@@ -60,8 +60,8 @@ func encode(r *election.Record, k election.Kind) []byte {
 	if r.Whole {
 		flags |= flagWhole
 	}
-	if len(r.Carriers) > 0 {
-		flags |= flagCarriers
+	if len(r.Sessions) > 0 {
+		flags |= flagSessions
 	}
 	b = append(b, version, byte(k), flags)
 	b = appendText(b, r.Node)
@@ -80,10 +80,10 @@ func encode(r *election.Record, k election.Kind) []byte {
 			b = append(b, byte(p.Bits()))
 		}
 	}
-	if len(r.Carriers) > 0 {
-		b = binary.AppendUvarint(b, uint64(len(r.Carriers)))
-		for _, c := range r.Carriers {
-			b = binary.BigEndian.AppendUint32(b, c)
+	if len(r.Sessions) > 0 {
+		b = binary.AppendUvarint(b, uint64(len(r.Sessions)))
+		for _, c := range r.Sessions {
+			b = binary.BigEndian.AppendUint32(b, uint32(c))
 		}
 	}
 	if !r.Whole {
@@ -228,16 +228,16 @@ func decode(b []byte) (*election.Record, election.Kind, error) {
 		}
 		r.Interfaces = append(r.Interfaces, i)
 	}
-	if flags&flagCarriers != 0 {
-		n := d.count(maxCarriers)
+	if flags&flagSessions != 0 {
+		n := d.count(maxSessions)
 		d.want(n > 0)
 		for i := range n {
-			c := binary.BigEndian.Uint32(d.bytes(4))
-			d.want(i == 0 || d.fault || c > r.Carriers[i-1])
+			c := lb.SessionID(binary.BigEndian.Uint32(d.bytes(4)))
+			d.want(i == 0 || d.fault || c > r.Sessions[i-1])
 			if !d.ok() {
 				break
 			}
-			r.Carriers = append(r.Carriers, c)
+			r.Sessions = append(r.Sessions, c)
 		}
 	}
 	if r.Whole {

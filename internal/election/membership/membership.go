@@ -363,10 +363,10 @@ func copyOf(local Local) Local {
 		i.Loopback, i.NoARP, i.Enslaved = false, false, false
 		c.Interfaces = append(c.Interfaces, i)
 	}
-	c.Carriers = slices.Clone(local.Carriers)
-	slices.Sort(c.Carriers)
-	c.Carriers = slices.Compact(c.Carriers)
-	c.Carriers = c.Carriers[:min(len(c.Carriers), maxCarriers)]
+	c.Sessions = slices.Clone(local.Sessions)
+	slices.Sort(c.Sessions)
+	c.Sessions = slices.Compact(c.Sessions)
+	c.Sessions = c.Sessions[:min(len(c.Sessions), maxSessions)]
 	slices.SortFunc(c.Owned, netip.Addr.Compare)
 	c.Owned = slices.Compact(c.Owned)
 	slices.SortFunc(c.Offered, netip.Addr.Compare)
