@@ -8,7 +8,7 @@ import (
 )
 
 // unproved are the sentences about security that no test of ours can show, by their
-// beginnings: what somebody is told to do, and what is so of standards, of other programs
+// beginnings: what a reader is told to do, and what is so of standards, of other programs
 // or of people.
 var unproved = map[string][]string{
 	"concepts/security.md": {
@@ -32,7 +32,7 @@ var unproved = map[string][]string{
 		"**Root on a node** can do what the node can",
 		"MD5 is weak against who records much",
 		"BFD can end a BGP session, so what it trusts matters.",
-		"What remains: somebody on the wire",
+		"What remains: a station on the wire",
 		"With a self-signed certificate somebody on the path",
 		// Advice.
 		"Who has the key can tell speakers that others are dead: guard the Secret",

@@ -72,14 +72,12 @@ func Read(o *v1beta1.SpeakerStatus) report.Report {
 			Peer: of.Peer, Established: of.State == v1beta1.SessionEstablished, Error: of.LastError, Remote: of.Address,
 			Ours: of.State == v1beta1.SessionShutdown || slices.Contains(ours, of.Cause),
 		}
-		for _, f := range [...]lb.Family{lb.IPv4, lb.IPv6} {
-			if slices.Contains(of.Families, v1beta1.AddressFamily(f.String())) || r.Mute && slices.Contains(of.Capabilities, f.String()) {
+		for _, f := range families {
+			if slices.Contains(of.Families, inAPI(f)) || r.Mute && slices.Contains(of.Capabilities, f.String()) {
 				is.Families = append(is.Families, f)
 			}
-		}
-		for _, n := range of.NotSent {
-			for _, f := range [...]lb.Family{lb.IPv4, lb.IPv6} {
-				if f.String() == string(n.Family) {
+			for _, n := range of.NotSent {
+				if n.Family == inAPI(f) {
 					if is.Waits == nil {
 						is.Waits = map[lb.Family]string{}
 					}
@@ -91,6 +89,11 @@ func Read(o *v1beta1.SpeakerStatus) report.Report {
 	}
 	return r
 }
+
+var families = [...]lb.Family{lb.IPv4, lb.IPv6}
+
+// inAPI is a family as the API spells it.
+func inAPI(f lb.Family) v1beta1.AddressFamily { return v1beta1.AddressFamily(f.String()) }
 
 // interfaceOf is an interface that can announce.
 func interfaceOf(i v1beta1.InterfaceStatus) lb.Interface {

@@ -379,7 +379,7 @@ func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
 	if v.State == bgp.Established && v.Negotiated != nil {
 		s.Capabilities = capabilities(*v.Negotiated, peer)
 		for _, f := range bgp.Carrying(v) {
-			s.Families = append(s.Families, v1beta1.AddressFamily(f.String()))
+			s.Families = append(s.Families, inAPI(f))
 		}
 	}
 	switch b := v1beta1.BFDState(v.BFD); b {
@@ -394,7 +394,7 @@ func session(v bgp.SessionView, peer lb.BGPPeer) v1beta1.SessionStatus {
 
 // notSent lists what the router is not told, IPv4 first.
 func notSent(v bgp.SessionView) (out []v1beta1.NotSent) {
-	for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
+	for _, f := range families {
 		n, message := v.Unsendable[f], v.NextHops[f].Sentence(f)
 		if n == 0 {
 			continue
@@ -402,7 +402,7 @@ func notSent(v bgp.SessionView) (out []v1beta1.NotSent) {
 		if message == "" {
 			message = "what they say is longer than a message of this session"
 		}
-		out = append(out, v1beta1.NotSent{Family: v1beta1.AddressFamily(f.String()), Prefixes: count(n), Message: cut(message, maxText)})
+		out = append(out, v1beta1.NotSent{Family: inAPI(f), Prefixes: count(n), Message: cut(message, maxText)})
 	}
 	return out
 }
