@@ -174,6 +174,58 @@ func TestWhatOthersLeftIsReplacedAndNotEmptied(t *testing.T) {
 	}
 }
 
+// A Service of another class has in its status what we have given to one of ours since, and
+// then is ours itself: it has no record of the address, so it does not take it, though older.
+func TestAServiceThatComesWithTheAddressOfAnotherDoesNotTakeIt(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		b.pool("edge", nil, "192.0.2.0/24", "2001:db8::/120")
+		b.advertise()
+		b.expose("came", func(s *corev1.Service) {
+			s.Spec.LoadBalancerClass = new("example.com/other")
+			s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.0"}, {IP: "2001:db8::"}}
+		})
+		b.passes(time.Minute)
+		stop := b.lead()
+		b.expose("web")
+		b.endpoints("web")
+		b.passes(time.Minute)
+		held := b.carries("web")
+		if !strings.HasPrefix(held, "192.0.2.0 2001:db8:: ") {
+			t.Fatalf("web shows %q", held)
+		}
+		for _, restarts := range []bool{false, true} {
+			if restarts {
+				stop()
+			}
+			b.api.Writes()
+			b.told()
+			b.edit("came", func(s *corev1.Service) {
+				s.Spec.LoadBalancerClass = nil
+				s.Status.Conditions = nil
+				s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.0"}, {IP: "2001:db8::"}}
+			})
+			if restarts {
+				stop = b.lead()
+			}
+			b.passes(time.Minute)
+			b.shows("web", held)
+			if got := b.carries("came"); strings.HasPrefix(got, "192.0.2.0 ") || !strings.Contains(got, "Allocated=True/Allocated") {
+				t.Errorf("the one that came shows %q", got)
+			}
+			for _, w := range b.api.Writes() {
+				if w.Resource == "services" && w.Name != "came" {
+					t.Errorf("%v", w)
+				}
+			}
+			const why = "another writer put it into the status, and it is the address of default/web"
+			if got := b.told(); slices.ContainsFunc(got, func(e string) bool { return strings.Contains(e, " web: ") }) ||
+				!slices.ContainsFunc(got, func(e string) bool { return strings.Contains(e, why) }) {
+				t.Errorf("the Events are %q", got)
+			}
+		}
+	})
+}
+
 func TestAPoolThatGoesYieldsToItsSuccessor(t *testing.T) {
 	w := newWorld(t)
 	w.pool("old", nil, "192.0.2.0/30", "2001:db8::/126")

@@ -61,7 +61,8 @@ func TestAddressesOfCoreObjectsAreReadAsKubeProxyDoes(t *testing.T) {
 func TestWhatTheRecordDoesNotNameIsNotAnnounced(t *testing.T) {
 	for _, c := range []struct{ record, shown, want string }{
 		{"", "192.0.2.1 2001:db8::1", "[192.0.2.1 2001:db8::1]"},
-		{"by second", "192.0.2.1 2001:db8::1", "[192.0.2.1 2001:db8::1]"},
+		{"by second", "192.0.2.1 2001:db8::1", "[]"},
+		{"by belfry-system", "2001:db8::1", "[]"},
 		{"192.0.2.1 from edge, 2001:db8::1 from edge", "192.0.2.1 2001:db8::1", "[192.0.2.1 2001:db8::1]"},
 		{"192.0.2.1 from edge, 2001:db8::1 from edge", "192.0.2.9 2001:db8::1", "[2001:db8::1]"},
 		{"192.0.2.1 from edge, 2001:db8::1 from edge", "192.0.2.9 2001:db8::9", "[]"},

@@ -121,11 +121,11 @@ func (g gift) withdrawn(shown []netip.Addr) (held, withdrawn []netip.Addr) {
 	return held, withdrawn
 }
 
-// shown returns which addresses that a status shows can be the Service's: any where the
-// record names none, else those that it names. What others put beside them or in their
-// place was not given.
+// shown returns which addresses that a status shows are to be announced: any where there is
+// no record, else those that it names. What others put beside them or in their place was
+// not given, and nothing was to a Service that waits.
 func (g gift) shown(addresses []netip.Addr) []netip.Addr {
-	if len(g.addresses) == 0 {
+	if g.by == "" {
 		return addresses
 	}
 	return slices.DeleteFunc(addresses, func(a netip.Addr) bool { return !slices.Contains(g.addresses, a) })
