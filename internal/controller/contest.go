@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -95,7 +96,10 @@ func contestedWrite(w objects.ServiceWrite, over objects.Parts, by string, d all
 		w.Allocated = is.Allocated // until it has stayed
 		return w
 	}
-	keeps := d.Sentence()
+	keeps := "keeps " + strings.TrimPrefix(d.Sentence(), "holds ")
+	if len(d.Assignments) == 0 {
+		keeps = "waits: " + d.Sentence()
+	}
 	w.Allocated.Status = metav1.ConditionFalse
 	switch hidden := slices.ContainsFunc(w.Addresses, func(a netip.Addr) bool { return !is.Shows(a) }); {
 	case hidden:
@@ -104,7 +108,7 @@ func contestedWrite(w objects.ServiceWrite, over objects.Parts, by string, d all
 		w.Allocated.Status = metav1.ConditionTrue
 	}
 	w.Allocated.Reason = Contested
-	w.Allocated.Message = fmt.Sprintf("%s changes what Belfry writes to status.loadBalancer, so Belfry has stopped; the Service keeps %s; "+
+	w.Allocated.Message = fmt.Sprintf("%s changes what Belfry writes to status.loadBalancer, so Belfry has stopped; the Service %s; "+
 		"stop the other writer, or give the Service a loadBalancerClass of its own", by, keeps)
 	return w
 }
