@@ -103,16 +103,16 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		return err
 	}
 	wg.Go(func() { cluster.Run(background) })
+	secret := kube.NewGossipSecret(clients.Core, f.namespace, f.gossipSecret, log)
+	wg.Go(func() { secret.Run(background) })
 	wg.Go(func() { events.Run(background) })
 
 	return election.Run(ctx, func(ctx context.Context) error {
-		created, err := kube.EnsureGossipSecret(ctx, clients.Core, f.namespace, f.gossipSecret)
-		if err != nil {
-			// The speakers wait for it; the Services need not.
-			log.Warn("cannot create the gossip Secret", "err", err)
-		} else if created {
-			log.Info("gossip Secret created", "secret", f.gossipSecret)
-		}
+		ctx, end := context.WithCancel(ctx)
+		var keeping sync.WaitGroup
+		defer keeping.Wait()
+		defer end()
+		keeping.Go(func() { secret.Keep(ctx) })
 		return c.Lead(ctx)
 	})
 }

@@ -290,6 +290,51 @@ func TestWithGossipsPacketsBlockedNothingMovesAndWhatIsNewIsHeard(t *testing.T) 
 	tellOpen(t, l)
 }
 
+// A speaker that starts when the Secret was deleted must get the key that the others
+// have, or it hears none of them.
+func TestADeletedGossipSecretIsRestoredAndASpeakerThatStartsHearsTheOthers(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "keyed")
+	settle(t, l)
+	probes := probeAll(t, l, addresses)
+	var owners []string
+	for _, p := range probes {
+		owners = append(owners, answers(t, p, 10*time.Second, anybody))
+	}
+	key := func() string {
+		out, err := l.Cluster.Kubectl(t.Context(), "--namespace", lab.Namespace, "get", "secret", "belfry-gossip", "--ignore-not-found", "--output=jsonpath={.data.key}")
+		must(t, err)
+		return out
+	}
+	before := key()
+	starter := others(l, owners[0])[0]
+	deleted := time.Now()
+	_, err := l.Cluster.Kubectl(t.Context(), "--namespace", lab.Namespace, "delete", "secret", "belfry-gossip")
+	must(t, err)
+	eventually(t, 20*time.Second, "the Secret is there again", func() error {
+		if is := key(); is != before {
+			return fmt.Errorf("the key has %d characters, and is not the one before", len(is))
+		}
+		return nil
+	})
+	t.Logf("restored within %s", time.Since(deleted))
+	must(t, kill(t.Context(), l, starter))
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(starter)))
+	settle(t, l)
+	for i, p := range probes {
+		goesOn(t, p, 200)
+		r := p.Report().Since(deleted)
+		if owners[i] == starter {
+			one(t, addresses[i], r, 3*time.Second, time.Second)
+			continue
+		}
+		one(t, addresses[i], r, 3*time.Second, 0) // how soon is not what is at stake here
+		if hosts := r.Hosts(); len(hosts) != 1 || hosts[0] != owners[i] {
+			t.Errorf("%v answered for %s, want %s alone:\n%s", hosts, addresses[i], owners[i], r)
+		}
+	}
+}
+
 func TestANodeThatIsRenumberedKeepsItsAddressesAndIsFoundAgain(t *testing.T) {
 	l := cluster(t)
 	addresses := serve(t, l, "renumbered")
