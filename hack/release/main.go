@@ -161,6 +161,10 @@ func release(ctx context.Context, dir string, snapshot bool) error {
 			return err
 		}
 	}
+	say("packing the plugin for krew")
+	if err := writeKrew(dir, version); err != nil {
+		return err
+	}
 	sums, err := checksums(dir)
 	if err != nil {
 		return err
