@@ -167,6 +167,7 @@ var experiments = []experiment{
 		"create/speaker-cpu", "create/speaker-rss", "create/speaker-limit",
 	}, createServices},
 	{"restarting the controller", []string{"restart/ready", "restart/writes", "restart/cpu"}, restartController},
+	{"asking the plugin", []string{"plugin/status"}, askPlugin},
 	{"a converged cluster", []string{"quiet/requests"}, beQuiet},
 }
 

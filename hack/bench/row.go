@@ -67,6 +67,7 @@ var catalog = []row{
 	{"gossip/sockets", inCPU, nil, "", "processor time of one of 3 members in a second in which nothing happens, in real time, over sockets"},
 	{"binary/controller", inBytes, within(30e6), "64 MB", "the controller's binary, stripped"},
 	{"binary/speaker", inBytes, within(40e6), "66 MB", "the speaker's binary, stripped"},
+	{"binary/kubectl-belfry", inBytes, within(45e6), "", "the plugin's binary, stripped"},
 	{"idle/controller", inBytes, within(30e6), "55 MB", "resident memory of a controller that leads, without Services"},
 	{"idle/speaker", inBytes, within(35e6), "60-63 MB", "resident memory of a speaker among three, without Services; the largest"},
 	{"answer/arp", inRatio, within(2), "", "median time until an ARP request is answered, speaker against kernel"},
@@ -99,6 +100,7 @@ var catalog = []row{
 	{"restart/ready", inSeconds, nil, "", "a controller's start with 3,000 Services until it has adopted all of them"},
 	{"restart/writes", inCount, within(0), "", "what it writes to the API server, leases aside"},
 	{"restart/cpu", inCPU, nil, "", "what it costs the controller"},
+	{"plugin/status", inSeconds, within(1), "", "kubectl belfry status over 3,000 Services, from its start to its end; the best of five"},
 	{"quiet/requests", inCount, within(0), "", "requests of all of us in 20 s with 3,000 Services, leases and watches aside"},
 }
 
