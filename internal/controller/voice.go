@@ -391,8 +391,13 @@ func (l *loop) tellBlocked() {
 			l.Events.Record(e)
 		}
 	}
-	for _, r := range l.view.Blocked() {
+	reports := l.view.Gossiping()
+	for _, node := range slices.Sorted(maps.Keys(reports)) {
+		r := reports[node]
 		note := election.Describe(r.Blocked)
+		if note == "" {
+			continue
+		}
 		if there[r.Node] = note; l.blocked[r.Node] != note {
 			tell(r.Node, kube.Event{Warning: true, Reason: eventBlocked, Note: note, Once: fmt.Sprint(note, r.BlockedSince.Unix())})
 		}
@@ -400,7 +405,7 @@ func (l *loop) tellBlocked() {
 	for node := range l.blocked {
 		switch _, still := there[node]; {
 		case still:
-		case l.view.Believes(node):
+		case reports[node] != nil:
 			tell(node, kube.Event{Reason: eventUnblocked, Note: "gossip is not blocked any more between this node and others"})
 		default:
 			there[node] = l.blocked[node] // it is not known any more

@@ -471,7 +471,7 @@ func TestBlockedGossipIsToldOnceByEachSideWhoeverLeads(t *testing.T) {
 		b.tells(one + fmt.Sprintf(is, "node2 (UDP and TCP), node3 (UDP and TCP)"))
 		// One whose report counts no more has not said that it ended.
 		b.report("node1")
-		b.report("node3", unheard("node2"))
+		b.report("node3", unheard("node1", "node2")) // but what they say of themselves is told
 		b.passes(time.Minute)
 		b.tells("Normal GossipRestored SpeakerStatus node1: gossip is not blocked any more between this node and others")
 		b.report("node2")

@@ -151,6 +151,8 @@ type View struct {
 	// proofs are what segments say of addresses, of one owner each.
 	proofs  map[netip.Addr][]finding
 	members []election.Member // by node
+	// gossiping are the reports of the speakers that run, by node.
+	gossiping map[string]*Report
 	// established are the sessions of each node that is here to stay.
 	established map[string][]lb.SessionID
 	// waits are, by node, the established sessions in which routes of a family are
@@ -208,7 +210,7 @@ const MaxUnheard = 256
 func NewView(before *View, reports []Report, now time.Time, fit func(node string) (exists, ready bool)) *View {
 	v := &View{
 		believed: map[string]*Report{}, claims: map[netip.Addr][]string{}, sessions: map[string]SessionCount{},
-		waits:   map[string][]wait{},
+		waits: map[string][]wait{}, gossiping: map[string]*Report{},
 		probing: map[netip.Addr]bool{}, withheld: map[netip.Addr]use{}, proofs: map[netip.Addr][]finding{},
 		blind: reports == nil, denying: map[string]time.Time{}, reported: map[string]bool{},
 	}
@@ -323,7 +325,7 @@ func (v *View) believe(reports []Report, denying map[string]time.Time, now time.
 		r := &reports[i]
 		v.reported[r.Node] = !r.Mute
 		if exists, _ := fit(r.Node); exists && r.State != election.Gone {
-			byNode[r.Node] = r
+			byNode[r.Node], v.gossiping[r.Node] = r, r
 			order = append(order, r)
 		}
 	}
@@ -451,15 +453,9 @@ func (v *View) Unknown(node string) bool {
 	return mute
 }
 
-// Blocked returns, by node, the reports that say to whom gossip is blocked.
-func (v *View) Blocked() (out []*Report) {
-	for _, m := range v.members {
-		if r := v.believed[m.Node]; len(r.Blocked) > 0 {
-			out = append(out, r)
-		}
-	}
-	return out
-}
+// Gossiping returns, by node, the reports of the speakers that run, by their own words,
+// whether they are believed or not: one that gossip does not reach is the first not to be.
+func (v *View) Gossiping() map[string]*Report { return v.gossiping }
 
 // Sessions counts the sessions with a peer. Those in last words are down.
 func (v *View) Sessions(peer string) SessionCount { return v.sessions[peer] }
