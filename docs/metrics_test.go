@@ -93,7 +93,7 @@ func register(t *testing.T) map[string]*prometheus.Registry {
 			must(err)
 			watch.New(watch.Config{}, log, r, l)
 			s := speaker.New(speaker.Config{Node: "n1", BGP: sessions{}}, nil, l, m, log, r)
-			speaker.NewRegistrar(s, silent{}, log, r)
+			speaker.NewReporter(s, silent{}, log, r)
 		}
 	}
 	return of

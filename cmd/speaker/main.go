@@ -132,8 +132,8 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Pulse: loop, Requests: status.Requests(),
 	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	start(func(ctx context.Context) error { status.Run(ctx); return nil })
-	registrar := speaker.NewRegistrar(s, status, log, registry)
-	start(func(ctx context.Context) error { registrar.Run(ctx); return nil })
+	reporter := speaker.NewReporter(s, status, log, registry)
+	start(func(ctx context.Context) error { reporter.Run(ctx); return nil })
 	routers := &introduction{}
 	health.notice(func() string { return election.Describe(members.Blocked()) })
 	health.watch(func() error {

@@ -131,7 +131,7 @@ type Health struct {
 // who reads the metrics by HTTPS. It fails when an address cannot be listened on.
 func (o *Options) Serve(ctx context.Context, wg *sync.WaitGroup, is Health, may scrape.Review, metrics prometheus.Gatherer, log *slog.Logger) error {
 	health := http.NewServeMux()
-	stuck := &autopsy{log: log}
+	stuck := &stackReport{log: log}
 	answer := func(w http.ResponseWriter, err error) {
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusServiceUnavailable)

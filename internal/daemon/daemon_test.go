@@ -94,7 +94,7 @@ func TestHealthAndMetricsAreServedUntilTheEnd(t *testing.T) {
 			}
 			stuck.Store(nil)
 			get(o.HealthAddress+"/healthz", 200, "ok")
-			if text := log.String(); strings.Count(text, hung.Error()) != 1 || !strings.Contains(text, "internal/daemon.(*autopsy).note") || !strings.Contains(text, "loop responds again") {
+			if text := log.String(); strings.Count(text, hung.Error()) != 1 || !strings.Contains(text, "internal/daemon.(*stackReport).note") || !strings.Contains(text, "loop responds again") {
 				t.Errorf("the log does not tell once where it was stuck:\n%s", text)
 			}
 			get(o.HealthAddress+"/readyz", 503, missing.Error())

@@ -43,18 +43,18 @@ const (
 	catchUp = 2 * time.Second
 )
 
-// A router is the part of a Speaker that tells routers what to send here. It
+// An advertiser is the part of a Speaker that tells routers what to send here. It
 // decides by itself, from the newest snapshot, on a goroutine of its own: BGP is
 // not waited for by layer 2, nor does it take layer 2 with it.
 //
 // There is nothing to elect: every node that may advertise an address does.
-type router struct {
+type advertiser struct {
 	node    string
 	options bgp.Options
 	grace   time.Duration
 	peering Peering // nil: there is no BGP
 	log     *slog.Logger
-	metrics *routerMetrics
+	metrics *advertiserMetrics
 
 	// news has a value after tell; moved after other sessions are established,
 	// for the Speaker, and shown after any of them changed, for whoever shows
@@ -81,8 +81,8 @@ type router struct {
 	ready map[bgp.ServiceFamily]readiness
 }
 
-func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router {
-	r := &router{
+func newAdvertiser(cfg Config, log *slog.Logger, reg prometheus.Registerer) *advertiser {
+	r := &advertiser{
 		node: cfg.Node, options: bgp.Options{Options: cfg.Announce},
 		grace: cfg.Grace, peering: cfg.BGP, log: log,
 		ready: map[bgp.ServiceFamily]readiness{}, decide: bgp.Decide,
@@ -91,22 +91,22 @@ func newRouter(cfg Config, log *slog.Logger, reg prometheus.Registerer) *router 
 	r.established.Store(&[]lb.SessionID{})
 	r.intent.Store(&bgp.Intent{})
 	r.aside.Store(&[]lb.ServiceKey{})
-	r.metrics = newRouterMetrics(r, reg)
+	r.metrics = newAdvertiserMetrics(r, reg)
 	return r
 }
 
 // Sessions returns the BGP sessions of this node as they are, by peer. It may be
 // called at any time.
-func (s *Speaker) Sessions() []bgp.SessionView { return s.router.sessions() }
+func (s *Speaker) Sessions() []bgp.SessionView { return s.advertiser.sessions() }
 
 // SessionsChanged has a value after Sessions changed. It is for one receiver.
-func (s *Speaker) SessionsChanged() <-chan struct{} { return s.router.shown }
+func (s *Speaker) SessionsChanged() <-chan struct{} { return s.advertiser.shown }
 
 // Routing returns what BGP is to do on this node: the newest decision. It is
 // shared and must not be changed.
-func (s *Speaker) Routing() *bgp.Intent { return s.router.intent.Load() }
+func (s *Speaker) Routing() *bgp.Intent { return s.advertiser.intent.Load() }
 
-func (r *router) sessions() []bgp.SessionView {
+func (r *advertiser) sessions() []bgp.SessionView {
 	if r.peering == nil {
 		return nil
 	}
@@ -114,7 +114,7 @@ func (r *router) sessions() []bgp.SessionView {
 }
 
 // tell hands over the newest snapshot. It does not wait.
-func (r *router) tell(s lb.Snapshot) {
+func (r *advertiser) tell(s lb.Snapshot) {
 	r.mu.Lock()
 	r.snapshot = &s
 	r.mu.Unlock()
@@ -123,7 +123,7 @@ func (r *router) tell(s lb.Snapshot) {
 
 // place hands over the node's interfaces. It does not wait. Only what next hops depend
 // on is news: Pods come and go with an interface each.
-func (r *router) place(interfaces []lb.Interface) {
+func (r *advertiser) place(interfaces []lb.Interface) {
 	r.mu.Lock()
 	before := r.interfaces
 	r.interfaces = interfaces
@@ -154,7 +154,7 @@ func signal(c chan struct{}) {
 
 // run has routers told until ctx is done. Then it takes leave of them and
 // returns: those with graceful restart are told nothing.
-func (r *router) run(ctx context.Context) {
+func (r *advertiser) run(ctx context.Context) {
 	if r.peering == nil {
 		return
 	}
@@ -181,7 +181,7 @@ func (r *router) run(ctx context.Context) {
 // leave says that this node is about to go, gives routers time to find another
 // way, withdraws, and waits until they have heard. Whoever runs the Peering then
 // ends the sessions.
-func (r *router) leave(timer *time.Timer) {
+func (r *advertiser) leave(timer *time.Timer) {
 	r.follow()
 	if r.told() == 0 {
 		return
@@ -209,7 +209,7 @@ func (r *router) leave(timer *time.Timer) {
 
 // told counts the sessions whose routers have routes from us that they are to
 // lose when the speaker goes.
-func (r *router) told() (n int) {
+func (r *advertiser) told() (n int) {
 	restarts := map[string]bool{}
 	for _, s := range r.intent.Load().Sessions {
 		restarts[s.Peer.Name] = s.Peer.GracefulRestart != nil
@@ -224,7 +224,7 @@ func (r *router) told() (n int) {
 
 // pass decides and carries out. It returns when to decide anew though nothing
 // has happened; zero for never. A panic leaves everything as it is.
-func (r *router) pass(now time.Time) (until time.Time) {
+func (r *advertiser) pass(now time.Time) (until time.Time) {
 	r.mu.Lock()
 	snapshot := r.snapshot
 	r.options.Interfaces = r.interfaces
@@ -257,7 +257,7 @@ func (r *router) pass(now time.Time) (until time.Time) {
 
 // resolve decides, without the Services over which that panics. One that no Service
 // explains is passed on.
-func (r *router) resolve(world lb.Snapshot) (intent bgp.Intent) {
+func (r *advertiser) resolve(world lb.Snapshot) (intent bgp.Intent) {
 	all := world.Services
 	decide := func(some []lb.Service) bgp.Intent {
 		world.Services = some
@@ -289,7 +289,7 @@ func (r *router) resolve(world lb.Snapshot) (intent bgp.Intent) {
 }
 
 // note tells which Services are set aside, if these are others.
-func (r *router) note() {
+func (r *advertiser) note() {
 	if names := r.ward.Names(); !slices.Equal(names, *r.aside.Load()) {
 		r.aside.Store(&names)
 		signal(r.shown)
@@ -299,7 +299,7 @@ func (r *router) note() {
 // described returns the snapshot with this node as it was when it was last
 // described: whose object is deleted has lost its labels, and is to be drained by
 // all of its sessions.
-func (r *router) described(s lb.Snapshot) lb.Snapshot {
+func (r *advertiser) described(s lb.Snapshot) lb.Snapshot {
 	i, found := slices.BinarySearchFunc(s.Nodes, r.node, func(n lb.Node, name string) int { return cmp.Compare(n.Name, name) })
 	switch {
 	case !found:
@@ -321,7 +321,7 @@ type readiness struct {
 
 // recent returns the Services, by family, whose ready endpoints here have just come
 // or gone, and when the first of them will not have any more.
-func (r *router) recent(s *lb.Snapshot, now time.Time) (recent map[bgp.ServiceFamily]bool, until time.Time) {
+func (r *advertiser) recent(s *lb.Snapshot, now time.Time) (recent map[bgp.ServiceFamily]bool, until time.Time) {
 	next := make(map[bgp.ServiceFamily]readiness, len(r.ready))
 	for i := range s.Services {
 		svc := &s.Services[i]
@@ -354,7 +354,7 @@ func (r *router) recent(s *lb.Snapshot, now time.Time) (recent map[bgp.ServiceFa
 
 // phase returns how far this node's draining is. A node that is drained when the
 // speaker starts has left already.
-func (r *router) phase(s *lb.Snapshot, now time.Time) (bgp.Phase, time.Time) {
+func (r *advertiser) phase(s *lb.Snapshot, now time.Time) (bgp.Phase, time.Time) {
 	i, found := slices.BinarySearchFunc(s.Nodes, r.node, func(n lb.Node, name string) int { return cmp.Compare(n.Name, name) })
 	drain := found && s.Nodes[i].Drain
 	if drain && !r.drain && r.begun {
@@ -366,7 +366,7 @@ func (r *router) phase(s *lb.Snapshot, now time.Time) (bgp.Phase, time.Time) {
 }
 
 // complain logs what of the configuration does not work out on this node.
-func (r *router) complain(was, is *bgp.Intent) {
+func (r *advertiser) complain(was, is *bgp.Intent) {
 	for _, c := range is.Conflicts {
 		if !slices.Contains(was.Conflicts, c) {
 			r.log.Warn("BGPAdvertisements contradict each other", "reason", c.String())
@@ -380,7 +380,7 @@ func (r *router) complain(was, is *bgp.Intent) {
 }
 
 // follow takes note of what became of the sessions.
-func (r *router) follow() {
+func (r *advertiser) follow() {
 	var established []lb.SessionID
 	for _, v := range r.peering.Sessions() {
 		established = append(established, bgp.SessionIDs(v)...)

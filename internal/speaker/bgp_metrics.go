@@ -8,23 +8,23 @@ import (
 	"github.com/belfrylb/belfry/internal/bgp"
 )
 
-// routerMetrics are what there is to measure of BGP. What concerns a session is
+// advertiserMetrics are what there is to measure of BGP. What concerns a session is
 // read from it at each scrape, so that it cannot drift, and a peer that is
 // gone leaves nothing behind.
-type routerMetrics struct {
-	router *router
-	panics prometheus.Counter
-	passes prometheus.Histogram
+type advertiserMetrics struct {
+	advertiser *advertiser
+	panics     prometheus.Counter
+	passes     prometheus.Histogram
 
 	up, state, uptime, messages, updates, malformed, prefixes, established, flaps, lastError, bfd *prometheus.Desc
 }
 
-func newRouterMetrics(r *router, reg prometheus.Registerer) *routerMetrics {
+func newAdvertiserMetrics(r *advertiser, reg prometheus.Registerer) *advertiserMetrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("belfry_bgp_"+name, help, append([]string{"peer"}, labels...), nil)
 	}
-	m := &routerMetrics{
-		router: r,
+	m := &advertiserMetrics{
+		advertiser: r,
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "belfry_bgp_panics_total", Help: "Decisions over BGP that failed; what was decided before stays in force.",
 		}),
@@ -51,15 +51,15 @@ func newRouterMetrics(r *router, reg prometheus.Registerer) *routerMetrics {
 }
 
 // Describe implements prometheus.Collector.
-func (m *routerMetrics) Describe(out chan<- *prometheus.Desc) {
+func (m *advertiserMetrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{m.up, m.state, m.uptime, m.messages, m.updates, m.malformed, m.prefixes, m.established, m.flaps, m.lastError, m.bfd} {
 		out <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (m *routerMetrics) Collect(out chan<- prometheus.Metric) {
-	for _, v := range m.router.sessions() {
+func (m *advertiserMetrics) Collect(out chan<- prometheus.Metric) {
+	for _, v := range m.advertiser.sessions() {
 		metric := func(d *prometheus.Desc, t prometheus.ValueType, value float64, labels ...string) {
 			out <- prometheus.MustNewConstMetric(d, t, value, append([]string{v.Peer}, labels...)...)
 		}

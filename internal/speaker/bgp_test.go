@@ -303,7 +303,7 @@ func TestANodeThatIsDeletedLeavesEveryRouter(t *testing.T) {
 func TestMetricsFollowTheSessions(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	p := &fakePeering{changed: make(chan struct{}, 1), down: map[string]bool{"other": true}}
-	newRouter(Config{Node: "a", BGP: p}, nil, reg)
+	newAdvertiser(Config{Node: "a", BGP: p}, nil, reg)
 	p.Set([]bgp.Session{{Peer: peer("tor", false), Routes: []bgp.Route{{Prefix: netip.MustParsePrefix("2001:db8::1/128")}}}, {Peer: peer("other", false)}})
 	families, err := reg.Gather()
 	if err != nil {

@@ -4,7 +4,7 @@
 //
 //	cluster changed ----\                          /-> Link.Set          (wire)
 //	members changed -----+-> Core.Settle: Effects -+--> Membership.Publish (gossip)
-//	interfaces changed --/                         \-> State, for a [Registrar] (API)
+//	interfaces changed --/                         \-> State, for a [Reporter] (API)
 //	frame heard, question answered --/
 //
 // The loop decides nothing and remembers nothing about an address. It owns the
@@ -14,7 +14,7 @@
 // # What may wait, and what may not
 //
 // The wire comes first, gossip second, both without waiting for anything. What
-// the node does is shown as a State. A [Registrar] beside the loop writes the newest
+// the node does is shown as a State. A [Reporter] beside the loop writes the newest
 // into the node's SpeakerStatus, which is all that a speaker writes, and backs off
 // while the API server is away. Nothing on the wire depends on it.
 //
@@ -38,7 +38,7 @@
 //	                            Membership                       handing over
 //	router          Run         what BGP is to do                Run's context, after
 //	                                                             taking leave
-//	[Registrar.Run] the caller  nothing; reads the newest state  its context, after
+//	[Reporter.Run] the caller  nothing; reads the newest state  its context, after
 //	                                                             one last write
 //	question to a   Run         nothing; the answer comes back   its answer, or Run
 //	segment or a                by a channel

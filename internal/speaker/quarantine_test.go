@@ -26,7 +26,7 @@ func (n *fakeNode) faulty() {
 			return announce.Decide(ix, members, turns, self)
 		},
 	})
-	n.speaker.router.decide = func(s lb.Snapshot, node string, o bgp.Options) bgp.Intent {
+	n.speaker.advertiser.decide = func(s lb.Snapshot, node string, o bgp.Options) bgp.Intent {
 		if slices.ContainsFunc(s.Services, func(s lb.Service) bool { return slices.Contains(s.Assigned, fatal) }) {
 			panic("a fault over BGP")
 		}

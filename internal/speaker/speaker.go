@@ -110,14 +110,14 @@ const (
 
 // A Speaker decides what its node announces, by its Core, and has it done.
 type Speaker struct {
-	cfg     Config
-	cluster Cluster
-	link    Link
-	members Membership
-	router  *router
-	board   *board
-	log     *slog.Logger
-	metrics *metrics
+	cfg        Config
+	cluster    Cluster
+	link       Link
+	members    Membership
+	advertiser *advertiser
+	board      *board
+	log        *slog.Logger
+	metrics    *metrics
 
 	asking     sync.WaitGroup // questions under way
 	detected   chan detected
@@ -151,12 +151,12 @@ func New(cfg Config, cluster Cluster, link Link, members Membership, log *slog.L
 	}
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
-		core:     core.New(core.Config{Node: cfg.Node, Gossip: cfg.Gossip, Fixed: cfg.Fixed, Announce: cfg.Announce, Detection: cfg.Detection, ProofInterval: cfg.ProofInterval}),
-		dirty:    true,
-		board:    newBoard(),
-		met:      map[string]bool{},
-		router:   newRouter(cfg, log, reg),
-		detected: make(chan detected), identified: make(chan identified),
+		core:       core.New(core.Config{Node: cfg.Node, Gossip: cfg.Gossip, Fixed: cfg.Fixed, Announce: cfg.Announce, Detection: cfg.Detection, ProofInterval: cfg.ProofInterval}),
+		dirty:      true,
+		board:      newBoard(),
+		met:        map[string]bool{},
+		advertiser: newAdvertiser(cfg, log, reg),
+		detected:   make(chan detected), identified: make(chan identified),
 		asked: make(chan asked), proved: make(chan proved),
 	}
 }
@@ -169,7 +169,7 @@ func (s *Speaker) Run(ctx context.Context) {
 	}
 	defer s.retire()
 	routed := make(chan struct{})
-	go func() { defer close(routed); s.router.run(ctx) }()
+	go func() { defer close(routed); s.advertiser.run(ctx) }()
 	defer func() { <-routed }()
 
 	s.loop(ctx)
@@ -194,7 +194,7 @@ func (s *Speaker) loop(ctx context.Context) {
 	defer s.asking.Wait()
 	defer stop()
 	s.look()
-	s.core.SetSessions(*s.router.established.Load())
+	s.core.SetSessions(*s.advertiser.established.Load())
 	s.core.SetMembers(time.Now(), s.members.Members())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -225,8 +225,8 @@ func (s *Speaker) loop(ctx context.Context) {
 			s.core.SetMembers(time.Now(), s.members.Members())
 		case <-s.link.Changed():
 			s.look()
-		case <-s.router.moved:
-			s.core.SetSessions(*s.router.established.Load())
+		case <-s.advertiser.moved:
+			s.core.SetSessions(*s.advertiser.established.Load())
 		case h := <-s.link.Heard():
 			s.core.Hear(time.Now(), h)
 		case d := <-s.detected:
@@ -249,7 +249,7 @@ func (s *Speaker) loop(ctx context.Context) {
 func (s *Speaker) look() {
 	interfaces := s.link.Interfaces()
 	s.core.SetInterfaces(interfaces)
-	s.router.place(interfaces)
+	s.advertiser.place(interfaces)
 }
 
 // due returns when there is something to do; zero for never.
@@ -341,7 +341,7 @@ func (s *Speaker) configure(now time.Time) {
 	world.Services = s.ward.Treat(world.Services)
 	s.core.Configure(now, world)
 	world.Nodes = core.WithNode(world.Nodes, s.cfg.Node)
-	s.router.tell(world)
+	s.advertiser.tell(world)
 }
 
 // quarantine is called when a decision has panicked, which is an error of ours that

@@ -1,6 +1,7 @@
 package speaker
 
 import (
+	"maps"
 	"slices"
 	"sync/atomic"
 
@@ -81,8 +82,10 @@ func (s *Speaker) unheard(v *core.View) []string {
 		heard[m.Node] = true
 		s.met[m.Node] = true
 	}
+	nodes := v.Index.Nodes()
+	maps.DeleteFunc(s.met, func(n string, _ bool) bool { _, is := slices.BinarySearch(nodes, n); return !is })
 	var lost, never []string
-	for _, n := range v.Index.Nodes() {
+	for _, n := range nodes {
 		switch {
 		case n == s.cfg.Node || heard[n]:
 		case s.met[n]:
@@ -102,7 +105,7 @@ func (s *Speaker) State() *State {
 	}
 	out := *newest
 	out.Routing, out.Sessions = *s.Routing(), s.Sessions()
-	if also := *s.router.aside.Load(); len(also) > 0 {
+	if also := *s.advertiser.aside.Load(); len(also) > 0 {
 		out.Aside = slices.Concat(out.Aside, also)
 		slices.SortFunc(out.Aside, lb.ServiceKey.Compare)
 		out.Aside = slices.Compact(out.Aside)

@@ -22,10 +22,10 @@
 //	session          guard.Link.Run, for an established connection   the connection
 //	session          makes the first table while it dials            the table, or failure
 //	session          udp.Monitor.Watch, for a peer with BFD          the connection
-//	newTable         guard.Inner.Run, one for each table             the table
+//	newTable         guard.Backend.Run, one for each table             the table
 //	Peering.Run      udp.Monitor.Run, once a peer wants BFD          Run
 //	newTable         gobgp's Serve, one for each server               never: a server that
 //	                 is done with waits in a pool for the next session
 //	gobgp            five for each server in use                      the table
-//	gobgp            takes the connection of the guard                guard.Inner.Greet
+//	gobgp            takes the connection of the guard                guard.Backend.Greet
 package gobgp

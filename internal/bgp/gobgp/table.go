@@ -102,7 +102,7 @@ type table struct {
 	pool   *pool
 	server *server.BgpServer
 	shape  shape
-	inner  *guard.Inner
+	inner  *guard.Backend
 	// routes are those that the server has, by prefix.
 	routes []hop
 	// lost is closed when the connection between the server and the guard has
@@ -148,7 +148,7 @@ func newTable(ctx context.Context, p *pool, sh shape, routes []hop) (*table, err
 // quicker to take a port that was free.
 func (t *table) listen(ctx context.Context) error {
 	for attempt := 0; ; attempt++ {
-		inner, err := guard.NewInner(t.said)
+		inner, err := guard.NewBackend(t.said)
 		if err != nil {
 			return err
 		}

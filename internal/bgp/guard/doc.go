@@ -4,7 +4,7 @@
 // panics in a goroutine that no other can recover. So it never sees one. The guard
 // dials the router itself, speaks BGP's session part itself (OPEN, KEEPALIVE,
 // NOTIFICATION, the timers: [fsm.Session]), and gives gobgp a connection of its own on
-// loopback ([Inner]) with a peer that is always there and always well behaved.
+// loopback ([Backend]) with a peer that is always there and always well behaved.
 // What crosses over is this:
 //
 //	gobgp -> router   UPDATE, as gobgp wrote it
@@ -23,7 +23,7 @@
 // # Goroutines
 //
 //	who starts it       what it does                                 what ends it
-//	Inner.Run's caller  reads gobgp, hands UPDATEs to the Link       gobgp or Inner closed
+//	Backend.Run's caller  reads gobgp, hands UPDATEs to the Link       gobgp or Backend closed
 //	Link.Open           reads the router                             the connection
 //	Link.Open           writes to the router                         the end of the session
 //	Link.Run's caller   gives the fsm.Session what happens           the end of the session

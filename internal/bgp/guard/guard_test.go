@@ -111,10 +111,10 @@ func (g gobgp) heard(want wire.Type) []byte {
 	}
 }
 
-// sealed returns an Inner, and the listener that gobgp would have.
-func sealed(t *testing.T, said func(wire.Family)) (*Inner, net.Listener) {
+// sealed returns a Backend, and the listener that gobgp would have.
+func sealed(t *testing.T, said func(wire.Family)) (*Backend, net.Listener) {
 	t.Helper()
-	in, err := NewInner(said)
+	in, err := NewBackend(said)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +131,7 @@ func sealed(t *testing.T, said func(wire.Family)) (*Inner, net.Listener) {
 }
 
 // taken dials gobgp, and returns its end of the connection that it has taken: ours.
-func taken(t *testing.T, in *Inner, l net.Listener) net.Conn {
+func taken(t *testing.T, in *Backend, l net.Listener) net.Conn {
 	t.Helper()
 	if err := in.Dial(t.Context()); err != nil {
 		t.Fatal(err)
@@ -147,8 +147,8 @@ func taken(t *testing.T, in *Inner, l net.Listener) net.Conn {
 	return conn
 }
 
-// connect brings up an Inner and the gobgp at its other end.
-func connect(t *testing.T, said func(wire.Family)) (*Inner, gobgp) {
+// connect brings up a Backend and the gobgp at its other end.
+func connect(t *testing.T, said func(wire.Family)) (*Backend, gobgp) {
 	t.Helper()
 	in, l := sealed(t, said)
 	g := gobgp{t, taken(t, in, l)}
@@ -331,7 +331,7 @@ func TestNobodyElseSpeaksInOurName(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A SYN on loopback is answered, or dropped, before connect returns.
-	reaches := func(in *Inner, from netip.Addr, key string) bool {
+	reaches := func(in *Backend, from netip.Addr, key string) bool {
 		t.Helper()
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
 		if err != nil {
@@ -382,7 +382,7 @@ func TestNobodyElseSpeaksInOurName(t *testing.T) {
 // Where the kernel does not sign, the connection is made all the same; of MPTCP it is
 // said that it cannot be.
 func TestGobgpIsReachedWithoutASeal(t *testing.T) {
-	in, err := NewInner(func(wire.Family) {})
+	in, err := NewBackend(func(wire.Family) {})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -174,7 +174,7 @@ func (l *Link) Confirm(ctx context.Context) error {
 func (l *Link) Refreshes() <-chan wire.Family { return l.refresh }
 
 // Run holds the established session until it falls or is told on endings to end,
-// and returns why. What is announced comes from the [Inner] that the link is
+// and returns why. What is announced comes from the [Backend] that the link is
 // attached to.
 func (l *Link) Run(endings <-chan Ending) Ending {
 	for {

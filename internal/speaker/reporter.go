@@ -46,10 +46,10 @@ const (
 	rarely = time.Minute
 )
 
-// A Registrar keeps a Register up to date with a Speaker. It runs beside the
+// A Reporter keeps a Register up to date with a Speaker. It runs beside the
 // Speaker, which never waits for it: what was true in between is nobody's
 // concern.
-type Registrar struct {
+type Reporter struct {
 	state    func() *State
 	changed  <-chan struct{}
 	sessions <-chan struct{}
@@ -62,13 +62,13 @@ type Registrar struct {
 	response *proof.Response
 }
 
-// NewRegistrar returns a Registrar for a Speaker.
-func NewRegistrar(s *Speaker, register Register, log *slog.Logger, reg prometheus.Registerer) *Registrar {
-	return newRegistrar(s.State, s.Stated(), s.SessionsChanged(), register, log, reg)
+// NewReporter returns a Reporter for a Speaker.
+func NewReporter(s *Speaker, register Register, log *slog.Logger, reg prometheus.Registerer) *Reporter {
+	return newReporter(s.State, s.Stated(), s.SessionsChanged(), register, log, reg)
 }
 
-func newRegistrar(state func() *State, changed, sessions <-chan struct{}, register Register, log *slog.Logger, reg prometheus.Registerer) *Registrar {
-	r := &Registrar{
+func newReporter(state func() *State, changed, sessions <-chan struct{}, register Register, log *slog.Logger, reg prometheus.Registerer) *Reporter {
+	r := &Reporter{
 		state: state, changed: changed, sessions: sessions, register: register, log: log,
 		writes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "belfry", Subsystem: "speaker", Name: "status_writes_total",
@@ -86,7 +86,7 @@ func newRegistrar(state func() *State, changed, sessions <-chan struct{}, regist
 
 // Run writes until ctx is done, and then once more: a speaker that has left does
 // not answer for what it answered for.
-func (r *Registrar) Run(ctx context.Context) {
+func (r *Reporter) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	<-timer.C
@@ -145,11 +145,11 @@ func (r *Registrar) Run(ctx context.Context) {
 // urgent reports whether the node answers for something else than was written last, or
 // its segment says something else: Services wait to be told. So does a person who has
 // asked.
-func (r *Registrar) urgent(s *State) bool {
+func (r *Reporter) urgent(s *State) bool {
 	return r.response != s.Response || !slices.EqualFunc(r.proofs, s.Proofs, proof.Verdict.Equal) || !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
 }
 
-func (r *Registrar) write(ctx context.Context) error {
+func (r *Reporter) write(ctx context.Context) error {
 	s := r.state()
 	if s == nil {
 		return nil

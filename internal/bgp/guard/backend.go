@@ -26,13 +26,13 @@ import (
 // process (docs/design/guard.md).
 const innerTimeout = 20 * time.Second
 
-// An Inner is the connection that a gobgp server holds with us in place of its
+// A Backend is the connection that a gobgp server holds with us in place of its
 // router. It lives as long as that server; Links to the router come and go.
 //
 // It is we who dial: gobgp waits for a second before it does. It listens for a moment,
 // and heeds one neighbor: an address that nobody guesses, from which the kernel takes
 // only what is signed with a key that nobody has (see Seal).
-type Inner struct {
+type Backend struct {
 	// server is where gobgp is to listen, own whence it is dialed.
 	server netip.AddrPort
 	own    netip.Addr
@@ -54,9 +54,9 @@ type Inner struct {
 	owed, early map[wire.Family]int
 }
 
-// NewInner chooses the addresses of both ends. Said is called by Run each time that
+// NewBackend chooses the addresses of both ends. Said is called by Run each time that
 // gobgp has said the whole table of a family: once after Greet, and after each Refresh.
-func NewInner(said func(wire.Family)) (*Inner, error) {
+func NewBackend(said func(wire.Family)) (*Backend, error) {
 	// Another may take the port before gobgp does, which then says so.
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
@@ -71,23 +71,23 @@ func NewInner(said func(wire.Family)) (*Inner, error) {
 			return nil, err
 		}
 	}
-	return &Inner{
+	return &Backend{
 		server: l.Addr().(*net.TCPAddr).AddrPort(), own: netip.AddrFrom4(own), said: said, owed: map[wire.Family]int{},
 	}, nil
 }
 
 // Server returns the address at which gobgp is to listen.
-func (in *Inner) Server() netip.AddrPort { return in.server }
+func (in *Backend) Server() netip.AddrPort { return in.server }
 
 // Addr returns the address of the only neighbor that gobgp is to heed: that from which
 // Dial comes.
-func (in *Inner) Addr() netip.Addr { return in.own }
+func (in *Backend) Addr() netip.Addr { return in.own }
 
 // Seal has the kernel take nothing from the address of Dial that is not signed by us
 // (RFC 2385), so that no other process on the node reaches gobgp's parser. It must be
 // called when gobgp listens. An error means that the kernel cannot do that; the address
 // is then a secret until gobgp has taken our connection, and no more than that.
-func (in *Inner) Seal() error {
+func (in *Backend) Seal() error {
 	fd, err := listenerAt(in.server)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func listenerAt(a netip.AddrPort) (int, error) {
 }
 
 // Dial connects to gobgp. It must be called when gobgp waits for its neighbor.
-func (in *Inner) Dial(ctx context.Context) error {
+func (in *Backend) Dial(ctx context.Context) error {
 	d := net.Dialer{Timeout: innerTimeout, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(in.own, 0))}
 	d.SetMultipathTCP(false)
 	if !in.key.Empty() {
@@ -141,14 +141,14 @@ func (in *Inner) Dial(ctx context.Context) error {
 
 // Greet opens a session with gobgp as open says; gobgp then says its table, and listens
 // no more. It must be called after Dial.
-func (in *Inner) Greet(open wire.Open) error {
+func (in *Backend) Greet(open wire.Open) error {
 	if err := in.greet(open); err != nil {
 		return fmt.Errorf("open the session with gobgp on loopback: %w", err)
 	}
 	return nil
 }
 
-func (in *Inner) greet(open wire.Open) error {
+func (in *Backend) greet(open wire.Open) error {
 	if err := in.conn.SetDeadline(time.Now().Add(innerTimeout)); err != nil {
 		return err
 	}
@@ -183,7 +183,7 @@ func (in *Inner) greet(open wire.Open) error {
 
 // Run relays until gobgp or Close ends the connection. It must be called after
 // Dial.
-func (in *Inner) Run() (err error) {
+func (in *Backend) Run() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
@@ -214,7 +214,7 @@ func (in *Inner) Run() (err error) {
 // update passes an UPDATE on. An End-of-RIB belongs to the table that gobgp was
 // asked for; that of one from before the link was attached is not for the router,
 // which has not heard the beginning, and would take all it kept for stale.
-func (in *Inner) update(frame []byte) {
+func (in *Backend) update(frame []byte) {
 	var end *wire.Family
 	if len(frame) <= endOfRIB {
 		end, _ = wire.ParseUpdate(frame[wire.HeaderLen:], func(wire.Change) {})
@@ -241,7 +241,7 @@ func (in *Inner) update(frame []byte) {
 const endOfRIB = wire.HeaderLen + 11
 
 // Attach sends what gobgp says from now on to a link, nil for nowhere.
-func (in *Inner) Attach(link *Link) {
+func (in *Backend) Attach(link *Link) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.link, in.early = link, maps.Clone(in.owed)
@@ -249,14 +249,14 @@ func (in *Inner) Attach(link *Link) {
 
 // Refresh asks gobgp to say its whole table of a family again, which it ends
 // with an End-of-RIB.
-func (in *Inner) Refresh(f wire.Family) error {
+func (in *Backend) Refresh(f wire.Family) error {
 	in.mu.Lock()
 	in.owed[f]++
 	in.mu.Unlock()
 	return in.write(wire.AppendRouteRefresh(nil, f))
 }
 
-func (in *Inner) write(b []byte) error {
+func (in *Backend) write(b []byte) error {
 	in.writing.Lock()
 	defer in.writing.Unlock()
 	_, err := in.conn.Write(b)
@@ -264,7 +264,7 @@ func (in *Inner) write(b []byte) error {
 }
 
 // Close ends Greet and Run.
-func (in *Inner) Close() {
+func (in *Backend) Close() {
 	if in.conn != nil {
 		in.conn.Close()
 	}

@@ -68,7 +68,7 @@ func (r *fakeRegister) set(f func()) {
 	f()
 }
 
-// registering runs a Registrar on a virtual clock. Show makes the speaker answer
+// registering runs a Reporter on a virtual clock. Show makes the speaker answer
 // for n addresses, stop ends it.
 func registering(t *testing.T, members int, test func(r *fakeRegister, show func(n int), stop func())) {
 	synctest.Test(t, func(t *testing.T) {
@@ -78,7 +78,7 @@ func registering(t *testing.T, members int, test func(r *fakeRegister, show func
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			newRegistrar(b.state.Load, b.changed, nil, r, slog.New(slog.DiscardHandler), nil).Run(ctx)
+			newReporter(b.state.Load, b.changed, nil, r, slog.New(slog.DiscardHandler), nil).Run(ctx)
 		}()
 		stop := func() { cancel(); <-done }
 		defer stop()

@@ -7,9 +7,9 @@ import (
 	"sync"
 )
 
-// An autopsy logs where a process is stuck, while it can still be seen: whoever
+// A stackReport logs where a process is stuck, while it can still be seen: what
 // restarts it destroys the evidence.
-type autopsy struct {
+type stackReport struct {
 	log *slog.Logger
 
 	mu    sync.Mutex
@@ -17,7 +17,7 @@ type autopsy struct {
 }
 
 // note takes what is stuck, or nil. Where is logged once.
-func (a *autopsy) note(err error) {
+func (a *stackReport) note(err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
