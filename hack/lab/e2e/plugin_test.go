@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/hack/lab"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/world"
 )
 
@@ -96,12 +97,12 @@ func TestThePluginTellsAndDoesWhatHappensOnTheWire(t *testing.T) {
 	for i, p := range probes {
 		answers(t, p, 10*time.Second, only(want[i]))
 	}
-	explained("it says where they have gone", "Node "+want[0]+" answers for it", "the node is drained")
+	explained("it says where they have gone", "Node "+want[0]+" answers for it", eligibility.Draining.Sentence())
 	if out, code := belfry("undrain", leaver); code != 0 {
 		t.Errorf("undrain ends with %d:\n%s", code, out)
 	}
 	// A Service goes to the node that is asked for, back to where it was.
-	explained("the node may announce again", leaver+"  -    could answer")
+	explained("the node may announce again", leaver+"  -    "+eligibility.Lost.Sentence())
 	if out, code := belfry("move", "plugged", leaver); code != 0 {
 		t.Errorf("move ends with %d:\n%s", code, out)
 	}
