@@ -352,7 +352,7 @@ func (h *history) check() {
 func histories(t *testing.T, n int, f func(h *history)) {
 	t.Helper()
 	if testing.Short() {
-		n /= 10
+		n /= 4
 	}
 	for seed := range uint64(n) {
 		h := newHistory(t, seed)
