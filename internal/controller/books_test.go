@@ -545,3 +545,35 @@ func TestHistogramsHaveRoomForAllThatHappens(t *testing.T) {
 		t.Errorf("%d histograms", seen)
 	}
 }
+
+// One address is named with its Service, several are counted and named, each once and in
+// order; an orphan is a warning; and what is not known is left out.
+func TestALineSaysWhatHasBecomeOfAddresses(t *testing.T) {
+	at := func(a, name string) given {
+		return given{netip.MustParseAddr(a), lb.ServiceKey{Namespace: "default", Name: name}}
+	}
+	for _, c := range []struct {
+		of    topic
+		facts []given
+		want  string
+	}{
+		{topic{verb: verbAllocated, pool: "edge"}, []given{at("2001:db8::1", "a")}, "INFO address allocated address=2001:db8::1 service=default/a pool=edge"},
+		{
+			topic{verb: verbReleased, cause: causeDeleted},
+			[]given{at("2001:db8::1", "b"), at("192.0.2.1", "a")}, "INFO addresses released count=2 addresses=192.0.2.1 2001:db8::1 services=default/a default/b cause=Deleted",
+		},
+		{
+			topic{verb: verbOrphaned, pool: "edge"},
+			[]given{at("192.0.2.1", "b"), at("192.0.2.1", "a"), at("192.0.2.9", "a")}, "WARN addresses orphaned count=3 addresses=192.0.2.1,9 services=default/a default/b pool=edge",
+		},
+	} {
+		level, message, attributes := line(c.of, c.facts)
+		got := level.String() + " " + message
+		for _, a := range attributes {
+			got += " " + a.String()
+		}
+		if got != c.want {
+			t.Errorf("%s\nwant\n%s", got, c.want)
+		}
+	}
+}
