@@ -577,3 +577,79 @@ func TestALineSaysWhatHasBecomeOfAddresses(t *testing.T) {
 		}
 	}
 }
+
+// Who waits to be told stands in line once, and is told in turn: slower while addresses
+// wait to be written; and in a long line those whose verdict is awaited let others go
+// first, for a while.
+func TestThoseWhoWaitToBeToldStandInLine(t *testing.T) {
+	l, _ := bareLoop()
+	now := time.Unix(1000, 0)
+	if !l.turn().IsZero() {
+		t.Error("nobody waits, and it is somebody's turn")
+	}
+	first := &service{}
+	l.await(first, now)
+	l.await(first, now.Add(time.Second))
+	if len(l.telling) != 1 || !first.lined.Equal(now) {
+		t.Errorf("%d are in line, the first since %v", len(l.telling), first.lined)
+	}
+	l.told = now
+	if got := l.turn().Sub(now); got != tellPause {
+		t.Errorf("its turn comes after %v, want %v", got, tellPause)
+	}
+	l.backlog = []job{{}}
+	if got := l.turn().Sub(now); got != 10*tellPause {
+		t.Errorf("its turn comes after %v while others are written, want %v", got, 10*tellPause)
+	}
+	l.backlog, l.telling = nil, nil
+	for i := range longLine {
+		l.await(&service{expects: true}, now.Add(time.Duration(longLine-i)*time.Millisecond))
+	}
+	if i, _ := l.next(); i != longLine-1 || l.turn() != now.Add(time.Millisecond+verdictPatience) {
+		t.Errorf("all await a verdict: next is %d, at %v", i, l.turn().Sub(now))
+	}
+	l.await(&service{}, now.Add(time.Minute))
+	if i, _ := l.next(); i != longLine || l.turn() != now.Add(tellPause) {
+		t.Errorf("one awaits none: next is %d, at %v", i, l.turn().Sub(now))
+	}
+	l.telling = l.telling[:longLine-1]
+	if i, _ := l.next(); i != 0 || l.turn() != now.Add(tellPause) {
+		t.Errorf("the line is short: next is %d, at %v", i, l.turn().Sub(now))
+	}
+}
+
+// A term begins with every series that it may count, at zero.
+func TestATermBeginsWithEverySeries(t *testing.T) {
+	r := prometheus.NewRegistry()
+	m := NewMetrics(r, &kube.Recorder{})
+	m.reset()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	series := map[string]bool{}
+	for _, f := range families {
+		for _, metric := range f.Metric {
+			name := f.GetName()
+			for _, label := range metric.Label {
+				name += " " + label.GetName() + "=" + label.GetValue()
+			}
+			series[name] = true
+		}
+	}
+	want := []string{
+		"belfry_addresses protocol=none state=" + report.StandingUnannounced.String(), "belfry_objects kind=IPAddressPool reason=Accepted",
+		"belfry_services_announced announced=true reason=Announced", "belfry_services reason=Contested waiting=false", "belfry_services reason=Exhausted waiting=true",
+	}
+	for _, s := range report.Standings {
+		want = append(want, "belfry_addresses protocol=layer2 state="+s.String(), "belfry_addresses protocol=bgp state="+s.String())
+	}
+	for _, kind := range kube.FindingKinds {
+		want = append(want, "belfry_objects kind="+kind+" reason=Accepted")
+	}
+	for _, w := range want {
+		if !series[w] {
+			t.Errorf("no series %s", w)
+		}
+	}
+}

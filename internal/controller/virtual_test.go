@@ -527,3 +527,30 @@ func TestAServiceIsMovedOnceForEachRequest(t *testing.T) {
 		}
 	})
 }
+
+// Two peers are for one router: the younger is told so, with no advertisement at all, until
+// the older one goes.
+func TestTheYoungerOfTwoPeersForOneRouterIsTold(t *testing.T) {
+	inBubble(t, func(b *bubble) {
+		peer := func(name string) *v1beta1.BGPPeer {
+			return &v1beta1.BGPPeer{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1beta1.BGPPeerSpec{MyASN: 65000, PeerASN: 65001, PeerAddress: "2001:db8::1"}}
+		}
+		is := func(name, want string) {
+			b.Helper()
+			p, ok := apitest.Get(b.api, peer(name))
+			if !ok || judged(p.Status.Conditions) != want {
+				b.Errorf("%s is %q, want %q", name, judged(p.Status.Conditions), want)
+			}
+		}
+		apitest.Put(b.api, peer("tor"))
+		b.passes(2 * time.Second)
+		apitest.Put(b.api, peer("alike"))
+		b.lead()
+		b.passes(time.Minute)
+		is("tor", "Accepted")
+		is("alike", "Conflict")
+		b.api.Delete(peer("tor"))
+		b.passes(time.Minute)
+		is("alike", "Accepted")
+	})
+}
