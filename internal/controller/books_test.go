@@ -165,7 +165,7 @@ func TestWhatAWriteEndsWithSaysWhenItIsTriedAgain(t *testing.T) {
 					t.Errorf("%v: under way %v, told %d times", c.outcome, a.underWay, done)
 				}
 				if _, waits := l.delayed[a]; waits != (pause > 0) || pause > 0 && !a.due.Equal(time.Now().Add(pause)) {
-					t.Errorf("%v, time %d: waits %v until %v, want %v", c.outcome, n+1, waits, a.due.Sub(time.Now()), pause)
+					t.Errorf("%v, time %d: waits %v until %v, want %v", c.outcome, n+1, waits, time.Until(a.due), pause)
 				}
 				if want := n + 1; pause > 0 && a.failures != want || pause == 0 && a.failures != 0 {
 					t.Errorf("%v: %d failures", c.outcome, a.failures)

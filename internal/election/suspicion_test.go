@@ -12,9 +12,9 @@ import (
 
 var patience = Patience{Slow: time.Second, Again: 100 * time.Millisecond, Watch: 300 * time.Millisecond, Soon: 50 * time.Millisecond, Alarm: 6 * time.Millisecond}
 
-// TestSuspicions runs the histories in testdata: each line is a time and an event, or
+// TestASuspicionEndsByWhatTheSuspectsKernelSays runs the histories in testdata: each line is a time and an event, or
 // "told" or "replied", which a View says itself.
-func TestSuspicions(t *testing.T) {
+func TestASuspicionEndsByWhatTheSuspectsKernelSays(t *testing.T) {
 	transcript.Run(t, "testdata/suspicions.txt", func(t *testing.T) transcript.World { return &suspicions{T: t} })
 }
 
