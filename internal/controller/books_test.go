@@ -560,11 +560,13 @@ func TestALineSaysWhatHasBecomeOfAddresses(t *testing.T) {
 		{topic{verb: verbAllocated, pool: "edge"}, []given{at("2001:db8::1", "a")}, "INFO address allocated address=2001:db8::1 service=default/a pool=edge"},
 		{
 			topic{verb: verbReleased, cause: causeDeleted},
-			[]given{at("2001:db8::1", "b"), at("192.0.2.1", "a")}, "INFO addresses released count=2 addresses=192.0.2.1 2001:db8::1 services=default/a default/b cause=Deleted",
+			[]given{at("2001:db8::1", "b"), at("192.0.2.1", "a")},
+			"INFO addresses released count=2 addresses=192.0.2.1 2001:db8::1 services=default/a default/b cause=Deleted",
 		},
 		{
 			topic{verb: verbOrphaned, pool: "edge"},
-			[]given{at("192.0.2.1", "b"), at("192.0.2.1", "a"), at("192.0.2.9", "a")}, "WARN addresses orphaned count=3 addresses=192.0.2.1,9 services=default/a default/b pool=edge",
+			[]given{at("192.0.2.1", "b"), at("192.0.2.1", "a"), at("192.0.2.9", "a")},
+			"WARN addresses orphaned count=3 addresses=192.0.2.1,9 services=default/a default/b pool=edge",
 		},
 	} {
 		level, message, attributes := line(c.of, c.facts)
