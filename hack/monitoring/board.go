@@ -36,7 +36,12 @@ type query struct{ expr, legend string }
 var source = common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
 
 // build makes a dashboard of it. Each is for one installation: the variable namespace.
+// The sidecars that load dashboards from ConfigMaps, and Grafana before 12, know this
+// schema and not its successor.
+//
+//lint:ignore SA1019 as said
 func (b board) build() (dashboard.Dashboard, error) {
+	//lint:ignore SA1019 see above
 	d := dashboard.NewDashboardBuilder("Belfry / "+b.title).
 		Uid("belfry-"+b.name).Description(b.about).Tags([]string{"belfry"}).
 		Time("now-6h", "now").Refresh("30s").Timezone("browser").Readonly().
