@@ -3,6 +3,7 @@ package kube
 import (
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -39,12 +40,36 @@ func LoadConfig(path string) (*rest.Config, error) {
 	return clientcmd.BuildConfigFromFlags("", path)
 }
 
+// A connection to the API server on which nothing has come for pingAfter seconds is
+// asked for a sign of life, and given up pingWithin seconds later. By client-go's own
+// settings a node that has another address, or whose API server is gone without a word,
+// hears nothing new for 45 s. client-go takes both from the environment alone.
+const (
+	pingAfter  = "5"
+	pingWithin = "10"
+)
+
+func setPings() error {
+	for name, seconds := range map[string]string{"HTTP2_READ_IDLE_TIMEOUT_SECONDS": pingAfter, "HTTP2_PING_TIMEOUT_SECONDS": pingWithin} {
+		if _, set := os.LookupEnv(name); set {
+			continue
+		}
+		if err := os.Setenv(name, seconds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // NewClients makes the clients of a binary that calls itself userAgent.
 //
 // They limit no rates: the API server has priority and fairness for that, and a
 // client that queues its own requests delays the urgent behind the many. What
 // bounds us is how many requests we have in flight.
 func NewClients(config *rest.Config, userAgent string) (Clients, error) {
+	if err := setPings(); err != nil {
+		return Clients{}, err
+	}
 	config = rest.CopyConfig(config)
 	config.UserAgent = userAgent
 	config.QPS = -1
