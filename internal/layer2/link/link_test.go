@@ -497,6 +497,23 @@ func TestSoundingShortensTheWindow(t *testing.T) {
 	}
 }
 
+// A sounding may be ended at any moment: while its socket is opened, while it asks, and
+// while the interface breaks under it.
+func TestASoundingEndsWhateverItIsDoing(t *testing.T) {
+	n := newLAN(t)
+	l, _ := n.node.runLink(Options{})
+	index := n.node.index("eth0")
+	eventually(t, "the interface is usable", func() (bool, string) {
+		i := named(l, "eth0")
+		return i.Fault() == lb.InterfaceOK, i.Fault().String()
+	})
+	for k := range 300 {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(k)*5*time.Microsecond)
+		n.node.do(func() error { l.Sound(ctx, index, netip.MustParseAddr("2001:db8::2"), n.peer.mac("eth0")); return nil })
+		cancel()
+	}
+}
+
 // The manifests give the speaker NET_RAW and nothing else. This runs the test
 // of answering once more as nobody with that capability alone.
 func TestNetRawIsEnough(t *testing.T) {

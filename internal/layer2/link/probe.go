@@ -83,21 +83,26 @@ func (l *Link) Sound(ctx context.Context, ifindex int, target netip.Addr, mac lb
 				continue // the interface may come up
 			}
 		}
-		first := time.Now()
-		stop := context.AfterFunc(ctx, func() { _ = q.conn.SetReadDeadline(time.Unix(1, 0)) })
-		err := q.ask()
-		if err == nil {
-			var at time.Time
-			var is bool
-			if at, is, err = q.await(ctx, first.Add(sounding)); is {
-				l.late(ifindex, at, at.Sub(first))
-			}
-		}
-		if stop(); err != nil {
+		if err := l.sound(ctx, ifindex, q); err != nil {
 			l.discard(q.socket)
 			q = nil // the interface or its address may have changed
 		}
 	}
+}
+
+// sound asks once.
+func (l *Link) sound(ctx context.Context, ifindex int, q *inquiry) error {
+	stop := context.AfterFunc(ctx, func() { _ = q.conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	first := time.Now()
+	if err := q.ask(); err != nil {
+		return err
+	}
+	at, is, err := q.await(ctx, first.Add(sounding))
+	if is {
+		l.late(ifindex, at, at.Sub(first))
+	}
+	return err
 }
 
 // window returns how a station on an interface's segment is asked.
