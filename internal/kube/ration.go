@@ -16,7 +16,7 @@ import (
 const (
 	rationBurst     = 20
 	rationPerSecond = 1
-	rationPause     = 10 * time.Second
+	rationPause     = time.Second
 )
 
 // A ration bounds what the Services of one namespace cost in routine Events: those
