@@ -686,7 +686,7 @@ func (v *View) Settle(now time.Duration) Effects {
 		}
 		switch {
 		case !p.listed():
-			if now >= p.seen+v.pace.Remember {
+			if now >= p.seen+v.pace.Remember && p.obstacle == 0 { // else it would be told of for ever
 				delete(v.peers, p.node)
 			}
 			continue

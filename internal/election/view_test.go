@@ -585,6 +585,32 @@ func TestAMemberIsRememberedFromWhenItWasThereLast(t *testing.T) {
 	}
 }
 
+// Who is told of as blocked is not forgotten before that is over.
+func TestWhatIsToldOfWhoIsForgottenIsTakenBack(t *testing.T) {
+	f := newFixture(t)
+	f.v.SetPeers(f.now, []netip.Addr{addrA, addrB, addrC})
+	var told []Blocked
+	second := func() {
+		f.now += time.Second
+		if f.settle(); f.last.Blocked != nil {
+			told = f.last.Blocked
+		}
+	}
+	for range int(f.v.pace.Remember/time.Second) - 1 {
+		f.v.Receive(f.now, rec("c", addrC, 1, false, Claims{}), Direct)
+		second()
+	}
+	if len(told) != 1 || told[0] != (Blocked{"c", TCP}) {
+		t.Fatalf("gossip is blocked to %v, want c by TCP", told)
+	}
+	for range 10 {
+		second()
+	}
+	if len(told) > 0 || f.v.peers["c"] != nil {
+		t.Errorf("gossip is blocked to %v; c is known: %v", told, f.v.peers["c"] != nil)
+	}
+}
+
 // A majority is of those known, without those who left, and none is sure while one is
 // doubted or has not said what it claims.
 func TestAMajorityIsCountedOfThoseWhoShouldBeThere(t *testing.T) {
