@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -494,6 +495,52 @@ func TestSoundingShortensTheWindow(t *testing.T) {
 	<-sounded
 	if w := l.window(index+1, time.Now()); w != before {
 		t.Errorf("the window of another interface is %v, and was %v", w, before)
+	}
+}
+
+// A macvlan has a MAC address of its own on the interface below it: what is asked of that
+// is not asked of us, whatever it is asked for.
+func TestFramesOfDevicesOnTopAreNotAnswered(t *testing.T) {
+	n := newLAN(t)
+	l, reg := n.node.runLink(Options{})
+	l.Set(claims(n.node.index("eth0")))
+	n.node.ip("link", "add", "link", "eth0", "name", "mv0", "type", "macvlan", "mode", "bridge")
+	n.node.ip("link", "set", "mv0", "up")
+	us, top, them := n.node.mac("eth0"), n.node.mac("mv0"), n.peer.mac("eth0")
+	tap, frames := n.peer.tap("eth0")
+	arp := func(to lb.MAC, sender string) []byte { return requestARP(to, them, netip.MustParseAddr(sender), vip4) }
+	ndp := func(to lb.MAC, source string) []byte {
+		return solicitation(to, them, netip.MustParseAddr(source), vip6)
+	}
+	eventually(t, "a socket is open", func() (bool, string) {
+		v := read(t, reg, "addresses")
+		return v == 2, fmt.Sprint(v)
+	})
+	for _, f := range [][]byte{
+		arp(top, "192.0.2.101"), ndp(top, "2001:db8::101"),
+		arp(us, "192.0.2.102"), ndp(us, "2001:db8::102"),
+		arp(broadcast, "192.0.2.103"),
+	} {
+		if err := tap.send(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answered := map[string]bool{}
+	for len(answered) < 3 {
+		select {
+		case f := <-frames:
+			if a, m := parseARP(f); m == wellFormed && !a.request && a.sender == vip4 && a.target != vip4 {
+				answered[a.target.String()] = true
+			}
+			if a, m := parseNDP(f); m == wellFormed && !a.solicitation && a.target == vip6 && a.solicited {
+				answered[a.destination.String()] = true
+			}
+		case <-time.After(5 * time.Second):
+			t.Fatalf("answered: %v", answered)
+		}
+	}
+	if want := map[string]bool{"192.0.2.102": true, "192.0.2.103": true, "2001:db8::102": true}; !maps.Equal(answered, want) {
+		t.Errorf("answered %v, want %v", answered, want)
 	}
 }
 

@@ -21,8 +21,9 @@ import (
 // A socket receives the frames of one EtherType on one interface that its
 // filter lets in, and sends on that interface.
 type socket struct {
-	conn descriptor
-	raw  syscall.RawConn
+	index int
+	conn  descriptor
+	raw   syscall.RawConn
 	// alarm ends the wait of the thread that waits for frames; nil when the
 	// runtime does. It is closed by receive.
 	alarm  *os.File
@@ -50,11 +51,11 @@ const (
 )
 
 func openSocket(ifindex, etherType int, w wait, filter []bpf.Instruction) (*socket, error) {
-	program, err := bpf.Assemble(filter)
+	s := socket{index: ifindex}
+	program, err := bpf.Assemble(s.own(filter))
 	if err != nil {
 		return nil, fmt.Errorf("assemble filter: %w", err)
 	}
-	var s socket
 	conn, err := packet.Listen(&net.Interface{Index: ifindex}, packet.Raw, etherType, &packet.Config{Filter: program})
 	if err != nil {
 		return nil, err
@@ -107,8 +108,18 @@ func detach(conn syscall.Conn) (*os.File, error) {
 	return file, nil
 }
 
+// own has a filter refuse what is for a device that is stacked on the interface, such as
+// a macvlan or a VLAN: the kernel shows that to sockets of the interface below as well.
+func (s *socket) own(filter []bpf.Instruction) []bpf.Instruction {
+	return append([]bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(s.index), SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+	}, filter...)
+}
+
 func (s *socket) setFilter(filter []bpf.Instruction) error {
-	program, err := sockfilter.Assemble(filter...)
+	program, err := sockfilter.Assemble(s.own(filter)...)
 	if err != nil {
 		return fmt.Errorf("assemble filter: %w", err)
 	}
