@@ -107,7 +107,7 @@ func TestTheTableIsAtMostAHundredColumnsWide(t *testing.T) {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}
-	for _, part := range []string{"\nallocate/64k           - ", " FAILED\n", "took 10m1s", "...\n"} {
+	for _, part := range []string{"\nallocate/64k             - ", " FAILED\n", "took 10m1s", "...\n"} {
 		if !strings.Contains(out.String(), part) {
 			t.Errorf("no %q in\n%s", part, out.String())
 		}

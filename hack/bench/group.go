@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/resource"
+
+	"github.com/belfrylb/belfry/hack/lab"
 )
 
 // A group is a control group with a limit of memory, as a container has one. What a
@@ -93,7 +95,11 @@ var limitOfMemory = regexp.MustCompile(`limits: \{memory: (\w+)\}`)
 
 // shippedLimit is the limit of memory that a manifest gives its container, in bytes.
 func shippedLimit(manifest string) (int64, error) {
-	b, err := os.ReadFile(filepath.Join("manifests", "base", manifest))
+	root, err := lab.Root()
+	if err != nil {
+		return 0, err
+	}
+	b, err := os.ReadFile(filepath.Join(root, "manifests", "base", manifest))
 	if err != nil {
 		return 0, err
 	}

@@ -148,7 +148,7 @@ var experiments = []experiment{
 		"gossip/3", "gossip/30", "gossip/100", "gossip/300", "gossip/3-cost", "gossip/30-cost", "gossip/100-cost", "gossip/300-cost", "gossip/wrong",
 	}, gossip},
 	{"gossip over sockets", []string{"gossip/sockets"}, gossipOnSockets},
-	{"building stripped binaries", []string{"binary/controller", "binary/speaker"}, buildBinaries},
+	{"building stripped binaries", []string{"binary/controller", "binary/speaker", "binary/" + plugin}, buildBinaries},
 	{"memory when idle", []string{"idle/controller", "idle/speaker"}, idle},
 	{"answering against the kernel", []string{"answer/arp", "answer/ndp"}, answer},
 	{"link cuts", []string{"failover/link"}, failLink},
