@@ -52,7 +52,7 @@ It reads no Secret. Of workloads it keeps names, images and resources; of annota
 that Belfry reads; of ConfigMaps only what doctor looks at. With --anonymize it replaces names,
 label values, hardware addresses and the networks of IP addresses, each by the same wherever it is:
 the last 16 bits of IPv4 addresses and the last 80 of IPv6 addresses stay, so that ranges and subnets
-are what they were.`,
+are what they were. AS numbers and UIDs stay as well.`,
 		Example: `  kubectl belfry bug-report
   kubectl belfry bug-report --anonymize --since 1h --file report.tar.gz
   kubectl belfry status --from report.tar.gz`,
