@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -653,5 +654,28 @@ func TestATermBeginsWithEverySeries(t *testing.T) {
 		if !series[w] {
 			t.Errorf("no series %s", w)
 		}
+	}
+}
+
+// However many writes are done and not looked at when a term ends, those under way end,
+// too: a leader that waits for them for ever keeps the Lease and does nothing.
+func TestATermEndsThoughMoreIsWrittenThanThereIsRoomFor(t *testing.T) {
+	for _, failed := range []error{nil, errors.New("panic")} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := bareLoop()
+			var wg sync.WaitGroup
+			ended := 0
+			for range cap(l.results) + writers {
+				wg.Go(func() {
+					l.results <- result{job: job{attempt: &attempt{}, done: func(kube.Outcome) { ended++ }}, outcome: kube.Done}
+				})
+			}
+			if err := l.end(&wg, failed); !errors.Is(err, failed) {
+				t.Errorf("it ended with %v, want %v", err, failed)
+			}
+			if want := cap(l.results) + writers; failed == nil && ended != want {
+				t.Errorf("what became of %d writes is noted, want %d", ended, want)
+			}
+		})
 	}
 }

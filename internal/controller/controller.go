@@ -127,11 +127,7 @@ func (c *Controller) term(ctx context.Context) error {
 	err := l.run(ctx)
 	cancel()
 	close(l.jobs)
-	wg.Wait()
-	if err == nil {
-		err = l.last()
-	}
-	return err
+	return l.end(&wg, err)
 }
 
 // catchUp waits until the cluster is known as it was when we became the leader,

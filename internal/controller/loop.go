@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -144,8 +145,7 @@ func newLoop(c *Controller) *loop {
 	}
 }
 
-// run lives until ctx ends or a pass panics. There is room for the results of
-// the writes that are under way then.
+// run lives until ctx ends or a pass panics.
 func (l *loop) run(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -195,16 +195,26 @@ func (l *loop) run(ctx context.Context) (err error) {
 	}
 }
 
-// last takes note of what became of the writes that were under way when the term
-// ended: the next leader finds them done and tells nothing.
+// end waits for the writes that are under way when the term ends, and takes note of what
+// became of them unless a pass panicked: who leads next finds them done and tells nobody.
+func (l *loop) end(writers *sync.WaitGroup, err error) error {
+	go func() { writers.Wait(); close(l.results) }()
+	if err == nil {
+		err = l.last()
+	}
+	for range l.results { // nobody who writes is held up
+	}
+	return err
+}
+
 func (l *loop) last() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	for len(l.results) > 0 {
-		l.ended(<-l.results)
+	for r := range l.results {
+		l.ended(r)
 	}
 	return nil
 }
