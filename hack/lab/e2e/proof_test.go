@@ -161,7 +161,7 @@ func TestTheConditionSaysWhatTheSegmentSays(t *testing.T) {
 	// What the owner answers is lost on the way.
 	owner = answers(t, p, 10*time.Second, anybody)
 	end = muzzle(t, l, owner, v4)
-	says(t, l, ask, "proven", v4, `"status":"False"`, `"reason":"Unanswered"`, "nobody answers for it on the segment")
+	says(t, l, ask, "proven", v4, `"status":"False"`, `"reason":"Unanswered"`, "no station answers for it on the segment")
 	if is, code := ask(t, v4); code != cli.Problems || is.Verdict != "Unanswered" || len(is.Answers) > 0 {
 		t.Errorf("probe %s ends with %d: %+v", v4, code, is)
 	}
