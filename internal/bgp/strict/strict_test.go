@@ -71,7 +71,7 @@ func TestRefusesWhatARouterMayRefuse(t *testing.T) {
 		{"withdrawn IPv4 to a router without", "ipv6", "ours", update(route, "", ""), "3/10: withdrawn routes without IPv4"},
 		{"withdrawn IPv6 to a router without", "nothing", "ours", update("", "80 0f 14 0002 01 80 20010db8020000000000000000000002", ""), "3/9: MP_UNREACH_NLRI of family {2 1}"},
 		{"RFC 8950 to a router without", "plain", "ours", update("", reach4+origin+asPath, ""), "3/9: a next hop of RFC 8950"},
-		{"an end of RIB that nobody asked for", "nothing", "ours", update("", "", ""), "an end of RIB that nobody asked for"},
+		{"an end of RIB that nobody asked for", "nothing", "ours", update("", "", ""), "an End-of-RIB that was not asked for"},
 		{"four octets to a router of two", "nothing", "ours", update("", origin+asPath+hop, route), "3/11: AS_PATH is malformed"},
 		{"two octets to a router of four", "all", "ours", update("", origin+asPath2+hop, route), "3/11: AS_PATH is malformed"},
 		{"local preference to another AS", "all", "ours", update("", origin+asPath+hop+"40 05 04 00000064", route), "3/1: LOCAL_PREF: true"},
