@@ -2,7 +2,6 @@ package controller_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
@@ -59,10 +58,7 @@ func TestAPlanIsWhatThenHappens(t *testing.T) {
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inBubble(t, func(b *bubble) {
-				w := randomWorld{b, rand.New(rand.NewPCG(seed, 7))}
-				b.node("node2")
-				b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
-				b.advertise()
+				w := newRandomWorld(b, seed, 7)
 				for _, name := range []string{"a", "b", "c", "d"} {
 					b.expose(name)
 					b.endpoints(name)

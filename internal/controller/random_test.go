@@ -27,6 +27,16 @@ type randomWorld struct {
 	rand *rand.Rand
 }
 
+// newRandomWorld has a second node, a pool that is soon full, and an advertisement. Stream
+// tells the random numbers of one test from those of another.
+func newRandomWorld(b *bubble, seed, stream uint64) randomWorld {
+	b.Helper()
+	b.node("node2")
+	b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
+	b.advertise()
+	return randomWorld{b, rand.New(rand.NewPCG(seed, stream))}
+}
+
 func (w randomWorld) one(of ...string) string { return of[w.rand.IntN(len(of))] }
 
 func (w randomWorld) chance(percent int) bool { return w.rand.IntN(100) < percent }
@@ -263,10 +273,7 @@ func TestNoWriterOfAStatusMovesAServiceOfARandomWorld(t *testing.T) {
 	for seed := range uint64(24) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inBubble(t, func(b *bubble) {
-				w := randomWorld{b, rand.New(rand.NewPCG(seed, 7))}
-				b.node("node2")
-				b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
-				b.advertise()
+				w := newRandomWorld(b, seed, 7)
 				b.lead()
 				for range 6 {
 					for range 6 {
@@ -398,10 +405,7 @@ func TestANewLeaderFindsNothingToCorrect(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			inBubble(t, func(b *bubble) {
-				w := randomWorld{b, rand.New(rand.NewPCG(seed, 1))}
-				b.node("node2")
-				b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
-				b.advertise()
+				w := newRandomWorld(b, seed, 1)
 				stop := b.lead()
 				for step := range 8 {
 					var mu sync.Mutex // several writers ask at the same time

@@ -182,14 +182,17 @@ func TestMissingPeersAreCalledForEver(t *testing.T) {
 	}
 }
 
+// following returns so many addresses, a and those that follow it.
+func following(a netip.Addr, n int) (all []netip.Addr) {
+	for range n {
+		all, a = append(all, a), a.Next()
+	}
+	return all
+}
+
 func TestManyMissingPeersCostNoMoreThanAFew(t *testing.T) {
 	f := newFixture(t)
-	var peers []netip.Addr
-	a := addrB
-	for range 300 {
-		peers, a = append(peers, a), a.Next()
-	}
-	f.v.SetPeers(f.now, peers)
+	f.v.SetPeers(f.now, following(addrB, 300))
 	f.settle()
 	f.pass(30 * time.Second)
 	f.did()
@@ -206,12 +209,7 @@ func TestManyMissingPeersCostNoMoreThanAFew(t *testing.T) {
 // Those who are missing all at once are called one after the other.
 func TestManyMissingPeersAreNotCalledInOneMoment(t *testing.T) {
 	f := newFixture(t)
-	var peers []netip.Addr
-	a := addrB
-	for range 100 {
-		peers, a = append(peers, a), a.Next()
-	}
-	f.v.SetPeers(f.now, peers)
+	f.v.SetPeers(f.now, following(addrB, 100))
 	f.settle()
 	if e := f.did(); len(e.Tells) != 1 || len(e.Exchanges) != 1 {
 		t.Errorf("at once: %d knocks, %d exchanges", len(e.Tells), len(e.Exchanges))
@@ -542,12 +540,7 @@ func TestADoubtIsToldAtOnceWhateverElseIsSo(t *testing.T) {
 func TestOnlySoManyNamesAreTaken(t *testing.T) {
 	for places, room := range map[int]int{0: 64, 16: 64, 17: 68, 100: 400} {
 		f := newFixture(t)
-		var peers []netip.Addr
-		a := netip.MustParseAddr("2001:db8:5::1")
-		for range places {
-			peers, a = append(peers, a), a.Next()
-		}
-		f.v.SetPeers(f.now, peers)
+		f.v.SetPeers(f.now, following(netip.MustParseAddr("2001:db8:5::1"), places))
 		for i := range room + 3 {
 			if node := fmt.Sprint("n", i); i%2 == 0 {
 				f.v.Heard(f.now, node, addrB)

@@ -195,6 +195,16 @@ func probeAll(t *testing.T, l *lab.Lab, addresses []netip.Addr) []*lab.Prober {
 	return probes
 }
 
+// ownersOf returns the node that answers now for each address that is probed.
+func ownersOf(t *testing.T, probes []*lab.Prober) []string {
+	t.Helper()
+	var owners []string
+	for _, p := range probes {
+		owners = append(owners, answers(t, p, 10*time.Second, anybody))
+	}
+	return owners
+}
+
 // drain has a node drained by annotation.
 func drain(ctx context.Context, l *lab.Lab, node string) error {
 	_, err := l.Cluster.Kubectl(ctx, "annotate", "node", node, "belfry.dev/drain=true")

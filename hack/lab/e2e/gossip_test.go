@@ -126,10 +126,7 @@ func TestEachAddressHasOneOwnerWhileGossipIsBlocked(t *testing.T) {
 	w, err := l.Observers.Watch(lab.Client)
 	must(t, err)
 	t.Cleanup(w.Close)
-	var owners []string
-	for _, p := range probes {
-		owners = append(owners, answers(t, p, 10*time.Second, anybody))
-	}
+	owners := ownersOf(t, probes)
 	blocked := time.Now()
 	end := blockGossip(t, l, l.Network.Nodes(), "udp", "tcp")
 	time.Sleep(30 * time.Second) // the fault itself, not a wait for something
@@ -241,10 +238,7 @@ func TestWithGossipsPacketsBlockedNothingMovesAndWhatIsNewIsHeard(t *testing.T) 
 	addresses := serve(t, l, "unpacketed")
 	settle(t, l)
 	probes := probeAll(t, l, addresses)
-	var owners []string
-	for _, p := range probes {
-		owners = append(owners, answers(t, p, 10*time.Second, anybody))
-	}
+	owners := ownersOf(t, probes)
 	blocked := time.Now()
 	end := blockGossip(t, l, l.Network.Nodes(), "udp")
 	tellBlocked(t, l, owners[0], "UDP")
@@ -297,10 +291,7 @@ func TestADeletedGossipSecretIsRestoredAndASpeakerThatStartsHearsTheOthers(t *te
 	addresses := serve(t, l, "keyed")
 	settle(t, l)
 	probes := probeAll(t, l, addresses)
-	var owners []string
-	for _, p := range probes {
-		owners = append(owners, answers(t, p, 10*time.Second, anybody))
-	}
+	owners := ownersOf(t, probes)
 	key := func() string {
 		out, err := l.Cluster.Kubectl(t.Context(), "--namespace", lab.Namespace, "get", "secret", "belfry-gossip", "--ignore-not-found", "--output=jsonpath={.data.key}")
 		must(t, err)

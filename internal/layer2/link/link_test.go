@@ -223,6 +223,15 @@ func named(l *Link, name string) lb.Interface {
 	return lb.Interface{}
 }
 
+// usable waits until a Link may use an interface.
+func usable(t testing.TB, l *Link, name string) {
+	t.Helper()
+	eventually(t, "the interface is usable", func() (bool, string) {
+		i := named(l, name)
+		return i.Fault() == lb.InterfaceOK, i.Fault().String()
+	})
+}
+
 func TestInterfacesThatComeLaterAnswerAndThoseThatGoAreForgotten(t *testing.T) {
 	need(t, "arping", "ndisc6")
 	n := newLAN(t)
@@ -421,10 +430,7 @@ func TestProbeTellsANodeThatIsThereFromOneThatIsNot(t *testing.T) {
 	n := newLAN(t)
 	l, _ := n.node.runLink(Options{})
 	index, them := n.node.index("eth0"), n.peer.mac("eth0")
-	eventually(t, "the interface is usable", func() (bool, string) {
-		i := named(l, "eth0")
-		return i.Fault() == lb.InterfaceOK, i.Fault().String()
-	})
+	usable(t, l, "eth0")
 	for _, c := range []struct {
 		name, target string
 		mac          lb.MAC
@@ -476,10 +482,7 @@ func TestSoundingShortensTheWindow(t *testing.T) {
 	n := newLAN(t)
 	l, _ := n.node.runLink(Options{})
 	index := n.node.index("eth0")
-	eventually(t, "the interface is usable", func() (bool, string) {
-		i := named(l, "eth0")
-		return i.Fault() == lb.InterfaceOK, i.Fault().String()
-	})
+	usable(t, l, "eth0")
 	before := l.window(index, time.Now())
 	ctx, cancel := context.WithCancel(t.Context())
 	sounded := make(chan struct{})
@@ -550,10 +553,7 @@ func TestASoundingEndsWhateverItIsDoing(t *testing.T) {
 	n := newLAN(t)
 	l, _ := n.node.runLink(Options{})
 	index := n.node.index("eth0")
-	eventually(t, "the interface is usable", func() (bool, string) {
-		i := named(l, "eth0")
-		return i.Fault() == lb.InterfaceOK, i.Fault().String()
-	})
+	usable(t, l, "eth0")
 	for k := range 300 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Duration(k)*5*time.Microsecond)
 		n.node.do(func() error { l.Sound(ctx, index, netip.MustParseAddr("2001:db8::2"), n.peer.mac("eth0")); return nil })
@@ -643,10 +643,7 @@ func TestDetectFindsWhoUsesAnAddressAlready(t *testing.T) {
 	index, them := n.node.index("eth0"), n.peer.mac("eth0")
 	n.peer.ip("addr", "add", vip4.String()+"/32", "dev", "eth0")
 	n.peer.ip("addr", "add", vip6.String()+"/128", "dev", "eth0")
-	eventually(t, "the interface is usable", func() (bool, string) {
-		i := named(l, "eth0")
-		return i.Fault() == lb.InterfaceOK, i.Fault().String()
-	})
+	usable(t, l, "eth0")
 	n.node.do(func() error {
 		start := time.Now()
 		found, err := l.Detect(t.Context(), index, []netip.Addr{vip4, other4, vip6, other6}, nobody)
@@ -687,10 +684,7 @@ func TestOfTwoThatDetectAtOnceAtMostOneFindsTheAddressFree(t *testing.T) {
 	var ready []func()
 	for _, h := range []host{n.node, n.peer} {
 		l, _ := h.runLink(Options{})
-		eventually(t, "the interface is usable", func() (bool, string) {
-			i := named(l, "eth0")
-			return i.Fault() == lb.InterfaceOK, i.Fault().String()
-		})
+		usable(t, l, "eth0")
 		index := h.index("eth0")
 		ready = append(ready, func() {
 			var r result
