@@ -214,7 +214,15 @@ func (m *Machines) ForgetConnections(ctx context.Context, backend netip.Addr) er
 	}
 	var errs []error
 	for _, node := range m.network.Nodes() {
-		_, err := m.network.Exec(ctx, node, "conntrack", "--delete", "--family", family, "--reply-src", backend.String())
+		forget := func() error {
+			_, err := m.network.Exec(ctx, node, "conntrack", "--delete", "--family", family, "--reply-src", backend.String())
+			return err
+		}
+		err := forget()
+		// It lists, and gives up at one that has ended by itself since.
+		for err != nil && ctx.Err() == nil && strings.Contains(err.Error(), "such conntrack doesn't exist") {
+			err = forget()
+		}
 		if err != nil && !strings.Contains(err.Error(), " 0 flow entries have been deleted") {
 			errs = append(errs, err)
 		}
