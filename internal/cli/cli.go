@@ -98,7 +98,7 @@ Exit codes: 0 all is well, 1 there are problems, 2 it could not look.`,
 	})
 	flags.StringArrayVar(&t.from, "from", nil, "read objects from this file or directory of YAML and JSON, or from a bug report, instead of a cluster (- is standard input); of several, later ones replace objects of earlier ones")
 	flags.StringVar(&t.settings.Namespace, "belfry-namespace", "", "namespace of the installation (default: what its speakers report, or belfry-system)")
-	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.probe(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events(), t.bugReport(version))
+	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.probe(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events(), t.migrate(), t.bugReport(version))
 	return root
 }
 
@@ -197,26 +197,32 @@ func worldKinds(k kind) bool {
 // read reads the cluster, or the dump.
 func (t *tool) read(ctx context.Context, which func(kind) bool) (*store, time.Time, error) {
 	s := &store{}
+	now, err := t.readInto(ctx, s, which)
+	return s, now, err
+}
+
+// readInto does so into a store.
+func (t *tool) readInto(ctx context.Context, s *store, which func(kind) bool) (time.Time, error) {
 	if t.dump() {
 		for _, path := range t.from {
 			if err := readFiles(s, path, t.In); err != nil {
-				return nil, time.Time{}, err
+				return time.Time{}, err
 			}
 		}
-		return s, s.moment(), nil
+		return s.moment(), nil
 	}
 	client, err := t.reader()
 	if err != nil {
-		return nil, time.Time{}, err
+		return time.Time{}, err
 	}
 	namespace := t.settings.Namespace
 	if namespace == "" {
 		namespace = objects.DefaultNamespace
 	}
 	if err := readCluster(ctx, s, client, namespace, which); err != nil {
-		return nil, time.Time{}, err
+		return time.Time{}, err
 	}
-	return s, t.now(), nil
+	return t.now(), nil
 }
 
 // look reads the world.

@@ -204,7 +204,12 @@ func TestCommandsOnARealAPIServer(t *testing.T) {
 		t.Errorf("before the installation doctor ends with %d:\n%s", code, out)
 	}
 
+	manifest := c.comesFromMetalLB()
 	c.must(l.Product.Install(ctx))
+	// What a migration writes is what the API server takes.
+	if out, err := l.Cluster.KubectlInput(ctx, manifest, "apply", "--server-side", "--dry-run=server", "-f", "-"); err != nil {
+		t.Errorf("the API server refuses what a migration wrote: %v\n%s\n%s", err, out, manifest)
+	}
 	for i := range 3 {
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n%d", i+1)}}
 		_, err := c.core.CoreV1().Nodes().Create(ctx, n, metav1.CreateOptions{})

@@ -29,6 +29,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/migrate"
 	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/world"
 )
@@ -130,6 +131,12 @@ type store struct {
 	deployments []*appsv1.Deployment
 	configMaps  []*corev1.ConfigMap
 	events      []*eventsv1.Event
+	// others are objects of another load balancer, and its configuration from the time
+	// when that was in a ConfigMap.
+	others []migrate.Object
+	legacy []json.RawMessage
+	// uninstalled is set when Belfry need not be installed.
+	uninstalled bool
 	// at is where in its list an object is.
 	at map[string]int
 	// unread says which kinds could not be read and why.
@@ -192,6 +199,9 @@ func (s *store) add(body []byte) error {
 func (s *store) addAs(apiVersion, of string, body []byte) error {
 	if of == "" {
 		return s.add(body)
+	}
+	if group, _, _ := strings.Cut(apiVersion, "/"); group == migrate.MetalLBGroup || group == migrate.FRRGroup {
+		return s.addOther(apiVersion, of, body)
 	}
 	for _, k := range kinds {
 		if k.Kind == of && k.GroupVersion().String() == apiVersion {
@@ -320,6 +330,7 @@ func readCluster(ctx context.Context, s *store, client rest.Interface, namespace
 		k := kinds[i]
 		switch {
 		case err == nil:
+		case s.uninstalled && k.Group == belfry.Group && apierrors.IsNotFound(err):
 		case k.only != "" && apierrors.IsNotFound(err):
 			s.leases = append(s.leases, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: k.only}}) // nobody ever held it
 		case !k.need && (apierrors.IsForbidden(err) || apierrors.IsNotFound(err)):
