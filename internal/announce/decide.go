@@ -1,6 +1,7 @@
 package announce
 
 import (
+	"cmp"
 	"net/netip"
 	"path"
 	"slices"
@@ -197,6 +198,8 @@ type view struct {
 	state  election.State
 	weight int
 	ports  []port
+	// doubled is set when two of the ports are on one segment.
+	doubled bool
 }
 
 // onLink reports whether an address is on the subnet of one of the ports.
@@ -207,7 +210,8 @@ func (v *view) onLink(a netip.Addr) bool {
 // A port is an interface that an advertisement permits and that can announce.
 type port struct {
 	*lb.Interface
-	named bool // by an advertisement, so that it answers off-link too
+	named   bool // by an advertisement, so that it answers off-link too
+	segment int  // the index of an interface on its segment, the same for all of them
 }
 
 func newDecider(ix *Index, members []election.Member, self string) *decider {
@@ -360,6 +364,9 @@ func (d *decider) viewsOf(c *class) []view {
 			views[n].reason = eligibility.NotAMember
 		}
 	}
+	if d.self >= 0 { // nobody asks where others answer
+		views[d.self].doubled = segment(views[d.self].ports)
+	}
 	d.views[c] = views
 	return views
 }
@@ -418,21 +425,90 @@ func advertisesOn(ad *lb.L2Advertisement, name string) bool {
 		!slices.ContainsFunc(ad.ExcludeInterfaces, matches)
 }
 
-// interfaces returns on which interfaces to answer for an address: those on
-// whose subnet it is and those that an advertisement names; all that may
-// announce when it is on the subnet of none.
-func (d *decider) interfaces(v view, a netip.Addr) []int {
-	anywhere := !v.onLink(a)
-	d.indexes = d.indexes[:0]
-	for _, p := range v.ports {
-		if anywhere || p.named || p.OnLink(a) {
-			d.indexes = append(d.indexes, p.Index)
+// segment finds out which ports are on one segment, because they have a subnet in
+// common or another port connects them, and whether any are.
+func segment(ports []port) (doubled bool) {
+	in := map[netip.Prefix]int{} // the place of a port
+	for i := range ports {
+		ports[i].segment = ports[i].Index
+		for _, p := range ports[i].Addresses {
+			if p.Addr().IsLinkLocalUnicast() {
+				continue // every interface has that subnet
+			}
+			o, known := in[p.Masked()]
+			if !known {
+				in[p.Masked()] = i
+				continue
+			}
+			if from, to := ports[i].segment, ports[o].segment; from != to {
+				doubled = true
+				for k := range ports[:i+1] {
+					if ports[k].segment == from {
+						ports[k].segment = to
+					}
+				}
+			}
 		}
+	}
+	return doubled
+}
+
+// interfaces returns on which interfaces to answer for an address.
+func (d *decider) interfaces(v view, a netip.Addr) []int {
+	d.indexes = d.indexes[:0]
+	for p := range v.answering(a) {
+		d.indexes = append(d.indexes, p.Index)
 	}
 	if !slices.Equal(d.indexes, d.shared) {
 		d.shared = slices.Clone(d.indexes)
 	}
 	return d.shared
+}
+
+// answering yields the ports that answer for an address: those on whose subnet it is
+// and those that an advertisement names; all when it is on the subnet of none. Of
+// those on one segment a single one does, for its clients are to hear one answer.
+func (v *view) answering(a netip.Addr) func(yield func(port) bool) {
+	anywhere := !v.onLink(a)
+	answers := func(p port) bool { return anywhere || p.named || p.OnLink(a) }
+	return func(yield func(port) bool) {
+		for _, p := range v.ports {
+			outdone := v.doubled && slices.ContainsFunc(v.ports, func(o port) bool {
+				return answers(o) && p.outdone(o, a)
+			})
+			if answers(p) && !outdone && !yield(p) {
+				return
+			}
+		}
+	}
+}
+
+// outdone reports whether another port is on the same segment and answers for an
+// address instead: the one with a subnet of the address, else the one to which the
+// kernel's route leads, by which the node's own traffic leaves as well, else the
+// older one.
+func (p port) outdone(o port, a netip.Addr) bool {
+	return p.Index != o.Index && p.segment == o.segment &&
+		cmp.Or(first(o.OnLink(a), p.OnLink(a)), first(!o.elsewhere(a), !p.elsewhere(a)), cmp.Compare(o.Index, p.Index)) < 0
+}
+
+// first orders what is before what is not.
+func first(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	default:
+		return 1
+	}
+}
+
+// elsewhere reports whether the route to the subnet of an address, or to any of its
+// subnets if none contains the address, leads by another interface.
+func (p port) elsewhere(a netip.Addr) bool {
+	onLink := p.OnLink(a)
+	return slices.ContainsFunc(p.Elsewhere, func(subnet netip.Prefix) bool { return !onLink || subnet.Contains(a) })
 }
 
 // Decision returns what is decided about an address, and whether it is in use.

@@ -69,6 +69,13 @@ func randomWorld(rng *rand.Rand) (lb.Snapshot, []election.Member) {
 				Index: 6 - k, Name: name, MAC: lb.MAC{2, 4: byte(i), 5: byte(k)}, Up: true, Carrier: rng.IntN(4) > 0,
 				Addresses: []netip.Prefix{netip.MustParsePrefix(pick("192.0.2.99/26", "192.0.2.199/26", "192.0.2.9/24", "2001:db8::9/64", "2001:db8::9/32", "2001:db8:1::9/64"))},
 			})
+			on := &m.Interfaces[k]
+			if rng.IntN(4) == 0 {
+				on.Addresses = append(on.Addresses, netip.MustParsePrefix(pick("192.0.2.98/26", "2001:db8::8/64", "2001:db8:1::8/64")))
+			}
+			if rng.IntN(3) == 0 {
+				on.Elsewhere = []netip.Prefix{on.Addresses[0].Masked()}
+			}
 		}
 		members = append(members, m)
 	}

@@ -148,6 +148,52 @@ func anyOnLink(all []lb.Interface, a netip.Addr) bool {
 	return slices.ContainsFunc(all, func(i lb.Interface) bool { return i.OnLink(a) })
 }
 
+// answering returns those of the permitted interfaces that answer for an address: of
+// each segment the best one.
+func answering(all []lb.Interface, named map[int]bool, a netip.Addr) []lb.Interface {
+	var best []lb.Interface
+	for _, wire := range wires(all) {
+		may := slices.DeleteFunc(wire, func(i lb.Interface) bool { return !i.OnLink(a) && !named[i.Index] && anyOnLink(all, a) })
+		slices.SortFunc(may, func(x, y lb.Interface) int {
+			rank := func(i lb.Interface) int {
+				switch n := slices.IndexFunc(i.Elsewhere, func(p netip.Prefix) bool { return !i.OnLink(a) || p.Contains(a) }); {
+				case i.OnLink(a) && n < 0:
+					return 0
+				case i.OnLink(a):
+					return 1
+				case n < 0:
+					return 2
+				default:
+					return 3
+				}
+			}
+			return cmp.Or(rank(x)-rank(y), x.Index-y.Index)
+		})
+		if len(may) > 0 {
+			best = append(best, may[0])
+		}
+	}
+	slices.SortFunc(best, func(x, y lb.Interface) int { return x.Index - y.Index })
+	return best
+}
+
+// wires groups interfaces that have subnets in common.
+func wires(all []lb.Interface) (wires [][]lb.Interface) {
+	for _, i := range all {
+		wire := []lb.Interface{i}
+		var apart [][]lb.Interface
+		for _, w := range wires {
+			if slices.ContainsFunc(w, func(o lb.Interface) bool { return election.SameSegment(i, o) }) {
+				wire = append(wire, w...)
+			} else {
+				apart = append(apart, w)
+			}
+		}
+		wires = append(apart, wire)
+	}
+	return wires
+}
+
 // decide decides about one address for one node, and gives every node's reason.
 func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decision, map[string]eligibility.Reason) {
 	d := Decision{Address: a}
@@ -175,10 +221,8 @@ func (p plain) decide(a netip.Addr, services []lb.Service, self string) (Decisio
 			m := p.members[i]
 			var named map[int]bool
 			all, named = permitted(m, n, ads)
-			for _, on := range all {
-				if on.OnLink(a) || named[on.Index] || !anyOnLink(all, a) {
-					interfaces[n.Name] = append(interfaces[n.Name], on.Index)
-				}
+			for _, on := range answering(all, named, a) {
+				interfaces[n.Name] = append(interfaces[n.Name], on.Index)
 			}
 			c := election.Candidate{Node: n.Name, State: m.State, OnLink: anyOnLink(all, a), Claim: m.Claims[a]}
 			for _, ad := range ads {
@@ -249,7 +293,8 @@ func (p plain) reach(n lb.Node, a netip.Addr, services []lb.Service) (lb.Interfa
 		if m.Node != n.Name {
 			continue
 		}
-		all, _ := permitted(m, n, p.advertisements(a, services))
+		all, named := permitted(m, n, p.advertisements(a, services))
+		all = answering(all, named, a)
 		for _, i := range all {
 			if i.OnLink(a) {
 				return i, true

@@ -43,15 +43,14 @@ func (r *Reach) Interface(node string, a netip.Addr) (*lb.Interface, bool) {
 	v, seen := r.views[s]
 	if !seen {
 		v = r.d.view(s.class, n, r.d.members[n])
+		v.doubled = segment(v.ports)
 		r.views[s] = v
 	}
-	for _, p := range v.ports {
-		if p.OnLink(a) {
-			return p.Interface, true
+	var one *lb.Interface
+	for p := range v.answering(a) {
+		if one == nil || p.OnLink(a) && !one.OnLink(a) {
+			one = p.Interface
 		}
 	}
-	if len(v.ports) == 0 {
-		return nil, false
-	}
-	return v.ports[0].Interface, true
+	return one, one != nil
 }

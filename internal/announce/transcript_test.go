@@ -500,8 +500,13 @@ func (w *world) member(args []string) election.Member {
 			w.t.Fatalf("fault %q", fault)
 		}
 		for p := range strings.SplitSeq(subnets, ",") {
-			if p != "" {
-				i.Addresses = append(i.Addresses, netip.MustParsePrefix(p))
+			p, elsewhere := strings.CutSuffix(p, "!elsewhere")
+			if p == "" {
+				continue
+			}
+			i.Addresses = append(i.Addresses, netip.MustParsePrefix(p))
+			if elsewhere {
+				i.Elsewhere = append(i.Elsewhere, netip.MustParsePrefix(p).Masked())
 			}
 		}
 		m.Interfaces = append(m.Interfaces, i)

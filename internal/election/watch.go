@@ -114,7 +114,7 @@ func segmentsOf(interfaces []lb.Interface) [][]lb.Interface {
 		}
 		merged := []lb.Interface{i}
 		segments = slices.DeleteFunc(segments, func(s []lb.Interface) bool {
-			same := slices.ContainsFunc(s, func(o lb.Interface) bool { return sameSegment(i, o) })
+			same := slices.ContainsFunc(s, func(o lb.Interface) bool { return SameSegment(i, o) })
 			if same {
 				merged = append(slices.Clone(s), merged...)
 			}
@@ -125,10 +125,14 @@ func segmentsOf(interfaces []lb.Interface) [][]lb.Interface {
 	return segments
 }
 
-func sameSegment(a, b lb.Interface) bool {
-	return slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool {
-		return !p.Addr().IsLinkLocalUnicast() && slices.ContainsFunc(b.Addresses, func(q netip.Prefix) bool { return p.Masked() == q.Masked() })
-	})
+// SameSegment reports whether two interfaces of a node are on one segment: they have a
+// subnet in common. Every interface has the link-local one.
+func SameSegment(a, b lb.Interface) bool {
+	return slices.ContainsFunc(a.Addresses, func(p netip.Prefix) bool { return !p.Addr().IsLinkLocalUnicast() && in(b, p.Masked()) })
+}
+
+func in(i lb.Interface, subnet netip.Prefix) bool {
+	return slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Masked() == subnet })
 }
 
 // A pair is where a session runs: an interface, the address there and the one at the

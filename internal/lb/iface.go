@@ -47,6 +47,9 @@ type Interface struct {
 	Addresses []netip.Prefix
 	// Flags are those of the addresses that have any.
 	Flags map[netip.Prefix]AddressFlags
+	// Elsewhere are the subnets of its addresses, ascending, to which the kernel's
+	// route leads by another interface of the node, which is in them, too.
+	Elsewhere []netip.Prefix
 }
 
 // AddressFlags are what a kernel says of an interface's address beside its subnet.
@@ -80,7 +83,7 @@ func (i Interface) OnLink(a netip.Addr) bool {
 func (i Interface) Equal(o Interface) bool {
 	return i.Index == o.Index && i.Name == o.Name && i.MAC == o.MAC && i.Up == o.Up && i.Carrier == o.Carrier &&
 		i.Loopback == o.Loopback && i.NoARP == o.NoARP && i.Enslaved == o.Enslaved && i.Sealed == o.Sealed &&
-		slices.Equal(i.Addresses, o.Addresses) && maps.Equal(i.Flags, o.Flags)
+		slices.Equal(i.Addresses, o.Addresses) && maps.Equal(i.Flags, o.Flags) && slices.Equal(i.Elsewhere, o.Elsewhere)
 }
 
 // An InterfaceFault says why an interface cannot announce; InterfaceOK when it

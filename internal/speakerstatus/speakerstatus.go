@@ -133,6 +133,12 @@ var phases = map[election.State]v1beta1.SpeakerPhase{
 // interface on which nothing may be announced and that is on no subnet.
 func interfaces(k Knowledge) []v1beta1.InterfaceStatus {
 	var out []v1beta1.InterfaceStatus
+	spares := map[string]string{}
+	if k.Index != nil {
+		for _, s := range k.Index.Spares(k.Node, k.Interfaces) {
+			spares[s.Name] = s.String()
+		}
+	}
 	for _, i := range k.Interfaces {
 		permitted := k.Index != nil && k.Index.AdvertisesOn(k.Node, i.Name)
 		subnets, segment := subnetsOf(i)
@@ -148,6 +154,8 @@ func interfaces(k Knowledge) []v1beta1.InterfaceStatus {
 			s.Reason = fault.String()
 		case !permitted:
 			s.Reason = "no L2Advertisement selects it"
+		case spares[i.Name] != "":
+			s.Reason = spares[i.Name]
 		default:
 			s.Usable = true
 		}

@@ -430,7 +430,7 @@ func huge() Knowledge {
 	k.Version = strings.Repeat("v", 500)
 	for n := range 400 {
 		k.Interfaces = append(k.Interfaces, lb.Interface{
-			Index: 100 + n, Name: fmt.Sprintf("x%03d", n), MAC: lb.MAC{2}, Up: true, Carrier: n%3 == 0, Addresses: prefixes("10.0.0.0/8"),
+			Index: 100 + n, Name: fmt.Sprintf("x%03d", n), MAC: lb.MAC{2}, Up: true, Carrier: n%3 == 0, Addresses: prefixes(fmt.Sprintf("10.%d.%d.1/24", 128+n/256, n%256)),
 		})
 		k.Members = append(k.Members, election.Member{Node: fmt.Sprintf("n%03d", n), State: election.Suspected})
 		k.Routing.Sessions = append(k.Routing.Sessions, wanted(lb.BGPPeer{Name: fmt.Sprintf("p%03d", n)})...)

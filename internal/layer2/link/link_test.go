@@ -717,3 +717,47 @@ func TestOfTwoThatDetectAtOnceAtMostOneFindsTheAddressFree(t *testing.T) {
 }
 
 func nobody(lb.MAC) bool { return false }
+
+// Of two interfaces in one subnet it is known to which one the kernel's route leads, and
+// when that changes. Other routes are no news.
+func TestOfInterfacesInOneSubnetTheOneWithTheRouteIsKnown(t *testing.T) {
+	n := newLAN(t)
+	cable(n.node, "wlan0", n.peer, "wlan0")
+	n.node.ip("addr", "add", "192.0.2.7/24", "dev", "wlan0")
+	n.node.ip("addr", "add", "2001:db8::7/64", "dev", "wlan0")
+	l, reg := n.node.runLink(Options{})
+	subnet4, subnet6 := netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("2001:db8::/64")
+	elsewhere := func(what string, eth0, wlan0 []netip.Prefix) {
+		t.Helper()
+		eventually(t, what, func() (bool, string) {
+			e, w := named(l, "eth0").Elsewhere, named(l, "wlan0").Elsewhere
+			return slices.Equal(e, eth0) && slices.Equal(w, wlan0), fmt.Sprintf("eth0 %v, wlan0 %v", e, w)
+		})
+	}
+	elsewhere("the first one has the routes", nil, []netip.Prefix{subnet4, subnet6})
+	n.node.ip("route", "del", subnet4.String(), "dev", "eth0")
+	elsewhere("the second one has the route", []netip.Prefix{subnet4}, []netip.Prefix{subnet6})
+	n.node.ip("-6", "route", "add", subnet6.String(), "dev", "wlan0", "metric", "1")
+	elsewhere("a better metric", []netip.Prefix{subnet4, subnet6}, nil)
+
+	before := read(t, reg, "interface_listings_total")
+	var routes strings.Builder
+	for i := range 250 {
+		fmt.Fprintf(&routes, "route add 10.1.%d.0/24 dev wlan0\n", i)
+		if i%10 == 9 { // not all within one pause
+			n.node.batch(routes.String())
+			routes.Reset()
+		}
+	}
+	n.node.ip("-6", "route", "del", subnet6.String(), "dev", "wlan0", "metric", "1")
+	elsewhere("the better metric is gone", []netip.Prefix{subnet4}, []netip.Prefix{subnet6})
+	if got := read(t, reg, "interface_listings_total") - before; got > 3 {
+		t.Errorf("%v listings for 250 routes that lead elsewhere", got)
+	}
+
+	n.node.ip("route", "prepend", subnet4.String(), "dev", "eth0")
+	n.node.ip("link", "set", "wlan0", "down")
+	elsewhere("only one can be used", nil, nil)
+	n.node.ip("link", "set", "wlan0", "up")
+	elsewhere("the route leads to the one that was never down", nil, []netip.Prefix{subnet4})
+}

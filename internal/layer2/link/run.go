@@ -222,6 +222,9 @@ func (r *runner) list(now time.Time) {
 		r.unsettled = true
 		poke(r.changed)
 	}
+	if r.sub != nil && r.sub.follow(doubled(interfaces)) {
+		r.unlisted = true // a route may have changed before it was followed
+	}
 	for index := range r.flapped {
 		r.schedule.Restart(now, index)
 	}
