@@ -32,6 +32,7 @@ var packages = map[string]string{
 	"/usr/sbin/bgpctl":                   "openbgpd",
 	"/usr/sbin/exabgp":                   "exabgp",
 	"/usr/sbin/keepalived":               "keepalived",
+	"/usr/sbin/haproxy":                  "haproxy",
 	"/usr/bin/containerd":                "containerd",
 	"/usr/sbin/runc":                     "runc",
 	"/usr/lib/cni/host-local":            "containernetworking-plugins",
