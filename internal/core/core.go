@@ -387,7 +387,7 @@ func (c *Core) decide(now time.Time) {
 	}
 	yielded := c.stillYielded(now)
 	c.publish(election.Local{
-		Interfaces: c.announcing(), Sessions: c.sessions, Leaving: c.leaving, Owned: union(owned, yielded), Offered: union(offered, yielded),
+		Interfaces: c.announcing(), Management: c.management(), Sessions: c.sessions, Leaving: c.leaving, Owned: union(owned, yielded), Offered: union(offered, yielded),
 		Detection: c.detection(),
 	})
 	c.reannounce(members)
@@ -537,10 +537,11 @@ func union(addresses, others []netip.Addr) []netip.Addr {
 // publish tells the other speakers, when there is something to tell.
 func (c *Core) publish(local election.Local) {
 	said := &c.gossip
+	alike := func(a, b lb.Interface) bool {
+		return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
+	}
 	same := said.Leaving == local.Leaving && said.Detection == local.Detection && slices.Equal(said.Sessions, local.Sessions) && slices.Equal(said.Owned, local.Owned) && slices.Equal(said.Offered, local.Offered) &&
-		slices.EqualFunc(said.Interfaces, local.Interfaces, func(a, b lb.Interface) bool {
-			return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
-		})
+		slices.EqualFunc(said.Interfaces, local.Interfaces, alike) && slices.EqualFunc(said.Management, local.Management, alike)
 	if !same {
 		c.gossip, c.out.Gossip = local, &local
 	}
@@ -556,6 +557,18 @@ func (c *Core) announcing() []lb.Interface {
 		}
 	}
 	return out
+}
+
+// management returns the interface by which this node gossips, if no advertisement lets
+// any node announce there.
+func (c *Core) management() []lb.Interface {
+	for _, i := range c.interfaces {
+		if i.Fault() == lb.InterfaceOK && !c.index.Advertises(i.Name) &&
+			slices.ContainsFunc(i.Addresses, func(p netip.Prefix) bool { return p.Addr() == c.cfg.Gossip }) {
+			return []lb.Interface{i}
+		}
+	}
+	return nil
 }
 
 // reannounce announces what another speaker claims too, and again once that has let

@@ -53,6 +53,9 @@ type Member struct {
 	// Interfaces are those it can announce on now, with hardware address and
 	// subnets.
 	Interfaces []lb.Interface
+	// Management are interfaces on which it does not announce, by which it can be asked
+	// and watched: the one by which it gossips.
+	Management []lb.Interface
 	// Claims are the addresses it answers for, and Version says which of the node's
 	// records they are from: as long as it is the same, so are they. The zero
 	// Version is not known.

@@ -2,6 +2,7 @@ package election
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -42,7 +43,7 @@ func TestTheFirstOfSomeNodesIsTheOneWithTheLeastKey(t *testing.T) {
 
 func TestASuspectIsAskedOnceForEachSegmentThatIsShared(t *testing.T) {
 	on := func(index int, mac byte, prefixes ...string) lb.Interface {
-		i := lb.Interface{Index: index, Name: "eth", MAC: lb.MAC{2, 5: mac}, Up: true, Carrier: true}
+		i := lb.Interface{Index: index, Name: fmt.Sprint("eth", index), MAC: lb.MAC{2, 5: mac}, Up: true, Carrier: true}
 		for _, p := range prefixes {
 			i.Addresses = append(i.Addresses, netip.MustParsePrefix(p))
 		}
@@ -56,7 +57,7 @@ func TestASuspectIsAskedOnceForEachSegmentThatIsShared(t *testing.T) {
 		on(9, 13, "198.51.100.9/24", "198.51.100.10/24"), on(10, 14, "172.16.0.1/12"),
 	}
 	var got []SegmentQuestion
-	for q := range Shared(ours, theirs) {
+	for q := range Shared(ours, Member{Interfaces: theirs}) {
 		got = append(got, q)
 	}
 	want := []SegmentQuestion{
@@ -67,7 +68,7 @@ func TestASuspectIsAskedOnceForEachSegmentThatIsShared(t *testing.T) {
 		t.Errorf("asked %v, want %v", got, want)
 	}
 	asked := 0
-	for range Shared(ours, theirs) {
+	for range Shared(ours, Member{Interfaces: theirs}) {
 		asked++
 		break
 	}
@@ -103,5 +104,50 @@ func TestASuspectIsAskedOnceForEachSegmentThatIsShared(t *testing.T) {
 	}
 	if asked != 2 {
 		t.Errorf("%d were asked of one", asked-1)
+	}
+}
+
+// Where the interfaces on which both announce have no subnet in common, the kernel is
+// asked on the management network, and the speaker on the interface of the same name.
+func TestASuspectWithoutAnAddressThereIsAskedOnItsManagementNetwork(t *testing.T) {
+	on := func(index int, name string, mac byte, prefixes ...string) lb.Interface {
+		i := lb.Interface{Index: index, Name: name, MAC: lb.MAC{2, 5: mac}, Up: true, Carrier: true}
+		for _, p := range prefixes {
+			i.Addresses = append(i.Addresses, netip.MustParsePrefix(p))
+		}
+		return i
+	}
+	all := func(qs func(func(SegmentQuestion) bool)) (all []SegmentQuestion) {
+		for q := range qs {
+			all = append(all, q)
+		}
+		for range qs { // whoever has heard enough may stop
+			break
+		}
+		return all
+	}
+	vip := netip.MustParseAddr("203.0.113.1")
+	for _, family := range []struct{ ours, theirs, own string }{{"192.0.2.1/24", "192.0.2.2", "/24"}, {"2001:db8::1/64", "2001:db8::2", "/64"}} {
+		ours := []lb.Interface{on(2, "eth0", 1, "fe80::1/64", family.ours), on(3, "vlan50", 2, "fe80::1/64"), on(4, "vlan60", 3, "10.0.1.1/30")}
+		management := []lb.Interface{on(0, "eth9", 11, "fe80::2/64", family.theirs+family.own)}
+		suspect := Member{
+			Management: management, Claims: Claims{vip: claim(Majority, 1)},
+			Interfaces: []lb.Interface{on(7, "vlan50", 12, "fe80::2/64"), on(8, "vlan60", 13, "10.0.1.5/30"), on(9, "vlan70", 14)},
+		}
+		if got, want := all(Shared(ours, suspect)), []SegmentQuestion{{2, netip.MustParseAddr(family.theirs), lb.MAC{2, 5: 11}}}; !slices.Equal(got, want) {
+			t.Errorf("its kernel is asked %v, want %v", got, want)
+		}
+		if got, want := all(Voices(ours, suspect, 0)), []SegmentQuestion{{3, vip, lb.MAC{2, 5: 12}}, {4, vip, lb.MAC{2, 5: 13}}}; !slices.Equal(got, want) {
+			t.Errorf("its speaker is asked %v, want %v", got, want)
+		}
+		ours[1].Carrier = false
+		if got := all(Voices(ours, suspect, 0)); len(got) != 1 || got[0].Interface != 4 {
+			t.Errorf("its speaker is asked %v with a cable that is out", got)
+		}
+		// A segment that both announce on is the only one that matters.
+		suspect.Interfaces[1].Addresses[0] = netip.MustParsePrefix("10.0.1.2/30")
+		if got, want := all(Shared(ours, suspect)), []SegmentQuestion{{4, netip.MustParseAddr("10.0.1.2"), lb.MAC{2, 5: 13}}}; !slices.Equal(got, want) {
+			t.Errorf("its kernel is asked %v, want %v", got, want)
+		}
 	}
 }

@@ -37,10 +37,32 @@ type SegmentQuestion struct {
 	MAC       lb.MAC
 }
 
-// Shared yields what a suspect can be asked on the segments that we share with it:
-// its addresses in subnets of our interfaces. Link-local subnets name no segment:
-// every interface has the same.
-func Shared(ours, theirs []lb.Interface) func(yield func(SegmentQuestion) bool) {
+// Shared yields what the kernel of a suspect can be asked on the segments that we share
+// with it: its addresses in subnets of our interfaces. Those on which it announces come
+// first, for it is their wires that matter; only if none is shared its management
+// network is asked.
+func Shared(ours []lb.Interface, suspect Member) func(yield func(SegmentQuestion) bool) {
+	return func(yield func(SegmentQuestion) bool) {
+		asked := false
+		for q := range onLink(ours, suspect.Interfaces) {
+			if asked = true; !yield(q) {
+				return
+			}
+		}
+		if asked {
+			return
+		}
+		for q := range onLink(ours, suspect.Management) {
+			if !yield(q) {
+				return
+			}
+		}
+	}
+}
+
+// onLink yields addresses of interfaces of another node in subnets of ours. Link-local
+// subnets name no segment: every interface has the same.
+func onLink(ours, theirs []lb.Interface) func(yield func(SegmentQuestion) bool) {
 	return func(yield func(SegmentQuestion) bool) {
 		for _, i := range ours {
 			if i.Fault() != lb.InterfaceOK {
@@ -63,7 +85,9 @@ func Shared(ours, theirs []lb.Interface) func(yield func(SegmentQuestion) bool) 
 
 // Voices yields what the speaker of a suspect can be asked on the segments that we
 // share with it: an address that it claims, another one in each round. Nobody but a
-// speaker answers for these, so an answer says that gossip is what is broken.
+// speaker answers for these, so an answer says that gossip is what is broken. An
+// interface that shares no subnet with ours is taken to be on the segment of our
+// interface of the same name: an answer says that it is, and none says nothing.
 func Voices(ours []lb.Interface, suspect Member, round int) func(yield func(SegmentQuestion) bool) {
 	return func(yield func(SegmentQuestion) bool) {
 		if len(suspect.Claims) == 0 {
@@ -71,15 +95,35 @@ func Voices(ours []lb.Interface, suspect Member, round int) func(yield func(Segm
 		}
 		claims := slices.SortedFunc(maps.Keys(suspect.Claims), netip.Addr.Compare)
 		asked := 0
-		for q := range Shared(ours, suspect.Interfaces) {
-			i := slices.IndexFunc(ours, func(i lb.Interface) bool { return i.Index == q.Interface })
-			there := slices.DeleteFunc(slices.Clone(claims), func(a netip.Addr) bool { return !ours[i].OnLink(a) })
+		for i, mac := range facing(ours, suspect.Interfaces) {
+			there := slices.DeleteFunc(slices.Clone(claims), func(a netip.Addr) bool { return !i.OnLink(a) })
 			if len(there) == 0 {
 				there = claims
 			}
-			q.Target = there[(round+asked)%len(there)]
+			q := SegmentQuestion{i.Index, there[(round+asked)%len(there)], mac}
 			asked++
 			if !yield(q) {
+				return
+			}
+		}
+	}
+}
+
+// facing yields pairs of our interfaces and the hardware addresses of another node's on
+// the same segment: by subnet, or by name where that says nothing.
+func facing(ours, theirs []lb.Interface) func(yield func(lb.Interface, lb.MAC) bool) {
+	return func(yield func(lb.Interface, lb.MAC) bool) {
+		met := map[lb.MAC]bool{}
+		for q := range onLink(ours, theirs) {
+			met[q.MAC] = true
+			k := slices.IndexFunc(ours, func(i lb.Interface) bool { return i.Index == q.Interface })
+			if !yield(ours[k], q.MAC) {
+				return
+			}
+		}
+		for _, o := range theirs {
+			k := slices.IndexFunc(ours, func(i lb.Interface) bool { return i.Name == o.Name && i.Fault() == lb.InterfaceOK })
+			if k >= 0 && !met[o.MAC] && !yield(ours[k], o.MAC) {
 				return
 			}
 		}

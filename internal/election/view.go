@@ -27,8 +27,8 @@ type Record struct {
 	Epoch   uint64
 	Joining bool
 	Leaving bool
-	// Interfaces are those it can announce on.
-	Interfaces []lb.Interface
+	// Interfaces are those it can announce on, Management others: see [Member].
+	Interfaces, Management []lb.Interface
 	// Sessions are its established BGP sessions, by their numbers, ascending.
 	Sessions []lb.SessionID
 	// Claims are all its claims when Whole is set, and left out otherwise: many
@@ -112,8 +112,8 @@ func DefaultPace(size int, slow, lostAfter time.Duration) Pace {
 
 // A Local is what a node says of itself to its own View.
 type Local struct {
-	// Interfaces are those it can announce on.
-	Interfaces []lb.Interface
+	// Interfaces are those it can announce on, Management others: see [Member].
+	Interfaces, Management []lb.Interface
 	// Sessions are its established BGP sessions, by their numbers, ascending.
 	Sessions []lb.SessionID
 	// Leaving is set when it is about to go: others take over its addresses
@@ -303,7 +303,7 @@ func (p *peer) claiming() bool { return p.claims != nil && len(p.claims.Claims) 
 func (p *peer) member() Member {
 	m := Member{Node: p.node, Address: p.addr, State: p.state()}
 	if p.status != nil {
-		m.Interfaces, m.Sessions = p.status.Interfaces, p.status.Sessions
+		m.Interfaces, m.Management, m.Sessions = p.status.Interfaces, p.status.Management, p.status.Sessions
 	}
 	if p.claims != nil {
 		m.Claims, m.Version = p.claims.Claims, Version{p.claims.Boot, p.claims.Seq}
@@ -840,7 +840,7 @@ func (v *View) settleClaims(quorum Quorum) {
 		changed = v.own.Raise(func(a netip.Addr) bool { return v.offered(a) || v.contested(a) }) || changed
 	}
 	if changed || v.self.Joining == v.learned || v.self.Leaving != v.local.Leaving ||
-		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) || !slices.Equal(v.self.Sessions, v.local.Sessions) {
+		!sameInterfaces(v.self.Interfaces, v.local.Interfaces) || !sameInterfaces(v.self.Management, v.local.Management) || !slices.Equal(v.self.Sessions, v.local.Sessions) {
 		v.renew()
 		v.tellAll()
 	}
@@ -873,7 +873,7 @@ func (v *View) renew() {
 	v.self.Seq++
 	v.self.Epoch = v.own.Epoch()
 	v.self.Joining, v.self.Leaving = !v.learned, v.local.Leaving
-	v.self.Interfaces, v.self.Sessions = v.local.Interfaces, v.local.Sessions
+	v.self.Interfaces, v.self.Management, v.self.Sessions = v.local.Interfaces, v.local.Management, v.local.Sessions
 	if c := v.own.Claims(); c != nil {
 		v.self.Claims = c
 	}
@@ -935,7 +935,7 @@ func (v *View) publish() {
 			records = append(records, p.status)
 		}
 	}
-	self := Member{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Claims: v.self.Claims, Version: Version{v.self.Boot, v.self.Seq}, Sessions: v.self.Sessions}
+	self := Member{Node: v.self.Node, Address: v.self.Address, State: state, Interfaces: v.self.Interfaces, Management: v.self.Management, Claims: v.self.Claims, Version: Version{v.self.Boot, v.self.Seq}, Sessions: v.self.Sessions}
 	i, _ := slices.BinarySearchFunc(list, v.self.Node, func(m Member, node string) int { return strings.Compare(m.Node, node) })
 	list = slices.Insert(list, i, self)
 	v.out.Members, v.out.Records = list, records
@@ -949,10 +949,10 @@ func (v *View) watch(now time.Duration) {
 		var others []Stander
 		for _, p := range v.order {
 			if p.listed() && p.watchable && p.status != nil {
-				others = append(others, Stander{p.node, p.spot, p.status.Interfaces, p.claims != nil && len(p.claims.Claims) > 0})
+				others = append(others, Stander{p.node, p.spot, p.status.Interfaces, p.status.Management, p.claims != nil && len(p.claims.Claims) > 0})
 			}
 		}
-		ring = RingOf(Stander{v.self.Node, v.spot, v.local.Interfaces, len(v.own.Claims()) > 0}, others)
+		ring = RingOf(Stander{v.self.Node, v.spot, v.local.Interfaces, v.local.Management, len(v.own.Claims()) > 0}, others)
 	}
 	if ring.Equal(v.ring) {
 		return

@@ -22,8 +22,9 @@ type Watch struct {
 type Stander struct {
 	Node string
 	// Spot is where it stands, which SpotOf says.
-	Spot       uint64
-	Interfaces []lb.Interface
+	Spot uint64
+	// Interfaces are those it announces on, Management others: see [Member].
+	Interfaces, Management []lb.Interface
 	// Owns is set when it answers for any address.
 	Owns bool
 }
@@ -50,40 +51,58 @@ type Ring struct {
 // for the other end the smallest is taken. What is left where they do not is a
 // session that does not come up, and gossip.
 //
+// Members that share no segment on which both announce, because their interfaces there
+// have no addresses or subnets of their own, stand on a ring of their management
+// network, if that is a segment.
+//
 // See docs/design/detection.md.
 func RingOf(self Stander, others []Stander) Ring {
 	var r Ring
 	for _, segment := range segmentsOf(self.Interfaces) {
-		var before, after neighbor
-		owned := self.Owns
-		for i := range others {
-			o := &others[i]
-			p, shared := pairOf(segment, o.Interfaces)
-			if !shared {
-				continue
+		r.join(self, others, segment, func(o *Stander) []lb.Interface { return o.Interfaces })
+	}
+	for _, segment := range segmentsOf(self.Management) {
+		r.join(self, others, segment, func(o *Stander) []lb.Interface {
+			if _, shared := pairOf(self.Interfaces, o.Interfaces); shared {
+				return nil
 			}
-			owned = owned || o.Owns
-			// How far it is to go from here, and from there.
-			to, from := o.Spot-self.Spot, self.Spot-o.Spot
-			if after.Stander == nil || to < after.distance || to == after.distance && o.Node < after.Node {
-				after = neighbor{o, to, p}
-			}
-			if before.Stander == nil || from < before.distance || from == before.distance && o.Node < before.Node {
-				before = neighbor{o, from, p}
-			}
-		}
-		if after.Stander == nil || !owned {
-			continue
-		}
-		r.Soundings = append(r.Soundings, SegmentQuestion{after.iface, after.remote, after.mac})
-		for _, n := range []neighbor{before, after} {
-			w := Watch{n.Node, n.iface, n.local, n.remote}
-			if (self.Owns || n.Owns) && !slices.Contains(r.Watches, w) {
-				r.Watches = append(r.Watches, w)
-			}
-		}
+			return o.Management
+		})
 	}
 	return r
+}
+
+// join adds the sessions with the neighbors on a segment, of those that have interfaces
+// on it.
+func (r *Ring) join(self Stander, others []Stander, segment []lb.Interface, interfaces func(*Stander) []lb.Interface) {
+	var before, after neighbor
+	owned := self.Owns
+	for i := range others {
+		o := &others[i]
+		p, shared := pairOf(segment, interfaces(o))
+		if !shared {
+			continue
+		}
+		owned = owned || o.Owns
+		// How far it is to go from here, and from there.
+		to, from := o.Spot-self.Spot, self.Spot-o.Spot
+		if after.Stander == nil || to < after.distance || to == after.distance && o.Node < after.Node {
+			after = neighbor{o, to, p}
+		}
+		if before.Stander == nil || from < before.distance || from == before.distance && o.Node < before.Node {
+			before = neighbor{o, from, p}
+		}
+	}
+	if after.Stander == nil || !owned {
+		return
+	}
+	r.Soundings = append(r.Soundings, SegmentQuestion{after.iface, after.remote, after.mac})
+	for _, n := range []neighbor{before, after} {
+		w := Watch{n.Node, n.iface, n.local, n.remote}
+		if (self.Owns || n.Owns) && !slices.Contains(r.Watches, w) {
+			r.Watches = append(r.Watches, w)
+		}
+	}
 }
 
 // A neighbor is another one on the ring, so far from here.

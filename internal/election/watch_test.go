@@ -164,7 +164,7 @@ func TestBothEndsChooseTheSameAddresses(t *testing.T) {
 		{"no addresses", []lb.Interface{iface(2)}, []lb.Interface{iface(3)}, "", ""},
 		{"one address twice", []lb.Interface{iface(2, "192.0.2.1/24")}, []lb.Interface{iface(3, "192.0.2.1/24")}, "", ""},
 	} {
-		a, b := Stander{"a", SpotOf("a"), c.a, true}, Stander{"b", SpotOf("b"), c.b, false}
+		a, b := Stander{"a", SpotOf("a"), c.a, nil, true}, Stander{"b", SpotOf("b"), c.b, nil, false}
 		here, there := RingOf(a, []Stander{b}).Watches, RingOf(b, []Stander{a}).Watches
 		if c.local == "" {
 			if len(here)+len(there) > 0 {
@@ -317,6 +317,40 @@ func TestWhatAnySessionSeesIsInSight(t *testing.T) {
 		f.pass(7 * time.Millisecond)
 		if a := f.last.Alarms; len(a) > 0 {
 			t.Fatalf("alarms %v", a)
+		}
+	}
+}
+
+// Members whose announcing interfaces share no subnet watch each other on their
+// management network; those that share one do not.
+func TestMembersThatShareNoSegmentAreWatchedByTheirManagementNetwork(t *testing.T) {
+	for _, family := range []lb.Family{lb.IPv4, lb.IPv6} {
+		all := ring(4, family, always, always)
+		for i := range all {
+			s := &all[i]
+			s.Interfaces, s.Management = s.Interfaces[:1], s.Interfaces[1:]
+			if i < 2 {
+				s.Interfaces[0].Addresses = nil
+			}
+		}
+		parts := rings(all)
+		for i, s := range all {
+			networks := map[int]map[string]bool{2: {}, 3: {}} // by index of the interface
+			for _, w := range parts[s.Node].Watches {
+				networks[w.Interface][w.Node] = true
+				if mirror := (Watch{s.Node, w.Interface, w.Remote, w.Local}); !slices.Contains(parts[w.Node].Watches, mirror) && i >= 2 == (w.Interface == 2) {
+					t.Errorf("%s has a session %+v of which %s does not know", s.Node, w, w.Node)
+				}
+			}
+			switch {
+			case i < 2 && (len(networks[2]) != 0 || len(networks[3]) != 2):
+				t.Errorf("%s without an address watches %v", s.Node, networks)
+			case i >= 2 && (len(networks[2]) != 1 || networks[3]["n2"] || networks[3]["n3"]):
+				t.Errorf("%s watches %v", s.Node, networks)
+			}
+			if len(parts[s.Node].Soundings) == 0 {
+				t.Errorf("%s does not know how late answers are", s.Node)
+			}
 		}
 	}
 }

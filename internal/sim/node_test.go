@@ -50,7 +50,7 @@ func (c config) permits(d config) bool {
 // snapshot is what a watcher reads. Who may announce an address is said by where
 // its endpoints are.
 func (c config) snapshot(addrs []netip.Addr) lb.Snapshot {
-	s := lb.Snapshot{Nodes: c.nodes, Pools: []lb.Pool{lbtest.Everything()}, L2Advertisements: []lb.L2Advertisement{{Name: "all"}}}
+	s := lb.Snapshot{Nodes: c.nodes, Pools: []lb.Pool{lbtest.Everything()}, L2Advertisements: []lb.L2Advertisement{{Name: "all", ExcludeInterfaces: []string{"mgmt*"}}}}
 	for i, a := range addrs {
 		if c.absent[a] {
 			continue
@@ -214,6 +214,12 @@ func (n *node) ifaces() []lb.Interface {
 			i.Addresses = n.subnets(segment)
 		}
 		out = append(out, i)
+	}
+	if n.bare {
+		out = append(out, lb.Interface{
+			Index: managementIndex, Name: "mgmt0", MAC: lb.MAC{2, 0, 0, 2, 0, byte(n.id)}, Up: true, Carrier: n.carrier[0],
+			Addresses: []netip.Prefix{netip.PrefixFrom(gossipAddress(n.host), 24)},
+		})
 	}
 	if n.w.twin {
 		i := out[0]

@@ -249,6 +249,24 @@ func generate(seed uint64) scenario {
 	return s
 }
 
+// generateBare derives a scenario in which the interfaces on which nodes announce have no
+// addresses. There is one segment: nothing would say which of two an address is on.
+func generateBare(seed uint64) scenario {
+	for ; ; seed += 1 << 32 {
+		if s := generate(seed); s.segments == 0 {
+			s.bare = true
+			return s
+		}
+	}
+}
+
+// generateTwin derives one in which each node has two interfaces on its first segment.
+func generateTwin(seed uint64) scenario {
+	s := generate(seed)
+	s.twin = true
+	return s
+}
+
 // generateCut derives a scenario in which gossip is lost, in whatever way, while the
 // segments are whole, and nodes fail meanwhile: exactly one answers all the time.
 func generateCut(seed uint64) scenario {

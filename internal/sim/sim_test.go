@@ -35,6 +35,10 @@ func TestOneOwnerWhateverHappens(t *testing.T) { playAll(t, *seeds, generate) }
 // While gossip is lost and the segments are whole exactly one answers.
 func TestOneOwnerThoughGossipIsLost(t *testing.T) { playAll(t, *seeds/5, generateCut) }
 
+// Interfaces without addresses, and two on one segment, change nothing about that.
+func TestOneOwnerOnInterfacesWithoutAddresses(t *testing.T) { playAll(t, *seeds/20, generateBare) }
+func TestOneOwnerOnTwoInterfacesOfOneSegment(t *testing.T)  { playAll(t, *seeds/20, generateTwin) }
+
 // playAll plays the scenarios that are derived from so many seeds.
 func playAll(t *testing.T, n uint64, generate func(seed uint64) scenario) {
 	if testing.Short() {

@@ -77,7 +77,7 @@ func (w *world) delivers(n *node, s *session) bool {
 	ends := slices.ContainsFunc(other.sessions, func(o *session) bool {
 		return o.watch.Node == n.name && o.watch.Local == s.watch.Remote && o.watch.Remote == s.watch.Local
 	})
-	return ends && other.powered && other.active() && n.carrier[segment] && other.carrier[segment] && !w.segments[segment].cut[other.id][n.id]
+	return ends && other.powered && other.active() && n.carrier[segment] && other.carrier[segment] && !w.networkOf(s.watch.Interface).stops(other.id, n.id)
 }
 
 // judges returns what a session is about to see. One whose other end does not hear it

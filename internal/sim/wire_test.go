@@ -121,35 +121,48 @@ func (w *world) stream(from, to *node, f func(*node)) {
 	})
 }
 
-// segmentOf returns the segment of an interface.
+// segmentOf returns the segment of an interface: what has its cable.
 func (w *world) segmentOf(ifindex int) int {
-	if w.twin && ifindex == twinIndex {
+	if ifindex == twinIndex || ifindex == managementIndex {
 		return 0
 	}
 	return ifindex - firstIndex
 }
 
+// networkOf returns the network of an interface.
+func (w *world) networkOf(ifindex int) *network {
+	if ifindex == managementIndex {
+		return w.gossip
+	}
+	return w.segments[w.segmentOf(ifindex)]
+}
+
+// stops reports whether frames from i to j are lost.
+func (n *network) stops(i, j int) bool { return n.cut[i][j] && n.only == "" }
+
 const (
-	// firstIndex is the index of a node's interface on the first segment, and
-	// twinIndex that of its other one there.
-	firstIndex = 2
-	twinIndex  = 9
+	// firstIndex is the index of a node's interface on the first segment, twinIndex that
+	// of its other one there, and managementIndex that of the one by which a node gossips
+	// whose others have no addresses.
+	firstIndex      = 2
+	managementIndex = 8
+	twinIndex       = 9
 )
 
 // frame delivers a frame from an interface to the others on its segment, maybe.
 func (w *world) frame(from *node, ifindex int, f func(to *node, ifindex int)) {
 	segment := w.segmentOf(ifindex)
-	s := w.segments[segment]
+	s := w.networkOf(ifindex)
 	if !from.carrier[segment] {
 		return
 	}
 	for _, to := range w.nodes {
-		if to == from || s.cut[from.id][to.id] || !to.carrier[segment] || w.rnd.Float64() < s.loss {
+		if to == from || s.stops(from.id, to.id) || !to.carrier[segment] || w.rnd.Float64() < s.loss {
 			continue
 		}
 		w.after(w.flight(s), func() {
 			for _, i := range to.ifaces() {
-				if w.segmentOf(i.Index) == segment {
+				if w.networkOf(i.Index) == s {
 					f(to, i.Index)
 				}
 			}
@@ -167,8 +180,8 @@ func (w *world) asks(from *node, ifindex int, target netip.Addr, answer func(mac
 			return
 		}
 		mac := to.station().MAC(at)
-		s := w.segments[w.segmentOf(at)]
-		if !s.cut[to.id][from.id] && w.rnd.Float64() >= s.loss {
+		s := w.networkOf(at)
+		if !s.stops(to.id, from.id) && w.rnd.Float64() >= s.loss {
 			w.after(w.flight(s), func() { answer(mac) })
 		}
 	})
@@ -193,7 +206,7 @@ func (n *node) voices(a netip.Addr) (speaker, kernel int) {
 	}
 	for _, i := range n.ifaces() {
 		switch q := (layer2.Question{Interface: i.Index, Target: a, SenderMAC: lb.MAC{2, 0xc1}}); {
-		case n.w.segmentOf(i.Index) != segment:
+		case n.w.networkOf(i.Index) != n.w.segments[segment]:
 		case n.speaks(q):
 			speaker++
 		case n.kernel[a]:
@@ -413,7 +426,7 @@ func (n *node) ask(q election.Question) {
 	for s := range election.Voices(n.ifaces(), q.Suspect, q.Round) {
 		ask(s, election.Speaks, election.Unknown)
 	}
-	for s := range election.Shared(n.ifaces(), q.Suspect.Interfaces) {
+	for s := range election.Shared(n.ifaces(), q.Suspect) {
 		ask(s, election.Answers, election.Silent)
 	}
 	say()

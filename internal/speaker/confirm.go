@@ -55,7 +55,7 @@ func (c Confirmer) Confirm(ctx context.Context, q election.Question) election.Re
 		return asked
 	}
 	left := ask(election.Voices(ours, q.Suspect, q.Round), election.Speaks, election.Unknown)
-	left += ask(election.Shared(ours, q.Suspect.Interfaces), election.Answers, election.Silent)
+	left += ask(election.Shared(ours, q.Suspect), election.Answers, election.Silent)
 	reply := election.Unknown
 	for ; left > 0 && reply != election.Speaks && !(q.Missed && reply == election.Answers); left-- {
 		reply = max(reply, <-answers)

@@ -41,7 +41,8 @@ const (
 //	node                length, text
 //	address             family (4 or 6), bytes
 //	boot seq epoch      numbers
-//	interfaces          count, each: index, name, 6 bytes, prefixes
+//	interfaces          count, each: index, name, 6 bytes, prefixes; the management
+//	                    interfaces last, with index 0
 //	sessions            if flagged: count, 4 bytes each
 //	claims              count of groups, each: quorum, epoch, ranges
 //
@@ -69,8 +70,11 @@ func encode(r *election.Record, k election.Kind) []byte {
 	b = binary.AppendUvarint(b, r.Boot)
 	b = binary.AppendUvarint(b, r.Seq)
 	b = binary.AppendUvarint(b, r.Epoch)
-	b = binary.AppendUvarint(b, uint64(len(r.Interfaces)))
-	for _, i := range r.Interfaces {
+	b = binary.AppendUvarint(b, uint64(len(r.Interfaces)+len(r.Management)))
+	for n, i := range slices.Concat(r.Interfaces, r.Management) {
+		if n >= len(r.Interfaces) {
+			i.Index = 0 // what it is there does not matter to others
+		}
 		b = binary.AppendUvarint(b, uint64(i.Index))
 		b = appendText(b, i.Name)
 		b = append(b, i.MAC[:]...)
@@ -226,7 +230,12 @@ func decode(b []byte) (*election.Record, election.Kind, error) {
 		if !d.ok() {
 			break
 		}
-		r.Interfaces = append(r.Interfaces, i)
+		if i.Index == 0 {
+			r.Management = append(r.Management, i)
+		} else {
+			d.want(len(r.Management) == 0)
+			r.Interfaces = append(r.Interfaces, i)
+		}
 	}
 	if flags&flagSessions != 0 {
 		n := d.count(maxSessions)

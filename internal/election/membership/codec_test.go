@@ -18,6 +18,9 @@ func sample() *election.Record {
 			Index: 2, Name: "eth0", MAC: lb.MAC{2, 0, 0, 0, 0, 1}, Up: true, Carrier: true,
 			Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.10/24"), netip.MustParsePrefix("2001:db8::a/64"), netip.MustParsePrefix("fe80::1/64")},
 		}},
+		Management: []lb.Interface{{
+			Name: "mgmt0", MAC: lb.MAC{2, 0, 0, 0, 0, 2}, Up: true, Carrier: true, Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.10/24")},
+		}},
 		Sessions: []lb.SessionID{0, 7, 1<<32 - 1},
 		Claims: election.Claims{
 			netip.MustParseAddr("198.51.100.0"):                            {Quorum: election.Majority, Epoch: 5},
