@@ -140,9 +140,11 @@ func (t *tool) collect(ctx context.Context, version string, since time.Duration)
 	}
 	// Ours, and what happened to the Pods of the programs.
 	events := "/apis/" + eventsv1.SchemeGroupVersion.String()
-	enter := kinds[slices.IndexFunc(kinds, func(k kind) bool { return k.resource == "events" })].put
-	note("events", pages(ctx, client, events+"/events", func(body []byte) error { return enter(s, body) }, "fieldSelector", "reportingController="+reporter))
-	note("events of the Pods", pages(ctx, client, events+"/namespaces/"+namespace+"/events", func(body []byte) error { return enter(s, body) }))
+	enter := kinds[kindOf("events")].put
+	_, err = pages(ctx, client, events+"/events", func(body []byte) error { return enter(s, body) }, "fieldSelector", "reportingController="+reporter)
+	note("events", err)
+	_, err = pages(ctx, client, events+"/namespaces/"+namespace+"/events", func(body []byte) error { return enter(s, body) })
+	note("events of the Pods", err)
 	note("pods and logs", r.programs(ctx, client, namespace, since))
 	body, err := get(ctx, client, "/version")
 	note("version of the API server", err)
@@ -171,7 +173,7 @@ func (r *bugReport) take(s *store, namespace string) {
 func (r *bugReport) programs(ctx context.Context, client rest.Interface, namespace string, since time.Duration) error {
 	at := "/api/v1/namespaces/" + namespace + "/pods"
 	l := list{APIVersion: "v1", Kind: "PodList"}
-	err := pages(ctx, client, at, func(body []byte) error {
+	_, err := pages(ctx, client, at, func(body []byte) error {
 		p := new(corev1.Pod)
 		if err := json.Unmarshal(body, p); err != nil {
 			return err

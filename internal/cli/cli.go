@@ -1,11 +1,13 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -46,7 +48,10 @@ type tool struct {
 	from     []string
 	output   string
 	settings world.Settings
-	colors   bool
+	// terminal is set when the output goes to one.
+	terminal, colors bool
+	// transport carries what is asked of the API server; nil: the network.
+	transport http.RoundTripper
 	// now is the clock.
 	now func() time.Time
 }
@@ -72,7 +77,7 @@ func NewCommand(streams genericiooptions.IOStreams, terminal bool, version strin
 	t := &tool{
 		IOStreams: streams, now: time.Now,
 		where: clientcmd.NewDefaultClientConfigLoadingRules(), override: &clientcmd.ConfigOverrides{ClusterDefaults: clientcmd.ClusterDefaults},
-		colors: terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+		terminal: terminal, colors: terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 	}
 	root := &cobra.Command{
 		Use:   "kubectl-belfry",
@@ -98,7 +103,7 @@ Exit codes: 0 all is well, 1 there are problems, 2 it could not look.`,
 	})
 	flags.StringArrayVar(&t.from, "from", nil, "read objects from this file or directory of YAML and JSON, or from a bug report, instead of a cluster (- is standard input); of several, later ones replace objects of earlier ones")
 	flags.StringVar(&t.settings.Namespace, "belfry-namespace", "", "namespace of the installation (default: what its speakers report, or belfry-system)")
-	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.probe(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events(), t.migrate(), t.bugReport(version))
+	root.AddCommand(t.status(), t.explain(), t.plan(), t.doctor(), t.probe(), t.move(), t.rebalance(), t.drain(true), t.drain(false), t.events(), t.watch(), t.migrate(), t.bugReport(version))
 	return root
 }
 
@@ -151,6 +156,9 @@ func (t *tool) access() (*rest.Config, error) {
 		return nil, err
 	}
 	config.QPS, config.Burst = 50, 100
+	if t.transport != nil {
+		config.Transport = t.transport
+	}
 	return config, nil
 }
 
@@ -215,15 +223,15 @@ func (t *tool) readInto(ctx context.Context, s *store, which func(kind) bool) (t
 	if err != nil {
 		return time.Time{}, err
 	}
-	namespace := t.settings.Namespace
-	if namespace == "" {
-		namespace = objects.DefaultNamespace
-	}
-	if err := readCluster(ctx, s, client, namespace, which); err != nil {
+	if err := readCluster(ctx, s, client, t.installedIn(), which); err != nil {
 		return time.Time{}, err
 	}
 	return t.now(), nil
 }
+
+// installedIn is the namespace of the installation as far as it is known before anything
+// is read.
+func (t *tool) installedIn() string { return cmp.Or(t.settings.Namespace, objects.DefaultNamespace) }
 
 // look reads the world.
 func (t *tool) look(ctx context.Context) (*store, *world.World, error) {

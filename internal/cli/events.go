@@ -2,17 +2,16 @@ package cli
 
 import (
 	"cmp"
-	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	eventsv1 "k8s.io/api/events/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 )
 
@@ -24,12 +23,16 @@ func (t *tool) events() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "events",
 		Short: "List what happened to Services, pools, peers and speakers, in the order of time",
+		Long: `Events lists what happened to Services, pools, peers and speakers, in the order of time. The API
+server keeps Events for an hour, unless it is told otherwise.
+
+With -w it goes on with what happens, until it is interrupted. While it cannot reach the API server
+it says so and tries again.`,
 		Example: `  kubectl belfry events
   kubectl belfry events -w
   kubectl belfry events --from belfry-bug-report.tar.gz`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			p := t.page()
 			if t.dump() {
 				if follow {
 					return fmt.Errorf("--watch: nothing happens in a dump")
@@ -38,42 +41,84 @@ func (t *tool) events() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				printEvents(p, s.events)
+				printEvents(t.page(), s.events)
 				return nil
 			}
-			client, err := t.client()
+			client, err := t.reader()
 			if err != nil {
 				return err
 			}
-			in := client.Resource(eventsv1.SchemeGroupVersion.WithResource("events"))
-			options := metav1.ListOptions{FieldSelector: "reportingController=" + reporter}
-			l, err := in.List(c.Context(), options)
+			l := &timeline{page: t.page(), errors: t.ErrOut}
+			f := &follower{
+				client: client, path: "/apis/" + eventsv1.SchemeGroupVersion.String() + "/events", parameters: []string{"fieldSelector", "reportingController=" + reporter},
+				listed: l.listed, changed: l.changed, failed: l.failed,
+			}
+			version, err := f.list(c.Context())
 			if err != nil {
 				return fmt.Errorf("list events: %w", err)
 			}
-			var all []*eventsv1.Event
-			for i := range l.Items {
-				e, err := eventOf(&l.Items[i])
-				if err != nil {
-					return err
-				}
-				all = append(all, e)
+			if follow {
+				f.run(c.Context(), version)
 			}
-			printEvents(p, all)
-			if !follow {
-				return nil
-			}
-			options.ResourceVersion = l.GetResourceVersion()
-			w, err := in.Watch(c.Context(), options)
-			if err != nil {
-				return fmt.Errorf("watch events: %w", err)
-			}
-			defer w.Stop()
-			return t.follow(c.Context(), p, w.ResultChan())
+			return nil
 		},
 	}
 	c.Flags().BoolVarP(&follow, "watch", "w", false, "go on with what happens")
 	return c
+}
+
+// A timeline prints each Event once.
+type timeline struct {
+	page    *page
+	errors  io.Writer
+	printed map[types.UID]bool
+	failing bool
+}
+
+// listed prints those of all Events that it has not printed yet, and remembers no others.
+func (l *timeline) listed(all []json.RawMessage) error {
+	before := l.printed
+	l.printed = make(map[types.UID]bool, len(all))
+	var fresh []*eventsv1.Event
+	for _, body := range all {
+		e := new(eventsv1.Event)
+		if err := json.Unmarshal(body, e); err != nil {
+			return err
+		}
+		l.printed[e.UID] = true
+		if !before[e.UID] {
+			fresh = append(fresh, e)
+		}
+	}
+	printEvents(l.page, fresh)
+	return nil
+}
+
+// changed prints an Event that is new.
+func (l *timeline) changed(kind watch.EventType, body json.RawMessage) error {
+	e := new(eventsv1.Event)
+	if err := json.Unmarshal(body, e); err != nil {
+		return err
+	}
+	switch {
+	case kind == watch.Deleted:
+		delete(l.printed, e.UID)
+	case !l.printed[e.UID]:
+		l.printed[e.UID] = true
+		printEvents(l.page, []*eventsv1.Event{e})
+	}
+	return nil
+}
+
+// failed says that nothing more is heard for now, and that it is again.
+func (l *timeline) failed(err error) {
+	switch {
+	case err == nil && l.failing:
+		fmt.Fprintln(l.errors, "watching again")
+	case err != nil:
+		fmt.Fprintln(l.errors, "warning: "+inWords(err)+"; trying again")
+	}
+	l.failing = err != nil
 }
 
 // printEvents writes our Events of some in the order of time.
@@ -87,34 +132,6 @@ func printEvents(p *page, all []*eventsv1.Event) {
 
 // at is when an Event happened.
 func at(e *eventsv1.Event) time.Time { return cmp.Or(e.EventTime.Time, e.CreationTimestamp.Time) }
-
-// follow prints Events as they come until the context ends.
-func (t *tool) follow(ctx context.Context, p *page, in <-chan watch.Event) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case change, open := <-in:
-			if !open {
-				return fmt.Errorf("the API server has ended the watch")
-			}
-			u, is := change.Object.(*unstructured.Unstructured)
-			if change.Type != watch.Added || !is {
-				continue
-			}
-			e, err := eventOf(u)
-			if err != nil {
-				return err
-			}
-			printEvent(p, e)
-		}
-	}
-}
-
-func eventOf(u *unstructured.Unstructured) (*eventsv1.Event, error) {
-	e := new(eventsv1.Event)
-	return e, runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, e)
-}
 
 func printEvent(p *page, e *eventsv1.Event) {
 	c := plain

@@ -371,7 +371,7 @@ func (s *store) readGroup(ctx context.Context, client rest.Interface, group stri
 			if strings.Contains(r.Name, "/") || !slices.Contains(r.Verbs, "list") {
 				continue
 			}
-			err := pages(ctx, client, path+"/"+r.Name, func(body []byte) error { return s.addOther(v.GroupVersion, r.Kind, body) })
+			_, err := pages(ctx, client, path+"/"+r.Name, func(body []byte) error { return s.addOther(v.GroupVersion, r.Kind, body) })
 			switch {
 			case apierrors.IsForbidden(err):
 				s.unread = append(s.unread, r.Name+"."+group+": "+err.Error())

@@ -50,31 +50,57 @@ type shelf struct {
 	// put enters an object from its JSON. What is read later replaces an object of the
 	// same name.
 	put func(s *store, body []byte) error
-	all func(s *store) []metav1.Object
+	// drop takes out an object by its JSON, and clear all of them.
+	drop  func(s *store, body []byte) error
+	clear func(s *store)
+	all   func(s *store) []metav1.Object
 }
 
 func shelfOf[T any, PT interface {
 	*T
 	metav1.Object
 }](list func(*store) *[]*T) shelf {
+	key := func(o PT) string { return fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName()) }
 	return shelf{
 		put: func(s *store, body []byte) error {
 			o := PT(new(T))
 			if err := json.Unmarshal(body, o); err != nil {
 				return err
 			}
-			key := fmt.Sprintf("%T %s/%s", o, o.GetNamespace(), o.GetName())
 			all := list(s)
-			if i, known := s.at[key]; known {
+			if i, known := s.at[key(o)]; known {
 				(*all)[i] = o
 				return nil
 			}
 			if s.at == nil {
 				s.at = map[string]int{}
 			}
-			s.at[key] = len(*all)
+			s.at[key(o)] = len(*all)
 			*all = append(*all, o)
 			return nil
+		},
+		drop: func(s *store, body []byte) error {
+			o := PT(new(T))
+			if err := json.Unmarshal(body, o); err != nil {
+				return err
+			}
+			i, known := s.at[key(o)]
+			if !known {
+				return nil
+			}
+			all := list(s)
+			last := len(*all) - 1
+			s.at[key((*all)[last])] = i
+			(*all)[i], (*all)[last] = (*all)[last], nil
+			*all = (*all)[:last]
+			delete(s.at, key(o))
+			return nil
+		},
+		clear: func(s *store) {
+			for _, o := range *list(s) {
+				delete(s.at, key(o))
+			}
+			*list(s) = nil
 		},
 		all: func(s *store) (all []metav1.Object) {
 			for _, o := range *list(s) {
@@ -122,6 +148,11 @@ var kinds = []kind{
 	{eventsv1.SchemeGroupVersion.WithKind("Event"), "events", "", false, shelfOf(func(s *store) *[]*eventsv1.Event { return &s.events })},
 }
 
+// kindOf returns the index of the kind of a resource.
+func kindOf(resource string) int {
+	return slices.IndexFunc(kinds, func(k kind) bool { return k.resource == resource })
+}
+
 // A store has the objects that were read, of all kinds.
 type store struct {
 	objects     world.Objects
@@ -141,6 +172,8 @@ type store struct {
 	at map[string]int
 	// unread says which kinds could not be read and why.
 	unread []string
+	// versions are the resource versions of the lists that were read, by resource.
+	versions map[string]string
 }
 
 // world joins what was read.
@@ -305,7 +338,7 @@ func readCluster(ctx context.Context, s *store, client rest.Interface, namespace
 		entering sync.Mutex
 		reading  sync.WaitGroup
 	)
-	failed := make([]error, len(kinds))
+	failed, versions := make([]error, len(kinds)), make([]string, len(kinds))
 	for i, k := range kinds {
 		if !which(k) {
 			continue
@@ -317,7 +350,7 @@ func readCluster(ctx context.Context, s *store, client rest.Interface, namespace
 		}
 		reading.Go(func() {
 			if k.only == "" {
-				failed[i] = pages(ctx, client, k.path(namespace), enter)
+				versions[i], failed[i] = pages(ctx, client, k.path(namespace), enter)
 			} else if body, err := get(ctx, client, k.path(namespace)); err != nil {
 				failed[i] = err
 			} else {
@@ -326,8 +359,10 @@ func readCluster(ctx context.Context, s *store, client rest.Interface, namespace
 		})
 	}
 	reading.Wait()
+	s.versions = map[string]string{}
 	for i, err := range failed {
 		k := kinds[i]
+		s.versions[k.resource] = versions[i]
 		switch {
 		case err == nil:
 		case s.uninstalled && k.Group == belfry.Group && apierrors.IsNotFound(err):
@@ -355,29 +390,30 @@ func get(ctx context.Context, client rest.Interface, path string, parameters ...
 	return answer.Raw()
 }
 
-// pages hands on each object of the list at a path.
-func pages(ctx context.Context, client rest.Interface, path string, each func(body []byte) error, parameters ...string) error {
+// pages hands on each object of the list at a path, and returns the version of the list.
+func pages(ctx context.Context, client rest.Interface, path string, each func(body []byte) error, parameters ...string) (version string, err error) {
 	for next := ""; ; {
 		body, err := get(ctx, client, path, append([]string{"limit", perPage, "continue", next}, parameters...)...)
 		if err != nil {
-			return err
+			return "", err
 		}
 		var list struct {
 			Metadata struct {
-				Continue string `json:"continue"`
+				Continue        string `json:"continue"`
+				ResourceVersion string `json:"resourceVersion"`
 			} `json:"metadata"`
 			Items []json.RawMessage `json:"items"`
 		}
 		if err := json.Unmarshal(body, &list); err != nil {
-			return err
+			return "", err
 		}
 		for _, item := range list.Items {
 			if err := each(item); err != nil {
-				return err
+				return "", err
 			}
 		}
 		if next = list.Metadata.Continue; next == "" {
-			return nil
+			return list.Metadata.ResourceVersion, nil
 		}
 	}
 }
