@@ -39,11 +39,11 @@ func with(p lb.Pool, change func(*lb.Pool)) lb.Pool {
 var (
 	older = lb.Service{
 		Key: lb.ServiceKey{Namespace: "shop", Name: "older"}, Created: now, Families: []lb.Family{lb.IPv4},
-		Ports: []lb.Port{{Protocol: "TCP", Number: 80}}, Assigned: addresses("203.0.113.1"), AssignedPools: []string{"edge"},
+		Ports: []lb.Port{{Protocol: lb.TCP, Number: 80}}, Assigned: addresses("203.0.113.1"), AssignedPools: []string{"edge"},
 	}
 	web = lb.Service{
 		Key: lb.ServiceKey{Namespace: "shop", Name: "web"}, Created: now.Add(time.Minute), Families: []lb.Family{lb.IPv4},
-		Ports: []lb.Port{{Protocol: "TCP", Number: 80}},
+		Ports: []lb.Port{{Protocol: lb.TCP, Number: 80}},
 	}
 )
 

@@ -57,7 +57,7 @@ func pool(name, first, last string) lb.Pool {
 func service(i int) lb.Service {
 	return lb.Service{
 		Key: lb.ServiceKey{Namespace: "bench", Name: fmt.Sprintf("s%06d", i)}, Created: epoch.Add(time.Duration(i) * time.Second),
-		Families: []lb.Family{lb.IPv4}, Ports: []lb.Port{{Protocol: "TCP", Number: 80}},
+		Families: []lb.Family{lb.IPv4}, Ports: []lb.Port{{Protocol: lb.TCP, Number: 80}},
 	}
 }
 

@@ -142,6 +142,7 @@ var experiments = []experiment{
 	{"waiting Services", []string{"allocate/waiting", "allocate/waiting-look"}, wait},
 	{"many pools", []string{"allocate/pools", "allocate/pools-memory"}, compilePools},
 	{"one address held by many", []string{"allocate/wrong", "allocate/wrong-linear"}, disentangle},
+	{"what a Service's author can have kept", []string{"keep/controller", "keep/speaker"}, keep},
 	{"looking an address up", []string{"lookup/hit", "lookup/miss", "lookup/allocations"}, lookUp},
 	{"deciding who announces", []string{"decide/index", "decide/settled", "decide/node-lost"}, decide},
 	{"gossip on a virtual clock", []string{

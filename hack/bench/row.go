@@ -49,6 +49,8 @@ var catalog = []row{
 	{"allocate/pools-memory", inBytes, within(30e6), "", "memory allocated for that"},
 	{"allocate/wrong", inSeconds, nil, "", "planning for 8,000 Services that all hold one address and may not share it, until each has another"},
 	{"allocate/wrong-linear", inRatio, within(3), "", "time per Service among these 8,000 against among 1,000"},
+	{"keep/controller", inBytes, within(2048), "", "bytes that the controller keeps of a Service beyond those of a plain one, whatever annotations, labels, ports and selectors its author writes; the greediest found"},
+	{"keep/speaker", inBytes, within(2048), "", "the same of a speaker"},
 	{"lookup/hit", inSeconds, nil, "", "a question for one of 10,000 addresses, from table to verdict"},
 	{"lookup/miss", inSeconds, within(50e-9), "965 us", "a question for none of them"},
 	{"lookup/allocations", inCount, within(0), "", "memory allocations of either"},

@@ -36,7 +36,7 @@ func simplePool(name string, prefixes ...string) lb.Pool {
 func simpleService(i int) lb.Service {
 	return lb.Service{
 		Key: lb.ServiceKey{Namespace: "bench", Name: fmt.Sprintf("s%06d", i)}, Created: epoch.Add(time.Duration(i) * time.Second),
-		Families: []lb.Family{lb.IPv4}, Ports: []lb.Port{{Protocol: "TCP", Number: 80}},
+		Families: []lb.Family{lb.IPv4}, Ports: []lb.Port{{Protocol: lb.TCP, Number: 80}},
 	}
 }
 

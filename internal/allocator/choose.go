@@ -369,7 +369,7 @@ func (p *Planner) counted(s *service, w *wish, got [2]grant, at *pool) int {
 // join finds an address that is already used with the Service's key: of those
 // that go with the address of the other family, if that is settled, else of any.
 func (p *Planner) join(s *service, w *wish, got [2]grant, f family, sc *scope) grant {
-	var partners map[*use]int
+	var partners counts[*use]
 	if g := got[1-f]; g.pool != nil && p.uses[g.addr] != nil {
 		partners = p.uses[g.addr].partners
 	} else if c := w.held[1-f]; g.pool == nil && c != nil {
@@ -400,8 +400,9 @@ func (p *Planner) joinPair(s *service, w *wish, got [2]grant, sc *scope) [2]gran
 }
 
 // partner returns the best of some addresses that the Service may join.
-func (p *Planner) partner(s *service, w *wish, got [2]grant, of map[*use]int, sc *scope) (best *use) {
-	for u := range of {
+func (p *Planner) partner(s *service, w *wish, got [2]grant, of counts[*use], sc *scope) (best *use) {
+	for _, c := range of {
+		u := c.of
 		if p.joinable(s, w, got, u) && (best == nil || sc.compare(u, best) < 0) {
 			best = u
 		}
@@ -414,7 +415,7 @@ func (p *Planner) partner(s *service, w *wish, got [2]grant, of map[*use]int, sc
 func (p *Planner) best(s *service, w *wish, got [2]grant, which int, sc *scope, suits func(*use) bool) (best *use) {
 	for _, namespace := range [...]string{s.Key.Namespace, ""} {
 		g := p.groups[groupKey{s.Request.SharingKey, namespace}]
-		if g == nil || g.shelves[which].full(s) {
+		if g == nil {
 			continue
 		}
 		for _, u := range g.shelves[which].open(s) {

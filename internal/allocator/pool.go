@@ -126,7 +126,7 @@ func (p *pool) admits(s *lb.Service) bool {
 			return false
 		}
 	}
-	return len(a.ServiceSelectors) == 0 || lb.MatchesAny(a.ServiceSelectors, s.Labels)
+	return s.Labels.SelectedBy(a.ServiceSelectors)
 }
 
 func (p *pool) limit() int {

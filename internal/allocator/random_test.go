@@ -135,7 +135,7 @@ func (g gen) external() (all []lb.ExternalIP) {
 
 // wishes fills in what a user can write into a Service.
 func (g gen) wishes(s *lb.Service) {
-	s.Labels, s.NamespaceLabels = g.labels(), map[string]string{"tier": map[string]string{"web": "a", "db": "b"}[s.Key.Namespace]}
+	s.Labels, s.NamespaceLabels = lb.LabelsOf(g.labels()), map[string]string{"tier": map[string]string{"web": "a", "db": "b"}[s.Key.Namespace]}
 	s.Headless, s.Released = g.one(3), g.one(3)
 	if s.Released && g.one(50) {
 		s.Released, s.Foreign = false, true
@@ -152,7 +152,7 @@ func (g gen) wishes(s *lb.Service) {
 	s.Ports = nil
 	for _, n := range []uint16{53, 80, 443} {
 		if g.one(50) {
-			s.Ports = append(s.Ports, lb.Port{Protocol: "TCP", Number: n})
+			s.Ports = append(s.Ports, lb.Port{Protocol: lb.TCP, Number: n})
 		}
 	}
 	s.TrafficPolicy = pickOf(g, lb.TrafficCluster, lb.TrafficLocal)
@@ -240,7 +240,7 @@ func (g gen) crowd() World {
 		s.Request = lb.Request{SharingKey: pickOf(g, "k", "k", "k", "l")}
 		s.TrafficPolicy, s.Headless, s.Released, s.Foreign = lb.TrafficCluster, false, false, false
 		s.Families = pickOf(g, []lb.Family{lb.IPv4, lb.IPv6}, []lb.Family{lb.IPv6, lb.IPv4}, []lb.Family{lb.IPv4})
-		s.Ports = []lb.Port{{Protocol: "TCP", Number: pickOf[uint16](g, 53, 80, 443)}}
+		s.Ports = []lb.Port{{Protocol: lb.TCP, Number: pickOf[uint16](g, 53, 80, 443)}}
 		s.Assigned, s.AssignedPools = nil, nil
 		s.Terms = pickOf(g, "", terms(s), terms(s), "others")
 		if home := pickOf(g, homes...); g.one(60) {

@@ -63,7 +63,7 @@ func TestAnEditOpensThePoolsThatAdmitIt(t *testing.T) {
 		if d := p.Plan(epoch).Services[0]; d.Reason != NoPool || !d.Short {
 			t.Errorf("%v: %v, short %v", f, d.Reason, d.Short)
 		}
-		s.Labels = map[string]string{"tier": "web"}
+		s.Labels = "tier=web"
 		p.Put(s)
 		d := p.Plan(epoch).Services[0]
 		if d.Reason != Allocated || d.Short {

@@ -56,12 +56,12 @@ type use struct {
 	// is still to come while disputed is set.
 	settled, disputed bool
 	// ports and namespaces count the claims; nil while there is one claim.
-	ports      map[lb.Port]int
+	ports      multiset
 	namespaces map[string]int
 	group      *group // nil while it is not open to others
 	// partners counts, for each address of the other family, the Services that
 	// claim both.
-	partners map[*use]int
+	partners counts[*use]
 }
 
 // A group is the addresses that Services of one key may share: those of each
@@ -81,14 +81,11 @@ type groupKey struct{ key, namespace string }
 // A shelf is some of the addresses of a group.
 type shelf struct {
 	uses []*use // by address
-	// ports counts the claims that serve a port: where there are as many as
-	// addresses, none takes another Service on it.
-	ports map[lb.Port]int
-	// below all addresses of the shelf serve the port, so that none has to be looked
-	// there for one that does not.
-	below map[lb.Port]addr
+	// runs say of ports how many addresses, from the lowest on, serve them: none has
+	// to be looked there for one that does not. Only runs of minRun or more are kept.
+	runs tally
 	// pools counts the addresses by pool, which is the one that owns them.
-	pools map[*pool]int
+	pools counts[*pool]
 }
 
 // clash returns why two Services cannot share an address, leaving ports aside.
@@ -108,7 +105,7 @@ func clash(a, b *lb.Service) Clash {
 // serves reports whether a Service that holds the address serves the port.
 func (u *use) serves(p lb.Port) bool {
 	if u.ports != nil {
-		return u.ports[p] > 0
+		return u.ports.of(p) > 0
 	}
 	return slices.Contains(u.claims[0].Ports, p)
 }
@@ -149,7 +146,7 @@ func (u *use) refuses(s *service) (Clash, lb.Port) {
 		return ClashNamespace, lb.Port{}
 	}
 	for _, p := range s.Ports {
-		if own && u.ports[p] > 1 || !own && u.serves(p) {
+		if own && u.ports.of(p) > 1 || !own && u.serves(p) {
 			return ClashPort, p
 		}
 	}
@@ -233,7 +230,6 @@ func (p *Planner) claim(s *service, t tenure) *claim {
 	default:
 		p.dispute(u)
 	}
-	u.countPorts(c, +1)
 	p.recount(u)
 	for _, o := range s.claims {
 		if o.use.family() != u.family() {
@@ -257,7 +253,7 @@ func (p *Planner) unclaim(c *claim, gone bool) {
 	p.uncount(u)
 	i := u.find(c)
 	u.claims = slices.Delete(u.claims, i, i+1)
-	u.countPorts(c, -1)
+	u.shorten(c)
 	p.loosened = true
 	if len(u.claims) == 0 {
 		p.enter(u, nil)
@@ -337,9 +333,7 @@ func (u *use) tally(c *claim) {
 		u.count()
 		return
 	}
-	for _, p := range c.Ports {
-		u.ports[p]++
-	}
+	u.ports.add(c.Ports)
 	u.namespaces[c.Key.Namespace]++
 }
 
@@ -348,11 +342,7 @@ func (u *use) untally(c *claim) {
 		u.ports, u.namespaces = nil, nil
 		return
 	}
-	for _, p := range c.Ports {
-		if u.ports[p]--; u.ports[p] == 0 {
-			delete(u.ports, p)
-		}
-	}
+	u.ports.remove(c.Ports)
 	if n := c.Key.Namespace; u.namespaces[n] == 1 {
 		delete(u.namespaces, n)
 	} else {
@@ -367,7 +357,7 @@ func (u *use) count() {
 	if len(u.claims) < 2 {
 		return
 	}
-	u.ports, u.namespaces = map[lb.Port]int{}, map[string]int{}
+	u.ports, u.namespaces = multiset{}, map[string]int{}
 	for _, c := range u.claims {
 		if !c.promised || !c.lost {
 			u.tally(c)
@@ -511,9 +501,6 @@ func (p *Planner) groupOf(u *use) *group {
 	g := p.groups[key]
 	if g == nil {
 		g = &group{groupKey: key}
-		for i := range g.shelves {
-			g.shelves[i] = shelf{ports: map[lb.Port]int{}, below: map[lb.Port]addr{}, pools: map[*pool]int{}}
-		}
 		p.groups[key] = g
 	}
 	return g
@@ -549,13 +536,16 @@ func (g *group) shelvesOf(u *use) []*shelf {
 	return shelves
 }
 
-// countPorts enters the ports of a claim into the group of its address.
-func (u *use) countPorts(of *claim, n int) {
+// shorten ends at its address the runs of the ports of a claim that is taken back.
+func (u *use) shorten(of *claim) {
 	if u.group == nil {
 		return
 	}
 	for _, h := range u.group.shelvesOf(u) {
-		h.count(u, of, n)
+		i := h.find(u)
+		for _, p := range of.Ports {
+			h.runs.set(p, worth(min(h.runs.of(p), i)))
+		}
 	}
 }
 
@@ -564,12 +554,7 @@ func (u *use) pair(o *use, n int) {
 	for _, of := range [2][2]*use{{u, o}, {o, u}} {
 		mine, other := of[0], of[1]
 		before := len(mine.partners)
-		if mine.partners == nil {
-			mine.partners = map[*use]int{}
-		}
-		if mine.partners[other] += n; mine.partners[other] == 0 {
-			delete(mine.partners, other)
-		}
+		mine.partners.add(other, n)
 		if mine.group == nil || mine.family() != v4 {
 			continue
 		}
@@ -584,42 +569,51 @@ func (u *use) pair(o *use, n int) {
 
 func byAddress(a, b *use) int { return a.compare(b.addr) }
 
-func (h *shelf) put(u *use) {
-	for _, c := range u.claims {
-		h.count(u, c, +1)
-	}
+// find returns the place of an address on the shelf, or where to put it.
+func (h *shelf) find(u *use) int {
 	i, _ := slices.BinarySearchFunc(h.uses, u, byAddress)
+	return i
+}
+
+func (h *shelf) put(u *use) {
+	i := h.find(u)
 	h.uses = slices.Insert(h.uses, i, u)
-	h.pools[u.owner]++
-	for port, end := range h.below {
-		if u.less(end) && !u.serves(port) {
-			h.below[port] = u.addr
+	h.pools.add(u.owner, +1)
+	h.runs.update(func(p lb.Port, run int) int {
+		switch {
+		case run <= i:
+			return run
+		case u.serves(p):
+			return run + 1
+		default:
+			return worth(i)
 		}
+	})
+}
+
+// minRun is how long a run is that is kept. A shorter one is soon found again, and would
+// cost as much: a few Services of one key that have all ports in common each know all of
+// them.
+const minRun = 8
+
+// worth returns the length of a run, or 0 where it is not kept.
+func worth(run int) int {
+	if run < minRun {
+		return 0
 	}
+	return run
 }
 
 func (h *shelf) remove(u *use) {
-	for _, c := range u.claims {
-		h.count(u, c, -1)
-	}
-	i, _ := slices.BinarySearchFunc(h.uses, u, byAddress)
+	i := h.find(u)
 	h.uses = slices.Delete(h.uses, i, i+1)
-	if h.pools[u.owner]--; h.pools[u.owner] == 0 {
-		delete(h.pools, u.owner)
-	}
-}
-
-// count enters the ports of a claim to one of the addresses.
-func (h *shelf) count(u *use, of *claim, n int) {
-	for _, p := range of.Ports {
-		if end, known := h.below[p]; known && n < 0 && u.less(end) {
-			h.below[p] = u.addr
+	h.pools.add(u.owner, -1)
+	h.runs.update(func(_ lb.Port, run int) int {
+		if run > i {
+			return worth(run - 1)
 		}
-		if h.ports[p] += n; h.ports[p] == 0 {
-			delete(h.ports, p)
-			delete(h.below, p)
-		}
-	}
+		return run
+	})
 }
 
 // open returns the addresses from the first on that may have a Service's ports
@@ -627,25 +621,17 @@ func (h *shelf) count(u *use, of *claim, n int) {
 func (h *shelf) open(s *service) []*use {
 	from := 0
 	for _, p := range s.Ports {
-		i := 0
-		if end, known := h.below[p]; known {
-			i, _ = slices.BinarySearchFunc(h.uses, end, func(u *use, end addr) int { return u.compare(end) })
+		known := h.runs.of(p)
+		run := known
+		for run < len(h.uses) && h.uses[run].serves(p) {
+			run++
 		}
-		first := i
-		for i < len(h.uses) && h.uses[i].serves(p) {
-			i++
+		if run > known {
+			h.runs.set(p, worth(run))
 		}
-		if i > first {
-			h.below[p] = h.uses[i-1].next()
-		}
-		from = max(from, i)
+		from = max(from, run)
 	}
 	return h.uses[from:]
-}
-
-// full reports whether none of the addresses has a Service's ports to spare.
-func (h *shelf) full(s *service) bool {
-	return slices.ContainsFunc(s.Ports, func(p lb.Port) bool { return h.ports[p] >= len(h.uses) })
 }
 
 // alter changes what is known of a claim.

@@ -92,9 +92,9 @@ func TestTheLastToEditLosesASharedAddress(t *testing.T) {
 	p := New()
 	p.SetPools([]lb.Pool{simplePool("edge", "198.51.100.0/30")})
 	carryOut(p, services, services...)
-	services[1].Ports = append(services[1].Ports, lb.Port{Protocol: "TCP", Number: 443})
+	services[1].Ports = append(services[1].Ports, lb.Port{Protocol: lb.TCP, Number: 443})
 	carryOut(p, services, services[1])
-	services[0].Ports = append(services[0].Ports, lb.Port{Protocol: "TCP", Number: 443})
+	services[0].Ports = append(services[0].Ports, lb.Port{Protocol: lb.TCP, Number: 443})
 	carryOut(p, services, services[0])
 	for i, want := range []string{"[198.51.100.1]", "[198.51.100.0]"} {
 		if got := fmt.Sprint(services[i].Assigned); got != want {
@@ -108,18 +108,18 @@ func TestTheLastToEditLosesASharedAddress(t *testing.T) {
 func TestTermsAreWhatSharingDependsOn(t *testing.T) {
 	base := simpleService(0)
 	base.Request.SharingKey = "k"
-	base.Ports = []lb.Port{{Protocol: "TCP", Number: 80}, {Protocol: "UDP", Number: 53}}
+	base.Ports = []lb.Port{{Protocol: lb.TCP, Number: 80}, {Protocol: lb.UDP, Number: 53}}
 	for name, c := range map[string]struct {
 		change func(*lb.Service)
 		same   bool
 	}{
 		"nothing":          {func(*lb.Service) {}, true},
 		"ports turned":     {func(s *lb.Service) { s.Ports = []lb.Port{s.Ports[1], s.Ports[0]} }, true},
-		"labels":           {func(s *lb.Service) { s.Labels = map[string]string{"a": "b"} }, true},
+		"labels":           {func(s *lb.Service) { s.Labels = "a=b" }, true},
 		"an address":       {func(s *lb.Service) { s.Assigned = []netip.Addr{netip.MustParseAddr("2001:db8::1")} }, true},
 		"Pods, Cluster":    {func(s *lb.Service) { s.PodSelector = "app=x" }, true},
 		"key":              {func(s *lb.Service) { s.Request.SharingKey = "l" }, false},
-		"protocol":         {func(s *lb.Service) { s.Ports = []lb.Port{{Protocol: "UDP", Number: 80}, s.Ports[1]} }, false},
+		"protocol":         {func(s *lb.Service) { s.Ports = []lb.Port{{Protocol: lb.UDP, Number: 80}, s.Ports[1]} }, false},
 		"a port less":      {func(s *lb.Service) { s.Ports = s.Ports[:1] }, false},
 		"Local":            {func(s *lb.Service) { s.TrafficPolicy = lb.TrafficLocal }, false},
 		"Local with Pods":  {func(s *lb.Service) { s.TrafficPolicy, s.PodSelector = lb.TrafficLocal, "app=x" }, false},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 // slow is a second allocator: obvious, and quadratic or worse in everything. It
@@ -289,7 +290,7 @@ func slowlyAdmits(p *lb.Pool, s *lb.Service) bool {
 	}
 	service := len(a.ServiceSelectors) == 0
 	for _, sel := range a.ServiceSelectors {
-		service = service || sel.Matches(s.Labels)
+		service = service || sel.Matches(lbtest.LabelMap(s.Labels))
 	}
 	return namespace && service
 }

@@ -213,7 +213,7 @@ func (s *story) service(name string, words []string) error {
 	if !known {
 		v = lb.Service{
 			Key: key, UID: fmt.Sprint(len(s.told), name), Created: epoch.Add(time.Duration(len(s.services)) * time.Minute),
-			Families: []lb.Family{lb.IPv4}, Ports: []lb.Port{{Protocol: "TCP", Number: 80}},
+			Families: []lb.Family{lb.IPv4}, Ports: []lb.Port{{Protocol: lb.TCP, Number: 80}},
 		}
 	}
 	for _, w := range words {
@@ -259,14 +259,14 @@ func (s *story) service(name string, words []string) error {
 				if err != nil {
 					return err
 				}
-				v.Ports = append(v.Ports, lb.Port{Protocol: lb.Protocol(protocol), Number: uint16(number)})
+				v.Ports = append(v.Ports, lb.Port{Protocol: lb.ParseProtocol(protocol), Number: uint16(number)})
 			}
 		case "local":
 			v.TrafficPolicy = lb.TrafficLocal
 		case "selects":
 			v.PodSelector = value
 		case "tier":
-			v.Labels = map[string]string{"tier": value}
+			v.Labels = lb.LabelsOf(map[string]string{"tier": value})
 		case "headless":
 			v.Headless = true
 		case "class":

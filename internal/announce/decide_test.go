@@ -82,7 +82,7 @@ func randomWorld(rng *rand.Rand) (lb.Snapshot, []election.Member) {
 	for i := range rng.IntN(12) {
 		svc := lb.Service{
 			Key: lb.ServiceKey{Namespace: "ns", Name: fmt.Sprint(i)}, TrafficPolicy: lb.TrafficPolicy(rng.IntN(2)),
-			Labels: map[string]string{"app": pick("1", "2")}, Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{}, IPv6: lb.NodeEndpoints{}}, Placed: []string{pick("", "", "n0", "n1"), pick("", "n2")},
+			Labels: lb.LabelsOf(map[string]string{"app": pick("1", "2")}), Endpoints: lb.Endpoints{IPv4: lb.NodeEndpoints{}, IPv6: lb.NodeEndpoints{}}, Placed: []string{pick("", "", "n0", "n1"), pick("", "n2")},
 			AssignedPools: []string{pick("p", "q", ""), pick("p", "q", "")}, Released: rng.IntN(9) == 0,
 		}
 		for _, n := range some("n0", "n1", "n2", "n3", "elsewhere") {

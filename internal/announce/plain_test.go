@@ -12,6 +12,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 	"github.com/belfrylb/belfry/internal/origin"
 )
 
@@ -51,7 +52,7 @@ func (p plain) advertisements(a netip.Addr, services []lb.Service) (selecting []
 			for _, has := range p.Pools {
 				pool = pool || has.Name == from.Pool && lb.MatchesAny(ad.PoolSelectors, has.Labels)
 			}
-			all = all && pool && (len(ad.ServiceSelectors) == 0 || lb.MatchesAny(ad.ServiceSelectors, s.Labels)) && from.Node == ""
+			all = all && pool && (len(ad.ServiceSelectors) == 0 || lb.MatchesAny(ad.ServiceSelectors, lbtest.LabelMap(s.Labels))) && from.Node == ""
 		}
 		if all {
 			selecting = append(selecting, ad)

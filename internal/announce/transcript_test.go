@@ -530,7 +530,7 @@ func (w *world) service(args []string) lb.Service {
 		case "!foreign":
 			s.Foreign = true
 		case "label":
-			s.Labels = parseLabels(value)
+			s.Labels = lb.LabelsOf(parseLabels(value))
 		case "ep", "ep4", "ep6":
 			counts := lb.NodeEndpoints{}
 			for e := range strings.SplitSeq(value, ",") {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 // A second implementation, slow and obvious: it looks at every advertisement with
@@ -39,7 +40,7 @@ func plainly(s lb.Snapshot, node lb.Node, a netip.Addr, o Options) (nearest elig
 	for _, ad := range s.BGPAdvertisements {
 		all := true
 		for _, svc := range sharing {
-			all = all && (len(ad.ServiceSelectors) == 0 || lb.MatchesAny(ad.ServiceSelectors, svc.Labels))
+			all = all && (len(ad.ServiceSelectors) == 0 || lb.MatchesAny(ad.ServiceSelectors, lbtest.LabelMap(svc.Labels)))
 		}
 		if !all {
 			continue
@@ -146,7 +147,7 @@ func anyRichCluster(rnd *rand.Rand) lb.Snapshot {
 	}
 	for i := range s.Services {
 		svc := &s.Services[i]
-		svc.Labels = map[string]string{"tier": fmt.Sprint(rnd.IntN(2))}
+		svc.Labels = lb.LabelsOf(map[string]string{"tier": fmt.Sprint(rnd.IntN(2))})
 		svc.Released, svc.Foreign = rnd.IntN(8) == 0, rnd.IntN(8) == 0
 	}
 	if rnd.IntN(4) == 0 {
@@ -250,7 +251,7 @@ func route(t *testing.T, as uint32, ads []lb.BGPAdvertisement, services ...lb.Se
 // serves is a Service with so many ready endpoints on the node.
 func serves(name, address string, ready int) lb.Service {
 	return lb.Service{
-		Key: lb.ServiceKey{Namespace: "web", Name: name}, Labels: map[string]string{"name": name},
+		Key: lb.ServiceKey{Namespace: "web", Name: name}, Labels: lb.LabelsOf(map[string]string{"name": name}),
 		Assigned:  []netip.Addr{netip.MustParseAddr(address)},
 		Endpoints: lb.Endpoints{IPv6: lb.NodeEndpoints{"n": {Ready: ready}}},
 	}

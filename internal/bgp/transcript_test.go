@@ -300,7 +300,7 @@ func (w *world) service(args []string) lb.Service {
 		case "!released":
 			s.Released = true
 		case "label":
-			s.Labels = parseLabels(value)
+			s.Labels = lb.LabelsOf(parseLabels(value))
 		case "ep", "ep4", "ep6":
 			counts := lb.NodeEndpoints{}
 			for e := range strings.SplitSeq(value, ",") {

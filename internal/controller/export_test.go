@@ -40,7 +40,7 @@ func (p *faultyPlanner) SetNodes(nodes []lb.Node) {
 }
 
 func (p *faultyPlanner) Put(s lb.Service) {
-	if _, faulty := s.Labels[p.label]; faulty {
+	if _, faulty := s.Labels.Get(p.label); faulty {
 		p.invoked, p.on = true, s.Key.Name
 	}
 	if p.broken || p.invoked && p.fault == OnSight {
@@ -75,7 +75,7 @@ type stuckPlanner struct {
 }
 
 func (p stuckPlanner) Put(s lb.Service) {
-	if _, stuck := s.Labels[p.label]; stuck {
+	if _, stuck := s.Labels.Get(p.label); stuck {
 		<-p.released
 	}
 	p.Planner.Put(s)

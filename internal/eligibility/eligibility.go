@@ -171,7 +171,7 @@ func (s *Selection) Selects(i int, a *Address) bool {
 		if s.pools[i] != nil && !s.pools[i][a.Pools[n]] {
 			return false
 		}
-		if !lb.Selected(s.scopes[i].ServiceSelectors, svc.Labels) {
+		if !svc.Labels.SelectedBy(s.scopes[i].ServiceSelectors) {
 			return false
 		}
 	}

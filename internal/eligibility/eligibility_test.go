@@ -120,7 +120,7 @@ func TestAnAdvertisementSelectsWhatEveryServiceAndPoolAllows(t *testing.T) {
 			{Name: "lab", Labels: map[string]string{"tier": "back"}},
 		}
 		x, y := service("x", 0, nil, a), service("y", 0, nil, a)
-		x.Labels, y.Labels = map[string]string{"tier": "front"}, map[string]string{"tier": "back"}
+		x.Labels, y.Labels = "tier=front", "tier=back"
 		for _, c := range []struct {
 			name  string
 			scope lb.Scope

@@ -209,7 +209,7 @@ func TestSnapshotFollowsTheCluster(t *testing.T) {
 			b.create("aa")
 			b.eventually("all changes are seen", func() (string, bool) {
 				got := b.snapshot(c)
-				return names(got), names(got) == "a aa d" && got[2].Labels["x"] == "y"
+				return names(got), names(got) == "a aa d" && got[2].Labels == "x=y"
 			})
 			if got := names(slices.DeleteFunc(slices.Clone(before.Services), func(s lb.Service) bool { return s.Key.Namespace != b.ns })); got != "a b c d" {
 				t.Errorf("a snapshot that was handed out has become %q", got)

@@ -84,10 +84,36 @@ func (p TrafficPolicy) String() string {
 	return [...]string{"Cluster", "Local"}[p]
 }
 
-// A Protocol is a transport protocol as Kubernetes spells it: TCP, UDP, SCTP.
-type Protocol string
+// A Protocol is a transport protocol.
+type Protocol uint8
 
-// A Port is one port of a Service.
+// The protocols of Kubernetes.
+const (
+	TCP Protocol = iota
+	UDP
+	SCTP
+	// OtherProtocol stands for any that Kubernetes does not have yet.
+	OtherProtocol
+)
+
+var protocols = [...]string{"TCP", "UDP", "SCTP", "other"}
+
+// String returns the API's spelling.
+func (p Protocol) String() string { return protocols[p] }
+
+// ParseProtocol returns the protocol of that name; what the API leaves out is TCP.
+func ParseProtocol(name string) Protocol {
+	switch i := slices.Index(protocols[:], name); {
+	case name == "":
+		return TCP
+	case i < 0:
+		return OtherProtocol
+	default:
+		return Protocol(i)
+	}
+}
+
+// A Port is one port of a Service. It takes four bytes, since a Service has many.
 type Port struct {
 	Protocol Protocol
 	Number   uint16
@@ -124,7 +150,7 @@ type Service struct {
 	Key     ServiceKey
 	UID     string
 	Created time.Time
-	Labels  map[string]string
+	Labels  Labels
 	// NamespaceLabels are the labels of the Service's namespace.
 	NamespaceLabels map[string]string
 	// Families are the families of its cluster IPs, primary first. Empty when

@@ -25,6 +25,9 @@ func TestSelectorMatchesLikeKubernetes(t *testing.T) {
 		{"all must hold", Selector{{"app", Exists, nil}, {"zone", Exists, nil}}, false},
 		{"unknown operator matches nothing", Selector{{"app", Operator(9), nil}}, false},
 	} {
+		if got := LabelsOf(labels).SelectedBy([]Selector{c.s}); got != c.want {
+			t.Errorf("%v of a Service: %v", c.s, got)
+		}
 		if got := c.s.Matches(labels); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
@@ -123,6 +126,37 @@ func TestParseMACRoundTrips(t *testing.T) {
 	for _, bad := range []string{"", "02:00", "02:00:5e:10:ab:0g", "02:00:5e:10:ab:01:02", "02005e10ab01"} {
 		if _, err := ParseMAC(bad); err == nil {
 			t.Errorf("ParseMAC(%q) is accepted", bad)
+		}
+	}
+}
+
+func TestLabelsOfAServiceAreFoundByTheirWholeKeys(t *testing.T) {
+	l := LabelsOf(map[string]string{"app": "web", "app.kubernetes.io/name": "a", "empty": "", "z": "last"})
+	if l != "app=web,app.kubernetes.io/name=a,empty=,z=last" {
+		t.Errorf("%q", l)
+	}
+	for key, want := range map[string]string{"app": "web", "app.kubernetes.io/name": "a", "empty": "", "z": "last"} {
+		if got, ok := l.Get(key); !ok || got != want {
+			t.Errorf("%s is %q, %v", key, got, ok)
+		}
+	}
+	for _, key := range []string{"", "ap", "a", "web", "app=web", "last", "name", "app.kubernetes.io"} {
+		if got, ok := l.Get(key); ok {
+			t.Errorf("%q is %q", key, got)
+		}
+	}
+	if got, ok := LabelsOf(nil).Get(""); ok || LabelsOf(nil) != "" {
+		t.Errorf("of no labels one is %q", got)
+	}
+	if !l.SelectedBy(nil) || l.SelectedBy([]Selector{{{"app", In, []string{"db"}}}}) || !l.SelectedBy([]Selector{{{"app", In, []string{"db"}}}, {{"z", Exists, nil}}}) {
+		t.Error("selectors are not or-ed")
+	}
+}
+
+func TestProtocolsAreSpelledAsInTheAPI(t *testing.T) {
+	for name, want := range map[string]Protocol{"TCP": TCP, "UDP": UDP, "SCTP": SCTP, "": TCP, "QUIC": OtherProtocol} {
+		if got := ParseProtocol(name); got != want || got != OtherProtocol && name != "" && got.String() != name {
+			t.Errorf("%q is %v", name, got)
 		}
 	}
 }

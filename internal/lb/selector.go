@@ -1,6 +1,50 @@
 package lb
 
-import "slices"
+import (
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Labels are those of a Service as one text, sorted by key: "app=web,tier=front". A map
+// takes several times as much, and there are many Services. Neither keys nor values
+// have the two characters between them.
+type Labels string
+
+// LabelsOf returns labels as one text.
+func LabelsOf(labels map[string]string) Labels {
+	var b strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(labels)) {
+		if b.Len() > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(k)
+		b.WriteByte('=')
+		b.WriteString(labels[k])
+	}
+	return Labels(strings.Clone(b.String()))
+}
+
+// Get returns the value of a label, and whether there is one.
+func (l Labels) Get(key string) (value string, ok bool) {
+	for rest := string(l); rest != ""; {
+		var label string
+		label, rest, _ = strings.Cut(rest, ",")
+		if value, ok := strings.CutPrefix(label, key); ok && strings.HasPrefix(value, "=") {
+			return value[1:], true
+		}
+	}
+	return "", false
+}
+
+// labelMap is labels as the API has them.
+type labelMap map[string]string
+
+// Get returns the value of a label, and whether there is one.
+func (m labelMap) Get(key string) (value string, ok bool) {
+	value, ok = m[key]
+	return value, ok
+}
 
 // An Operator relates a label to a set of values.
 type Operator uint8
@@ -20,10 +64,9 @@ type Requirement struct {
 	Values   []string
 }
 
-// Matches reports whether labels satisfy the requirement. NotIn holds for an
-// absent label, as in Kubernetes.
-func (r Requirement) Matches(labels map[string]string) bool {
-	value, present := labels[r.Key]
+// permits reports whether a label with this value, or an absent one, satisfies the
+// requirement. NotIn holds for an absent label, as in Kubernetes.
+func (r Requirement) permits(value string, present bool) bool {
 	switch r.Operator {
 	case In:
 		return present && slices.Contains(r.Values, value)
@@ -43,9 +86,11 @@ func (r Requirement) Matches(labels map[string]string) bool {
 type Selector []Requirement
 
 // Matches reports whether labels satisfy the selector.
-func (s Selector) Matches(labels map[string]string) bool {
+func (s Selector) Matches(labels map[string]string) bool { return matches(s, labelMap(labels)) }
+
+func matches[L interface{ Get(string) (string, bool) }](s Selector, labels L) bool {
 	for _, r := range s {
-		if !r.Matches(labels) {
+		if !r.permits(labels.Get(r.Key)) {
 			return false
 		}
 	}
@@ -62,4 +107,10 @@ func MatchesAny(selectors []Selector, labels map[string]string) bool {
 // may be left out select everything then.
 func Selected(selectors []Selector, labels map[string]string) bool {
 	return len(selectors) == 0 || MatchesAny(selectors, labels)
+}
+
+// SelectedBy reports whether one of the selectors matches the labels of a Service, or there
+// are none.
+func (l Labels) SelectedBy(selectors []Selector) bool {
+	return len(selectors) == 0 || slices.ContainsFunc(selectors, func(s Selector) bool { return matches(s, l) })
 }

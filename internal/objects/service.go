@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"hash/fnv"
 	"maps"
 	"net/netip"
 	"slices"
@@ -117,9 +118,9 @@ type Service struct {
 	Seen time.Time
 	// sharing is the condition that records lb.Service.Terms.
 	sharing Condition
-	// poolShown and placeShown are the annotations that tell of these, verbatim, for
-	// whichever program writes them.
-	poolShown, placeShown string
+	// poolShown and placeShown are digests of the annotations that tell of these, whoever
+	// wrote them.
+	poolShown, placeShown uint64
 	// Edition is a digest of what its owner wrote, for whoever allocates: all but its
 	// status and our annotations.
 	Edition uint64
@@ -265,8 +266,7 @@ func (o Scope) Service(s *corev1.Service) *Service {
 	if o.Role != Allocating {
 		return out // announcing does not depend on what was asked for
 	}
-	out.poolShown = short(s.Annotations[AnnotationPool], 2*maxName+1)
-	out.placeShown = short(s.Annotations[AnnotationPlaced], 2*maxName+1)
+	out.poolShown, out.placeShown = told(s.Annotations[AnnotationPool]), told(s.Annotations[AnnotationPlaced])
 	out.Terms = strings.TrimPrefix(out.sharing.Message, onTerms)
 	out.External, out.Edition = ExternalIPs(s), edition(s)
 	if foreign {
@@ -274,7 +274,7 @@ func (o Scope) Service(s *corev1.Service) *Service {
 	}
 	out.Request = request(s)
 	if !whole {
-		out.Request.Problems = append(out.Request.Problems, fmt.Sprintf("metadata.labels: too many; with 32 bytes added for each, %d bytes are read at most", maxLabels))
+		out.Request.Problems = append(out.Request.Problems, fmt.Sprintf("metadata.labels: too many; of key=value, separated by commas, %d bytes are read at most", maxLabels))
 	}
 	if out.Request.SharingKey == "" {
 		return out
@@ -285,10 +285,10 @@ func (o Scope) Service(s *corev1.Service) *Service {
 		return out
 	}
 	if out.TrafficPolicy == lb.TrafficLocal {
-		out.PodSelector = short(labels.Set(s.Spec.Selector).String(), maxName)
+		out.PodSelector = short(labels.Set(s.Spec.Selector).String(), maxCompared)
 	}
 	for _, p := range s.Spec.Ports {
-		out.Ports = append(out.Ports, lb.Port{Protocol: protocol(p.Protocol), Number: uint16(p.Port)})
+		out.Ports = append(out.Ports, lb.Port{Protocol: lb.ParseProtocol(string(p.Protocol)), Number: uint16(p.Port)})
 	}
 	return out
 }
@@ -311,13 +311,15 @@ func sharing(terms string) Condition {
 const (
 	// maxName is the greatest length of an object's name.
 	maxName = 253
+	// maxCompared is the length beyond which a text is replaced by its digest that is
+	// compared and shown to nobody, and maxKey that of a sharing key.
+	maxCompared = 64
+	maxKey      = 128
 	// maxList is the greatest length of a list of addresses: one of each family,
 	// with room for blanks.
 	maxList = 256
-	// maxLabels is how many bytes of labels are read: keys, values, and labelCost for
-	// each, which is what a map takes besides.
-	maxLabels = 1536
-	labelCost = 32
+	// maxLabels is how many bytes of labels are read, as they are written in one line.
+	maxLabels = 896
 	// maxSharedPorts is how many ports a Service has at most that shares an address.
 	maxSharedPorts = 100
 	// maxProblems is how many problems of a list are told.
@@ -334,35 +336,29 @@ func short(text string, n int) string {
 	return hex.EncodeToString(digest[:])
 }
 
-// readLabels returns the labels by which a Service is selected, and whether these
-// are all: as many as there is room for, in the order of their keys.
-func readLabels(all map[string]string) (read map[string]string, whole bool) {
-	size := 0
-	for k, v := range all {
-		size += len(k) + len(v) + labelCost
+// told is what is kept of an annotation of ours: a digest, 0 of none. Nothing rests on it;
+// whoever finds another text with the same digest keeps us from telling him something.
+func told(annotation string) uint64 {
+	if annotation == "" {
+		return 0
 	}
-	if size <= maxLabels {
-		return all, true
-	}
-	read = map[string]string{}
-	room := maxLabels
-	for _, k := range slices.Sorted(maps.Keys(all)) {
-		if room -= len(k) + len(all[k]) + labelCost; room < 0 {
-			break
-		}
-		read[k] = all[k]
-	}
-	return read, false
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(annotation))
+	return h.Sum64()
 }
 
-// protocol returns a protocol without holding on to the text it was read from.
-func protocol(p corev1.Protocol) lb.Protocol {
-	for _, known := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP} {
-		if p == known {
-			return lb.Protocol(known)
+// readLabels returns the labels by which a Service is selected, and whether these
+// are all: as many as there is room for, in the order of their keys.
+func readLabels(all map[string]string) (read lb.Labels, whole bool) {
+	room := maxLabels + len(",")
+	kept := make(map[string]string, min(len(all), maxLabels))
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		if room -= len(k) + len(all[k]) + len("=,"); room < 0 {
+			break
 		}
+		kept[k] = all[k]
 	}
-	return lb.Protocol(p)
+	return lb.LabelsOf(kept), len(kept) == len(all)
 }
 
 // assigned returns the addresses of an ingress list, and whether the list is
@@ -437,7 +433,7 @@ func request(s *corev1.Service) lb.Request {
 		r.Pool = ""
 	}
 	sharing, _ := ask(s, askSharing)
-	r.SharingKey = short(sharing, maxName)
+	r.SharingKey = short(sharing, maxKey)
 	r.Reallocate = short(s.Annotations[AnnotationReallocate], maxToken)
 	move := trimmed(s.Annotations[AnnotationMove])
 	r.Move = short(move, maxToken)

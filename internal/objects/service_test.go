@@ -239,9 +239,9 @@ func TestServiceIsReduced(t *testing.T) {
 	}
 	got := Scope{Role: Allocating}.Service(s)
 	want := lb.Service{
-		Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "u", Created: created.Time, Labels: map[string]string{"tier": "front"},
+		Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "u", Created: created.Time, Labels: "tier=front",
 		Families: []lb.Family{lb.IPv6, lb.IPv4}, FamilyPolicy: lb.PreferDualStack, TrafficPolicy: lb.TrafficLocal,
-		Ports: []lb.Port{{Protocol: "TCP", Number: 80}, {Protocol: "UDP", Number: 53}}, PodSelector: "a=1,b=2",
+		Ports: []lb.Port{{Protocol: lb.TCP, Number: 80}, {Protocol: lb.UDP, Number: 53}}, PodSelector: "a=1,b=2",
 		Request:       lb.Request{Reallocate: "2", SharingKey: "dns", Move: "node2 again", MoveTo: "node2"},
 		Assigned:      []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
 		AssignedPools: []string{"six", "edge"}, Reallocated: "1", Terms: "0123", Placed: []string{"node2", "node1"},
@@ -340,12 +340,12 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 			for i := range 5000 {
 				s.Labels[fmt.Sprintf("%s/%d", long[:60], i)] = long[:63]
 			}
-		}, 2048},
+		}, 1280},
 		{"many small labels", func(s *corev1.Service) {
 			for i := range 50_000 {
 				s.Labels[fmt.Sprint(i)] = ""
 			}
-		}, 2048},
+		}, 1280},
 		{"selector", func(s *corev1.Service) {
 			s.Annotations["belfry.dev/allow-shared-ip"] = "k"
 			for i := range 50_000 {
@@ -357,6 +357,12 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint(i), Protocol: "TCP", Port: int32(i)})
 			}
 		}, 0},
+		{"most ports of one that shares", func(s *corev1.Service) {
+			s.Annotations["belfry.dev/allow-shared-ip"] = "k"
+			for i := range maxSharedPorts {
+				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Protocol: "TCP", Port: int32(i + 1)})
+			}
+		}, 512},
 		{"ports of one that shares", func(s *corev1.Service) {
 			s.Annotations["belfry.dev/allow-shared-ip"] = "k"
 			for i := range 60_000 {
@@ -385,7 +391,7 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 }
 
 // A text that is cut keeps nothing alive of what it was cut from, and all that its author
-// may write together is bounded: labels, which selectors need, by themselves.
+// may write together is bounded.
 func TestWhatIsCutFromAServiceIsNotKeptAlive(t *testing.T) {
 	long, blanks := strings.Repeat("x", 250_000), strings.Repeat(" ", 250_000)
 	greedy := func(int) *corev1.Service {
@@ -420,6 +426,19 @@ func TestWhatIsCutFromAServiceIsNotKeptAlive(t *testing.T) {
 		}
 		return s
 	}
+	both := func(i int) *corev1.Service {
+		s := greedy(i)
+		s.Labels = labeled(i).Labels
+		return s
+	}
+	sharing := func(i int) *corev1.Service {
+		s := plain(i)
+		s.Annotations = map[string]string{"belfry.dev/allow-shared-ip": "k"}
+		for j := range maxSharedPorts {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Protocol: "SCTP", Port: int32(j + 1)})
+		}
+		return s
+	}
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -444,8 +463,12 @@ func TestWhatIsCutFromAServiceIsNotKeptAlive(t *testing.T) {
 	}{
 		{Announcing, greedy, 64, "annotations, ports and selectors for a speaker"},
 		{Allocating, greedy, 2048, "annotations, ports and selectors for the controller"},
-		{Announcing, labeled, 2560, "labels for a speaker"},
-		{Allocating, labeled, 2560, "labels for the controller"},
+		{Announcing, labeled, 1280, "labels for a speaker"},
+		{Allocating, labeled, 1280, "labels for the controller"},
+		{Announcing, both, 2048, "all of it for a speaker"},
+		{Allocating, both, 2048, "all of it for the controller"},
+		{Announcing, sharing, 64, "ports of one that shares, for a speaker"},
+		{Allocating, sharing, 1024, "ports of one that shares, for the controller"},
 	} {
 		more := each(c.role, c.of) - each(c.role, plain)
 		t.Logf("%s: %d bytes", c.whoever, more)
@@ -476,7 +499,7 @@ func TestNoWriteOfAServiceExceedsItsLimit(t *testing.T) {
 	s.Allocated.Message, s.Announced.Message = Cut(long, MaxMessage), Cut(long, MaxMessage)
 	s.recorded, s.reallocated, s.moved = w.record(""), fact("Honored", w.Reallocated), answer(w.Moved)
 	s.placed = fact("Recorded", pairs(w.Addresses, recordOn, names))
-	s.Assigned, s.Exact, s.poolShown, s.placeShown = w.Addresses, true, joinNames(names), joinNames(names)
+	s.Assigned, s.Exact, s.poolShown, s.placeShown = w.Addresses, true, told(joinNames(names)), told(joinNames(names))
 	if again, changed := s.Patch(w, AllParts, metav1.Now()); changed != 0 {
 		t.Errorf("written again: %.300v", again)
 	}
@@ -574,7 +597,7 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 	four, six := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")
 	allocated := Condition{Status: "True", Reason: "Allocated", Message: "m"}
 	with := func(edit func(*Service)) Service {
-		s := Service{Service: lb.Service{UID: "u", Assigned: []netip.Addr{four}}, Version: "7", Exact: true, poolShown: "edge"}
+		s := Service{Service: lb.Service{UID: "u", Assigned: []netip.Addr{four}}, Version: "7", Exact: true, poolShown: told("edge")}
 		s.Allocated = Condition{"True", "Allocated", "m", before}
 		s.recorded = Condition{"True", "Recorded", "192.0.2.1 from edge", before}
 		if edit != nil {
@@ -618,7 +641,7 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		},
 		{
 			"release removes every trace", with(func(s *Service) {
-				s.reallocated, s.placeShown = Condition{"True", "Honored", "1", before}, "forged"
+				s.reallocated, s.placeShown = Condition{"True", "Honored", "1", before}, told("forged")
 				s.placed, s.moved = Condition{"True", "Recorded", "192.0.2.1 on node1", before}, Condition{"True", "Honored", "node1", before}
 				s.Announced, s.sharing = Condition{"True", "Announced", "a", before}, sharing("0123")
 			}),
@@ -641,13 +664,13 @@ func TestPatchHoldsTheDifferenceOnly(t *testing.T) {
 		},
 		{
 			"and goes for an address of ours",
-			Service{Service: lb.Service{UID: "u"}, Version: "7", poolShown: "edge", Allocated: allocated, recorded: Condition{"True", "Recorded", "192.0.2.1 from edge", before}, ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}},
+			Service{Service: lb.Service{UID: "u"}, Version: "7", poolShown: told("edge"), Allocated: allocated, recorded: Condition{"True", "Recorded", "192.0.2.1 from edge", before}, ingress: []corev1.LoadBalancerIngress{{Hostname: "lb.example.com"}}},
 			ServiceWrite{Addresses: []netip.Addr{four}, Pools: []string{"edge"}, Allocated: allocated},
 			`{"metadata":{` + preconditions + `},"status":{"loadBalancer":{"ingress":[{"ip":"192.0.2.1","ipMode":"VIP"}]}}}`,
 		},
 		{
 			"ours alone is taken back", with(func(s *Service) {
-				s.Exact, s.Assigned, s.poolShown = false, []netip.Addr{four, six}, ""
+				s.Exact, s.Assigned, s.poolShown = false, []netip.Addr{four, six}, 0
 				s.ingress = []corev1.LoadBalancerIngress{{IP: "192.0.2.1"}, {IP: "2001:0db8::1"}, {Hostname: "lb.example.com"}}
 			}),
 			ServiceWrite{Left: []netip.Addr{six}, Announced: &Condition{}},
@@ -695,5 +718,37 @@ func TestCutKeepsTextsWithinLimits(t *testing.T) {
 		if got := Cut(in, 10); got != want {
 			t.Errorf("Cut(%q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// As many labels are read as a Service ordinarily has, and what does not fit is told: to
+// whom it is asked of, since a selector that names it could not be acted on.
+func TestLabelsAreReadUpToABound(t *testing.T) {
+	labels := map[string]string{}
+	for i := range 17 { // as of a chart, with what others add
+		labels[fmt.Sprintf("app.kubernetes.io/part-of-%02d", i)] = strings.Repeat("v", 20)
+	}
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeLoadBalancer}}
+	got := Scope{Role: Allocating}.Service(s)
+	for k, v := range labels {
+		if is, ok := got.Labels.Get(k); !ok || is != v {
+			t.Errorf("label %s is %q, %v", k, is, ok)
+		}
+	}
+	if len(got.Request.Problems) > 0 {
+		t.Errorf("%q", got.Request.Problems)
+	}
+	// To the byte.
+	for n, whole := range map[int]bool{maxLabels - len("a="): true, maxLabels - len("a=") + 1: false} {
+		s.Labels = map[string]string{"a": strings.Repeat("v", n)}
+		got := Scope{Role: Allocating}.Service(s)
+		if told := len(got.Request.Problems) == 0; told != whole || (got.Labels != "") != whole {
+			t.Errorf("of %d bytes is read %q, told %q", n, got.Labels, got.Request.Problems)
+		}
+	}
+	// The first by their keys, whatever the order of a map.
+	s.Labels = map[string]string{"a": "1", "b": strings.Repeat("v", maxLabels), "c": "2"}
+	if got := (Scope{Role: Announcing}).Service(s); got.Labels != "a=1" {
+		t.Errorf("read is %q", got.Labels)
 	}
 }

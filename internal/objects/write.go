@@ -42,9 +42,9 @@ type Patch = map[string]any
 // which of them differ from it.
 func (s *Service) Patch(w ServiceWrite, only Parts, now metav1.Time) (out Patch, changed Parts) {
 	annotations := Patch{}
-	annotate := func(key, have, want string) {
+	annotate := func(key string, have uint64, want string) {
 		switch {
-		case have == want:
+		case have == told(want):
 		case want == "":
 			annotations[key] = nil
 		default:

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/lb/lbtest"
 )
 
 func services(n int) []lb.Service {
@@ -102,17 +103,16 @@ func TestSearchFindsNoMoreThanItMust(t *testing.T) {
 func TestAServiceThatIsSetAsideStaysAsItWas(t *testing.T) {
 	sick := func(all []lb.Service) {
 		for _, s := range all {
-			if s.Labels["sick"] != "" && s.Labels["cured"] == "" {
+			_, isSick := s.Labels.Get("sick")
+			if _, cured := s.Labels.Get("cured"); isSick && !cured {
 				panic(s.Key)
 			}
 		}
 	}
 	label := func(s lb.Service, key string) lb.Service {
-		labels := map[string]string{key: "yes"}
-		for k, v := range s.Labels {
-			labels[k] = v
-		}
-		s.Labels = labels
+		labels := lbtest.LabelMap(s.Labels)
+		labels[key] = "yes"
+		s.Labels = lb.LabelsOf(labels)
 		return s
 	}
 	before := services(5)
