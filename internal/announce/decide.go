@@ -16,6 +16,9 @@ import (
 type Intent struct {
 	// Decisions have every address in use, ascending.
 	Decisions []Decision
+	// Mine are the indexes of those by which this node answers, ascending, and
+	// Unclaimed of those about addresses that no node claimed when it was decided.
+	Mine, Unclaimed []int
 }
 
 // A Decision is what is decided about one address.
@@ -63,11 +66,14 @@ func Decide(ix *Index, members []election.Member, turns *election.Holdoff, self 
 	d.turns = turns
 	intent := Intent{Decisions: make([]Decision, len(ix.groups))}
 	for i := range ix.groups {
-		v, views := d.decide(i)
-		if v.Role != election.Backup {
-			v.Interfaces = d.interfaces(views[d.self], v.Address)
-		}
+		v, _ := d.decided(i)
 		intent.Decisions[i] = v
+		if v.Role != election.Backup {
+			intent.Mine = append(intent.Mine, i)
+		}
+		if d.claims[i].count == 0 {
+			intent.Unclaimed = append(intent.Unclaimed, i)
+		}
 	}
 	return intent
 }
@@ -175,6 +181,20 @@ func (c *claimants) add(by claimant) {
 	}
 }
 
+// remove removes that of a node.
+func (c *claimants) remove(node int) {
+	all := c.rest
+	if c.count > 0 {
+		all = append([]claimant{c.first}, c.rest...)
+	}
+	*c = claimants{}
+	for _, by := range all {
+		if by.node != node {
+			c.add(by)
+		}
+	}
+}
+
 // each calls do for each of them.
 func (c *claimants) each(do func(claimant)) {
 	if c.count > 0 {
@@ -270,6 +290,17 @@ func (d *decider) decide(i int) (Decision, []view) {
 	return v, views
 }
 
+// decided returns the whole decision on group i, and whether its one claimant and the
+// node where it is placed were all that had to be looked at.
+func (d *decider) decided(i int) (v Decision, settled bool) {
+	v, views := d.decide(i)
+	if v.Role != election.Backup {
+		v.Interfaces = d.interfaces(views[d.self], v.Address)
+	}
+	_, settled = d.undisputed(i, views)
+	return v, settled
+}
+
 // candidates lists who may own group i, all of them fit. Claimants come first: a claim beats a
 // hash, so that most addresses are decided without computing one.
 func (d *decider) candidates(i int, views []view) []election.Candidate {
@@ -358,17 +389,23 @@ func (d *decider) viewsOf(c *class) []view {
 	}
 	views := make([]view, len(d.ix.nodes))
 	for n := range views {
-		if m := d.members[n]; m != nil {
-			views[n] = d.view(c, n, m)
-		} else {
-			views[n].reason = eligibility.NotAMember
-		}
-	}
-	if d.self >= 0 { // nobody asks where others answer
-		views[d.self].doubled = segment(views[d.self].ports)
+		views[n] = d.viewOf(c, n)
 	}
 	d.views[c] = views
 	return views
+}
+
+// viewOf returns what node n can do for a class, be it a member or not.
+func (d *decider) viewOf(c *class, n int) view {
+	m := d.members[n]
+	if m == nil {
+		return view{reason: eligibility.NotAMember}
+	}
+	v := d.view(c, n, m)
+	if n == d.self { // nobody asks where others answer
+		v.doubled = segment(v.ports)
+	}
+	return v
 }
 
 func (d *decider) view(c *class, n int, m *election.Member) view {
@@ -511,9 +548,14 @@ func (p port) elsewhere(a netip.Addr) bool {
 	return slices.ContainsFunc(p.Elsewhere, func(subnet netip.Prefix) bool { return !onLink || subnet.Contains(a) })
 }
 
+// Find returns the index of the decision about an address, and whether it is in use.
+func (i *Intent) Find(a netip.Addr) (n int, inUse bool) {
+	return slices.BinarySearchFunc(i.Decisions, a, func(v Decision, a netip.Addr) int { return v.Address.Compare(a) })
+}
+
 // Decision returns what is decided about an address, and whether it is in use.
 func (i *Intent) Decision(a netip.Addr) (Decision, bool) {
-	n, ok := slices.BinarySearchFunc(i.Decisions, a, func(v Decision, a netip.Addr) int { return v.Address.Compare(a) })
+	n, ok := i.Find(a)
 	if !ok {
 		return Decision{}, false
 	}

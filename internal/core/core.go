@@ -25,7 +25,8 @@ type Config struct {
 	Gossip   netip.Addr
 	Fixed    bool
 	Announce eligibility.Options
-	// Decide decides who announces; nil: [announce.Decide].
+	// Decide decides who announces; nil: as [announce.Decide] does, by a
+	// [announce.Decider].
 	Decide func(*announce.Index, []election.Member, *election.Holdoff, string) announce.Intent
 	// Detection is how its failure is detected, unless its Node says otherwise.
 	Detection lb.Detection
@@ -118,7 +119,7 @@ type handover struct {
 // New returns a Core that does nothing until it was told what the cluster is.
 func New(cfg Config) *Core {
 	if cfg.Decide == nil {
-		cfg.Decide = announce.Decide
+		cfg.Decide = new(announce.Decider).Decide
 	}
 	return &Core{
 		cfg: cfg, handovers: map[netip.Addr]handover{}, neighbors: newNeighbors(), conflicts: newConflictTracker(),
@@ -419,8 +420,9 @@ func (c *Core) show() {
 
 // offers returns the addresses that are to go to the nodes where they are placed.
 func (c *Core) offers() []netip.Addr {
+	c.failback.Forget(func(a netip.Addr) bool { d, _ := c.intent.Decision(a); return d.Role != election.Backup })
 	var offered []netip.Addr
-	for i := range c.intent.Decisions {
+	for _, i := range c.intent.Mine {
 		d := &c.intent.Decisions[i]
 		met := d.Role == election.Owner && d.Placed != c.cfg.Node && c.neighbors.met(d.Placed) // else it does not matter
 		if c.acd.Cleared(d.Address) && !c.yields(d.Address) && c.failback.Offers(d.Address, c.cfg.Node, d.Role, d.Placed, d.Failback, d.Fit, met) {
@@ -434,7 +436,7 @@ func (c *Core) offers() []netip.Addr {
 // members were known, and lets go of what was given for good.
 func (c *Core) handOver(now time.Time, offered []netip.Addr, known []election.Member) {
 	next := make(map[netip.Addr]handover, len(c.handovers))
-	for i := range c.intent.Decisions {
+	for _, i := range c.mine() {
 		d := &c.intent.Decisions[i]
 		was, is := c.handovers[d.Address]
 		if d.Role != election.Backup {
@@ -464,6 +466,25 @@ func (c *Core) handOver(now time.Time, offered []netip.Addr, known []election.Me
 	c.handovers, c.given = next, c.handovers
 }
 
+// mine are the indexes, ascending, of the decisions by which this node answers or has
+// answered until now.
+func (c *Core) mine() []int {
+	all := slices.Clone(c.intent.Mine)
+	also := func(a netip.Addr) {
+		if i, inUse := c.intent.Find(a); inUse {
+			all = append(all, i)
+		}
+	}
+	for _, claim := range c.claims {
+		also(claim.Address)
+	}
+	for a := range c.handovers {
+		also(a)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // fresh reports whether a node, which claims an address, was well and did not among
 // those members. It claims it on purpose, then, and not because it did not hear
 // of us.
@@ -489,7 +510,7 @@ func claimOf(claims []layer2.Claim, a netip.Addr) (layer2.Claim, bool) {
 // answered returns all that is to be answered for, and what of it is claimed.
 func (c *Core) answered() (claims []layer2.Claim, owned []netip.Addr) {
 	claims = []layer2.Claim{}
-	for i := range c.intent.Decisions {
+	for _, i := range c.mine() {
 		d := &c.intent.Decisions[i]
 		switch {
 		case d.Role == election.Backup:
@@ -619,7 +640,7 @@ func (c *Core) await(now time.Time) {
 	for _, m := range c.members {
 		claims[m.Node] = m.Claims
 	}
-	for i := range c.intent.Decisions {
+	for _, i := range c.intent.Unclaimed {
 		d := &c.intent.Decisions[i]
 		if d.Role != election.Backup || d.Owner == "" || !claims[d.Owner][d.Address].None() || !c.acd.Served(d.Address) {
 			continue
@@ -671,10 +692,9 @@ func (c *Core) inherit() {
 // known to be in service.
 func (c *Core) probe(now time.Time) {
 	var wanted []layer2.Claim
-	for i := range c.intent.Decisions {
+	for _, i := range c.intent.Mine {
 		d := &c.intent.Decisions[i]
 		switch {
-		case d.Role == election.Backup:
 		case d.Role != election.Owner || c.acd.Served(d.Address):
 		case d.Conflict == lb.ConflictWithhold:
 			wanted = append(wanted, layer2.Claim{Address: d.Address, Interfaces: d.Interfaces})

@@ -5,7 +5,7 @@
 //
 // What is simulated is the kernel, the networks (one for gossip, one for each
 // segment), the API server and memberlist's judgment. What decides is the
-// product's own: core.Core, election.View, announce.Decide, placement.Plan, and
+// product's own: core.Core, election.View, announce.Decider, placement.Plan, and
 // layer2's Table, Schedule and Detection. No decision is written down here a second
 // time; the rule by which the record of an address follows its owner is the one
 // exception, which has no pure room yet.
