@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -17,7 +18,10 @@ import (
 	"k8s.io/client-go/dynamic"
 	"sigs.k8s.io/yaml"
 
+	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/config"
+	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ranges"
 	"github.com/belfrylb/belfry/internal/world"
 )
 
@@ -49,9 +53,13 @@ func (t *tool) doctor() *cobra.Command {
 	var pre bool
 	c := t.outputs(&cobra.Command{
 		Use:   "doctor",
-		Short: "Check versions, rights, other announcers, ranges, kube-proxy and what speakers complain of",
-		Long: `Doctor looks for what commonly keeps addresses from working. Each finding comes with a hint. With
---pre it looks at a cluster where Belfry is not installed yet.`,
+		Short: "Check versions, rights, other announcers, ranges, kube-proxy, gossip, clocks and what speakers complain of",
+		Long: `Doctor looks for what commonly keeps addresses from working: versions, CPU limits, other announcers,
+kube-proxy's mode, ranges, port 7870 between every pair of nodes, packet sockets, rights, clocks, and
+what speakers complain of. Each finding comes with a hint. What it cannot find out it says, too: it is
+marked ??, and is no problem. Of a dump it looks at neither rights nor clocks.
+
+With --pre it looks at a cluster where Belfry is not installed yet.`,
 		Example: `  kubectl belfry doctor
   kubectl belfry doctor --pre`,
 		Args: cobra.NoArgs,
@@ -80,9 +88,9 @@ func (t *tool) examine(ctx context.Context, pre bool) ([]check, error) {
 		return nil, err
 	}
 	w := s.world(t.settings, now)
-	out := slices.Concat(announcers(s, w.Settings.Namespace), proxy(s), ranges(w))
+	out := slices.Concat(announcers(s, w.Settings.Namespace), proxy(s), overlaps(w))
 	if !pre {
-		out = slices.Concat(installed(s, w), out, complaints(w))
+		out = slices.Concat(installed(s, w), out, gossip(w), interfaces(s), neighbors(s, w), complaints(w))
 	}
 	if !t.dump() {
 		client, err := t.client()
@@ -94,6 +102,11 @@ func (t *tool) examine(ctx context.Context, pre bool) ([]check, error) {
 			return nil, err
 		}
 		out = append(out, rights...)
+		clocks, err := t.clocks(ctx, s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, clocks...)
 	}
 	for _, u := range s.unread {
 		out = append(out, check{"Rights", "read " + u, unknown, "what depends on it was not checked", ""})
@@ -262,8 +275,8 @@ func proxy(s *store) (out []check) {
 	}
 }
 
-// ranges looks for pools that overlap the cluster's own networks.
-func ranges(w *world.World) (out []check) {
+// overlaps looks for pools that overlap the cluster's own networks.
+func overlaps(w *world.World) (out []check) {
 	const section = "Ranges"
 	for _, pool := range slices.Sorted(maps.Keys(w.Clashes)) {
 		for _, p := range w.Clashes[pool] {
@@ -281,11 +294,85 @@ func ranges(w *world.World) (out []check) {
 	return out
 }
 
+// gossip looks for nodes between which port 7870 is blocked.
+func gossip(w *world.World) (out []check) {
+	const section = "Gossip"
+	speakers, gaps := w.Gossip()
+	for _, g := range gaps {
+		out = append(out, check{section, g.String(), bad, "open UDP and TCP 7870 between all nodes, in both directions", docs + "how-to/gossip-blocked.md"})
+	}
+	switch {
+	case speakers < 2:
+		out = append(out, check{section, fmt.Sprintf("%d %s, so there is no pair of nodes to look at", speakers, map[bool]string{true: "speaker reports", false: "speakers report"}[speakers == 1]), unknown, "", ""})
+	case len(gaps) == 0:
+		out = append(out, check{section, fmt.Sprintf("UDP and TCP 7870 get through between all pairs of %d speakers", speakers), good, "", ""})
+	}
+	return out
+}
+
+// interfaces looks for nodes whose kernel does not let the speaker do its work.
+func interfaces(s *store) (out []check) {
+	const section = "Kernels"
+	for _, o := range slices.SortedFunc(slices.Values(s.objects.Speakers), func(a, b *v1beta1.SpeakerStatus) int { return cmp.Compare(a.Name, b.Name) }) {
+		for _, i := range o.Status.Interfaces {
+			if i.Reason == lb.InterfaceSealed.String() {
+				out = append(out, check{
+					section, fmt.Sprintf("%s: the speaker may open no packet socket on %s", o.Name, i.Name), bad,
+					"give its container the capability NET_RAW, and see that no security policy of the node takes it away", docs + "concepts/security.md",
+				})
+				break // it is the process that may not
+			}
+		}
+	}
+	if len(out) == 0 && len(s.objects.Speakers) > 0 {
+		out = append(out, check{section, "speakers may open packet sockets on all nodes that report", good, "", ""})
+	}
+	return out
+}
+
+// neighbors looks for pools in subnets of nodes, where a DHCP server may hand out the same
+// addresses. Nothing tells us its ranges.
+func neighbors(s *store, w *world.World) (out []check) {
+	const section = "Other hosts"
+	subnets := map[string]map[netip.Prefix]bool{}
+	for _, o := range s.objects.Speakers {
+		for _, i := range o.Status.Interfaces {
+			for _, text := range i.Subnets {
+				subnet, err := netip.ParsePrefix(text)
+				if err != nil || !i.Usable {
+					continue
+				}
+				for _, p := range w.Snapshot.Pools {
+					if len(ranges.Intersect([]lb.AddressRange{ranges.Of(subnet.Masked())}, p.Ranges)) > 0 {
+						if subnets[p.Name] == nil {
+							subnets[p.Name] = map[netip.Prefix]bool{}
+						}
+						subnets[p.Name][subnet.Masked()] = true
+					}
+				}
+			}
+		}
+	}
+	for _, pool := range slices.Sorted(maps.Keys(subnets)) {
+		var names []string
+		for _, subnet := range slices.SortedFunc(maps.Keys(subnets[pool]), func(a, b netip.Prefix) int {
+			return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+		}) {
+			names = append(names, subnet.String())
+		}
+		out = append(out, check{
+			section, fmt.Sprintf("whether a DHCP server of %s hands out addresses of pool %s", strings.Join(names, " or "), pool), unknown,
+			"see that its ranges have none of the pool's; an address that another host uses is withheld, and reported", docs + "how-to/troubleshooting.md",
+		})
+	}
+	return out
+}
+
 // complaints are the problems of the status.
 func complaints(w *world.World) (out []check) {
 	const section = "What is reported"
 	for _, p := range w.Status().Problems {
-		if !strings.HasPrefix(p.Object, "ipaddresspool/") { // see ranges
+		if !strings.HasPrefix(p.Object, "ipaddresspool/") && !p.Gossip { // see overlaps, and gossip
 			out = append(out, check{section, p.Object + ": " + p.Message, bad, p.Command, ""})
 		}
 	}

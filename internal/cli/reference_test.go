@@ -295,9 +295,17 @@ func TestColorGoesToTerminalsThatWantIt(t *testing.T) {
 }
 
 func TestLinksOfTheDoctorLeadToPages(t *testing.T) {
-	source, err := os.ReadFile("doctor.go")
+	var source []byte
+	files, err := filepath.Glob("*.go")
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		source = append(source, text...)
 	}
 	links := regexp.MustCompile(`docs \+ "([^"]+)"`).FindAllStringSubmatch(string(source), -1)
 	if len(links) < 5 {

@@ -98,6 +98,8 @@ type Problem struct {
 	Message string `json:"message"`
 	// Command explains it.
 	Command string `json:"command,omitempty"`
+	// Gossip is set when it is a Gap.
+	Gossip bool `json:"-"`
 }
 
 // Well reports whether there is no problem.
@@ -112,6 +114,7 @@ func (w *World) Status() *Status {
 	w.controller(s)
 	w.nodes(s)
 	w.strays(s)
+	w.gossip(s)
 	w.pools(s)
 	w.countServices(s)
 	w.peers(s)
@@ -120,7 +123,7 @@ func (w *World) Status() *Status {
 }
 
 func (s *Status) problem(object, message, command string) {
-	s.Problems = append(s.Problems, Problem{object, message, command})
+	s.Problems = append(s.Problems, Problem{Object: object, Message: message, Command: command})
 }
 
 func explain(kind, name string) string { return "kubectl belfry explain " + kind + name }
@@ -228,6 +231,15 @@ func (w *World) speakerProblems(s *Status, o *v1beta1.SpeakerStatus) {
 func (w *World) strays(s *Status) {
 	for _, r := range w.view.Strays(w.Settings) {
 		s.problem("node/"+r.Node, "the flags of its speaker differ: "+strings.ReplaceAll(r.Settings.Differs(w.Settings), "the controller's", "elsewhere it"), "kubectl get speakerstatus.belfry.dev "+r.Node+" -o yaml")
+	}
+}
+
+// gossip reports between which nodes gossip is blocked.
+func (w *World) gossip(s *Status) {
+	_, gaps := w.Gossip()
+	for _, g := range gaps {
+		s.problem("node/"+g.Nodes[0], g.String(), "kubectl get speakerstatus.belfry.dev "+g.Nodes[0]+" -o jsonpath={.status.membership}")
+		s.Problems[len(s.Problems)-1].Gossip = true
 	}
 }
 
