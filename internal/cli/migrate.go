@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -19,9 +20,6 @@ import (
 	"github.com/belfrylb/belfry/internal/world"
 )
 
-// legacyConfig is the name of MetalLB's ConfigMap, and the key in it.
-const legacyConfig = "config"
-
 func (t *tool) migrate() *cobra.Command {
 	root := &cobra.Command{
 		Use:     "migrate",
@@ -35,45 +33,65 @@ func (t *tool) migrate() *cobra.Command {
 
 func (t *tool) migratePlan() *cobra.Command {
 	var namespace string
+	var names, titles []string
+	for _, source := range migrate.Sources {
+		names, titles = append(names, source.Name), append(titles, source.Title)
+	}
 	c := t.outputs(&cobra.Command{
-		Use:   "plan metallb",
+		Use:   "plan " + strings.Join(names, "|"),
 		Short: "Write our objects from another's, with each difference and what becomes of each address",
-		Long: `Plan reads the objects of MetalLB, or its ConfigMap from the time before it had any, and says what
-would be applied for Belfry to have the same effect: each field that has no equal and what that
-means, which Services keep their addresses, and who would announce them. Belfry need not be
-installed yet. -o yaml writes the objects, the differences as comments beside them.
+		Long: `Plan reads what another load balancer is configured by and says what would be applied for Belfry to
+have the same effect: each field that has no equal and what that means, which Services keep their
+addresses, and who would announce them. Belfry need not be installed yet. -o yaml writes the
+objects, the differences as comments beside them.
+
+It knows ` + strings.Join(titles[:len(titles)-1], ", ") + " and " + titles[len(titles)-1] + `: MetalLB back to its ConfigMap, Cilium's LB-IPAM, L2
+announcements and BGP control plane, kube-vip's cloud provider, PureLB's ServiceGroups.
 
 It reads no Secret. It ends with 1 if an address would not be kept, or would not be announced.`,
 		Example: `  kubectl belfry migrate plan metallb
   kubectl belfry migrate plan metallb -o yaml > belfry.yaml
-  kubectl belfry migrate plan metallb --from dump.yaml`,
+  kubectl belfry migrate plan cilium --from dump.yaml`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"metallb"},
-		RunE: func(c *cobra.Command, _ []string) error {
+		ValidArgs: names,
+		RunE: func(c *cobra.Command, args []string) error {
+			source, _ := migrate.Find(args[0])
 			s := &store{uninstalled: true}
 			now, err := t.readInto(c.Context(), s, worldKinds)
 			if err != nil {
 				return err
 			}
-			if t.dump() {
-				s.legacyMaps(s.configMaps, namespace)
-			} else if err := t.readMetalLB(c.Context(), s, namespace); err != nil {
-				return err
+			origin := migrate.Origin{Namespace: cmp.Or(namespace, source.Namespace)}
+			if !t.dump() {
+				if err := t.readSource(c.Context(), s, source, origin.Namespace); err != nil {
+					return err
+				}
+			}
+			origin.ConfigMaps = s.readable(source)
+			for _, o := range s.others {
+				if source.Of(o.APIVersion) && source.Reads(o.Kind) {
+					origin.Objects = append(origin.Objects, o)
+				}
+			}
+			for _, o := range s.objects.Services {
+				if o.Spec.Type == corev1.ServiceTypeLoadBalancer {
+					origin.Services = append(origin.Services, migrate.Metadata{Name: o.Name, Namespace: o.Namespace, Annotations: o.Annotations})
+				}
 			}
 			for _, u := range s.unread {
 				fmt.Fprintln(t.ErrOut, "warning: cannot read", u)
 			}
-			if len(s.legacy) == 0 && !slices.ContainsFunc(s.others, func(o migrate.Object) bool { return o.Metadata.Namespace == namespace }) {
-				return fmt.Errorf("nothing of MetalLB is in namespace %s: no object of %s, and no ConfigMap %q. --their-namespace says where else it is", namespace, migrate.MetalLBGroup, legacyConfig)
+			if source.Empty(origin) {
+				return cannotFind(source, origin.Namespace)
 			}
-			tr := migrate.MetalLB(s.others, s.legacy, namespace)
+			tr := source.Translate(origin)
 			changed := *s
 			changed.objects = s.objects.Apply(world.Objects{
 				Pools: tr.Pools, L2Advertisements: tr.L2Advertisements, BGPPeers: tr.BGPPeers,
 				BGPAdvertisements: tr.BGPAdvertisements, Communities: tr.Communities, BFDProfiles: tr.BFDProfiles,
 			}, now)
 			after := changed.world(t.settings, now)
-			m := &migration{Translation: tr, Notes: tr.Notes, to: after.Settings.Namespace}
+			m := &migration{Translation: tr, title: source.Title, Notes: tr.Notes, to: after.Settings.Namespace}
 			m.Addresses, m.Others = after.Inherit(after.Settle(), tr.Announcers)
 			m.objects()
 			for _, f := range after.Verdicts {
@@ -82,6 +100,7 @@ It reads no Secret. It ends with 1 if an address would not be kept, or would not
 				}
 			}
 			m.steps()
+			m.annotate()
 			if t.output == "yaml" {
 				err = m.manifest(t.page())
 			} else {
@@ -93,8 +112,24 @@ It reads no Secret. It ends with 1 if an address would not be kept, or would not
 			return err
 		},
 	}, "json", "yaml")
-	c.Flags().StringVar(&namespace, "their-namespace", "metallb-system", "namespace of the other's installation")
+	c.Flags().StringVar(&namespace, "their-namespace", "", "namespace of the other's installation (default: where it is usually)")
 	return c
+}
+
+// cannotFind says that nothing of a source is there.
+func cannotFind(source migrate.Source, namespace string) error {
+	var kinds []string
+	if len(source.Groups) > 0 {
+		kinds = append(kinds, "no object of "+source.Groups[0]+" that says anything here")
+	}
+	if source.ConfigMap != "" {
+		kinds = append(kinds, fmt.Sprintf("no ConfigMap %q", source.ConfigMap))
+	}
+	what := strings.Join(kinds, ", and ")
+	if source.Namespace == "" {
+		return fmt.Errorf("nothing of %s is there: %s", source.Title, what)
+	}
+	return fmt.Errorf("nothing of %s is in namespace %s: %s. --their-namespace says where else it is", source.Title, namespace, what)
 }
 
 // A migration is what it takes to come from another load balancer.
@@ -111,7 +146,7 @@ type migration struct {
 	// Steps are what is left to do by hand, with its commands.
 	Steps []step `json:"steps"`
 
-	to string
+	title, to string
 }
 
 // A step is something to do by hand.
@@ -148,6 +183,27 @@ func (m *migration) steps() {
 	}
 }
 
+// annotate lists what Services are annotated with.
+func (m *migration) annotate() {
+	for i, s := range m.Services {
+		text := "Annotate Services with what they ask for:"
+		if i > 0 {
+			text = ""
+		}
+		m.Steps = append(m.Steps, step{text, fmt.Sprintf("kubectl -n %s annotate service %s %s=%s", s.Service.Namespace, s.Service.Name, s.Key, quoted(s.Value))})
+	}
+}
+
+// quoted is a word as a shell reads it.
+func quoted(word string) string {
+	if strings.ContainsFunc(word, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,:/_-", r)
+	}) {
+		return "'" + strings.ReplaceAll(word, "'", `'"'"'`) + "'"
+	}
+	return word
+}
+
 // objects lists those to apply, without what says nothing in them.
 func (m *migration) objects() {
 	m.Objects = slices.Concat(bare(m.Pools), bare(m.L2Advertisements), bare(m.Communities), bare(m.BFDProfiles), bare(m.BGPPeers), bare(m.BGPAdvertisements))
@@ -178,7 +234,9 @@ func (m *migration) manifest(p *page) error {
 		comment(where(n) + ": " + n.Text)
 	}
 	for _, s := range m.Steps {
-		comment(s.Text)
+		if s.Text != "" {
+			comment(s.Text)
+		}
 		p.line("#   %s", s.Command)
 	}
 	for _, o := range m.Objects {
@@ -233,7 +291,7 @@ func (m *migration) print(p *page) {
 	kept := 0
 	if len(m.Addresses) > 0 {
 		p.head("Addresses")
-		rows := [][]string{{"SERVICE", "ADDRESS", "KEPT", "BY METALLB", "BY BELFRY"}}
+		rows := [][]string{{"SERVICE", "ADDRESS", "KEPT", "BY " + strings.ToUpper(m.title), "BY BELFRY"}}
 		for _, a := range m.Addresses {
 			verdict, was, will := "no", "?", a.Why
 			if a.Kept {
@@ -281,7 +339,9 @@ func (m *migration) print(p *page) {
 	if len(m.Steps) > 0 {
 		p.head("To do by hand")
 		for _, s := range m.Steps {
-			p.wrapped(2, s.Text)
+			if s.Text != "" {
+				p.wrapped(2, s.Text)
+			}
 			p.line("    %s", s.Command)
 		}
 		p.line("")
@@ -300,34 +360,43 @@ func (s *store) addOther(apiVersion, kind string, body []byte) error {
 	return nil
 }
 
-// legacyMaps takes MetalLB's configuration out of ConfigMaps.
-func (s *store) legacyMaps(maps []*corev1.ConfigMap, namespace string) {
-	for _, c := range maps {
-		if c.Name != legacyConfig || c.Namespace != namespace || c.Data[legacyConfig] == "" {
+// readable are the ConfigMaps by the name of a source's, their values as JSON. Values that
+// are no YAML are left out.
+func (s *store) readable(source migrate.Source) (out []migrate.ConfigMap) {
+	for _, c := range s.configMaps {
+		if c.Name != source.ConfigMap {
 			continue
 		}
-		body, err := yaml.YAMLToJSON([]byte(c.Data[legacyConfig]))
-		if err != nil {
-			s.unread = append(s.unread, fmt.Sprintf("ConfigMap %s/%s: %v", c.Namespace, c.Name, err))
-			continue
+		made := migrate.ConfigMap{Namespace: c.Namespace, Name: c.Name, Data: map[string]json.RawMessage{}}
+		for key, text := range c.Data {
+			body, err := yaml.YAMLToJSON([]byte(text))
+			if err != nil {
+				s.unread = append(s.unread, fmt.Sprintf("ConfigMap %s/%s, key %s: %v", c.Namespace, c.Name, key, err))
+				continue
+			}
+			made.Data[key] = body
 		}
-		s.legacy = append(s.legacy, body)
+		out = append(out, made)
 	}
+	return out
 }
 
-// readMetalLB reads all objects of MetalLB that the API server has, of each kind in every
-// version that it serves.
-func (t *tool) readMetalLB(ctx context.Context, s *store, namespace string) error {
+// readSource reads all that the API server has of a source: each kind that says anything,
+// in every version that is served, and the ConfigMap.
+func (t *tool) readSource(ctx context.Context, s *store, source migrate.Source, namespace string) error {
 	client, err := t.reader()
 	if err != nil {
 		return err
 	}
-	for _, group := range []string{migrate.MetalLBGroup, migrate.FRRGroup} {
-		if err := s.readGroup(ctx, client, group); err != nil {
+	for _, group := range source.Groups {
+		if err := s.readGroup(ctx, client, source, group); err != nil {
 			return err
 		}
 	}
-	body, err := get(ctx, client, "/api/v1/namespaces/"+namespace+"/configmaps/"+legacyConfig)
+	if source.ConfigMap == "" {
+		return nil
+	}
+	body, err := get(ctx, client, "/api/v1/namespaces/"+namespace+"/configmaps/"+source.ConfigMap)
 	switch {
 	case apierrors.IsNotFound(err):
 		return nil
@@ -335,18 +404,18 @@ func (t *tool) readMetalLB(ctx context.Context, s *store, namespace string) erro
 		s.unread = append(s.unread, "configmaps: "+err.Error())
 		return nil
 	case err != nil:
-		return fmt.Errorf("read ConfigMap %s/%s: %w", namespace, legacyConfig, err)
+		return fmt.Errorf("read ConfigMap %s/%s: %w", namespace, source.ConfigMap, err)
 	}
 	var c corev1.ConfigMap
 	if err := json.Unmarshal(body, &c); err != nil {
-		return fmt.Errorf("read ConfigMap %s/%s: %w", namespace, legacyConfig, err)
+		return fmt.Errorf("read ConfigMap %s/%s: %w", namespace, source.ConfigMap, err)
 	}
-	s.legacyMaps([]*corev1.ConfigMap{&c}, namespace)
+	s.configMaps = append(s.configMaps, &c)
 	return nil
 }
 
-// readGroup reads all objects of an API group that is there.
-func (s *store) readGroup(ctx context.Context, client rest.Interface, group string) error {
+// readGroup reads the objects of an API group that is there.
+func (s *store) readGroup(ctx context.Context, client rest.Interface, source migrate.Source, group string) error {
 	var g metav1.APIGroup
 	body, err := get(ctx, client, "/apis/"+group)
 	if apierrors.IsNotFound(err) {
@@ -368,7 +437,7 @@ func (s *store) readGroup(ctx context.Context, client rest.Interface, group stri
 			return fmt.Errorf("read the resources of %s: %w", v.GroupVersion, err)
 		}
 		for _, r := range list.APIResources {
-			if strings.Contains(r.Name, "/") || !slices.Contains(r.Verbs, "list") {
+			if strings.Contains(r.Name, "/") || !slices.Contains(r.Verbs, "list") || !source.Reads(r.Kind) {
 				continue
 			}
 			_, err := pages(ctx, client, path+"/"+r.Name, func(body []byte) error { return s.addOther(v.GroupVersion, r.Kind, body) })

@@ -11,14 +11,14 @@ import (
 	"github.com/belfrylb/belfry/internal/world"
 )
 
-// What it takes to come from MetalLB, of each time that it has had. The passwords in what
-// is read stand nowhere in what is written.
-func TestAMigrationIsPlannedFromEachAgeOfMetalLB(t *testing.T) {
-	for _, name := range []string{"objects", "configmap"} {
+// What it takes to come from each load balancer, and from MetalLB of each time that it has
+// had. The passwords in what is read stand nowhere in what is written.
+func TestAMigrationIsPlannedFromEachSource(t *testing.T) {
+	for name, source := range map[string]string{"objects": "metallb", "configmap": "metallb", "cilium": "cilium", "kube-vip": "kube-vip", "purelb": "purelb"} {
 		t.Run(name, func(t *testing.T) {
 			var got strings.Builder
 			for _, output := range []string{"", "yaml", "json"} {
-				args := []string{"migrate", "plan", "metallb", "--from", "testdata/migrate/cluster.yaml", "--from", "testdata/migrate/" + name + ".yaml"}
+				args := []string{"migrate", "plan", source, "--from", "testdata/migrate/cluster.yaml", "--from", "testdata/migrate/" + name + ".yaml"}
 				if output != "" {
 					args = append(args, "-o", output)
 				}

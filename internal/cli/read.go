@@ -162,10 +162,8 @@ type store struct {
 	deployments []*appsv1.Deployment
 	configMaps  []*corev1.ConfigMap
 	events      []*eventsv1.Event
-	// others are objects of another load balancer, and its configuration from the time
-	// when that was in a ConfigMap.
+	// others are objects of other load balancers.
 	others []migrate.Object
-	legacy []json.RawMessage
 	// uninstalled is set when Belfry need not be installed.
 	uninstalled bool
 	// at is where in its list an object is.
@@ -233,7 +231,7 @@ func (s *store) addAs(apiVersion, of string, body []byte) error {
 	if of == "" {
 		return s.add(body)
 	}
-	if group, _, _ := strings.Cut(apiVersion, "/"); group == migrate.MetalLBGroup || group == migrate.FRRGroup {
+	if slices.ContainsFunc(migrate.Sources, func(source migrate.Source) bool { return source.Of(apiVersion) && source.Reads(of) }) {
 		return s.addOther(apiVersion, of, body)
 	}
 	for _, k := range kinds {

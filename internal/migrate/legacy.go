@@ -50,21 +50,21 @@ func (t *Translation) legacy(body json.RawMessage) {
 		return
 	}
 	f.of = rename(f.of).(map[string]any)
-	each := func(list, kind string, name func(i int, p *fields) string) {
+	each := func(list string, translate func(*Translation, Metadata, *fields), name func(i int, p *fields) string) {
 		for i, p := range f.parts(list) {
 			m := Metadata{Name: name(i, p)}
 			if m.Name == "" {
 				p.note("name", "there is none: it is left out")
 				continue
 			}
-			kinds[kind](t, m, p)
+			translate(t, m, p)
 			p.rest()
 		}
 	}
 	named := func(_ int, p *fields) string { return p.text("name") }
-	each("address-pools", "AddressPool", named)
-	each("bfd-profiles", "BFDProfile", named)
-	each("peers", "BGPPeer", func(i int, p *fields) string { return cmp.Or(p.text("name"), fmt.Sprintf("peer%d", i+1)) })
+	each("address-pools", (*Translation).oldPool, named)
+	each("bfd-profiles", (*Translation).bfdProfile, named)
+	each("peers", (*Translation).bgpPeer, func(i int, p *fields) string { return cmp.Or(p.text("name"), fmt.Sprintf("peer%d", i+1)) })
 	if aliases := f.part("bgp-communities"); len(aliases.of) > 0 {
 		list := []any{}
 		for _, name := range slices.Sorted(maps.Keys(aliases.of)) {

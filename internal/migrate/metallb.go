@@ -1,195 +1,53 @@
 package migrate
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// A Note is a difference between what was and what will be.
-type Note struct {
-	// Object is the other's: BGPPeer/tor1. Field is a path in it.
-	Object string `json:"object"`
-	Field  string `json:"field,omitempty"`
-	Text   string `json:"text"`
-}
-
-// A Secret is one that has to be made in Belfry's namespace for a router's password.
-type Secret struct {
-	Name, Peer string
-	// From is the other's Secret, in Namespace. Empty: the password stands in the other's
-	// BGPPeer, or, if that is set, in its ConfigMap.
-	From, Namespace string
-	ConfigMap       bool
-}
-
-// A Translation is what configures Belfry as the other is configured.
-type Translation struct {
-	Pools             []*v1beta1.IPAddressPool
-	L2Advertisements  []*v1beta1.L2Advertisement
-	BGPPeers          []*v1beta1.BGPPeer
-	BGPAdvertisements []*v1beta1.BGPAdvertisement
-	Communities       []*v1beta1.Community
-	BFDProfiles       []*v1beta1.BFDProfile
-	// Notes are in the order of the objects, and of the fields in each.
-	Notes   []Note
-	Secrets []Secret
-	// Announcers are the nodes that announce the addresses of Services by layer 2, as far
-	// as the other tells.
-	Announcers map[lb.ServiceKey][]string
-
-	labels map[string]map[string]string
-}
-
-// MetalLBGroup is the API group of MetalLB's objects, and FRRGroup that of its routing
-// daemon.
-const (
-	MetalLBGroup = "metallb.io"
-	FRRGroup     = "frrk8s.metallb.io"
-)
-
-// An Object is one of the API, as JSON.
-type Object struct {
-	APIVersion string          `json:"apiVersion"`
-	Kind       string          `json:"kind"`
-	Metadata   Metadata        `json:"metadata"`
-	Spec       json.RawMessage `json:"spec"`
-	Status     json.RawMessage `json:"status"`
-}
-
-// A Metadata is what counts of an object's metadata.
-type Metadata struct {
-	Name      string            `json:"name"`
-	Namespace string            `json:"namespace"`
-	Labels    map[string]string `json:"labels"`
-}
-
-// MetalLB translates MetalLB's objects, of any version: those of its API, and what its
-// ConfigMaps held before it had one, as JSON. It reads one namespace alone, and so only
-// what is there counts. The order in which they are given does not matter.
-func MetalLB(objects []Object, legacy []json.RawMessage, namespace string) *Translation {
-	t := &Translation{Announcers: map[lb.ServiceKey][]string{}, labels: map[string]map[string]string{}}
-	objects = newest(objects)
-	slices.SortStableFunc(objects, func(a, b Object) int {
-		return cmp.Or(cmp.Compare(rank(a.Kind), rank(b.Kind)), cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Metadata.Name, b.Metadata.Name), cmp.Compare(a.Metadata.Namespace, b.Metadata.Namespace))
-	})
-	for _, o := range objects {
-		f := &fields{object: o.Kind + "/" + o.Metadata.Name, path: "spec", of: map[string]any{}, t: t}
-		if kind := kinds[o.Kind]; kind == nil || !strings.HasPrefix(o.APIVersion, MetalLBGroup+"/") {
-			t.other(o, f)
-			continue
-		}
-		if o.Metadata.Namespace != namespace {
-			f.path = ""
-			f.note("", fmt.Sprintf("it is in namespace %s, and MetalLB reads its own alone, which is %s: it is left out", o.Metadata.Namespace, namespace))
-			continue
-		}
-		if !f.read(o.Spec) {
-			continue
-		}
-		kinds[o.Kind](t, o.Metadata, f)
-		f.rest()
-	}
-	for _, body := range legacy {
-		t.legacy(body)
-	}
-	t.label()
-	return t
-}
-
-// newest leaves one object of those that are listed in several versions.
-func newest(objects []Object) []Object {
-	best := map[[3]string]Object{}
-	for _, o := range objects {
-		key := [3]string{o.Kind, o.Metadata.Namespace, o.Metadata.Name}
-		if is, there := best[key]; !there || is.APIVersion < o.APIVersion {
-			best[key] = o
-		}
-	}
-	return slices.Collect(maps.Values(best))
-}
-
-// read reads a part of an object.
-func (f *fields) read(body json.RawMessage) bool {
-	if len(body) == 0 {
-		return true
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.UseNumber()
-	if err := dec.Decode(&f.of); err != nil {
-		f.note("", "it cannot be read ("+err.Error()+"): the object is left out")
-		return false
-	}
-	return true
-}
-
-// order is that in which kinds are translated and listed.
-var order = []string{"IPAddressPool", "AddressPool", "L2Advertisement", "Community", "BFDProfile", "BGPPeer", "BGPAdvertisement"}
-
-func rank(kind string) int {
-	if i := slices.Index(order, kind); i >= 0 {
-		return i
-	}
-	return len(order)
-}
-
-// kinds translate the spec of each kind.
-var kinds = map[string]func(t *Translation, m Metadata, f *fields){
-	"IPAddressPool":    (*Translation).pool,
-	"AddressPool":      (*Translation).oldPool,
-	"L2Advertisement":  (*Translation).l2Advertisement,
-	"Community":        (*Translation).community,
-	"BFDProfile":       (*Translation).bfdProfile,
-	"BGPPeer":          (*Translation).bgpPeer,
-	"BGPAdvertisement": (*Translation).bgpAdvertisement,
-}
-
-// told are kinds by which MetalLB tells what it does.
-var told = []string{"ServiceBGPStatus", "ServiceL2Status", "BGPSessionState", "ConfigurationState", "FRRNodeState"}
-
-// other takes what is no configuration that can be translated.
-func (t *Translation) other(o Object, f *fields) {
-	f.path = ""
-	switch {
-	case o.Kind == "ServiceL2Status":
+// metalLB is what MetalLB is configured by: the objects of its API, and its ConfigMap until
+// version 0.12. Its annotations are understood as they are.
+var metalLB = Source{
+	Name: "metallb", Title: "MetalLB", Groups: []string{"metallb.io", "frrk8s.metallb.io"},
+	Namespace: "metallb-system", ConfigMap: "config",
+	order: []string{"IPAddressPool", "AddressPool", "L2Advertisement", "Community", "BFDProfile", "BGPPeer", "BGPAdvertisement"},
+	told:  []string{"ServiceBGPStatus", "ServiceL2Status", "BGPSessionState", "ConfigurationState", "FRRNodeState"},
+	kinds: map[string]func(t *Translation, m Metadata, f *fields){
+		"IPAddressPool":    (*Translation).pool,
+		"AddressPool":      (*Translation).oldPool,
+		"L2Advertisement":  (*Translation).l2Advertisement,
+		"Community":        (*Translation).community,
+		"BFDProfile":       (*Translation).bfdProfile,
+		"BGPPeer":          (*Translation).bgpPeer,
+		"BGPAdvertisement": (*Translation).bgpAdvertisement,
+	},
+	tells: func(t *Translation, o Object) {
 		var is struct {
 			Node      string `json:"node"`
 			Name      string `json:"serviceName"`
 			Namespace string `json:"serviceNamespace"`
 		}
-		if err := json.Unmarshal(o.Status, &is); err == nil && is.Node != "" {
-			key := lb.ServiceKey{Namespace: is.Namespace, Name: is.Name}
-			if !slices.Contains(t.Announcers[key], is.Node) {
-				t.Announcers[key] = append(t.Announcers[key], is.Node)
-				slices.Sort(t.Announcers[key])
-			}
+		if o.Kind == "ServiceL2Status" && json.Unmarshal(o.Status, &is) == nil && is.Node != "" {
+			t.announces(lb.ServiceKey{Namespace: is.Namespace, Name: is.Name}, is.Node)
 		}
-	case slices.Contains(told, o.Kind):
-	case strings.HasPrefix(o.APIVersion, FRRGroup+"/"):
-		f.note("", "Belfry has no FRR: what this configures beyond MetalLB's own objects is left out")
-	default:
-		f.note("", "this kind is not known here, and is left out")
-	}
+	},
+	configMap: func(t *Translation, c ConfigMap) { t.legacy(c.Data["config"]) },
 }
 
-// meta is what an object of ours has of one of the other's. Labels come later, as far as
-// they are selected by.
-func (t *Translation) meta(kind string, m Metadata) (metav1.TypeMeta, metav1.ObjectMeta) {
-	if kind == "IPAddressPool" {
-		t.labels[m.Name] = m.Labels
+// announces notes that a node announces a Service's addresses.
+func (t *Translation) announces(key lb.ServiceKey, node string) {
+	if !slices.Contains(t.Announcers[key], node) {
+		t.Announcers[key] = append(t.Announcers[key], node)
+		slices.Sort(t.Announcers[key])
 	}
-	return metav1.TypeMeta{APIVersion: v1beta1.SchemeGroupVersion.String(), Kind: kind}, metav1.ObjectMeta{Name: m.Name}
 }
 
 func (t *Translation) pool(m Metadata, f *fields) {
@@ -401,36 +259,4 @@ func (t *Translation) password(m Metadata, f *fields, s *v1beta1.BGPPeerSpec) {
 		return
 	}
 	s.PasswordSecret = &v1beta1.SecretReference{Name: v1beta1.ObjectName(name)}
-}
-
-// label gives pools the labels that something selects them by.
-func (t *Translation) label() {
-	keys := map[string]bool{}
-	by := func(selectors []v1beta1.LabelSelector) {
-		for _, s := range selectors {
-			for key := range s.MatchLabels {
-				keys[key] = true
-			}
-			for _, e := range s.MatchExpressions {
-				keys[string(e.Key)] = true
-			}
-		}
-	}
-	for _, a := range t.L2Advertisements {
-		by(a.Spec.IPAddressPoolSelectors)
-	}
-	for _, a := range t.BGPAdvertisements {
-		by(a.Spec.IPAddressPoolSelectors)
-	}
-	for _, p := range t.Pools {
-		for key, v := range t.labels[p.Name] {
-			if !keys[key] {
-				continue
-			}
-			if p.Labels == nil {
-				p.Labels = map[string]string{}
-			}
-			p.Labels[key] = v
-		}
-	}
 }
