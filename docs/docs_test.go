@@ -355,6 +355,7 @@ func TestEveryEventIsDocumentedAndNoOther(t *testing.T) {
 			return strings.HasPrefix(e, "Session") || strings.HasPrefix(e, "Settings") || strings.HasPrefix(e, "Gossip")
 		})...),
 		"On BGPPeers":                            slices.DeleteFunc(eventsOfController(t), func(e string) bool { return !strings.HasPrefix(e, "Session") }),
+		"On the Secret belfry-gossip":            eventsOf(t, "../internal/kube"),
 		"On SpeakerStatuses":                     slices.DeleteFunc(eventsOfController(t), func(e string) bool { return !strings.HasPrefix(e, "Settings") && !strings.HasPrefix(e, "Gossip") }),
 		"On every object that configures Belfry": constants(t, "../api/v1beta1", "Reason"),
 	} {
@@ -390,10 +391,16 @@ func TestEveryEventIsDocumentedAndNoOther(t *testing.T) {
 	}
 }
 
-// eventsOfController are the values of the constants event... of the controller.
+// eventsOfController are the Events of the controller's loop.
 func eventsOfController(t *testing.T) []string {
 	t.Helper()
-	files, err := filepath.Glob("../internal/controller/*.go")
+	return eventsOf(t, "../internal/controller")
+}
+
+// eventsOf are the values of the constants event... of a package.
+func eventsOf(t *testing.T, room string) []string {
+	t.Helper()
+	files, err := filepath.Glob(room + "/*.go")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -408,7 +415,7 @@ func eventsOfController(t *testing.T) []string {
 		}
 	}
 	if len(all) == 0 {
-		t.Fatal("the controller has no Events")
+		t.Fatalf("%s has no Events", room)
 	}
 	return all
 }

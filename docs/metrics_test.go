@@ -19,6 +19,7 @@ import (
 	"github.com/belfrylb/belfry/internal/daemon"
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/election/watch"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/speaker"
@@ -89,7 +90,7 @@ func register(t *testing.T) map[string]*prometheus.Registry {
 		case "speaker":
 			l, err := link.New(log, r, link.Options{})
 			must(err)
-			m, err := membership.New(membership.Config{Node: "n1", Bind: netip.MustParseAddr("192.0.2.11")}, log, r, nil, nil)
+			m, err := membership.New(membership.Config{Node: "n1", Keys: gossipkey.Ring{Send: gossipkey.Key{1}}, Bind: netip.MustParseAddr("192.0.2.11")}, log, r, nil, nil)
 			must(err)
 			watch.New(watch.Config{}, log, r, l)
 			s := speaker.New(speaker.Config{Node: "n1", BGP: sessions{}}, nil, l, m, log, r)

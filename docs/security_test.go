@@ -41,7 +41,6 @@ var unproved = map[string][]string{
 		"**Who may create pools and peers** decides",
 		"These kinds are cluster-scoped: give the right",
 		"Put nothing else there.",
-		"To change it: write another text",
 		"Firewall 7870 and 7874 to the nodes",
 		"`--metrics-cert`, so that scrapers can tell",
 		"`--metrics-address=` turns the unencrypted figures",

@@ -216,6 +216,26 @@ type MembershipStatus struct {
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=64
 	Blocked []BlockedPeer `json:"blocked,omitempty"`
+	// The keys of gossip that this speaker uses; absent while it waits for one.
+	// +optional
+	Keys *GossipKeys `json:"keys,omitempty"`
+}
+
+// GossipKeys are the keys of gossip that a speaker uses, by ID: the first four bytes of
+// the SHA-256 of the key, in hexadecimal. A key cannot be had from its ID.
+type GossipKeys struct {
+	// The key that it sends with.
+	// +kubebuilder:validation:MaxLength=8
+	Sends string `json:"sends"`
+	// The keys that it accepts: more than one only while they change.
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:MaxLength=8
+	Accepts []string `json:"accepts"`
+	// The version of the gossip Secret that it follows.
+	// +optional
+	// +kubebuilder:validation:MaxLength=64
+	SecretVersion string `json:"secretVersion,omitempty"`
 }
 
 // A BlockedPeer is a node to which gossip is blocked.

@@ -78,10 +78,12 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		Identity: f.identity, Timing: f.lease, Log: log,
 	}
 	loop := pulse.New("the allocation loop", pulse.Patience)
+	secret := kube.NewGossipSecret(clients.Core, f.namespace, f.gossipSecret, events, log)
 	c := controller.New(controller.Options{
 		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(registry, events),
 		Announce: eligibility.Options{IgnoreExcludeLB: f.ignoreExcludeLB},
 		Settings: report.Settings{Class: f.class, DrainTaint: f.drainTaint, IgnoreExcludeLB: f.ignoreExcludeLB, Namespace: f.namespace},
+		Gossip:   secret,
 		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Pulse: loop, Log: log,
 	})
 
@@ -103,7 +105,6 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		return err
 	}
 	wg.Go(func() { cluster.Run(background) })
-	secret := kube.NewGossipSecret(clients.Core, f.namespace, f.gossipSecret, log)
 	wg.Go(func() { secret.Run(background) })
 	wg.Go(func() { events.Run(background) })
 

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election/membership"
 	"github.com/belfrylb/belfry/internal/election/watch"
 	"github.com/belfrylb/belfry/internal/eligibility"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
@@ -96,23 +98,40 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	start(func(ctx context.Context) error { cluster.Run(ctx); return nil })
 	start(l2.Run)
 
-	key, err := kube.ReadGossipKey(ctx, clients.Core, o.namespace, o.secret, log)
+	status := register{
+		kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID, log), o.node,
+		report.Settings{Class: o.class, DrainTaint: o.drainTaint, IgnoreExcludeLB: o.ignoreExclude, Namespace: o.namespace},
+		cluster, &atomic.Pointer[gossipkey.Use]{},
+	}
+	status.use(gossipkey.Use{})
+	start(func(ctx context.Context) error { status.Run(ctx); return nil })
+	keys := kube.NewGossipKeys(clients.Core, o.namespace, o.secret, log)
+	ring, use, err := keys.Begin(ctx, status.idle)
 	if err != nil {
 		return ended(parts, err)
 	}
+	status.use(use)
 	gossip, size, err := o.place(ctx, cluster, log)
 	if err != nil {
 		return ended(parts, err)
 	}
-	watcher := watch.New(watch.Config{Port: o.detectionPort, Key: key}, log, registry, l2)
+	watcher := watch.New(watch.Config{Port: o.detectionPort, Keys: ring}, log, registry, l2)
 	start(func(ctx context.Context) error { watcher.Run(ctx); return nil })
 	members, err := membership.New(membership.Config{
-		Node: o.node, Bind: gossip, Port: o.gossipPort, Key: key, Size: size,
+		Node: o.node, Bind: gossip, Port: o.gossipPort, Keys: ring, Size: size,
 	}, log, registry, speaker.NewConfirmer(l2), watcher)
 	if err != nil {
 		return err
 	}
 	start(members.Run)
+	start(func(ctx context.Context) error {
+		keys.Run(ctx, func(to gossipkey.Ring, use gossipkey.Use) {
+			members.SetKeys(to)
+			watcher.SetKeys(to)
+			status.use(use)
+		})
+		return nil
+	})
 
 	peering := gobgp.New(log)
 	start(func(ctx context.Context) error {
@@ -122,16 +141,10 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 		return nil
 	})
 
-	status := register{
-		kube.NewSpeakerStatus(clients.Own, o.node, cluster.NodeUID, log), o.node,
-		report.Settings{Class: o.class, DrainTaint: o.drainTaint, IgnoreExcludeLB: o.ignoreExclude, Namespace: o.namespace},
-		cluster,
-	}
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: eligibility.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
 		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Pulse: loop, Requests: status.Requests(),
 	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
-	start(func(ctx context.Context) error { status.Run(ctx); return nil })
 	reporter := speaker.NewReporter(s, status, log, registry)
 	start(func(ctx context.Context) error { reporter.Run(ctx); return nil })
 	routers := &introduction{}

@@ -86,15 +86,18 @@ func (a Authentication) verify(b []byte, p Packet) error {
 	case p.Auth.Type != a.Type:
 		return ErrAuthType
 	}
-	i := slices.IndexFunc(a.Keys, func(k Key) bool { return k.ID == p.Auth.KeyID })
-	if i < 0 {
-		return ErrKeyID
+	err := ErrKeyID
+	for _, k := range a.Keys {
+		if k.ID != p.Auth.KeyID {
+			continue
+		}
+		want := digest(b, k)
+		if subtle.ConstantTimeCompare(want[:], p.Auth.Digest[:]) == 1 {
+			return nil
+		}
+		err = ErrDigest
 	}
-	want := digest(b, a.Keys[i])
-	if subtle.ConstantTimeCompare(want[:], p.Auth.Digest[:]) != 1 {
-		return ErrDigest
-	}
-	return nil
+	return err
 }
 
 // sign writes the digest into a packet of octets that has a section for it.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/eligibility"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/pulse"
@@ -34,6 +35,8 @@ type Options struct {
 	// WriteTimeout bounds a write. It must not exceed the time between the moment
 	// when Held turns false and the moment when another leader may start.
 	WriteTimeout time.Duration
+	// Gossip hears what is known of the keys that speakers use; nil: nobody does.
+	Gossip interface{ SetSpeakers([]gossipkey.Speaker) }
 	// Pulse is that of the allocation loop; nil: it is not asked.
 	Pulse *pulse.Pulse
 	Log   *slog.Logger

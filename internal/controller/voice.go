@@ -106,6 +106,9 @@ func (l *loop) listen(now time.Time) []lb.ServiceKey {
 	l.tellStrays()
 	l.tellBlocked()
 	l.tellUnknown(now)
+	if speakers, known := l.view.Speakers(l.setting.Nodes); known && l.Gossip != nil {
+		l.Gossip.SetSpeakers(speakers)
+	}
 	l.settleSessions()
 	l.Metrics.hear(l.view, l.setting.Nodes)
 	return keys

@@ -9,17 +9,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime"
 	"runtime/debug"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/pflag"
 
+	"github.com/belfrylb/belfry/internal/bounded"
 	"github.com/belfrylb/belfry/internal/scrape"
 )
 
@@ -168,11 +167,11 @@ func serve(ctx context.Context, wg *sync.WaitGroup, address string, h http.Handl
 	if address == "" {
 		return nil
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := bounded.Listen(address)
 	if err != nil {
 		return fmt.Errorf("serve on %s: %w", address, err)
 	}
-	server := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
+	server := bounded.Server(h)
 	wg.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("cannot serve", "address", address, "err", err)

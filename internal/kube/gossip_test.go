@@ -3,7 +3,6 @@ package kube
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -18,6 +17,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
+
+	"github.com/belfrylb/belfry/internal/gossipkey"
+	"github.com/belfrylb/belfry/internal/objects"
 )
 
 // A secretServer is an API server that has one Secret, belfry-system/belfry-gossip.
@@ -30,7 +32,7 @@ func (s *secretServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.URL.Path == "/api/v1/namespaces/belfry-system/secrets/belfry-gossip" {
 		object = &corev1.Secret{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
-			Data:     map[string][]byte{GossipKey: []byte(*s.text.Load())},
+			Data:     map[string][]byte{objects.GossipKey: []byte(*s.text.Load())},
 		}
 	} else {
 		code = http.StatusNotFound
@@ -54,12 +56,9 @@ func (s *secretServer) client(t *testing.T, text string) *CoreClient {
 	return c
 }
 
-// The value is what `printf 0123456789abcdefghijklmn | sha256sum` prints.
-func TestTheGossipKeyIsTheHashOfTheWholeText(t *testing.T) {
-	got, err := ReadGossipKey(t.Context(), new(secretServer).client(t, "0123456789abcdefghijklmn"), "belfry-system", "belfry-gossip", slog.New(slog.DiscardHandler))
-	if want := "d5ea2aa9223ac1fa43ccec70b30962690fcfc6686857f99a0c4b2963cf8bee4b"; err != nil || hex.EncodeToString(got[:]) != want {
-		t.Errorf("%x, %v; want %s", got, err, want)
-	}
+func begin(ctx context.Context, client *CoreClient, secret string) (gossipkey.Ring, error) {
+	ring, _, err := NewGossipKeys(client, "belfry-system", secret, slog.New(slog.DiscardHandler)).Begin(ctx, func(context.Context) {})
+	return ring, err
 }
 
 func TestTheGossipKeyIsWaitedFor(t *testing.T) {
@@ -68,12 +67,12 @@ func TestTheGossipKeyIsWaitedFor(t *testing.T) {
 		client := server.client(t, "too short")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if _, err := ReadGossipKey(ctx, client, "belfry-system", "belfry-gossip", slog.New(slog.DiscardHandler)); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "9 bytes") {
+		if _, err := begin(ctx, client, "belfry-gossip"); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "9 bytes") {
 			t.Errorf("a short key: %v", err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if _, err := ReadGossipKey(ctx, client, "belfry-system", "other", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "not created it yet") {
+		if _, err := begin(ctx, client, "other"); err == nil || !strings.Contains(err.Error(), "not created it yet") {
 			t.Errorf("no Secret: %v", err)
 		}
 		go func() {
@@ -82,7 +81,7 @@ func TestTheGossipKeyIsWaitedFor(t *testing.T) {
 			server.text.Store(&text)
 		}()
 		start := time.Now()
-		if _, err := ReadGossipKey(t.Context(), client, "belfry-system", "belfry-gossip", slog.New(slog.DiscardHandler)); err != nil {
+		if _, err := begin(t.Context(), client, "belfry-gossip"); err != nil {
 			t.Error(err)
 		}
 		if took := time.Since(start); took < time.Minute || took > time.Minute+5*time.Second {

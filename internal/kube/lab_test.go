@@ -24,6 +24,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/client/versioned"
 	"github.com/belfrylb/belfry/internal/kube/lease"
@@ -513,7 +514,8 @@ func TestGossipSecretIsCreatedOnceAndRestoredWithItsKey(t *testing.T) {
 	t.Cleanup(func() { _ = secrets.Delete(context.WithoutCancel(ctx), "belfry-gossip", metav1.DeleteOptions{}) })
 	var wg sync.WaitGroup
 	replica := func() (g *kube.GossipSecret, lead func() (end func())) {
-		g = kube.NewGossipSecret(core, lab.Namespace, "belfry-gossip", slog.New(slog.DiscardHandler))
+		g = kube.NewGossipSecret(core, lab.Namespace, "belfry-gossip", nil, slog.New(slog.DiscardHandler))
+		g.SetSpeakers(nil)
 		wg.Go(func() { g.Run(ctx) })
 		return g, func() func() {
 			leading, end := context.WithCancel(ctx)
@@ -522,17 +524,17 @@ func TestGossipSecretIsCreatedOnceAndRestoredWithItsKey(t *testing.T) {
 			return func() { end(); <-done }
 		}
 	}
-	key := func() [32]byte {
+	key := func() gossipkey.Key {
 		t.Helper()
-		k, err := kube.ReadGossipKey(ctx, b.clients(speaker).Core, lab.Namespace, "belfry-gossip", slog.New(slog.DiscardHandler))
+		ring, _, err := kube.NewGossipKeys(b.clients(speaker).Core, lab.Namespace, "belfry-gossip", slog.New(slog.DiscardHandler)).Begin(ctx, func(context.Context) {})
 		b.must(err)
-		return k
+		return ring.Send
 	}
 	_, lead := replica()
 	_, leadToo := replica()
 	end := lead()
 	first := key()
-	if first == [32]byte{} {
+	if first.None() {
 		t.Error("the key is nothing")
 	}
 	for range 2 {
@@ -553,7 +555,7 @@ func TestGossipSecretIsCreatedOnceAndRestoredWithItsKey(t *testing.T) {
 	// What somebody writes instead stands, and is what is restored then.
 	s, err := secrets.Get(ctx, "belfry-gossip", metav1.GetOptions{})
 	b.must(err)
-	s.Data[kube.GossipKey] = []byte("a text that a person has chosen, and long")
+	s.Data[objects.GossipKey] = []byte("a text that a person has chosen, and long")
 	_, err = secrets.Update(ctx, s, metav1.UpdateOptions{})
 	b.must(err)
 	second := key()
@@ -566,6 +568,136 @@ func TestGossipSecretIsCreatedOnceAndRestoredWithItsKey(t *testing.T) {
 		return "", is == second
 	})
 	end()
+}
+
+// Three speakers follow the Secret on a real API server, one of them late; the controller
+// takes its steps by what they say, with the rights that it has.
+func TestTheGossipKeyIsChangedStepByStepWhenThatIsAskedFor(t *testing.T) {
+	b := newBench(t)
+	b.patience = time.Minute
+	ctx := t.Context()
+	secrets := b.admin.CoreV1().Secrets(lab.Namespace)
+	t.Cleanup(func() { _ = secrets.Delete(context.WithoutCancel(ctx), "belfry-gossip", metav1.DeleteOptions{}) })
+	var wg sync.WaitGroup
+	t.Cleanup(wg.Wait)
+	ctx, end := context.WithCancel(ctx)
+	t.Cleanup(end)
+	events := kube.NewRecorder(b.clients(controller).Core, "belfry.dev/controller", "a", slog.New(slog.DiscardHandler))
+	wg.Go(func() { events.Run(ctx) })
+	keeping := func() (g *kube.GossipSecret, stop func()) {
+		g = kube.NewGossipSecret(b.clients(controller).Core, lab.Namespace, "belfry-gossip", events, slog.New(slog.DiscardHandler))
+		ctx, stop := context.WithCancel(ctx)
+		wg.Go(func() { g.Run(ctx) })
+		wg.Go(func() { g.Keep(ctx) })
+		return g, stop
+	}
+	var mu sync.Mutex
+	uses := map[string]gossipkey.Use{}
+	var g *kube.GossipSecret
+	report := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		var all []gossipkey.Speaker
+		for node, u := range uses {
+			all = append(all, gossipkey.Speaker{Node: node, Use: u})
+		}
+		// Whoever runs hears whoever runs.
+		for _, a := range uses {
+			for _, b := range uses {
+				if !a.Takes(b.Sends) {
+					t.Errorf("%v does not accept what %v sends", a, b)
+				}
+			}
+		}
+		g.SetSpeakers(all)
+	}
+	g, stop := keeping()
+	report()
+	held := make(chan struct{})
+	for _, node := range []string{"n1", "n2", "late"} {
+		keys := kube.NewGossipKeys(b.clients(speaker).Core, lab.Namespace, "belfry-gossip", slog.New(slog.DiscardHandler))
+		_, use, err := keys.Begin(ctx, func(context.Context) {})
+		b.must(err)
+		mu.Lock()
+		uses[node] = use
+		mu.Unlock()
+		wg.Go(func() {
+			if node == "late" {
+				select {
+				case <-held:
+				case <-ctx.Done():
+					return
+				}
+			}
+			keys.Run(ctx, func(_ gossipkey.Ring, use gossipkey.Use) {
+				mu.Lock()
+				uses[node] = use
+				mu.Unlock()
+				report()
+			})
+		})
+	}
+	report()
+	state := func() gossipkey.State {
+		s, err := secrets.Get(ctx, "belfry-gossip", metav1.GetOptions{})
+		b.must(err)
+		is, err := objects.GossipSecret(s)
+		b.must(err)
+		return is
+	}
+	first := state().Key
+	_, err := secrets.Patch(ctx, "belfry-gossip", types.MergePatchType, []byte(`{"metadata":{"annotations":{"belfry.dev/rotate":"1"},"labels":{"kept":"yes"}}}`), metav1.PatchOptions{})
+	b.must(err)
+	var second gossipkey.Key
+	b.eventually("the next key is there, and two accept it", func() (string, bool) {
+		second = state().Next
+		mu.Lock()
+		defer mu.Unlock()
+		return fmt.Sprint(uses), !second.None() && uses["n1"].Takes(second.ID()) && uses["n2"].Takes(second.ID())
+	})
+	if is := state(); is.Key != first || is.Next != second {
+		t.Fatalf("it does not wait for the third: %+v", is)
+	}
+	close(held)
+	b.eventually("the new key is the only one", func() (string, bool) {
+		is := state()
+		mu.Lock()
+		defer mu.Unlock()
+		return fmt.Sprint(is, uses), is.Key == second && is.Previous.None() && uses["late"].Sends == second.ID() && !uses["late"].Takes(first.ID())
+	})
+	s, err := secrets.Get(ctx, "belfry-gossip", metav1.GetOptions{})
+	b.must(err)
+	if s.Labels["kept"] != "yes" || s.Annotations[objects.AnnotationRotated] != "1" || len(s.Data) != 1 {
+		t.Errorf("labels %v, annotations %v, %d texts", s.Labels, s.Annotations, len(s.Data))
+	}
+	b.eventually("it is told", func() (string, bool) {
+		list, err := b.admin.EventsV1().Events(lab.Namespace).List(ctx, metav1.ListOptions{})
+		b.must(err)
+		var got []string
+		for _, e := range list.Items {
+			if e.Regarding.Kind == "Secret" && e.Regarding.Name == "belfry-gossip" {
+				got = append(got, e.Reason)
+			}
+		}
+		return fmt.Sprint(got), slices.Contains(got, "GossipKeyChanging") && slices.Contains(got, "GossipKeyChanged")
+	})
+	// A controller that never saw the Secret finds none: it does not invent a key beside
+	// that which the speakers have.
+	stop()
+	b.must(secrets.Delete(ctx, "belfry-gossip", metav1.DeleteOptions{}))
+	g, _ = keeping()
+	report()
+	b.eventually("a third key has taken the place of the lost one", func() (string, bool) {
+		s, err := secrets.Get(ctx, "belfry-gossip", metav1.GetOptions{})
+		if err != nil {
+			return err.Error(), false
+		}
+		is, err := objects.GossipSecret(s)
+		b.must(err)
+		mu.Lock()
+		defer mu.Unlock()
+		return fmt.Sprint(is, uses), !is.Key.None() && is.Key != second && len(is.Lost) == 0 && uses["n1"].Sends == is.Key.ID() && len(uses["n1"].Accepts) == 1
+	})
 }
 
 func TestEventsAreWrittenAsGiven(t *testing.T) {
@@ -608,7 +740,7 @@ func TestRightsAreTheLeast(t *testing.T) {
 			"read a secret elsewhere": func() error { _, err := core.CoreV1().Secrets(b.ns).Get(ctx, "x", metav1.GetOptions{}); return err },
 			"list all secrets":        func() error { _, err := core.CoreV1().Secrets("").List(ctx, metav1.ListOptions{}); return err },
 			"change a secret": func() error {
-				_, err := core.CoreV1().Secrets(lab.Namespace).Patch(ctx, "belfry-gossip", types.MergePatchType, []byte(`{}`), metav1.PatchOptions{})
+				_, err := core.CoreV1().Secrets(lab.Namespace).Patch(ctx, map[string]string{controller: "peer", speaker: "belfry-gossip"}[account], types.MergePatchType, []byte(`{}`), metav1.PatchOptions{})
 				return err
 			},
 			"change a service's spec": func() error {

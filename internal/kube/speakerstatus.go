@@ -46,12 +46,7 @@ type SpeakerStatus struct {
 // NewSpeakerStatus returns the SpeakerStatus of a node whose UID owner knows.
 func NewSpeakerStatus(own *OwnClient, node string, owner func(node string) (types.UID, bool), log *slog.Logger) *SpeakerStatus {
 	s := &SpeakerStatus{node: node, own: own, owner: owner, changed: make(chan struct{}, 1), requests: make(chan string, 1)}
-	notify := func() {
-		select {
-		case s.changed <- struct{}{}:
-		default:
-		}
-	}
+	notify := s.Touch
 	only := func(o metav1.ListOptions) metav1.ListOptions {
 		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, node).String()
 		return o
@@ -70,6 +65,14 @@ func (s *SpeakerStatus) Run(ctx context.Context) { s.mirror.run(ctx) }
 
 // Changed delivers when the object has changed, or is known for the first time.
 func (s *SpeakerStatus) Changed() <-chan struct{} { return s.changed }
+
+// Touch has Changed deliver: what is to be written has changed.
+func (s *SpeakerStatus) Touch() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+}
 
 // ask hands on what the object asks for, unless it says what came of that. It is called
 // with mu held, so nobody else does.

@@ -12,6 +12,7 @@ import (
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
 )
@@ -38,6 +39,9 @@ type Report struct {
 	// Blocked are those to which gossip is blocked, since when any is.
 	Blocked      []election.Blocked
 	BlockedSince time.Time
+	// Keys are the keys of gossip that it uses; none while it waits for one, and if it
+	// is older and does not say.
+	Keys gossipkey.Use
 	// Interfaces are those that can announce.
 	Interfaces []lb.Interface
 	// Answers are the addresses that the node answers for, ascending.
@@ -440,7 +444,11 @@ func (v *View) Unknown(node string) bool {
 	if v.reported[node] {
 		return false
 	}
-	mute := v.believed[node] != nil
+	return v.believed[node] != nil || v.heard(node)
+}
+
+// heard reports whether another speaker hears that of the node.
+func (v *View) heard(node string) bool {
 	for _, m := range v.members {
 		r := v.believed[m.Node]
 		if r.Node == node || r.Mute || r.State == election.Joining || len(r.Unheard) >= MaxUnheard {
@@ -450,7 +458,29 @@ func (v *View) Unknown(node string) bool {
 			return true
 		}
 	}
-	return mute
+	return false
+}
+
+// Speakers says of the speakers of nodes which keys of gossip they use: of those that
+// live, and of those that say themselves that they use none. The second result is false
+// while reports cannot be read.
+func (v *View) Speakers(nodes []lb.Node) ([]gossipkey.Speaker, bool) {
+	out := []gossipkey.Speaker{}
+	for _, n := range nodes {
+		r := v.gossiping[n.Name]
+		s := gossipkey.Speaker{Node: n.Name}
+		switch silent := r == nil || r.State == election.Joining && r.Keys.Sends == ""; {
+		case silent && v.heard(n.Name): // Its report is of an earlier life.
+		case silent:
+			s.Idle = true
+		case v.believed[n.Name] != nil || v.heard(n.Name):
+			s.Use = r.Keys
+		default:
+			continue
+		}
+		out = append(out, s)
+	}
+	return out, !v.blind
 }
 
 // Gossiping returns, by node, the reports of the speakers that run, by their own words,

@@ -12,18 +12,13 @@ import (
 	"fmt"
 	"log/slog"
 	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
+	"github.com/belfrylb/belfry/internal/bounded"
 )
-
-// connections is how many there may be at a time; more wait
-// (docs/design/bounds.md).
-const connections = 64
 
 // A Certificate is what the server shows: files, read anew when they change, or
 // one that is made at the start and signed by itself.
@@ -47,26 +42,16 @@ func Serve(ctx context.Context, wg *sync.WaitGroup, address string, c Certificat
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := bounded.Listen(address)
 	if err != nil {
 		return fmt.Errorf("serve on %s: %w", address, err)
 	}
-	server := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       90 * time.Second,
-		MaxHeaderBytes:    16 << 10,
-		// What a client does to a handshake is nothing to wake an operator for.
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		TLSConfig: &tls.Config{
-			MinVersion:     tls.VersionTLS12,
-			GetCertificate: certificate,
-		},
-	}
+	server := bounded.Server(h)
+	// What a client does to a handshake is nothing to wake an operator for.
+	server.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
+	server.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificate}
 	wg.Go(func() {
-		if err := server.ServeTLS(netutil.LimitListener(listener, connections), "", ""); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("cannot serve", "address", address, "err", err)
 		}
 	})

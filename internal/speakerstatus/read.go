@@ -7,6 +7,7 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/bgp"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/report"
 )
@@ -30,6 +31,12 @@ func Read(o *v1beta1.SpeakerStatus) report.Report {
 	}
 	for _, b := range s.Membership.Blocked {
 		r.Blocked = append(r.Blocked, election.Blocked{Node: b.Node, Protocols: election.ProtocolsOf(b.Protocols)})
+	}
+	if k := s.Membership.Keys; k != nil {
+		r.Keys = gossipkey.Use{Sends: gossipkey.ID(k.Sends), Seen: k.SecretVersion}
+		for _, id := range k.Accepts {
+			r.Keys.Accepts = append(r.Keys.Accepts, gossipkey.ID(id))
+		}
 	}
 	for _, c := range s.Conditions {
 		if c.Type == v1beta1.ConditionGossipBlocked {

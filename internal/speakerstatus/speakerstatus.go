@@ -26,6 +26,7 @@ import (
 	"github.com/belfrylb/belfry/internal/core"
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/eligibility"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
@@ -54,6 +55,8 @@ type Knowledge struct {
 	Unheard []string
 	// Blocked are nodes to which gossip is blocked though their speakers are there.
 	Blocked []election.Blocked
+	// Keys are the keys of gossip that it uses.
+	Keys gossipkey.Use
 	// Withheld are the addresses that are to be announced from here and are not:
 	// which station uses them, or none while their segment is being asked. Conflicts are
 	// foreign stations that use what is announced all the same.
@@ -107,7 +110,7 @@ func Compose(k Knowledge, before v1beta1.SpeakerStatusStatus) v1beta1.SpeakerSta
 		Settings:   v1beta1.SpeakerSettings{LoadBalancerClass: k.Settings.Class, DrainTaint: k.Settings.DrainTaint, IgnoreExcludeLB: k.Settings.IgnoreExcludeLB, Namespace: k.Settings.Namespace},
 		Detection:  k.Detection.String(),
 		Interfaces: interfaces(k),
-		Membership: membership(k.Members, k.Unheard, k.Blocked),
+		Membership: membership(k),
 		Layer2:     layer2Status(k, before.Layer2),
 		BGP:        sessions(k, before.BGP.Sessions),
 		NotApplied: notApplied(k),
@@ -198,9 +201,9 @@ func subnetsOf(i lb.Interface) (subnets []string, segment bool) {
 	return subnets, segment
 }
 
-func membership(members []election.Member, unheard []string, blocked []election.Blocked) v1beta1.MembershipStatus {
-	var out v1beta1.MembershipStatus
-	for _, m := range members {
+func membership(k Knowledge) v1beta1.MembershipStatus {
+	out := v1beta1.MembershipStatus{Keys: keysOf(k.Keys)}
+	for _, m := range k.Members {
 		switch m.State {
 		case election.Alive:
 			out.Alive++
@@ -210,9 +213,20 @@ func membership(members []election.Member, unheard []string, blocked []election.
 	}
 	slices.Sort(out.Suspected)
 	out.Suspected = first(out.Suspected, maxSuspected)
-	out.Unheard = slices.Sorted(slices.Values(first(unheard, maxUnheard)))
-	for _, b := range first(blocked, maxBlocked) {
+	out.Unheard = slices.Sorted(slices.Values(first(k.Unheard, maxUnheard)))
+	for _, b := range first(k.Blocked, maxBlocked) {
 		out.Blocked = append(out.Blocked, v1beta1.BlockedPeer{Node: b.Node, Protocols: b.Protocols.Names()})
+	}
+	return out
+}
+
+func keysOf(u gossipkey.Use) *v1beta1.GossipKeys {
+	if u.Sends == "" {
+		return nil
+	}
+	out := &v1beta1.GossipKeys{Sends: string(u.Sends), SecretVersion: cut(u.Seen, 64)}
+	for _, id := range u.Accepts {
+		out.Accepts = append(out.Accepts, string(id))
 	}
 	return out
 }

@@ -34,7 +34,7 @@ func (l *loop) begin() error {
 	conf.Transport = tr
 	conf.BindAddr, conf.BindPort = l.bind.String(), int(m.cfg.Port)
 	conf.AdvertisePort = int(m.cfg.Port)
-	conf.SecretKey = m.cfg.Key[:]
+	conf.Keyring = m.ring.keys
 	conf.EnableCompression = false
 	conf.TCPTimeout = streamTimeout
 	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.

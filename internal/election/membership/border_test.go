@@ -227,7 +227,7 @@ func TestNamesAreBoundedInNumber(t *testing.T) {
 
 func TestMembersAreBoundedInNumber(t *testing.T) {
 	c := newCluster(t, 2)
-	m, err := New(Config{Node: "n", Bind: c.addr(1), Key: testKey}, testLog(t, "n"), nil, nil, nil)
+	m, err := New(Config{Node: "n", Bind: c.addr(1), Keys: testKeys}, testLog(t, "n"), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

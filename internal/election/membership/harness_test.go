@@ -23,10 +23,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-var testKey = sha256.Sum256([]byte("gossip key of the tests"))
+var testKeys = gossipkey.Ring{Send: sha256.Sum256([]byte("gossip key of the tests"))}
 
 // subnets hands out a loopback subnet per cluster, so that tests of one process
 // do not meet; the process id keeps processes apart.
@@ -103,7 +104,7 @@ func (c *cluster) start(host int, change ...func(*Config)) *member {
 // startWatching does the same, with sessions that the test speaks for.
 func (c *cluster) startWatching(host int, w *watches, change ...func(*Config)) *member {
 	c.t.Helper()
-	cfg := Config{Node: c.node(host), Bind: c.addr(host), Port: c.port, Key: testKey, Size: c.size}
+	cfg := Config{Node: c.node(host), Bind: c.addr(host), Port: c.port, Keys: testKeys, Size: c.size}
 	for _, f := range change {
 		f(&cfg)
 	}
@@ -348,7 +349,7 @@ func child(spec string) int {
 	f := strings.Fields(spec)
 	var port uint16
 	fmt.Sscan(f[2], &port)
-	m, err := New(Config{Node: f[0], Bind: netip.MustParseAddr(f[1]), Port: port, Key: testKey}, slog.New(slog.DiscardHandler), nil, nil, nil)
+	m, err := New(Config{Node: f[0], Bind: netip.MustParseAddr(f[1]), Port: port, Keys: testKeys}, slog.New(slog.DiscardHandler), nil, nil, nil)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -2,10 +2,12 @@ package membership
 
 import (
 	"context"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +31,8 @@ type lan struct {
 	apart func(a, b netip.Addr) bool
 	// filtered is set while packets are lost and connections are not.
 	filtered bool
+	// tapped keeps all that is sent; nil for nothing.
+	tapped   *[]recorded
 	stations map[netip.Addr]*station
 }
 
@@ -93,6 +97,68 @@ func (l *lan) filter(on bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.filtered = on
+}
+
+// A recorded is what was sent: a packet, or a part of a stream.
+type recorded struct {
+	from   netip.AddrPort
+	to     netip.Addr
+	b      []byte
+	stream *stream
+}
+
+func (l *lan) record(r recorded) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.tapped != nil {
+		*l.tapped = append(*l.tapped, r)
+	}
+}
+
+// tap has all that is sent from now on kept; it returns what ends that.
+func (l *lan) tap() (end func() []recorded) {
+	var all []recorded
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tapped = &all
+	return func() []recorded {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.tapped = nil
+		return all
+	}
+}
+
+// replay sends it all again, a packet or stream every millisecond, to whom it went then.
+func (l *lan) replay(all []recorded) {
+	streams := map[*stream][]byte{}
+	for _, r := range all {
+		if r.stream != nil {
+			streams[r.stream] = append(streams[r.stream], r.b...)
+		}
+	}
+	for _, r := range all {
+		process := l.process(r.to)
+		if process == nil {
+			continue
+		}
+		switch whole := streams[r.stream]; {
+		case r.stream == nil:
+			process.receive(&memberlist.Packet{Buf: slices.Clone(r.b), From: net.UDPAddrFromAddrPort(r.from), Timestamp: time.Now()})
+		case whole == nil:
+			continue
+		default:
+			delete(streams, r.stream)
+			here, there := net.Pipe()
+			if !process.accept(&stream{Conn: there, end: process, peer: r.from.Addr()}) {
+				continue
+			}
+			_ = here.SetDeadline(time.Now().Add(time.Second))
+			go func() { _, _ = here.Write(whole) }()
+			go func() { _, _ = io.Copy(io.Discard, here) }()
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // passes reports whether packets pass at all.
@@ -223,6 +289,7 @@ func (e *endpoint) WriteTo(b []byte, addr string) (time.Time, error) {
 	e.running()
 	to := netip.MustParseAddrPort(addr).Addr()
 	e.spent.count(len(b))
+	e.lan.record(recorded{from: e.bind, to: to, b: slices.Clone(b)})
 	if delay, arrives := e.lan.crosses(e.bind.Addr(), to); arrives && e.lan.passes() {
 		time.AfterFunc(delay, func() {
 			if process := e.lan.process(to); process != nil {
@@ -331,6 +398,7 @@ func (s *stream) Write(b []byte) (int, error) {
 		s.end.spent.count(len(b))
 		delay, arrives := s.end.lan.crosses(s.end.bind.Addr(), s.peer)
 		if arrives {
+			s.end.lan.record(recorded{from: s.end.bind, to: s.peer, b: slices.Clone(b), stream: s})
 			time.Sleep(delay)
 			return s.Conn.Write(b)
 		}

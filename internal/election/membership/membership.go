@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -29,8 +30,8 @@ type Config struct {
 	Bind netip.Addr
 	// Port is the same on all nodes; 0 is DefaultPort.
 	Port uint16
-	// Key encrypts gossip (AES-256-GCM). All nodes have the same.
-	Key [32]byte
+	// Keys encrypt gossip (AES-256-GCM). All nodes accept what each of them sends with.
+	Keys gossipkey.Ring
 	// Size is how many speakers to expect; it sets the pace of gossip. 0 takes
 	// the pace of a small cluster.
 	Size int
@@ -44,6 +45,9 @@ func (c Config) Validate() error {
 	}
 	if !c.Bind.IsValid() || c.Bind.IsUnspecified() || c.Bind.Is4In6() || c.Bind.Zone() != "" {
 		errs = append(errs, fmt.Errorf("gossip address %v: want an address of the node that the others reach", c.Bind))
+	}
+	if c.Keys.Send.None() {
+		errs = append(errs, errors.New("gossip has no key"))
 	}
 	return errors.Join(errs...)
 }
@@ -80,6 +84,8 @@ type Membership struct {
 	changed chan struct{}
 	members atomic.Pointer[[]election.Member]
 	blocked atomic.Pointer[[]election.Blocked]
+	// ring is what is in use.
+	ring *ring
 	// state is what a peer is told in an exchange: encoded records, this
 	// node's first.
 	state atomic.Pointer[[][]byte]
@@ -107,7 +113,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 		open: open, changed: make(chan struct{}, 1),
 		inbox: inbox{kick: make(chan struct{}, 1)},
 	}
-	m.border = newBorder(m.metrics.dropped)
+	m.border, m.ring = newBorder(m.metrics.dropped), newRing(cfg.Keys)
 	m.news = &memberlist.TransmitLimitedQueue{RetransmitMult: 2, NumNodes: func() int { return int(m.size.Load()) }}
 	m.size.Store(1)
 	m.room.Store(int64(election.Room(0)))

@@ -374,7 +374,7 @@ func TestASingleNodeDoesNotWait(t *testing.T) {
 }
 
 func TestBeforeItRunsItIsJoining(t *testing.T) {
-	m, err := New(Config{Node: "n", Bind: netip.MustParseAddr("127.0.0.1"), Key: testKey}, testLog(t, "n"), nil, nil, nil)
+	m, err := New(Config{Node: "n", Bind: netip.MustParseAddr("127.0.0.1"), Keys: testKeys}, testLog(t, "n"), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +386,7 @@ func TestBeforeItRunsItIsJoining(t *testing.T) {
 func TestStrangersAreDroppedAndCounted(t *testing.T) {
 	c := newCluster(t, 2)
 	m := c.start(1)
-	stranger := c.start(2, func(cfg *Config) { cfg.Key[0]++ })
+	stranger := c.start(2, func(cfg *Config) { cfg.Keys.Send[0]++ })
 	foreign := func() float64 { return testutil.ToFloat64(m.metrics.dropped.WithLabelValues(dropForeign)) }
 	eventually(t, 5*time.Second, func() (bool, string) {
 		return foreign() >= 3, fmt.Sprintf("%v foreign packets counted", foreign())
@@ -544,7 +544,7 @@ func TestAnAddressInUseIsAnError(t *testing.T) {
 	c := newCluster(t, 2)
 	m := c.start(1)
 	m.sees("itself alive", 3*time.Second, with(m.node, election.Alive))
-	again, err := New(Config{Node: "other", Bind: m.addr, Port: c.port, Key: testKey}, testLog(t, "other"), nil, nil, nil)
+	again, err := New(Config{Node: "other", Bind: m.addr, Port: c.port, Keys: testKeys}, testLog(t, "other"), nil, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

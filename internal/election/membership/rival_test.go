@@ -43,7 +43,7 @@ func newRival(t testing.TB, size int) *rival {
 	r := &rival{w: newWorld(t, *seed)}
 	for h := range size {
 		conf := memberlist.DefaultLANConfig()
-		conf.Name, conf.SecretKey, conf.LogOutput = r.w.node(h), testKey[:], io.Discard
+		conf.Name, conf.SecretKey, conf.LogOutput = r.w.node(h), testKeys.Send[:], io.Discard
 		conf.BindAddr = r.w.addr(h).String()
 		conf.Events = rivalEvents{r, h}
 		end := r.w.lan.open(netip.AddrPortFrom(r.w.addr(h), uint16(conf.BindPort)))

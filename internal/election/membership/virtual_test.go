@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/memberlist"
 
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -37,6 +38,7 @@ type virtual struct {
 	world  *world
 	host   int
 	end    *endpoint
+	keys   gossipkey.Ring // None: those of the tests.
 	cancel context.CancelFunc
 	done   chan error // Nil while it does not run.
 }
@@ -91,7 +93,10 @@ func (m *virtual) start(peers ...netip.Addr) {
 	w := m.world
 	var err error
 	log := slog.New(&observer{history: w.history, by: m.host})
-	cfg := Config{Node: w.node(m.host), Bind: w.addr(m.host), Key: testKey, Size: len(w.members)}
+	if m.keys == (gossipkey.Ring{}) {
+		m.keys = testKeys
+	}
+	cfg := Config{Node: w.node(m.host), Bind: w.addr(m.host), Keys: m.keys, Size: len(w.members)}
 	if m.Membership, err = New(cfg, log, nil, wireSegment{w.lan, cfg.Bind}, nil); err != nil {
 		w.t.Fatal(err)
 	}

@@ -43,6 +43,7 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bfd"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/sockfilter"
 )
@@ -69,8 +70,8 @@ const ttl, class, priority = 255, 0xc0, 6
 type Config struct {
 	// Port is the same on all nodes; 0 is DefaultPort.
 	Port uint16
-	// Key is that of gossip.
-	Key [32]byte
+	// Keys are those of gossip.
+	Keys gossipkey.Ring
 }
 
 // A Sounder asks a station for an address of its own now and then, so as to know how
@@ -84,9 +85,9 @@ type Watcher struct {
 	log     *slog.Logger
 	metrics *metrics
 	sounder Sounder
-	session bfd.Config
 	port    uint16
 
+	session atomic.Pointer[bfd.Config]
 	wanted  atomic.Pointer[wanted]
 	hosts   [2]*host
 	changed chan struct{} // soundings
@@ -105,11 +106,8 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, sounder Sounde
 	}
 	w := &Watcher{
 		log: log, metrics: newMetrics(reg), sounder: sounder, port: cfg.Port, changed: make(chan struct{}, 1),
-		session: bfd.Config{
-			Transmit: interval, Receive: interval, Multiplier: multiplier, Begin: begin,
-			Authentication: bfd.Authentication{Type: bfd.MeticulousKeyedSHA1, Keys: []bfd.Key{keyOf(cfg.Key)}},
-		},
 	}
+	w.session.Store(sessionOf(cfg.Keys))
 	w.wanted.Store(&wanted{})
 	for i, family := range []lb.Family{lb.IPv4, lb.IPv6} {
 		w.hosts[i] = &host{Watcher: w, family: family, wake: make(chan struct{}, 1)}
@@ -117,9 +115,38 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, sounder Sounde
 	return w
 }
 
+// sessionOf returns how sessions run that are signed with keys of gossip.
+func sessionOf(keys gossipkey.Ring) *bfd.Config {
+	c := &bfd.Config{
+		Transmit: interval, Receive: interval, Multiplier: multiplier, Begin: begin,
+		Authentication: bfd.Authentication{Type: bfd.MeticulousKeyedSHA1, Keys: []bfd.Key{keyOf(keys.Send)}},
+	}
+	if !keys.Also.None() {
+		c.Authentication.Keys = append(c.Authentication.Keys, keyOf(keys.Also))
+	}
+	return c
+}
+
+// SetKeys replaces the keys that sessions are signed with. No session ends. It does not
+// wait.
+func (w *Watcher) SetKeys(keys gossipkey.Ring) {
+	w.session.Store(sessionOf(keys))
+	w.wake()
+}
+
+// wake has the hosts look at what is wanted.
+func (w *Watcher) wake() {
+	for _, h := range w.hosts {
+		poke(h.wake)
+		if c := h.conn.Load(); c != nil {
+			_ = c.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
 // keyOf derives the key of the sessions from that of gossip, so that neither is worth
 // anything for the other.
-func keyOf(gossip [32]byte) bfd.Key {
+func keyOf(gossip gossipkey.Key) bfd.Key {
 	mac := hmac.New(sha256.New, gossip[:])
 	mac.Write([]byte("belfry detection"))
 	return bfd.NewKey(1, string(mac.Sum(nil)[:bfd.KeyLen]))
@@ -130,12 +157,7 @@ func keyOf(gossip [32]byte) bfd.Key {
 func (w *Watcher) Set(ring election.Ring, seen func(election.Watch, election.Sight)) {
 	w.wanted.Store(&wanted{ring, seen})
 	poke(w.changed)
-	for _, h := range w.hosts {
-		poke(h.wake)
-		if c := h.conn.Load(); c != nil {
-			_ = c.SetReadDeadline(time.Unix(1, 0))
-		}
-	}
+	w.wake()
 }
 
 func poke(c chan<- struct{}) {
@@ -274,11 +296,18 @@ func (h *host) serve(ctx context.Context) (err error) {
 
 	start := time.Now()
 	var known *wanted
+	var signed *bfd.Config
 	in := newReceiver(h.family)
 	for {
+		if session := h.session.Load(); session != signed {
+			signed = session
+			for _, s := range h.sessions {
+				s.Reconfigure(*session, time.Since(start))
+			}
+		}
 		if want := h.wanted.Load(); want != known {
 			known = want
-			h.set(conn, want, time.Since(start))
+			h.set(conn, want, *signed, time.Since(start))
 		}
 		if ctx.Err() != nil {
 			return nil
@@ -287,7 +316,7 @@ func (h *host) serve(ctx context.Context) (err error) {
 		if err := conn.SetReadDeadline(start.Add(next)); err != nil {
 			return err
 		}
-		if h.wanted.Load() != known || ctx.Err() != nil {
+		if h.wanted.Load() != known || h.session.Load() != signed || ctx.Err() != nil {
 			continue // their deadline may have been before ours
 		}
 		p, err := in.next(raw)
@@ -301,7 +330,7 @@ func (h *host) serve(ctx context.Context) (err error) {
 }
 
 // set begins and ends sessions until they are those that are wanted.
-func (h *host) set(conn *net.UDPConn, want *wanted, now time.Duration) {
+func (h *host) set(conn *net.UDPConn, want *wanted, signed bfd.Config, now time.Duration) {
 	keep := map[path]bool{}
 	for _, w := range want.ring.Watches {
 		if !h.ours(w) {
@@ -316,7 +345,7 @@ func (h *host) set(conn *net.UDPConn, want *wanted, now time.Duration) {
 			h.send(conn, s, s.Close())
 		}
 		h.sessions[p] = &session{
-			Session: bfd.NewSession(h.session, h.discriminator(), now, rand.Float64),
+			Session: bfd.NewSession(signed, h.discriminator(), now, rand.Float64),
 			watch:   w, seen: want.seen, control: controlOf(w),
 		}
 	}

@@ -15,11 +15,12 @@ import (
 
 	"github.com/belfrylb/belfry/internal/bfd"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/ownnet"
 )
 
-var key = [32]byte{1, 2, 3}
+var key = gossipkey.Key{1, 2, 3}
 
 // A sighting is what a session told.
 type sighting struct {
@@ -45,7 +46,7 @@ func (s *scene) Sound(ctx context.Context, ifindex int, target netip.Addr, mac l
 func newScene(t *testing.T) *scene {
 	t.Helper()
 	s := &scene{t: t, seen: make(chan sighting, 64), sounded: make(chan election.SegmentQuestion, 8)}
-	s.Watcher = New(Config{Key: key}, slog.New(slog.NewTextHandler(t.Output(), nil)), nil, s)
+	s.Watcher = New(Config{Keys: gossipkey.Ring{Send: key}}, slog.New(slog.NewTextHandler(t.Output(), nil)), nil, s)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() { defer close(done); s.Run(ctx) }()
@@ -177,7 +178,7 @@ func TestForgedPacketsDoNothing(t *testing.T) {
 	}
 	wrong := bfd.NewSession(bfd.Config{
 		Transmit: interval, Receive: interval, Multiplier: multiplier,
-		Authentication: bfd.Authentication{Type: bfd.MeticulousKeyedSHA1, Keys: []bfd.Key{keyOf([32]byte{9})}},
+		Authentication: bfd.Authentication{Type: bfd.MeticulousKeyedSHA1, Keys: []bfd.Key{keyOf(gossipkey.Key{9})}},
 	}, 77, 0, func() float64 { return 0 })
 	signed, _ := wrong.Tick(0)
 	for _, state := range []bfd.State{bfd.AdminDown, bfd.Down} {
@@ -207,7 +208,7 @@ func TestForgedPacketsDoNothing(t *testing.T) {
 }
 
 func TestTheKeyOfSessionsIsNotThatOfGossip(t *testing.T) {
-	if keyOf([32]byte{1}) == keyOf([32]byte{2}) {
+	if keyOf(gossipkey.Key{1}) == keyOf(gossipkey.Key{2}) {
 		t.Error("two keys of gossip make one of sessions")
 	}
 	one, again := keyOf(key), keyOf(key)
@@ -220,7 +221,7 @@ func TestTheKeyOfSessionsIsNotThatOfGossip(t *testing.T) {
 	}{
 		"derived from the same":  {again, nil},
 		"the key itself":         {bfd.NewKey(1, string(key[:])), bfd.ErrDigest},
-		"derived from another's": {keyOf([32]byte{7}), bfd.ErrDigest},
+		"derived from another's": {keyOf(gossipkey.Key{7}), bfd.ErrDigest},
 	} {
 		s := auth(one)
 		b, _ := auth(c.k).Tick(0)
