@@ -168,7 +168,7 @@ func (c *checker) look() {
 	agreed := !slices.ContainsFunc(w.nodes, func(n *node) bool { return n.running && !n.config.permits(w.truth) })
 	c.settled, c.whole, c.compared = clean && agreed, len(groups) == 1, false
 	for _, a := range w.addrs {
-		gap, both := false, false
+		gap, both, back := false, false, false
 		answers, illicit := 0, false
 		for _, n := range w.nodes {
 			speaker, kernel := n.voices(a)
@@ -194,6 +194,7 @@ func (c *checker) look() {
 			for _, n := range g {
 				if c.answers(n, a) {
 					owners++
+					back = back || w.now < n.shut+50*ms
 				}
 				if c.could(n, a) {
 					able++
@@ -201,6 +202,9 @@ func (c *checker) look() {
 			}
 			gap = gap || owners == 0 && able > 0
 			both = both || owners > 1
+		}
+		if both && back && clean && w.lossless() {
+			w.fail("%s is answered for by a node that was stopped, and by another\n%s", a, w)
 		}
 		c.lasting(c.gap, a, gap && c.settled)
 		c.lasting(c.both, a, both && c.settled)

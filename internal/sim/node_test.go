@@ -87,9 +87,11 @@ type node struct {
 	bare     bool
 	kernel   map[netip.Addr]bool
 	leftover time.Duration // Since when.
-	boot     uint64
-	offset   time.Duration // Of its clock.
-	rate     float64
+	// shut is until when it answers for nothing, after it was stopped for long.
+	shut   time.Duration
+	boot   uint64
+	offset time.Duration // Of its clock.
+	rate   float64
 
 	view    *election.View
 	own     *election.Record

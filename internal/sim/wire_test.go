@@ -194,7 +194,7 @@ func (n *node) replies(q layer2.Question) bool {
 
 // speaks reports whether its speaker does.
 func (n *node) speaks(q layer2.Question) bool {
-	return n.active() && n.table.Decide(n.station(), q) == layer2.Answered
+	return n.active() && n.w.now >= n.shut && n.table.Decide(n.station(), q) == layer2.Answered
 }
 
 // voices counts the hardware addresses by which a client on the address's segment
@@ -259,6 +259,15 @@ func (n *node) set(claims []layer2.Claim) {
 
 // send sends what the schedule has.
 func (n *node) send() {
+	if n.w.now < n.shut {
+		boot := n.boot
+		n.w.after(n.shut-n.w.now, func() {
+			if n.boot == boot && n.active() {
+				n.send()
+			}
+		})
+		return
+	}
 	packets, wake := n.schedule.Next(n.time(), nil)
 	slices.SortFunc(packets, func(a, b layer2.Gratuitous) int {
 		if c := a.Address.Compare(b.Address); c != 0 {

@@ -25,6 +25,9 @@ const (
 	fanout, retransmits = 3, 2
 )
 
+// catchUp is how long a node that was stopped waits before it answers again.
+const catchUp = 500 * ms
+
 // A world is a cluster and everything that is wrong with it.
 type world struct {
 	now   time.Duration
@@ -397,12 +400,17 @@ func (n *node) pause(d time.Duration) {
 		}
 		n.w.note("%s resumes", n.name)
 		n.paused = false
+		stopped := d > slow-250*ms
+		if stopped {
+			n.shut = n.w.now + catchUp
+			n.w.after(catchUp, func() { n.w.changed = true })
+		}
 		clear(n.since) // its failure detector did not run
 		backlog := n.backlog
 		n.backlog = nil
 		n.turn(func() {
 			// The edge knows by a gap in its heartbeat.
-			if d > slow-250*ms {
+			if stopped {
 				n.w.note("%s finds that it was stopped", n.name)
 				n.view.Stopped(n.clock())
 			}

@@ -18,6 +18,7 @@ const (
 	version       = 1
 	maxNode       = 253 // A node's name is a DNS name.
 	maxInterfaces = 256
+	maxManagement = 4  // Of them.
 	maxIfName     = 15 // IFNAMSIZ less its terminator.
 	maxPrefixes   = 256
 	maxSessions   = 64 // Of four bytes each, so that they fit into a packet.

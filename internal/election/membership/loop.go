@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/sys/unix"
 
 	"github.com/belfrylb/belfry/internal/election"
 )
@@ -71,7 +72,7 @@ func (l *loop) now() time.Duration { return time.Since(l.start) }
 func (l *loop) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := l.now()
+	last, suspended := l.now(), l.m.suspended()
 	for {
 		select {
 		case <-l.ctx.Done():
@@ -80,6 +81,9 @@ func (l *loop) run() {
 		case <-timer.C:
 		}
 		now := l.now()
+		if s := l.m.suspended(); s-suspended > heartbeat { // else it is how long two clocks take to read
+			last, suspended = last-(s-suspended), s
+		}
 		if gap := now - last - heartbeat; gap > l.deaf {
 			l.m.log.Warn("this process was stopped; others may have taken over its addresses", "for", gap)
 			l.view.Stopped(now)
@@ -96,6 +100,15 @@ func (l *loop) run() {
 		l.rest(time.Duration(len(e.Members)) * perMember)
 		timer.Reset(min(max(next-l.now(), time.Millisecond), heartbeat))
 	}
+}
+
+// suspended returns how long the machine was suspended since it was started, which
+// Go's clock leaves out.
+func suspended() time.Duration {
+	var all, awake unix.Timespec // zero for a clock that is not there
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &awake)
+	_ = unix.ClockGettime(unix.CLOCK_BOOTTIME, &all)
+	return time.Duration(all.Nano() - awake.Nano())
 }
 
 // rest pauses after a list was made, so that one of hundreds is not made anew for

@@ -78,8 +78,10 @@ type Membership struct {
 	watcher Watcher
 	pace    pace
 	border  *border
-	// open opens the transport; a seam for tests.
-	open func(netip.AddrPort, *border) (memberlist.NodeAwareTransport, error)
+	// open opens the transport, suspended is how long the machine was suspended so far;
+	// seams for tests.
+	open      func(netip.AddrPort, *border) (memberlist.NodeAwareTransport, error)
+	suspended func() time.Duration
 
 	changed chan struct{}
 	members atomic.Pointer[[]election.Member]
@@ -110,7 +112,7 @@ func New(cfg Config, log *slog.Logger, reg prometheus.Registerer, confirm Confir
 	}
 	m := &Membership{
 		cfg: cfg, log: log, metrics: newMetrics(reg), confirm: confirm, watcher: watcher, pace: paceFor(cfg.Size),
-		open: open, changed: make(chan struct{}, 1),
+		open: open, suspended: suspended, changed: make(chan struct{}, 1),
 		inbox: inbox{kick: make(chan struct{}, 1)},
 	}
 	m.border, m.ring = newBorder(m.metrics.dropped), newRing(cfg.Keys)
@@ -363,12 +365,17 @@ func (m *Membership) publishMembers(list []election.Member) {
 // in a fixed order.
 func copyOf(local Local) Local {
 	c := Local{Leaving: local.Leaving, Detection: local.Detection, Owned: slices.Clone(local.Owned), Offered: slices.Clone(local.Offered)}
-	for _, i := range local.Interfaces[:min(len(local.Interfaces), maxInterfaces)] {
-		i.Addresses = slices.Clone(i.Addresses[:min(len(i.Addresses), maxPrefixes)])
-		i.Up, i.Carrier = true, true
-		i.Loopback, i.NoARP, i.Enslaved = false, false, false
-		c.Interfaces = append(c.Interfaces, i)
+	told := func(all []lb.Interface, most int) (out []lb.Interface) {
+		for _, i := range all[:min(len(all), most)] {
+			i.Addresses = slices.Clone(i.Addresses[:min(len(i.Addresses), maxPrefixes)])
+			i.Up, i.Carrier = true, true
+			i.Loopback, i.NoARP, i.Enslaved = false, false, false
+			out = append(out, i)
+		}
+		return out
 	}
+	c.Management = told(local.Management, maxManagement)
+	c.Interfaces = told(local.Interfaces, maxInterfaces-len(c.Management))
 	c.Sessions = slices.Clone(local.Sessions)
 	slices.Sort(c.Sessions)
 	c.Sessions = slices.Compact(c.Sessions)

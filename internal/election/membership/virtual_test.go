@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -41,6 +42,8 @@ type virtual struct {
 	keys   gossipkey.Ring // None: those of the tests.
 	cancel context.CancelFunc
 	done   chan error // Nil while it does not run.
+	// prepare, if not nil, is called before it is started.
+	prepare func(*Membership)
 }
 
 func newWorld(t testing.TB, seed uint64) *world {
@@ -99,6 +102,9 @@ func (m *virtual) start(peers ...netip.Addr) {
 	cfg := Config{Node: w.node(m.host), Bind: w.addr(m.host), Keys: m.keys, Size: len(w.members)}
 	if m.Membership, err = New(cfg, log, nil, wireSegment{w.lan, cfg.Bind}, nil); err != nil {
 		w.t.Fatal(err)
+	}
+	if m.prepare != nil {
+		m.prepare(m.Membership)
 	}
 	m.end = w.lan.open(netip.AddrPortFrom(cfg.Bind, DefaultPort))
 	w.lan.power(cfg.Bind, true)
@@ -296,4 +302,45 @@ func (o *observer) Handle(_ context.Context, r slog.Record) error {
 	})
 	o.history.add(e)
 	return nil
+}
+
+// Who was suspended with its machine, so that its own clock did not see it, doubts what
+// it owns, as one that was stopped does. One that was suspended for a moment does not.
+func TestAMachineThatWasSuspendedDoubtsWhatItOwns(t *testing.T) {
+	within(t, 1, 2, func(w *world) {
+		sleeper := w.members[0]
+		sleeper.kill()
+		<-sleeper.done
+		var slept atomic.Int64
+		sleeper.prepare = func(m *Membership) { m.suspended = func() time.Duration { return time.Duration(slept.Load()) } }
+		sleeper.start(w.peers()...)
+		a := sleeper.owned()[0]
+		claims := func(q election.Quorum) func() bool {
+			return func() bool {
+				m, _ := find(w.members[1].Members(), w.node(sleeper.host))
+				return m.Claims[a].Quorum == q
+			}
+		}
+		w.await("the claim", 5*time.Second, claims(election.Majority))
+		slept.Add(int64(time.Second))
+		time.Sleep(time.Second)
+		if !claims(election.Majority)() {
+			t.Error("it doubts after a second")
+		}
+		slept.Add(int64(2 * time.Minute))
+		w.await("the doubt", 500*time.Millisecond, claims(election.Blind))
+	})
+}
+
+// Members learn by which interface another one gossips, and that it does not announce
+// there.
+func TestMembersLearnOfManagementInterfaces(t *testing.T) {
+	within(t, 2, 2, func(w *world) {
+		m := w.members[0]
+		m.Publish(Local{Management: m.interfaces()})
+		w.await("the management interface", time.Second, func() bool {
+			o, _ := find(w.members[1].Members(), w.node(m.host))
+			return len(o.Interfaces) == 0 && len(o.Management) == 1 && o.Management[0].MAC == m.interfaces()[0].MAC
+		})
+	})
 }

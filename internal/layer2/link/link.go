@@ -70,6 +70,9 @@ type Link struct {
 	station atomic.Pointer[layer2.Station]
 	settled atomic.Pointer[wanted] // nil while Run does not run
 
+	// fence is open while this process may say that addresses are its node's.
+	fence fence
+
 	wake     chan struct{} // wanted or watched has changed
 	ready    chan struct{} // settled has changed
 	changed  chan struct{} // station has changed

@@ -608,7 +608,7 @@ func TestNetRawIsEnough(t *testing.T) {
 // TestChildAnswers is the other half of TestNetRawIsEnough: it answers until
 // its standard input ends.
 func TestChildAnswers(t *testing.T) {
-	if os.Getenv("BELFRY_LINK_CHILD") == "" {
+	if os.Getenv("BELFRY_LINK_CHILD") != "1" {
 		t.Skip("runs as a child of TestNetRawIsEnough")
 	}
 	status, err := os.ReadFile("/proc/self/status")
@@ -619,7 +619,12 @@ func TestChildAnswers(t *testing.T) {
 	if !strings.Contains(string(status), netRawAlone) {
 		t.Fatalf("has other capabilities:\n%s", status)
 	}
-	l, err := New(testLog(t), nil, Options{})
+	answersUntilTold(t, Options{})
+}
+
+// answersUntilTold answers until standard input ends.
+func answersUntilTold(t *testing.T, o Options) {
+	l, err := New(testLog(t), nil, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		requests:   counter("requests_total", "ARP requests and Neighbor Solicitations that passed the filter, by what became of them.", "interface", "family", "verdict"),
 		replies:    counter("replies_total", "Replies sent.", "interface", "family"),
-		unsent:     counter("unsent_total", "Frames that the kernel did not take.", "interface", "family"),
+		unsent:     counter("unsent_total", "Frames that the kernel did not take, and answers that were not given because the process had been stopped.", "interface", "family"),
 		malformed:  counter("malformed_total", "Frames dropped because they break their protocol, by the first rule they break.", "interface", "family", "reason"),
 		gratuitous: counter("gratuitous_total", "Announcements sent without being asked.", "interface", "form"),
 		heard:      counter("heard_total", "Frames by which others use an address that is watched.", "interface", "family", "kind"),

@@ -29,11 +29,13 @@ func (l *Link) Run(ctx context.Context) error {
 		pause:     settle,
 		unsettled: true,
 	}
+	l.fence.begin(uptime())
 	if err := r.subscribe(ctx); err != nil {
 		return err
 	}
 	defer r.close()
 	r.readers.Go(func() { l.closeDiscarded(ctx.Done()) })
+	r.readers.Go(func() { l.fence.run(ctx) })
 	defer func() {
 		l.settled.Store(nil)
 		poke(l.ready)
@@ -181,10 +183,12 @@ func (r *runner) step(ctx context.Context, now time.Time) {
 	if r.unsettled {
 		r.settle(ctx, now)
 	}
-	var wake time.Time
-	r.packets, wake = r.schedule.Next(now, r.packets[:0])
-	for _, g := range r.packets {
-		r.send(g)
+	wake := now.Add(pulsing)
+	if r.fence.open(uptime()) {
+		r.packets, wake = r.schedule.Next(now, r.packets[:0])
+		for _, g := range r.packets {
+			r.send(g)
+		}
 	}
 	switch {
 	case r.sub != nil && !r.short:
@@ -438,7 +442,7 @@ func (l *Link) take(e *ear, index int, o outcome) {
 		return
 	}
 	if o.reply != nil {
-		if err := e.send(o.reply); err != nil {
+		if !l.fence.open(uptime()) || e.send(o.reply) != nil {
 			c.unsent.Inc()
 		} else {
 			c.replies.Inc()
@@ -458,12 +462,12 @@ func (l *Link) take(e *ear, index int, o outcome) {
 	}
 }
 
-// send sends one gratuitous packet, unless its address was withdrawn or its
-// interface lost since it was scheduled.
+// send sends one gratuitous packet, unless its address was withdrawn, its interface
+// lost or this process stopped since it was scheduled.
 func (r *runner) send(g layer2.Gratuitous) {
 	family := lb.FamilyOf(g.Address)
 	p := r.ports[g.Interface]
-	if p == nil || p.ears[family] == nil || !r.wanted.Load().table.Claims(g.Address, g.Interface) {
+	if p == nil || p.ears[family] == nil || !r.wanted.Load().table.Claims(g.Address, g.Interface) || !r.fence.open(uptime()) {
 		return
 	}
 	mac := r.station.Load().MAC(g.Interface)
