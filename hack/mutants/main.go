@@ -40,8 +40,8 @@ import (
 
 // deciding are the packages that are looked at unless others are named.
 var deciding = []string{
-	"./internal/allocator", "./internal/announce", "./internal/bgp",
-	"./internal/controller", "./internal/election", "./internal/layer2",
+	"./internal/allocator", "./internal/announce", "./internal/bgp", "./internal/contest",
+	"./internal/controller", "./internal/election", "./internal/eligibility", "./internal/layer2", "./internal/origin",
 }
 
 // drivers are the packages whose tests judge, too, what the tests of a package

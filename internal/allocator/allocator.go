@@ -188,7 +188,7 @@ func (p *Planner) Delete(key lb.ServiceKey) {
 }
 
 func (p *Planner) mark(s *service) {
-	if !s.dirty && !s.deleted {
+	if !s.dirty {
 		s.dirty = true
 		p.dirty = append(p.dirty, s)
 	}
@@ -340,17 +340,9 @@ func (p *Planner) result(changed []*service) Result {
 	var r Result
 	slices.SortFunc(changed, func(a, b *service) int { return a.Key.Compare(b.Key) })
 	changed = slices.Compact(changed)
-	r.Services = make([]Decision, 0, len(changed))
 	for _, s := range changed {
 		r.Services = append(r.Services, s.decision)
 	}
-	stale := 0
-	for _, at := range p.pools {
-		if at.stale {
-			stale++
-		}
-	}
-	r.Pools = make([]PoolDecision, 0, stale)
 	for _, at := range p.pools {
 		if at.stale {
 			at.stale = false

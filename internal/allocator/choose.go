@@ -140,7 +140,7 @@ func (p *Planner) find(s *service, w wish) Decision {
 	for f, c := range w.held {
 		if w.anew && c != nil && w.need[f] && got[f].pool == nil && !w.asked[f] {
 			w.unmet = why[f]
-			if c = w.held[1-f]; c != nil && w.need[1-f] && !w.asked[1-f] {
+			if other := w.held[1-f] != nil || got[1-f].pool != nil; other && w.need[1-f] && !w.asked[1-f] {
 				w.unmet = p.notBoth(s, &w)
 			}
 			w.anew, w.need, w.unmet.Reallocate = false, [2]bool{}, true
@@ -163,8 +163,7 @@ func (p *Planner) find(s *service, w wish) Decision {
 			continue
 		}
 		r := why[f]
-		hasOther := got[1-f].pool != nil || w.held[1-f] != nil
-		if s.FamilyPolicy == lb.PreferDualStack && hasOther && w.held[f] == nil && r.Reason >= Exhausted && r.Reason <= NoPool {
+		if s.FamilyPolicy == lb.PreferDualStack && w.held[f] == nil && r.Reason >= Exhausted && r.Reason <= NoPool {
 			r.Reason = PartialDualStack
 		}
 		return p.conclude(s, w, got, r)
@@ -464,7 +463,14 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 	if w.unmet.Reallocate {
 		why = w.unmet
 	}
-	d := Decision{Service: s.Key, Reason: why.Reason, Reallocated: s.recorded()}
+	d := Decision{Service: s.Key, Reason: why.Reason, Reallocated: s.Reallocated}
+	stays := func(c *claim) bool {
+		f := c.use.family()
+		return !c.revocable || c == w.held[f] && slices.Contains(w.families, families[f])
+	}
+	if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.promised && stays(c) }) {
+		d.Reallocated = s.honored // a promise that is dropped below has honored nothing
+	}
 	detail := why.Detail
 	var kept [2]*claim
 	for _, want := range w.families {

@@ -1,6 +1,7 @@
 package allocator
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -35,9 +36,12 @@ type history struct {
 	last     map[lb.ServiceKey]lb.Service // as it was decided last
 	grounds  map[lb.ServiceKey][]ground
 	planner  *Planner
+	eager    *Planner // is told the same, and looks at everything; nil for none
+	touched  map[lb.ServiceKey]bool
 	said     map[string]PoolDecision
 	log      []string
 	keepOnly bool // pools never reassign
+	crowded  bool // most want to share
 }
 
 // A ground is what was seen when an address was given to a Service.
@@ -55,7 +59,7 @@ type decided struct {
 func newHistory(t *testing.T, seed uint64) *history {
 	h := &history{
 		gen: gen{rand.New(rand.NewPCG(seed, 5))}, t: t, now: epoch.Add(time.Hour), services: map[lb.ServiceKey]lb.Service{},
-		seen: map[lb.ServiceKey]lb.Service{}, versions: map[lb.ServiceKey]int{}, put: map[lb.ServiceKey]int{}, told: map[lb.ServiceKey]string{}, read: map[lb.ServiceKey]string{}, last: map[lb.ServiceKey]lb.Service{}, grounds: map[lb.ServiceKey][]ground{}, writes: map[lb.ServiceKey]decided{}, planner: New(), said: map[string]PoolDecision{},
+		seen: map[lb.ServiceKey]lb.Service{}, versions: map[lb.ServiceKey]int{}, put: map[lb.ServiceKey]int{}, told: map[lb.ServiceKey]string{}, read: map[lb.ServiceKey]string{}, last: map[lb.ServiceKey]lb.Service{}, grounds: map[lb.ServiceKey][]ground{}, writes: map[lb.ServiceKey]decided{}, planner: New(), touched: map[lb.ServiceKey]bool{}, said: map[string]PoolDecision{},
 	}
 	for _, name := range []string{"edge", "lab"} {
 		h.pools = append(h.pools, h.pool(name))
@@ -70,7 +74,7 @@ func (h *history) logf(format string, args ...any) {
 
 func (h *history) tellPools() {
 	pools := divided(h.pools)
-	h.news = append(h.news, func() { h.planner.SetPools(pools) })
+	h.news = append(h.news, func() { h.inform(func(p *Planner) { p.SetPools(pools) }) })
 }
 
 func (h *history) tell(key lb.ServiceKey) {
@@ -81,10 +85,11 @@ func (h *history) tell(key lb.ServiceKey) {
 		h.put[key], h.read[key] = version, told
 		if exists {
 			h.seen[key] = s
-			h.planner.Put(s)
+			h.touched[key] = true
+			h.inform(func(p *Planner) { p.Put(s) })
 		} else {
 			delete(h.seen, key)
-			h.planner.Delete(key)
+			h.inform(func(p *Planner) { p.Delete(key) })
 		}
 	})
 }
@@ -102,6 +107,7 @@ func (h *history) happen() {
 	switch n := h.IntN(100); {
 	case n < 20: // a Service comes, or goes and comes as another
 		s := h.service(h.key())
+		h.crowd(&s)
 		h.services[s.Key] = s
 		if h.one(20) { // another controller was here before
 			s.Assigned, s.Others = []netip.Addr{h.addr(h.family())}, pickOf(h.gen, nil, nil, []string{"lb.example.com"})
@@ -118,6 +124,7 @@ func (h *history) happen() {
 	case n < 36:
 		if s, ok := h.services[h.some()]; ok {
 			h.wishes(&s)
+			h.crowd(&s)
 			h.services[s.Key] = s
 			h.logf("edit %+v", s)
 			h.tell(s.Key)
@@ -130,7 +137,7 @@ func (h *history) happen() {
 		h.logf("nodes %v", nodes)
 		h.external = h.gen.external()
 		external := h.external
-		h.news = append(h.news, func() { h.planner.SetNodes(nodes); h.planner.SetExternal(external) })
+		h.news = append(h.news, func() { h.inform(func(p *Planner) { p.SetNodes(nodes); p.SetExternal(external) }) })
 	case n < 45:
 		h.elect()
 	case n < 46:
@@ -158,6 +165,16 @@ func (h *history) happen() {
 		h.plan()
 	default:
 		h.write(h.some())
+	}
+}
+
+// crowd has a Service want to share where most do.
+func (h *history) crowd(s *lb.Service) {
+	if h.crowded {
+		s.Request.SharingKey, s.TrafficPolicy = pickOf(h.gen, "k", "k", "k", "l", ""), lb.TrafficCluster
+		if h.one(80) {
+			s.Request.Addresses, s.Request.Pool = nil, ""
+		}
 	}
 }
 
@@ -191,14 +208,28 @@ func (h *history) editPools() {
 func (h *history) elect() {
 	h.see(len(h.news))
 	h.planner = New()
+	if h.eager != nil {
+		h.eager = New()
+	}
 	clear(h.writes)
 	clear(h.said)
+	clear(h.touched)
 	h.logf("a new leader")
-	h.planner.SetPools(divided(h.pools))
-	h.planner.SetNodes(h.nodes)
-	h.planner.SetExternal(h.external)
-	for _, s := range h.services {
-		h.planner.Put(s)
+	h.inform(func(p *Planner) {
+		p.SetPools(divided(h.pools))
+		p.SetNodes(h.nodes)
+		p.SetExternal(h.external)
+		for _, s := range h.services {
+			p.Put(s)
+		}
+	})
+}
+
+// inform tells the planners of something.
+func (h *history) inform(of func(*Planner)) {
+	of(h.planner)
+	if h.eager != nil {
+		of(h.eager)
 	}
 }
 
@@ -212,9 +243,23 @@ func (h *history) see(n int) {
 
 // plan is one pass of the controller; the writes that follow from it wait.
 func (h *history) plan() {
+	before := map[lb.ServiceKey]Decision{}
+	for key, s := range h.planner.services {
+		if s.known {
+			before[key] = s.decision
+		}
+	}
+	said := map[string]PoolDecision{}
+	for _, at := range h.planner.pools {
+		said[at.Name] = at.said
+	}
 	r := h.planner.Plan(h.now)
-	if err := h.planner.audit(); err != nil {
+	if err := cmp.Or(h.planner.audit(), h.planner.ledger()); err != nil {
 		h.t.Error(err)
+	}
+	h.results(r, before, said)
+	if h.eager != nil {
+		compareEager(h)
 	}
 	for _, d := range r.Services {
 		for _, a := range d.Assignments {

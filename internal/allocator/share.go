@@ -223,6 +223,7 @@ func (p *Planner) claim(s *service, t tenure) *claim {
 	p.uncount(u)
 	i, _ := slices.BinarySearchFunc(u.claims, c, (*claim).older)
 	u.claims = slices.Insert(u.claims, i, c)
+	u.countPorts(c, +1) // before a dispute takes all of them out again
 	switch {
 	case len(u.claims) == 1:
 	case u.settled && u.agrees(c):
@@ -437,7 +438,7 @@ func (p *Planner) recount(u *use) {
 	o := p.origins.Find(u.netip(), u.claims[0].from)
 	u.name, u.pool = o.Pool, p.byName[o.Pool]
 	u.orphan = o.Standing != origin.Covered || u.pool.Deleting
-	if len(u.claims) > 1 && (u.name != name || u.orphan != orphan) {
+	if (len(u.claims) > 1 || name != "") && (u.name != name || u.orphan != orphan) {
 		for _, c := range u.claims {
 			p.mark(c.service)
 		}
@@ -457,7 +458,7 @@ func (p *Planner) recount(u *use) {
 }
 
 func (p *Planner) uncount(u *use) {
-	if len(u.claims) > 0 && !u.disputed && u.pool != nil {
+	if !u.disputed && u.pool != nil {
 		p.book(u, -1)
 	}
 }

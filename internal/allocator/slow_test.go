@@ -382,7 +382,7 @@ func (o *slow) find(s *lb.Service, need []lb.Family, anew bool) slowDecision {
 		for _, f := range []lb.Family{lb.IPv4, lb.IPv6} {
 			if slices.Contains(need, f) && o.held(s, f) != nil && got[f] == nil && !requested(s, f).IsValid() {
 				unmet := why[f]
-				if other := lb.IPv4 + lb.IPv6 - f; len(need) == 2 && o.held(s, other) != nil && !requested(s, other).IsValid() {
+				if other := lb.IPv4 + lb.IPv6 - f; len(need) == 2 && (o.held(s, other) != nil || got[other] != nil) && !requested(s, other).IsValid() {
 					unmet = both
 				}
 				rest := o.needs(s, false)

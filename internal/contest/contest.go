@@ -119,11 +119,11 @@ func (f *fight) missing(now time.Time, is Seen) Verdict {
 	switch {
 	case f.held && f.is != is:
 		f.held, f.pause = false, 0
-	case f.held && !now.Before(f.again):
+	case !now.Before(f.again):
 		f.held = false
 	}
 	free := f.undone[0].Add(Window) // when there is room for another
-	full := !f.undone[0].IsZero() && now.Before(free)
+	full := now.Before(free)
 	switch {
 	case f.held:
 		return Verdict{Contested: true, Again: f.again}

@@ -227,3 +227,96 @@ func TestNoWritersMakeUsWriteMoreOrLeaveUsContested(t *testing.T) {
 		}
 	}
 }
+
+// A bout is writes that are undone one after the other, by hand.
+type bout struct {
+	t   *testing.T
+	log contest.Log
+	now time.Time
+}
+
+// decides fails the test unless the verdict after a while is as wanted.
+func (b *bout) decides(after time.Duration, missing bool, others uint64, want contest.Verdict) {
+	b.t.Helper()
+	b.now = b.now.Add(after)
+	if got := b.log.Decide(b.now, contest.Seen{Want: 1, Missing: missing, Others: others}); got != want {
+		b.t.Errorf("after %v: %+v, want %+v", b.now.Sub(epoch), got, want)
+	}
+}
+
+// undone writes, and finds each write undone after that time. It is still told to write
+// after the last but one.
+func (b *bout) undone(others uint64, after ...time.Duration) {
+	b.t.Helper()
+	b.decides(0, true, others, contest.Verdict{Write: true})
+	for i, d := range after {
+		b.log.Wrote(b.now, 1)
+		if i < len(after)-1 {
+			b.decides(d, true, others, contest.Verdict{Write: true})
+		} else {
+			b.now = b.now.Add(d)
+		}
+	}
+}
+
+// stops fails the test unless it is contested now, and looked at again after a pause.
+func (b *bout) stops(others uint64, pause time.Duration) {
+	b.t.Helper()
+	b.decides(0, true, others, contest.Verdict{Contested: true, Again: b.now.Add(pause)})
+}
+
+func TestWhatStaysForLongerThanItTookToBeUndoneIsCalm(t *testing.T) {
+	const quick = time.Millisecond
+	for _, c := range []struct {
+		undone []time.Duration
+		calm   time.Duration
+	}{
+		{[]time.Duration{quick, quick, quick}, contest.Calm},
+		{[]time.Duration{4 * time.Second, quick, quick}, 8 * time.Second},
+		{[]time.Duration{quick, 4 * time.Second, quick}, 8 * time.Second},
+		// Who takes a minute is none that we fight with.
+		{[]time.Duration{contest.Window, quick, quick, quick}, contest.Calm},
+	} {
+		b := &bout{t: t, now: epoch}
+		b.undone(0, c.undone...)
+		b.stops(0, contest.Window)
+		over := b.now.Add(c.calm)
+		b.decides(0, false, 0, contest.Verdict{Contested: true, Again: over})
+		b.decides(c.calm-1, false, 0, contest.Verdict{Contested: true, Again: over})
+		b.decides(1, false, 0, contest.Verdict{})
+	}
+}
+
+func TestAFightIsRememberedForAWhile(t *testing.T) {
+	const quick = time.Millisecond
+	for _, c := range []struct {
+		after, pause time.Duration
+	}{
+		{3*contest.Window - quick, 2 * contest.Window}, // found undone after Window and twice the pause of the first
+		{3*contest.Window - quick + 1, contest.Window},
+	} {
+		b := &bout{t: t, now: epoch}
+		b.undone(0, quick, quick, quick)
+		b.stops(0, contest.Window)
+		b.decides(0, false, 0, contest.Verdict{Contested: true, Again: b.now.Add(contest.Calm)})
+		b.decides(contest.Calm, false, 0, contest.Verdict{})
+		b.now = b.now.Add(c.after - contest.Calm)
+		b.undone(5, quick, quick, quick)
+		b.stops(5, c.pause)
+		if c.pause == contest.Window {
+			continue
+		}
+		// Once it has stayed it is written again as soon as there is room, whenever we
+		// were to look again.
+		b.decides(0, false, 5, contest.Verdict{Contested: true, Again: b.now.Add(contest.Calm)})
+		b.decides(contest.Calm, false, 5, contest.Verdict{})
+		b.decides(contest.Window, true, 5, contest.Verdict{Write: true})
+	}
+}
+
+func TestWhoIsLookedAtLateIsContestedStill(t *testing.T) {
+	b := &bout{t: t, now: epoch}
+	b.undone(0, time.Millisecond, time.Millisecond, time.Millisecond)
+	b.stops(0, contest.Window)
+	b.decides(time.Hour, true, 0, contest.Verdict{Write: true, Contested: true})
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -21,7 +22,9 @@ import (
 	"github.com/belfrylb/belfry/internal/allocator"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // The books of a loop, without a cluster: what it keeps of decisions, of times and of
@@ -625,6 +628,7 @@ func TestThoseWhoWaitToBeToldStandInLine(t *testing.T) {
 func TestATermBeginsWithEverySeries(t *testing.T) {
 	r := prometheus.NewRegistry()
 	m := NewMetrics(r, &kube.Recorder{})
+	m.count(standing{"Exhausted", true}, 1) // by the term before, which has panicked
 	m.reset()
 	families, err := r.Gather()
 	if err != nil {
@@ -638,6 +642,9 @@ func TestATermBeginsWithEverySeries(t *testing.T) {
 				name += " " + label.GetName() + "=" + label.GetValue()
 			}
 			series[name] = true
+			if metric.Gauge.GetValue() != 0 {
+				t.Errorf("%s begins with %v", name, metric.Gauge.GetValue())
+			}
 		}
 	}
 	want := []string{
@@ -677,5 +684,186 @@ func TestATermEndsThoughMoreIsWrittenThanThereIsRoomFor(t *testing.T) {
 				t.Errorf("what became of %d writes is noted, want %d", ended, want)
 			}
 		})
+	}
+}
+
+// What another writer removes is remembered, of the same Service alone, and never of one
+// that is another installation's.
+func TestWhatAnotherWriterRemovesIsRemembered(t *testing.T) {
+	for _, a := range []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")} {
+		knows := func() *service {
+			return &service{
+				uid:      "1",
+				decision: allocator.Decision{Assignments: []allocator.Assignment{{Address: a, Pool: "edge"}}, Reallocated: "token", Terms: "terms"},
+				seen:     lb.Service{Assigned: []netip.Addr{a}, Reallocated: "token", Terms: "terms"},
+			}
+		}
+		stripped := lb.Service{UID: "1", Withdrawn: []netip.Addr{a.Next()}}
+		got := knows().remember(stripped)
+		if !slices.Equal(got.Assigned, []netip.Addr{a}) || !slices.Equal(got.AssignedPools, []string{"edge"}) ||
+			!slices.Equal(got.Withdrawn, []netip.Addr{a, a.Next()}) || got.Reallocated != "token" || got.Terms != "terms" {
+			t.Errorf("%v: %+v", a, got)
+		}
+		for what, is := range map[string]lb.Service{
+			"another of its name":  {UID: "2"},
+			"released":             {UID: "1", Released: true},
+			"another's":            {UID: "1", Foreign: true},
+			"what has other terms": {UID: "1", Assigned: []netip.Addr{a}, Reallocated: "other", Terms: "other"},
+		} {
+			if got := knows().remember(is); !reflect.DeepEqual(got, is) {
+				t.Errorf("%v, %s: %+v", a, what, got)
+			}
+		}
+		s := knows()
+		s.seen.Terms, s.seen.Reallocated = "", ""
+		if got := s.remember(stripped); got.Terms != "" || got.Reallocated != "" {
+			t.Errorf("%v: it never had terms or a token, and is remembered with %q and %q", a, got.Terms, got.Reallocated)
+		}
+	}
+	one, two := lb.Move{Token: "1"}, lb.Move{Token: "2"}
+	for _, c := range []struct {
+		uid             string
+		moved, is, want lb.Move
+	}{{"1", lb.Move{}, one, one}, {"1", two, one, two}, {"2", two, one, one}} {
+		s := &service{uid: c.uid, moved: c.moved}
+		if s.remember(lb.Service{UID: "1", Moved: c.is}); s.moved != c.want {
+			t.Errorf("of %s %+v is remembered beside %+v, want %+v", c.uid, s.moved, c.is, c.want)
+		}
+	}
+}
+
+// A Service that holds nothing has nothing to tell of its announcing, whatever it was
+// told before.
+func TestWhoHoldsNothingIsToldNothing(t *testing.T) {
+	l, _ := bareLoop()
+	key := lb.ServiceKey{Namespace: "default", Name: "a"}
+	condition := &objects.Condition{Reason: "Announced"}
+	s := &service{announced: condition, placed: []string{"node1"}, event: report.Event{Kind: report.Announcing}, decision: allocator.Decision{Service: key, Reason: allocator.Exhausted, Detail: &allocator.Detail{Family: lb.IPv6}}}
+	l.services[key] = s
+	if w := s.want(); w.Announced == nil || *w.Announced != (objects.Condition{}) {
+		t.Errorf("it should carry %+v", w.Announced)
+	}
+	l.judge([]lb.ServiceKey{key, {Name: "gone"}})
+	if s.announced != nil || s.placed != nil || s.event != (report.Event{}) {
+		t.Errorf("it is still told %+v, placed on %q: %+v", s.announced, s.placed, s.event)
+	}
+}
+
+// An Event tells what stands in the condition by our writing, or cannot stand there
+// because another writer insists. What another leader has written it has told.
+func TestAnEventIsToldByWhoHasWrittenTheCondition(t *testing.T) {
+	now := objects.Condition{Status: metav1.ConditionTrue, Reason: "Announced", Message: "announced"}
+	all := objects.Parts(0).With(objects.PartAnnounced)
+	for _, c := range []struct {
+		name        string
+		is          objects.Condition
+		wrote, over objects.Parts
+		told        int64
+		waits       bool
+	}{
+		{"it stands there already", now, 0, 0, 0, false},
+		{"it stands there, and is written again", now, all, 0, 0, false},
+		{"it is written", objects.Condition{}, all, 0, 1, false},
+		{"something else is written", objects.Condition{}, 0, 0, 0, true},
+		{"another writer insists", objects.Condition{}, 0, all, 1, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := bareLoop()
+			l.Events = &kube.Recorder{} // without room: it counts what it drops
+			s := &service{event: report.Event{Kind: report.NotAnnounced, Message: "it is not"}, announced: &now}
+			s.rivalry.over = c.over
+			l.tellEvent(objects.Service{Announced: c.is}, s, objects.ServiceWrite{Announced: &now}, c.wrote)
+			if told, waits := l.Events.Dropped(), s.event != (report.Event{}); told != c.told || waits != c.waits {
+				t.Errorf("%s: %d Events, waits %v; want %d, %v", c.name, told, waits, c.told, c.waits)
+			}
+			if l.tellEvent(objects.Service{}, s, objects.ServiceWrite{}, all); l.Events.Dropped() != c.told {
+				t.Errorf("%s: an Event without a condition", c.name)
+			}
+		})
+	}
+}
+
+// That a move is refused is told once, when it is recorded.
+func TestARefusedMoveIsToldWhenItIsRecorded(t *testing.T) {
+	refused := lb.Move{Token: "1", Refused: true}
+	for _, c := range []struct {
+		was, is lb.Move
+		why     string
+		want    int64
+	}{
+		{lb.Move{}, refused, "no such node", 1},
+		{refused, refused, "no such node", 0},
+		{lb.Move{Token: "0", Refused: true}, refused, "no such node", 1},
+		{lb.Move{}, lb.Move{Token: "1"}, "no such node", 0},
+		{lb.Move{}, refused, "", 0}, // another leader refused it, and told why
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l, _ := bareLoop()
+			l.Events = &kube.Recorder{}
+			var was objects.Service
+			was.Moved = c.was
+			if l.tellMove(was, objects.ServiceWrite{Moved: c.is}, c.why); l.Events.Dropped() != c.want {
+				t.Errorf("from %+v to %+v, because %q: %d Events, want %d", c.was, c.is, c.why, l.Events.Dropped(), c.want)
+			}
+		})
+	}
+}
+
+// What is given up is told if it was given, not what another writer had put there.
+func TestWhatWasNeverGivenIsNotToldAsReleased(t *testing.T) {
+	for _, a := range []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")} {
+		for _, c := range []struct {
+			name string
+			was  lb.Service
+			want int64
+		}{
+			{"given", lb.Service{Assigned: []netip.Addr{a}, AssignedPools: []string{"edge"}}, 1},
+			{"given, and another withdrawn", lb.Service{Assigned: []netip.Addr{a}, AssignedPools: []string{"edge"}, Withdrawn: []netip.Addr{a.Next()}}, 1},
+			{"of a status without any record", lb.Service{Assigned: []netip.Addr{a}, AssignedPools: []string{""}}, 1},
+			{"put in the place of ours", lb.Service{Assigned: []netip.Addr{a}, AssignedPools: []string{""}, Withdrawn: []netip.Addr{a.Next()}}, 0},
+			{"not there any more", lb.Service{}, 0},
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				l, _ := bareLoop()
+				l.Events = &kube.Recorder{}
+				d := allocator.Decision{Released: []allocator.Release{{Address: a, Pool: "edge", Cause: allocator.LostToOlder}}}
+				if l.tell(objects.Service{Service: c.was}, d, objects.ServiceWrite{}); l.Events.Dropped() != c.want {
+					t.Errorf("%v, %s: %d Events, want %d", a, c.name, l.Events.Dropped(), c.want)
+				}
+			})
+		}
+	}
+}
+
+// It is contested once that is written, and then until it has stayed.
+func TestWhatIsContestedSaysSoFromTheFirstOn(t *testing.T) {
+	over := objects.Parts(0).With(objects.PartIngress)
+	want := objects.ServiceWrite{Allocated: objects.Condition{Status: metav1.ConditionFalse, Reason: "Exhausted"}}
+	d := allocator.Decision{Reason: allocator.Exhausted, Detail: &allocator.Detail{Family: lb.IPv6}}
+	told := objects.Condition{Status: metav1.ConditionFalse, Reason: Contested, Message: "as it was told"}
+	for _, c := range []struct {
+		over objects.Parts
+		is   objects.Condition
+		want string
+	}{
+		{over, objects.Condition{Reason: "Exhausted"}, "lb-operator changes what Belfry writes"},
+		{over, told, "as it was told"},
+		{0, told, ""},
+	} {
+		got := contestedWrite(want, c.over, "lb-operator", d, &objects.Service{Allocated: c.is}).Allocated
+		if !strings.HasPrefix(got.Message, c.want) || (got.Reason == Contested) != (c.over != 0) {
+			t.Errorf("over %v, where it says %+v: %+v", c.over, c.is, got)
+		}
+	}
+}
+
+// Who is to be looked at later is not looked at before.
+func TestWhoIsLookedAtLaterIsNotLookedAtBefore(t *testing.T) {
+	l, _ := bareLoop()
+	now := time.Unix(1000, 0)
+	early, late := lb.ServiceKey{Name: "early"}, lb.ServiceKey{Name: "late"}
+	l.retells[early], l.retells[late] = now, now.Add(1)
+	if l.retell(now); len(l.retells) != 1 || l.retells[late].IsZero() {
+		t.Errorf("to be looked at later are %v", l.retells)
 	}
 }

@@ -157,7 +157,6 @@ func (l *loop) run(ctx context.Context) (err error) {
 	l.pass(l.Cluster.Everything())
 	cool := time.After(coolDown)
 	timer := time.NewTimer(0)
-	defer timer.Stop()
 	for {
 		l.serve(time.Now())
 		l.tellGiven(l.given.Take(time.Now()))
@@ -376,7 +375,6 @@ func (l *loop) pass(ch kube.Changes) {
 	}
 	if ch.Reports || ch.Nodes {
 		for _, key := range l.listen(began) {
-			affected = append(affected, key)
 			if s := l.services[key]; s != nil {
 				affected = append(affected, l.sharing(s.decision)...)
 			}
@@ -453,7 +451,7 @@ func (l *loop) put(key lb.ServiceKey) []lb.ServiceKey {
 		delete(l.aside, key)
 		l.planner.Put(is.Service)
 	}
-	if l.replaced(s, is.Service) || s.asksToMove(is.Service) {
+	if l.replaced(s, is.Service) {
 		return []lb.ServiceKey{key}
 	}
 	return nil
@@ -531,7 +529,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 		s.itsTurn = false
 		l.tellEvent(is, s, want, 0)
 		return
-	case !ask && !s.itsTurn && tellsOnly(is, s.contested(want, &is), missing):
+	case !s.itsTurn && tellsOnly(is, s.contested(want, &is), missing):
 		l.await(s, time.Now())
 		return
 	}

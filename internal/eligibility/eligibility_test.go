@@ -83,6 +83,9 @@ func TestTrafficGoesWhereKubeProxyHasEndpointsForIt(t *testing.T) {
 			{"Local, and Cluster without endpoints", []lb.Service{
 				service("a", lb.TrafficLocal, lb.NodeEndpoints{"n1": ready}, a), service("b", lb.TrafficCluster, nil, a),
 			}, Eligible, NoLocalEndpoint},
+			{"Cluster with endpoints, and Local", []lb.Service{
+				service("a", lb.TrafficCluster, lb.NodeEndpoints{"n1": ready}, a), service("b", lb.TrafficLocal, nil, a),
+			}, Eligible, Eligible},
 			{"Local, and Cluster with endpoints", []lb.Service{
 				service("a", lb.TrafficLocal, lb.NodeEndpoints{"n1": ready}, a), service("b", lb.TrafficCluster, lb.NodeEndpoints{"n1": ready}, a),
 			}, Eligible, Eligible},
@@ -94,6 +97,24 @@ func TestTrafficGoesWhereKubeProxyHasEndpointsForIt(t *testing.T) {
 			if n1, n2 := in[0].Idle("n1"), in[0].Idle("n2"); n1 != c.n1 || n2 != c.n2 {
 				t.Errorf("%v: %s: n1 %v and n2 %v, want %v and %v", a, c.name, n1, n2, c.n1, c.n2)
 			}
+		}
+	}
+}
+
+func TestEachServiceTellsOfTheNodesThatServeItsTraffic(t *testing.T) {
+	ready, ending, none := lb.EndpointCount{Ready: 2}, lb.EndpointCount{Terminating: 1}, lb.EndpointCount{}
+	for _, a := range both {
+		in := Addresses(lb.Snapshot{Pools: []lb.Pool{lbtest.Everything()}, Services: []lb.Service{
+			service("a", lb.TrafficLocal, lb.NodeEndpoints{"n1": ready, "n2": ending, "n3": none}, a),
+			service("b", lb.TrafficLocal, lb.NodeEndpoints{"n1": ending}, a),
+		}})
+		var got []string
+		in[0].Serving(func(node string, serving lb.Serving) { got = append(got, fmt.Sprint(node, " ", serving)) })
+		slices.Sort(got)
+		want := []string{fmt.Sprint("n1 ", ready.Serving()), fmt.Sprint("n1 ", ending.Serving()), fmt.Sprint("n2 ", ending.Serving())}
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("%v: %v, want %v", a, got, want)
 		}
 	}
 }
@@ -156,6 +177,9 @@ func TestAPoolThatIsGoneIsStillSelectedByName(t *testing.T) {
 		in := Addresses(lb.Snapshot{Services: []lb.Service{orphan}})
 		if selection := NewSelection([]lb.Scope{{Pools: []string{"gone"}}}, nil); !selection.Selects(0, &in[0]) {
 			t.Errorf("%v is not selected by the name of the pool that gave it", a)
+		}
+		if selection := NewSelection([]lb.Scope{{}}, nil); !selection.Selects(0, &in[0]) {
+			t.Errorf("%v is not selected by what selects everything", a)
 		}
 	}
 }

@@ -61,6 +61,8 @@ func TestAnAddressInUseBelongsToThePoolThatGaveItOrElseToTheOneThatCoversIt(t *t
 		{"a Node's, in a pool", "192.0.2.11", "", "", origin.Origin{Node: "n1"}},
 		{"a Node's, in a pool", "", "2001:db8::11", "", origin.Origin{Node: "n2"}},
 		{"a Node's that we gave before", "", "2001:db8::11", "nodes", origin.Origin{Standing: origin.Covered, Pool: "nodes", Node: "n2"}},
+		{"a Node's that a pool gave which is gone, covered by another", "192.0.2.11", "", "gone", origin.Origin{Standing: origin.Covered, Pool: "nodes", Node: "n1"}},
+		{"likewise", "", "2001:db8::11", "gone", origin.Origin{Standing: origin.Covered, Pool: "nodes", Node: "n2"}},
 		{"a Node's that an orphan is", "198.51.100.1", "", "gone", origin.Origin{Standing: origin.Orphan, Pool: "gone", Node: "n1"}},
 		{"a Node's", "198.51.100.1", "", "", origin.Origin{Node: "n1"}},
 	} {
@@ -139,6 +141,51 @@ func names(p lb.Pool, a netip.Addr) bool {
 	return slices.ContainsFunc(p.Ranges, func(r lb.AddressRange) bool { return r.Contains(a) })
 }
 
+// across compares what pools hand out of a range with who hands out each address of it.
+func across(t *testing.T, rng *rand.Rand, ix *origin.Index, world []netip.Addr) {
+	t.Helper()
+	i := rng.IntN(len(world))
+	r := lb.AddressRange{First: world[i], Last: world[min(len(world)-1, i+rng.IntN(8))]}
+	if r.First.Is4() != r.Last.Is4() {
+		r.Last = r.First
+	}
+	parts := map[netip.Addr]string{}
+	var last netip.Addr
+	ix.Across(r, func(p *lb.Pool, part lb.AddressRange) {
+		if last.IsValid() && !last.Less(part.First) {
+			t.Fatalf("%v: %v comes after %v", r, part, last)
+		}
+		last = part.Last
+		for _, a := range world {
+			if part.Contains(a) {
+				parts[a] = p.Name
+			}
+		}
+	})
+	for _, a := range world {
+		want := ""
+		if p := ix.Owner(a); p != nil && r.Contains(a) {
+			want = p.Name
+		}
+		if parts[a] != want {
+			t.Fatalf("across %v %v is of %q, want %q", r, a, parts[a], want)
+		}
+	}
+}
+
+func TestAPersonIsToldOfSomeOverlapsOnly(t *testing.T) {
+	old := lb.Pool{Name: "old", Created: epoch}
+	for i := range 70 {
+		a := netip.AddrFrom4([4]byte{10, 0, 0, byte(2 * i)})
+		old.Ranges = append(old.Ranges, lb.AddressRange{First: a, Last: a})
+	}
+	pools := []lb.Pool{named("young", -1, "10.0.0.0/24"), old}
+	got := origin.Divide(pools)
+	if len(got[0]) != 1 || len(got[0][0].Ranges) != 64 || len(pools[0].Lost) != 70 {
+		t.Errorf("%d ranges are lost, and told are %v", len(pools[0].Lost), got[0])
+	}
+}
+
 func TestPoolsAreDividedLikeTheModelDoes(t *testing.T) {
 	world := small()
 	for seed := range uint64(3000) {
@@ -148,6 +195,7 @@ func TestPoolsAreDividedLikeTheModelDoes(t *testing.T) {
 		rng.Shuffle(len(pools), func(i, j int) { pools[i], pools[j] = pools[j], pools[i] })
 		overlaps := origin.Divide(pools)
 		ix := origin.New(pools, nil)
+		across(t, rng, ix, world)
 		for _, a := range world {
 			var best *lb.Pool
 			for i := range before {
@@ -165,6 +213,9 @@ func TestPoolsAreDividedLikeTheModelDoes(t *testing.T) {
 				t.Fatalf("seed %d: %v is handed out by %v, want %v, of %+v", seed, a, owner, best, before)
 			}
 			for i, p := range pools {
+				if !slices.Equal(p.Ranges, ranges.Union(p.Ranges)) || !slices.Equal(p.Lost, ranges.Union(p.Lost)) {
+					t.Fatalf("seed %d: pool %s is in pieces: %v, lost %v", seed, p.Name, p.Ranges, p.Lost)
+				}
 				was := before[slices.IndexFunc(before, func(b lb.Pool) bool { return b.Name == p.Name })]
 				lost := names(lb.Pool{Ranges: p.Lost}, a)
 				if has := names(p, a); names(was, a) != (has || lost) || has && lost || has != (best != nil && best.Name == p.Name) {
