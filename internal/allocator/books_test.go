@@ -62,16 +62,15 @@ func (p *Planner) checkUse(u *use, claims []*claim) error {
 	if u.settled != settled {
 		return fmt.Errorf("settled %v, want %v", u.settled, settled)
 	}
-	ports, namespaces := map[lb.Port]int{}, map[string]int{}
+	ports, namespaces := multiset{}, map[string]int{}
 	for _, c := range claims {
 		if !c.promised || !c.lost {
 			namespaces[c.Key.Namespace]++
-			for _, port := range c.Ports {
-				ports[port]++
-			}
+			ports = append(ports, c.Ports...)
 		}
 	}
-	if len(claims) > 1 && (!maps.Equal(u.ports, ports) || !maps.Equal(u.namespaces, namespaces)) || len(claims) == 1 && (u.ports != nil || u.namespaces != nil) {
+	slices.SortFunc(ports, lb.Port.Compare)
+	if len(claims) > 1 && (!slices.Equal(u.ports, ports) || !maps.Equal(u.namespaces, namespaces)) || len(claims) == 1 && (u.ports != nil || u.namespaces != nil) {
 		return fmt.Errorf("ports %v and namespaces %v, want %v and %v", u.ports, u.namespaces, ports, namespaces)
 	}
 	partners := map[*use]int{}
@@ -82,7 +81,7 @@ func (p *Planner) checkUse(u *use, claims []*claim) error {
 			}
 		}
 	}
-	if !maps.Equal(u.partners, partners) {
+	if !maps.Equal(u.partners.asMap(), partners) {
 		return fmt.Errorf("%d partners, want %d", len(u.partners), len(partners))
 	}
 	key := groupKey{key: claims[0].Request.SharingKey}
@@ -199,6 +198,15 @@ func (p *Planner) checkPools(uses map[*use][]*claim) error {
 	return nil
 }
 
+// asMap returns the numbers by what they are of.
+func (c counts[T]) asMap() map[T]int {
+	out := map[T]int{}
+	for _, e := range c {
+		out[e.of] += e.n
+	}
+	return out
+}
+
 // checkGroups checks where those of a key find each other.
 func (p *Planner) checkGroups(uses map[*use][]*claim) error {
 	type place struct {
@@ -223,25 +231,20 @@ func (p *Planner) checkGroups(uses map[*use][]*claim) error {
 		for i := range g.shelves {
 			h, all := &g.shelves[i], stands[place{g, i}]
 			slices.SortFunc(all, byAddress)
-			ports, pools := map[lb.Port]int{}, map[*pool]int{}
+			pools := map[*pool]int{}
 			for _, u := range all {
 				pools[u.owner]++
-				for _, c := range u.claims {
-					for _, port := range c.Ports {
-						ports[port]++
-					}
-				}
 			}
-			if !slices.Equal(h.uses, all) || !maps.Equal(h.ports, ports) || !maps.Equal(h.pools, pools) {
-				return fmt.Errorf("group %v, shelf %d: %d addresses with ports %v, want %d with %v", key, i, len(h.uses), h.ports, len(all), ports)
+			if !slices.Equal(h.uses, all) || !maps.Equal(h.pools.asMap(), pools) {
+				return fmt.Errorf("group %v, shelf %d: %d addresses, want %d", key, i, len(h.uses), len(all))
 			}
-			for port, end := range h.below {
-				if ports[port] == 0 {
-					return fmt.Errorf("group %v, shelf %d: %v is served by none, and known to be below %v", key, i, port, end.netip())
+			for _, run := range h.runs {
+				if int(run.n) < minRun || int(run.n) > len(all) {
+					return fmt.Errorf("group %v, shelf %d: a run of %d for %v", key, i, run.n, run.Port)
 				}
-				for _, u := range all {
-					if u.less(end) && !slices.ContainsFunc(u.claims, func(c *claim) bool { return slices.Contains(c.Ports, port) }) {
-						return fmt.Errorf("group %v, shelf %d: %v has %v to spare, which is said to be taken below %v", key, i, u.netip(), port, end.netip())
+				for _, u := range all[:run.n] {
+					if !slices.ContainsFunc(u.claims, func(c *claim) bool { return slices.Contains(c.Ports, run.Port) }) {
+						return fmt.Errorf("group %v, shelf %d: %v has %v to spare, and is in the run of it", key, i, u.netip(), run.Port)
 					}
 				}
 			}
@@ -395,10 +398,112 @@ func TestADroppedPromiseHasHonoredNothing(t *testing.T) {
 		if d := p.Plan(epoch).Services[0]; d.Reallocated != "1" || len(d.Assignments) != 1 {
 			t.Errorf("%s: promised is %+v", a, d)
 		}
+		s.Request.Problems = []string{"the request contradicts itself"}
+		p.Put(s)
+		if d := p.Plan(epoch).Services[0]; d.Reallocated != "1" || d.Reason != BadRequest || len(d.Assignments) != 1 {
+			t.Errorf("%s: a promise that stays: %+v", a, d)
+		}
 		s.FamilyPolicy = lb.RequireDualStack // and the other family is not known yet
 		p.Put(s)
 		if d := p.Plan(epoch).Services[0]; d.Reallocated != "" || d.Reason != WaitingForClusterIP {
 			t.Errorf("%s: %v, honored %q", a, d.Reason, d.Reallocated)
+		}
+	}
+}
+
+// Of several who leave an address between two plannings, one that is gone counts before
+// one that moved, that before one that was only promised it, and then the older, in
+// whichever order they leave.
+func TestTheJournalDoesNotDependOnTheOrderInWhichTheyLeave(t *testing.T) {
+	for _, text := range []string{"198.51.100.0/30", "2001:db8::/126"} {
+		r := rangeOf(text)
+		service := func(name string, age int, port uint16) lb.Service {
+			return lb.Service{
+				Key: lb.ServiceKey{Namespace: "web", Name: name}, UID: name, Created: epoch.Add(-time.Duration(age) * time.Hour), Families: []lb.Family{lb.FamilyOf(r.First)},
+				Ports: []lb.Port{{Protocol: lb.TCP, Number: port}}, Request: lb.Request{SharingKey: "k", Addresses: []netip.Addr{r.First}},
+			}
+		}
+		holds := func(s lb.Service) lb.Service {
+			s.Assigned, s.AssignedPools = []netip.Addr{r.First}, []string{"edge"}
+			return s
+		}
+		gone := func(name string) func(*Planner) {
+			return func(p *Planner) { p.Delete(lb.ServiceKey{Namespace: "web", Name: name}) }
+		}
+		moves := func(s lb.Service) func(*Planner) {
+			s.Request = lb.Request{Problems: []string{"it asks for nothing now"}}
+			return func(p *Planner) { p.Put(s) }
+		}
+		older, younger := service("z-older", 2, 1), service("a-younger", 1, 2)
+		for _, c := range []struct {
+			name  string
+			has   []lb.Service
+			leave [2]func(*Planner)
+			want  string
+		}{
+			{"both are gone", []lb.Service{holds(older), holds(younger)}, [2]func(*Planner){gone("z-older"), gone("a-younger")}, "web/z-older"},
+			{"the younger is gone", []lb.Service{holds(older), holds(younger)}, [2]func(*Planner){moves(older), gone("a-younger")}, "web/a-younger"},
+			{"both move", []lb.Service{holds(older), holds(younger)}, [2]func(*Planner){moves(older), moves(younger)}, "/"},
+			{"one was only promised it", []lb.Service{older, holds(younger)}, [2]func(*Planner){gone("z-older"), moves(younger)}, "/"},
+			{"both were only promised it", []lb.Service{older, younger}, [2]func(*Planner){gone("z-older"), gone("a-younger")}, "fresh"},
+		} {
+			for first := range 2 {
+				p := New()
+				p.SetPools([]lb.Pool{{Name: "edge", Ranges: []lb.AddressRange{r}, Strategy: lb.LeastRecentlyUsed}})
+				for _, s := range c.has {
+					p.Put(s)
+				}
+				if got := p.Plan(epoch).Pools[0].V4.Assigned + p.pools[0].decision().V6.Assigned; got != 1 {
+					t.Fatalf("%s, %s: %d addresses are assigned", text, c.name, got)
+				}
+				c.leave[first](p)
+				c.leave[1-first](p)
+				p.Plan(epoch.Add(time.Minute))
+				got := "fresh"
+				if freed := p.pools[0].decision().Freed; len(freed) > 0 {
+					got = freed[0].Service.String()
+				}
+				if got != c.want {
+					t.Errorf("%s, %s, the %d. first: the journal says %q, want %q", text, c.name, first, got, c.want)
+				}
+			}
+		}
+	}
+}
+
+// An address that was promised and never given goes back to where it was in the journal.
+func TestAnAddressThatWasOnlyPromisedGoesBackToItsPlace(t *testing.T) {
+	for _, text := range []string{"198.51.100.1/32", "2001:db8::1/128"} {
+		r := rangeOf(text)
+		was := []lb.FreedAddress{{Address: r.First, Service: lb.ServiceKey{Namespace: "web", Name: "last"}, At: epoch}}
+		s := lb.Service{Key: lb.ServiceKey{Namespace: "web", Name: "a"}, UID: "1", Families: []lb.Family{lb.FamilyOf(r.First)}}
+		p := New()
+		p.SetPools([]lb.Pool{{Name: "edge", AutoAssign: true, Ranges: []lb.AddressRange{r}, Strategy: lb.LeastRecentlyUsed, Freed: was}})
+		p.Put(s)
+		if d := p.Plan(epoch.Add(time.Hour)); len(d.Services[0].Assignments) != 1 || len(d.Pools[0].Freed) > 0 {
+			t.Errorf("%s: %+v", text, d)
+		}
+		p.Delete(s.Key)
+		if d := p.Plan(epoch.Add(2 * time.Hour)); !reflect.DeepEqual(d.Pools[0].Freed, was) {
+			t.Errorf("%s: freed are %v, want %v", text, d.Pools[0].Freed, was)
+		}
+	}
+}
+
+// Where the journal is full the oldest goes, of whichever family.
+func TestTheOldestLeavesAFullJournal(t *testing.T) {
+	four, six := rangeOf("198.51.100.0/22"), rangeOf("2001:db8::/112")
+	for _, c := range []struct{ oldest, others lb.AddressRange }{{four, six}, {six, four}} {
+		pool := lb.Pool{Name: "edge", AutoAssign: true, Ranges: []lb.AddressRange{four, six}, Strategy: lb.LeastRecentlyUsed}
+		pool.Freed = []lb.FreedAddress{{Address: c.oldest.First, At: epoch}}
+		a := c.others.First
+		for i := range journalLimit {
+			pool.Freed = append(pool.Freed, lb.FreedAddress{Address: a, At: epoch.Add(time.Duration(i+1) * time.Second)})
+			a = a.Next()
+		}
+		got := Plan(World{Pools: []lb.Pool{pool}, Now: epoch.Add(time.Hour)}).Pools[0].Freed
+		if !reflect.DeepEqual(got, pool.Freed[1:]) {
+			t.Errorf("%v: %d are kept, the first %v", c.oldest.First, len(got), got[0])
 		}
 	}
 }

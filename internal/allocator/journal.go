@@ -92,9 +92,6 @@ func (p *Planner) take(u *use) {
 	if !h.fresh.remove(u.addr) {
 		u.was = p.forget(h, u.addr)
 	}
-	if at.dry(u.family()) {
-		p.loosened = true
-	}
 }
 
 // giveBack enters that it is no longer in use; bury makes it free.
@@ -310,7 +307,6 @@ func (p *Planner) layOut() {
 	clear(p.scopes)
 	clear(p.reserved)
 	p.generation++
-	p.version++
 	p.loosened = true
 	for _, s := range p.services {
 		var promised []tenure

@@ -62,7 +62,7 @@ type freed struct {
 
 func (f freed) compare(o freed) int { return cmp.Or(f.at.Compare(o.at), f.addr.compare(o.addr)) }
 
-// compile arranges divided pools. The result is sorted by name.
+// compile arranges divided pools, which are sorted by name.
 func compile(pools []lb.Pool, origins *origin.Index, nodes map[addr]string) ([]*pool, map[string]*pool) {
 	var all []*pool
 	byName := make(map[string]*pool, len(pools))
@@ -101,7 +101,6 @@ func compile(pools []lb.Pool, origins *origin.Index, nodes map[addr]string) ([]*
 			}
 		}
 	}
-	slices.SortFunc(all, func(a, b *pool) int { return cmp.Compare(a.Name, b.Name) })
 	return all, byName
 }
 
@@ -198,7 +197,6 @@ func (p *pool) pickHashed(h *half, key lb.ServiceKey) addr {
 			return a
 		}
 		h.fresh.remove(a)
-		at = a
 	}
 }
 

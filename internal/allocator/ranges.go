@@ -23,7 +23,7 @@ var (
 
 func number(a netip.Addr) addr {
 	b := a.As16()
-	return addr{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}
+	return addr{binary.BigEndian.Uint64(b[:]), binary.BigEndian.Uint64(b[8:])}
 }
 
 func (a addr) netip() netip.Addr {

@@ -223,7 +223,6 @@ func (p *Planner) claim(s *service, t tenure) *claim {
 	p.uncount(u)
 	i, _ := slices.BinarySearchFunc(u.claims, c, (*claim).older)
 	u.claims = slices.Insert(u.claims, i, c)
-	u.countPorts(c, +1) // before a dispute takes all of them out again
 	switch {
 	case len(u.claims) == 1:
 	case u.settled && u.agrees(c):

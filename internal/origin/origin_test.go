@@ -155,7 +155,9 @@ func across(t *testing.T, rng *rand.Rand, ix *origin.Index, world []netip.Addr) 
 		if last.IsValid() && !last.Less(part.First) {
 			t.Fatalf("%v: %v comes after %v", r, part, last)
 		}
-		last = part.Last
+		if last = part.Last; part.Last.Less(part.First) || !r.Contains(part.First) || !r.Contains(part.Last) {
+			t.Fatalf("%v: it has no %v", r, part)
+		}
 		for _, a := range world {
 			if part.Contains(a) {
 				parts[a] = p.Name
