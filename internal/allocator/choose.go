@@ -231,7 +231,7 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 		return grant{}, refusal{LimitReached, d}
 	}
 	if u != nil {
-		if why, _ := u.refuses(s); why == NoClash {
+		if u.takes(s) {
 			return grant{a, at}, refusal{}
 		}
 		if d.Holder, d.Clash, d.Port = u.neighbor(s); d.Holder == (lb.ServiceKey{}) || s.Request.SharingKey == "" {
@@ -434,11 +434,7 @@ func (p *Planner) joinable(s *service, w *wish, got [2]grant, u *use) bool {
 	if u.group == nil || s.Request.Pool != "" && u.name != s.Request.Pool || !u.pool.admits(&s.Service) || !p.lendable(u.pool, u.addr) {
 		return false
 	}
-	if slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u }) {
-		return false
-	}
-	why, _ := u.refuses(s)
-	return why == NoClash && (u.has(s.Key.Namespace) > 0 || p.room(s, w, got, u.pool) >= 1)
+	return u.takes(s) && (u.has(s.Key.Namespace) > 0 || p.room(s, w, got, u.pool) >= 1)
 }
 
 // returning finds the address that retention keeps for the Service: the one it

@@ -296,18 +296,12 @@ const (
 	NoClash Clash = iota
 	// ClashKey: the sharing keys differ, or one has none.
 	ClashKey
-	// ClashNamespace: the namespaces differ and the pool does not permit that.
-	ClashNamespace
 	// ClashPort: both serve the same protocol and port.
 	ClashPort
 	// ClashTrafficPolicy: one is Cluster, the other Local.
 	ClashTrafficPolicy
 	// ClashSelector: both are Local and select different Pods.
 	ClashSelector
-	// ClashUnsettled: the address is held wrongly by two and is about to move.
-	ClashUnsettled
-	// ClashOrphan: its pool no longer hands the address out.
-	ClashOrphan
 	// ClashExternal: externalIPs of another Service name the address.
 	ClashExternal
 )

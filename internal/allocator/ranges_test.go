@@ -151,3 +151,34 @@ func TestTheHashIsKnown(t *testing.T) {
 		}
 	}
 }
+
+func TestSpansAtTheEdgesOfNumbers(t *testing.T) {
+	at := func(first, last string) span {
+		return span{number(netip.MustParseAddr(first)), number(netip.MustParseAddr(last))}
+	}
+	for _, c := range []struct {
+		first, last string
+		size        uint64
+		buggies     uint64
+	}{
+		{"2001:db8::", "2001:db8:0:1::5", math.MaxUint64, 0},
+		{"2001:db8::", "2001:db8::5", 6, 0},
+		{"0.0.0.0", "0.0.0.255", 256, 2},
+		{"0.0.0.1", "0.0.0.255", 255, 1},
+		{"0.0.0.1", "0.0.1.0", 256, 2},
+	} {
+		s := at(c.first, c.last)
+		if got := s.size(); got != c.size {
+			t.Errorf("%s-%s has %d addresses, want %d", c.first, c.last, got, c.size)
+		}
+		if s.lo.family() == v4 && s.buggies() != c.buggies {
+			t.Errorf("%s-%s has %d that old equipment refuses, want %d", c.first, c.last, s.buggies(), c.buggies)
+		}
+	}
+	// What is beside the place of IPv4 stays whole.
+	for _, s := range []span{at("::1", "::2"), at("2001:db8::", "2001:db8::1")} {
+		if left := s.without(mapped); len(left) != 1 || left[0] != s {
+			t.Errorf("of %v %v is left", s, left)
+		}
+	}
+}

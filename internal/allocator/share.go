@@ -121,39 +121,17 @@ func (u *use) has(namespace string) int {
 	return 0
 }
 
-// first returns the oldest claim that is not the Service's own.
-func (u *use) first(s *service) *claim {
-	if u.claims[0].service == s {
-		return u.claims[1]
-	}
-	return u.claims[0]
-}
-
-// refuses returns why the Service cannot share the address with the others who
-// hold it.
-func (u *use) refuses(s *service) (Clash, lb.Port) {
-	own := slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u })
-	if own && len(u.claims) == 1 {
-		return ClashUnsettled, lb.Port{} // it gives the address up itself
-	}
-	if c := clash(&s.Service, &u.first(s).Service); c != NoClash {
-		return c, lb.Port{}
-	}
+// takes reports whether the Service may come to share the address with those who hold it.
+func (u *use) takes(s *service) bool {
 	switch {
+	case !u.settled || slices.ContainsFunc(s.claims, func(c *claim) bool { return c.use == u }):
+		return false // it is about to move, or to be given up by the Service itself
 	case u.orphan || u.pool != u.owner:
-		return ClashOrphan, lb.Port{}
+		return false
 	case !u.pool.SharedAcrossNamespaces && (u.has(s.Key.Namespace) == 0 || len(u.namespaces) > 1):
-		return ClashNamespace, lb.Port{}
+		return false
 	}
-	for _, p := range s.Ports {
-		if own && u.ports.of(p) > 1 || !own && u.serves(p) {
-			return ClashPort, p
-		}
-	}
-	if own || !u.settled {
-		return ClashUnsettled, lb.Port{}
-	}
-	return NoClash, lb.Port{}
+	return clash(&s.Service, &u.claims[0].Service) == NoClash && !slices.ContainsFunc(s.Ports, u.serves)
 }
 
 // neighbor returns the oldest Service of the same namespace that holds the address
@@ -433,11 +411,11 @@ func (p *Planner) recount(u *use) {
 	if u.disputed {
 		return
 	}
-	name, orphan := u.name, u.orphan
+	name := u.name
 	o := p.origins.Find(u.netip(), u.claims[0].from)
 	u.name, u.pool = o.Pool, p.byName[o.Pool]
 	u.orphan = o.Standing != origin.Covered || u.pool.Deleting
-	if (len(u.claims) > 1 || name != "") && (u.name != name || u.orphan != orphan) {
+	if (len(u.claims) > 1 || name != "") && u.name != name {
 		for _, c := range u.claims {
 			p.mark(c.service)
 		}
@@ -559,9 +537,9 @@ func (u *use) pair(o *use, n int) {
 			continue
 		}
 		switch h := &mine.group.shelves[pairs]; {
-		case before == 0 && len(mine.partners) > 0:
+		case before == 0:
 			h.put(mine)
-		case before > 0 && len(mine.partners) == 0:
+		case len(mine.partners) == 0:
 			h.remove(mine)
 		}
 	}
