@@ -309,11 +309,13 @@ func (r *bugReport) anonymize(key []byte) {
 	for _, resource := range slices.Sorted(maps.Keys(r.lists)) {
 		m.value(r.lists[resource].Items)
 	}
-	logs := map[string][]byte{}
-	for _, name := range slices.Sorted(maps.Keys(r.logs)) {
-		logs[m.text(name)] = m.log(r.logs[name])
+	for _, texts := range []*map[string][]byte{&r.logs, &r.metrics} {
+		masked := map[string][]byte{}
+		for _, name := range slices.Sorted(maps.Keys(*texts)) {
+			masked[m.text(name)] = m.log((*texts)[name])
+		}
+		*texts = masked
 	}
-	r.logs = logs
 	for i := range r.notes {
 		r.notes[i] = m.text(r.notes[i])
 	}

@@ -46,7 +46,9 @@ func (t *tool) bugReport(version string) *cobra.Command {
 		Use:   "bug-report",
 		Short: "Write what is needed to find a fault into one archive",
 		Long: `Bug-report writes a tar.gz of the objects that Belfry decides by, what its speakers report, its
-Events, the Pods and logs of its programs, and versions. Every command reads it by --from.
+Events, the Pods, logs and metrics of its programs, and versions. Every command reads it by --from.
+Metrics take the right to forward ports of the Pods (create pods/portforward); what cannot be had is
+left out, and said.
 
 It reads no Secret. Of workloads it keeps names, images and resources; of annotations only those
 that Belfry reads; of ConfigMaps only what doctor looks at. With --anonymize it replaces names,
@@ -106,9 +108,12 @@ type bugReport struct {
 	at      time.Time
 	version string
 	server  string
-	// lists are the objects of each kind, by resource; logs are by file.
-	lists map[string]list
-	logs  map[string][]byte
+	// lists are the objects of each kind, by resource; logs are by file, and metrics by
+	// Pod.
+	lists   map[string]list
+	logs    map[string][]byte
+	metrics map[string][]byte
+	pods    []*corev1.Pod
 	// notes say what is not in it, and why.
 	notes []string
 }
@@ -146,6 +151,12 @@ func (t *tool) collect(ctx context.Context, version string, since time.Duration)
 	_, err = pages(ctx, client, events+"/namespaces/"+namespace+"/events", func(body []byte) error { return enter(s, body) })
 	note("events of the Pods", err)
 	note("pods and logs", r.programs(ctx, client, namespace, since))
+	config, err := t.access()
+	if err != nil {
+		return nil, err
+	}
+	figures := readFigures(ctx, r.pods, forwarded(config, client, namespace))
+	r.metrics, r.notes = figures.texts, append(r.notes, figures.notes()...)
 	body, err := get(ctx, client, "/version")
 	note("version of the API server", err)
 	var is struct{ GitVersion string }
@@ -180,6 +191,7 @@ func (r *bugReport) programs(ctx context.Context, client rest.Interface, namespa
 		}
 		keep(p, namespace)
 		l.Items = append(l.Items, tree(p))
+		r.pods = append(r.pods, p)
 		for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 			for _, previous := range []bool{false, true} {
 				if previous && c.RestartCount == 0 {
@@ -286,6 +298,9 @@ func (r *bugReport) files() map[string][]byte {
 	}
 	for name, text := range r.logs {
 		all["logs/"+name] = text
+	}
+	for pod, text := range r.metrics {
+		all["metrics/"+pod+".txt"] = text
 	}
 	var about bytes.Buffer
 	fmt.Fprintf(&about, "kubectl belfry %s\nAPI server %s\nat %s\n", r.version, cmp.Or(r.server, "unknown"), r.at.UTC().Format(time.RFC3339))
