@@ -80,7 +80,8 @@ type BGPPeerSpec struct {
 	// +optional
 	DynamicASN DynamicASN `json:"dynamicASN,omitempty"`
 	// The autonomous system to show to this router instead of myASN, which then
-	// follows it in the AS path.
+	// follows it in the AS path, unless that is the router's own: a router refuses a
+	// route with its own number in the path.
 	// +optional
 	LocalASN ASN `json:"localASN,omitempty"`
 	// What we are to the router's autonomous system: its provider or its customer, its

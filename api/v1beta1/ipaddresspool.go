@@ -172,8 +172,9 @@ const (
 	StrategyHash Strategy = "Hash"
 )
 
-// MaxFreed is the most entries that [IPAddressPoolStatus].Freed may have; the
-// oldest go first. MaxOrphans and MaxStatusAddresses bound the other lists.
+// MaxFreed is the most entries that [IPAddressPoolStatus].Freed may have, MaxOrphans and
+// MaxStatusAddresses those of the other lists. They are shorter where they would make the
+// status larger than 16 KiB.
 const (
 	MaxFreed           = 512
 	MaxOrphans         = 512
@@ -189,7 +190,8 @@ type IPAddressPoolStatus struct {
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 	// The addresses that the pool serves, less the excluded ones and those that
-	// an older pool has: the fewest prefixes that cover them, at most 256.
+	// an older pool has: the fewest prefixes that cover them, as many as 2 KiB have
+	// room for. The counts below count all of them.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
@@ -200,15 +202,18 @@ type IPAddressPoolStatus struct {
 	// The IPv6 addresses, counted.
 	// +optional
 	IPv6 *AddressCount `json:"ipv6,omitempty"`
-	// Addresses in use that no range of the pool covers any more, lowest first,
-	// at most 512; the counts above count all of them.
+	// Addresses in use that no range of the pool covers any more, lowest first: the first
+	// 8 each with a Service that holds it, the rest by block. The counts above count
+	// all of them.
 	// +optional
 	// +listType=map
 	// +listMapKey=address
 	// +kubebuilder:validation:MaxItems=512
 	Orphans []OrphanedAddress `json:"orphans,omitempty"`
-	// Addresses that were given back, oldest first, the last 512: what the
-	// strategy LeastRecentlyUsed and the retention remember.
+	// Addresses that were given back, oldest first: what the strategy LeastRecentlyUsed
+	// and the retention remember. Those that are kept for a Service and the last 16 of
+	// the others stand each for itself, the rest by block and by ten minutes; as many
+	// as 8 KiB have room for.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=512
@@ -240,21 +245,20 @@ type AddressCount struct {
 
 // An OrphanedAddress is an address in use that its pool no longer covers.
 type OrphanedAddress struct {
-	// The address.
-	// +kubebuilder:validation:MaxLength=45
+	// The address, or several of one block as in "198.51.100.1,3,10-19".
+	// +kubebuilder:validation:MaxLength=512
 	Address string `json:"address"`
-	// A Service that holds it, as namespace/name.
+	// A Service that holds it, as namespace/name; empty where none is named.
 	// +kubebuilder:validation:MaxLength=317
 	Service string `json:"service"`
 }
 
 // A FreedAddress remembers who held an address last.
 type FreedAddress struct {
-	// The address.
-	// +kubebuilder:validation:MaxLength=45
+	// The address, or several of one block as in "198.51.100.1,3,10-19".
+	// +kubebuilder:validation:MaxLength=512
 	Address string `json:"address"`
-	// The Service that held it, as namespace/name; empty when that left it of its
-	// own accord, so that nothing is kept for it.
+	// The Service that held it, as namespace/name; empty when nothing is kept for it.
 	// +kubebuilder:validation:MaxLength=317
 	Service string `json:"service"`
 	// When it was given back.

@@ -108,6 +108,7 @@ func TestEveryPoolFieldIsCompiled(t *testing.T) {
 		{Address: "not an address", Service: "web/a", Time: metav1.NewTime(epoch)},
 		{Address: "192.0.2.1", Service: "not a key", Time: metav1.NewTime(epoch)},
 		{Address: "192.0.2.2", Time: metav1.NewTime(epoch)}, // it was left for another
+		{Address: "192.0.2.4,6-7", Time: metav1.NewTime(epoch)},
 	}
 	got, problems := Pool(p)
 	last := netip.MustParseAddr("2001:db8::1")
@@ -129,6 +130,9 @@ func TestEveryPoolFieldIsCompiled(t *testing.T) {
 		Freed: []lb.FreedAddress{
 			{Address: last, Service: lb.ServiceKey{Namespace: "web", Name: "a"}, At: epoch},
 			{Address: netip.MustParseAddr("192.0.2.2"), At: epoch},
+			{Address: netip.MustParseAddr("192.0.2.4"), At: epoch},
+			{Address: netip.MustParseAddr("192.0.2.6"), At: epoch},
+			{Address: netip.MustParseAddr("192.0.2.7"), At: epoch},
 		},
 	}
 	if !reflect.DeepEqual(got, want) || len(problems) > 0 {

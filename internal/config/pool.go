@@ -131,8 +131,8 @@ func ParseDuration(d v1beta1.Duration) (time.Duration, error) {
 func records(entries []v1beta1.OrphanedAddress) []netip.Addr {
 	var all []netip.Addr
 	for _, e := range entries {
-		if a, err := netip.ParseAddr(e.Address); err == nil {
-			all = append(all, a.Unmap())
+		if list, err := ranges.Parse([]string{e.Address}); err == nil {
+			all = append(all, list...)
 		}
 	}
 	return all
@@ -144,10 +144,13 @@ func records(entries []v1beta1.OrphanedAddress) []netip.Addr {
 func freed(entries []v1beta1.FreedAddress) []lb.FreedAddress {
 	var all []lb.FreedAddress
 	for _, e := range entries {
-		a, err := netip.ParseAddr(e.Address)
+		list, err := ranges.Parse([]string{e.Address})
 		namespace, name, ok := strings.Cut(e.Service, "/")
-		if err == nil && (ok || e.Service == "") {
-			all = append(all, lb.FreedAddress{Address: a.Unmap(), Service: lb.ServiceKey{Namespace: namespace, Name: name}, At: e.Time.Time})
+		if err != nil || !ok && e.Service != "" {
+			continue
+		}
+		for _, a := range list {
+			all = append(all, lb.FreedAddress{Address: a, Service: lb.ServiceKey{Namespace: namespace, Name: name}, At: e.Time.Time})
 		}
 	}
 	return all

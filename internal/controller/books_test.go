@@ -2,10 +2,13 @@ package controller
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"reflect"
@@ -20,6 +23,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/allocator"
+	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
@@ -341,33 +345,139 @@ func TestAnOrphanIsToldWithTheFirstOfItsServices(t *testing.T) {
 	}
 }
 
-// What a pool's status lists is bounded: of orphans and ranges the first, of what was
-// freed the latest.
-func TestAPoolsStatusIsBounded(t *testing.T) {
-	first := netip.MustParseAddr("2001:db8::")
-	for _, more := range []int{-1, 0, 1, 7} {
-		var r poolReport
-		a := first
-		for range v1beta1.MaxOrphans + more {
-			r.orphans, a = append(r.orphans, v1beta1.OrphanedAddress{Address: a.String(), Service: "default/a"}), a.Next()
+// greedyReport is of a pool of whose addresses n are orphans, as many freed and as many
+// ranges served, in either family: every other address, so that no two make a range, or
+// each in a block of its own.
+func greedyReport(n int, step uint64, name string) poolReport {
+	r := poolReport{now: time.Unix(1<<31, 0)}
+	r.verdict.Problems = []config.Problem{{Field: "spec", Reason: v1beta1.ReasonInvalid, Why: strings.Repeat("x", 4096)}}
+	r.decision.V4 = allocator.Count{Total: math.MaxInt64, Assigned: math.MaxInt64 / 2, Available: math.MaxInt64, Reserved: math.MaxInt64, Orphans: math.MaxInt64 / 2}
+	r.decision.V6 = r.decision.V4
+	for i := range n {
+		for _, a := range []netip.Addr{nth("10.0.0.1", step*uint64(i)), nth("2001:db8:1111:2222:3333:4444:5555:1", step*uint64(i))} {
+			key := lb.ServiceKey{Namespace: "default", Name: fmt.Sprintf("%s%d", name, i)}
+			r.served = append(r.served, lb.AddressRange{First: a, Last: a})
+			r.orphans = append(r.orphans, v1beta1.OrphanedAddress{Address: a.String(), Service: key.String()})
+			r.decision.Freed = append(r.decision.Freed, lb.FreedAddress{Address: a, Service: key, At: time.Unix(int64(i)*41, 0).UTC()})
 		}
-		for n := range v1beta1.MaxFreed + more {
-			r.decision.Freed = append(r.decision.Freed, lb.FreedAddress{Address: first, At: time.Unix(int64(n), 0)})
+	}
+	slices.SortFunc(r.served, func(a, b lb.AddressRange) int { return a.First.Compare(b.First) })
+	slices.SortFunc(r.orphans, func(a, b v1beta1.OrphanedAddress) int {
+		return netip.MustParseAddr(a.Address).Compare(netip.MustParseAddr(b.Address))
+	})
+	return r
+}
+
+// nth returns the address that many after another.
+func nth(a string, n uint64) netip.Addr {
+	b := netip.MustParseAddr(a).As16()
+	binary.BigEndian.PutUint64(b[8:], binary.BigEndian.Uint64(b[8:])+n)
+	return netip.AddrFrom16(b).Unmap()
+}
+
+// A pool's status goes to every node with each change, and Services that come and go change
+// it: so it stays below 16 KiB, whatever they are called, and says of what is ours all
+// that fits.
+func TestAPoolsStatusStaysBelow16KiB(t *testing.T) {
+	for _, n := range []int{0, 1, 8, 9, 200, 512, 3000} {
+		for _, step := range []uint64{1, 2, 257, 65537} {
+			for _, name := range []string{"a", strings.Repeat("a", 120)} {
+				for _, retention := range []time.Duration{0, math.MaxInt64 / 2} {
+					r := greedyReport(n, step, name)
+					r.retention = retention
+					s := r.status(v1beta1.IPAddressPoolStatus{})
+					body, err := json.Marshal(s)
+					if err != nil || len(body) > 16<<10 {
+						t.Errorf("%d addresses, %d apart: %d bytes, %v", n, step, len(body), err)
+					}
+				}
+			}
 		}
-		a = first
-		for range v1beta1.MaxStatusAddresses + more {
-			r.served, a = append(r.served, lb.AddressRange{First: a, Last: a}), a.Next().Next()
+	}
+}
+
+// What stands in the status of a pool is read back as what it was: every orphan, what is kept
+// for Services to the second, and of the rest the order, ten minutes more or less; and it
+// is written again as it is.
+func TestAPoolsStatusIsReadBackAsItWasWritten(t *testing.T) {
+	for _, retention := range []time.Duration{0, time.Hour} {
+		r := greedyReport(60, 3, "a")
+		r.now, r.retention = r.decision.Freed[len(r.decision.Freed)-1].At.Add(retention-time.Minute), retention
+		first := r.status(v1beta1.IPAddressPoolStatus{})
+		read, _ := config.Pool(&v1beta1.IPAddressPool{Status: first})
+		var orphans []string
+		for _, a := range read.Records {
+			orphans = append(orphans, a.String())
 		}
-		got := r.status(v1beta1.IPAddressPoolStatus{})
-		if want := v1beta1.MaxOrphans + min(more, 0); len(got.Orphans) != want || got.Orphans[0] != r.orphans[0] {
-			t.Errorf("%d orphans, want the first %d", len(got.Orphans), want)
+		for _, o := range r.orphans {
+			if !slices.Contains(orphans, o.Address) {
+				t.Errorf("orphan %s is lost", o.Address)
+			}
 		}
-		if want := v1beta1.MaxFreed + min(more, 0); len(got.Freed) != want || !got.Freed[want-1].Time.Time.Equal(r.decision.Freed[len(r.decision.Freed)-1].At) {
-			t.Errorf("%d freed, want the last %d", len(got.Freed), want)
+		if len(read.Records) != len(r.orphans) || len(read.Freed) != len(r.decision.Freed) {
+			t.Fatalf("%d orphans, want %d; %d freed, want %d", len(read.Records), len(r.orphans), len(read.Freed), len(r.decision.Freed))
 		}
-		if want := v1beta1.MaxStatusAddresses + min(more, 0); len(got.Addresses) != want || got.Addresses[0] != "2001:db8::/128" {
-			t.Errorf("%d ranges, want the first %d", len(got.Addresses), want)
+		latest := len(r.decision.Freed) - namedFreed
+		for _, was := range r.decision.Freed {
+			if r.now.Before(was.At.Add(retention)) {
+				latest--
+			}
 		}
+		for i, was := range r.decision.Freed {
+			j := slices.IndexFunc(read.Freed, func(f lb.FreedAddress) bool { return f.Address == was.Address })
+			if j < 0 {
+				t.Fatalf("%v is forgotten", was)
+			}
+			switch is := read.Freed[j]; {
+			case i >= latest: // to the second, with its Service
+				if is.Service != was.Service || !is.At.Equal(was.At) {
+					t.Errorf("%v is read as %v", was, is)
+				}
+			case is.At.After(was.At) || was.At.Sub(is.At) >= 10*time.Minute || is.Service != (lb.ServiceKey{}):
+				t.Errorf("%v is read as %v", was, is)
+			}
+		}
+		r.decision.Freed = read.Freed
+		slices.SortStableFunc(r.decision.Freed, func(a, b lb.FreedAddress) int { return a.At.Compare(b.At) })
+		if again := r.status(first); !kube.SamePoolStatus(first, again) {
+			t.Errorf("written again:\n%v\nwas\n%v", again.Freed, first.Freed)
+		}
+	}
+}
+
+// Where there is no room for all, what is kept for Services goes before the rest, and the
+// latest before the older.
+func TestOfAJournalThatIsTooLongTheKeptAndTheLatestStay(t *testing.T) {
+	r := greedyReport(400, 65537, strings.Repeat("a", 50))
+	all := r.decision.Freed
+	keptFrom := len(all) - 60
+	r.now, r.retention = all[keptFrom].At.Add(time.Hour-time.Nanosecond), time.Hour
+	for i := range all[:keptFrom] { // what is longer ago than an hour
+		all[i].At = all[i].At.Add(-time.Hour)
+	}
+	read, _ := config.Pool(&v1beta1.IPAddressPool{Status: r.status(v1beta1.IPAddressPoolStatus{})})
+	var older time.Time
+	lost, kept := 0, 0
+	for i, was := range all {
+		there := slices.ContainsFunc(read.Freed, func(f lb.FreedAddress) bool { return f.Address == was.Address })
+		switch {
+		case i < keptFrom && there:
+			kept++
+			if older.IsZero() {
+				older = was.At
+			}
+		case i < keptFrom:
+			lost++
+			if !older.IsZero() && was.At.Sub(older) >= 10*time.Minute {
+				t.Fatalf("%v is forgotten, and an older one is not", was)
+			}
+		}
+	}
+	if lost == 0 || len(read.Freed) == 0 {
+		t.Fatalf("%d are lost, %d of those that are not kept for anybody stay", lost, kept)
+	}
+	if got := read.Freed[len(read.Freed)-1]; got.Address != all[len(all)-1].Address && got.Address != all[len(all)-2].Address {
+		t.Errorf("the latest that stays is %v", got)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/belfrylb/belfry/internal/digest"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
-	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // A topic is what addresses are told together by in the log: what has become of them,
@@ -81,7 +81,7 @@ func line(of topic, facts []given) (slog.Level, string, []slog.Attr) {
 		slices.SortFunc(addresses, netip.Addr.Compare)
 		slices.Sort(services)
 		message, attributes = "addresses "+of.verb, []slog.Attr{
-			slog.Int("count", len(facts)), slog.String("addresses", digest.Few(report.Format(slices.Compact(addresses)))),
+			slog.Int("count", len(facts)), slog.String("addresses", digest.Few(ranges.Format(slices.Compact(addresses)))),
 			slog.String("services", digest.Few(slices.Compact(services))),
 		}
 	}

@@ -217,10 +217,10 @@ func (l *loop) tellVerdict(about corev1.ObjectReference, was []metav1.Condition,
 
 // poolReport collects what a pool's status is made of.
 func (l *loop) poolReport(is *v1beta1.IPAddressPool, p *pool) poolReport {
-	r := poolReport{decision: p.decision, verdict: l.verdicts[verdictKey{kindOfPools, is.Name}]}
+	r := poolReport{decision: p.decision, now: time.Now(), verdict: l.verdicts[verdictKey{kindOfPools, is.Name}]}
 	r.verdict.Problems = slices.Concat(r.verdict.Problems, p.clashes)
 	if i, found := slices.BinarySearchFunc(l.setting.Pools, is.Name, func(p lb.Pool, name string) int { return cmp.Compare(p.Name, name) }); found {
-		r.served = l.setting.Pools[i].Ranges
+		r.served, r.retention = l.setting.Pools[i].Ranges, l.setting.Pools[i].Retention
 	}
 	if p.decision.V4.Orphans+p.decision.V6.Orphans > 0 {
 		r.orphans = l.orphans(is.Name)

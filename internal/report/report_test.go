@@ -15,6 +15,7 @@ import (
 	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
+	"github.com/belfrylb/belfry/internal/ranges"
 	"github.com/belfrylb/belfry/internal/transcript"
 )
 
@@ -381,7 +382,7 @@ func (w *world) stand() string {
 func (w *world) show() string {
 	var out strings.Builder
 	for _, m := range w.view.members {
-		fmt.Fprintf(&out, "%s %v answers %s\n", m.Node, m.State, strings.Join(Format(w.view.believed[m.Node].Answers), " "))
+		fmt.Fprintf(&out, "%s %v answers %s\n", m.Node, m.State, strings.Join(ranges.Format(w.view.believed[m.Node].Answers), " "))
 	}
 	for _, node := range slices.Sorted(maps.Keys(w.ready)) {
 		switch {

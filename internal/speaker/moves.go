@@ -11,7 +11,7 @@ import (
 	"github.com/belfrylb/belfry/internal/digest"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
-	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // A topic is what addresses are told together by: what has become of them, and why.
@@ -115,7 +115,7 @@ func line(of topic, facts []move) (string, []slog.Attr) {
 	message, attributes := "address "+of.verb, []slog.Attr{slog.String("address", addresses[0].String())}
 	if len(addresses) > 1 {
 		message, attributes = "addresses "+of.verb, []slog.Attr{
-			slog.Int("count", len(addresses)), slog.String("addresses", digest.Few(report.Format(addresses))),
+			slog.Int("count", len(addresses)), slog.String("addresses", digest.Few(ranges.Format(addresses))),
 		}
 	}
 	return message, slices.DeleteFunc(append(attributes,

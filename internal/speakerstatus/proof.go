@@ -13,7 +13,7 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
-	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // proofs says what the segment says: what is as it should be by node, and the rest by
@@ -45,7 +45,7 @@ func proofs(verdicts []proof.Verdict) (good []v1beta1.Layer2Verified, bad []v1be
 	}
 	left := maxElements
 	for _, node := range first(slices.Sorted(maps.Keys(verified)), maxVerified) {
-		list := first(report.Format(verified[node]), left)
+		list := first(ranges.Format(verified[node]), left)
 		if left -= len(list); len(list) > 0 {
 			good = append(good, v1beta1.Layer2Verified{Node: node, Addresses: list})
 		}
@@ -56,7 +56,7 @@ func proofs(verdicts []proof.Verdict) (good []v1beta1.Layer2Verified, bad []v1be
 	for _, f := range first(order, maxFaults) {
 		bad = append(bad, v1beta1.Layer2Fault{
 			Node: f.node, Reason: v1beta1.Layer2FaultReason(f.reason), Since: metav1.NewMicroTime(since[f].Truncate(time.Microsecond)),
-			AnsweredBy: by[f], Addresses: first(report.Format(faults[f]), maxFaultElements),
+			AnsweredBy: by[f], Addresses: first(ranges.Format(faults[f]), maxFaultElements),
 		})
 	}
 	return good, bad

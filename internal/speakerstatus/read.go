@@ -9,6 +9,7 @@ import (
 	"github.com/belfrylb/belfry/internal/election"
 	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/ranges"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -115,7 +116,7 @@ func interfaceOf(i v1beta1.InterfaceStatus) lb.Interface {
 }
 
 func addresses(list []string) []netip.Addr {
-	out, err := report.Parse(list)
+	out, err := ranges.Parse(list)
 	if err != nil {
 		return nil
 	}

@@ -30,6 +30,7 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
+	"github.com/belfrylb/belfry/internal/ranges"
 	"github.com/belfrylb/belfry/internal/report"
 )
 
@@ -275,7 +276,7 @@ func layer2Status(k Knowledge, before v1beta1.Layer2Status) v1beta1.Layer2Status
 			out.Withheld = append(out.Withheld, use)
 		}
 	}
-	out.Probing = first(report.Format(probing), maxElements)
+	out.Probing = first(ranges.Format(probing), maxElements)
 	for _, c := range last(k.Conflicts, maxConflicts) {
 		out.Conflicts = append(out.Conflicts, v1beta1.AddressConflict{
 			Address: c.Address.String(), MAC: c.MAC.String(), Node: c.Node, Heard: c.Heard, Since: new(metav1.NewMicroTime(c.At.Truncate(time.Microsecond))),
@@ -311,7 +312,7 @@ func transitions(answers []core.Answer) []v1beta1.Layer2Transition {
 		addresses = slices.Compact(addresses)
 		out = append(out, v1beta1.Layer2Transition{
 			Since: metav1.NewMicroTime(o.since.Truncate(time.Microsecond)), Cause: v1beta1.TransitionCause(o.cause.String()), From: o.from, Count: count(len(addresses)),
-			Addresses: first(report.Format(addresses), maxMoved),
+			Addresses: first(ranges.Format(addresses), maxMoved),
 		})
 	}
 	return out
@@ -346,7 +347,7 @@ func answers(claims []core.Answer, interfaces []lb.Interface) []v1beta1.Layer2An
 	for _, key := range slices.Sorted(maps.Keys(on)) {
 		addresses := by[key]
 		slices.SortFunc(addresses, netip.Addr.Compare)
-		list := first(report.Format(slices.Compact(addresses)), left)
+		list := first(ranges.Format(slices.Compact(addresses)), left)
 		left -= len(list)
 		if len(list) > 0 {
 			out = append(out, v1beta1.Layer2Answers{Interfaces: on[key], Addresses: list})

@@ -1,6 +1,7 @@
 package speakerstatus
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -681,5 +682,46 @@ func TestWhatIsVerifiedIsShortAndStays(t *testing.T) {
 	}
 	if again := Compose(k, s); !reflect.DeepEqual(again, s) {
 		t.Error("it differs when nothing has changed")
+	}
+}
+
+// What a node answers for and what it has verified is in its status whole, so that the
+// status grows with the addresses, by a few bytes for each (docs/design/bounds.md). Here
+// three nodes share them at random, and came by them on 64 occasions.
+func TestAStatusTakesFewBytesForAnAddress(t *testing.T) {
+	size := func(addresses int, six bool) int {
+		k := world()
+		k.Answers, k.Proofs = nil, nil
+		rnd := rand.New(rand.NewPCG(1, 2))
+		a := netip.MustParseAddr("198.18.0.0")
+		if six {
+			a = netip.MustParseAddr("2001:db8:1111:2222::")
+		}
+		for i := range addresses {
+			a = a.Next()
+			switch rnd.IntN(3) {
+			case 0:
+				k.Answers = append(k.Answers, core.Answer{
+					Claim: layer2.Claim{Address: a, Interfaces: []int{k.Interfaces[0].Index}},
+					Since: began.Add(time.Duration(i*64/addresses) * time.Minute), Cause: core.OwnerLost, From: "node2",
+				})
+			case 1:
+				k.Proofs = append(k.Proofs, proof.Verdict{Address: a, Owner: "node2", Kind: proof.Verified})
+			}
+		}
+		body, err := json.Marshal(Compose(k, v1beta1.SpeakerStatusStatus{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(body)
+	}
+	for _, six := range []bool{false, true} {
+		for n, most := range map[int]int{3: 8 << 10, 3000: 24 << 10, 30_000: 160 << 10} {
+			if got := size(n, six); got > most {
+				t.Errorf("%d addresses of three nodes, IPv6 %v: %d bytes, want at most %d", n, six, got, most)
+			} else {
+				t.Logf("%d addresses of three nodes, IPv6 %v: %d bytes", n, six, got)
+			}
+		}
 	}
 }

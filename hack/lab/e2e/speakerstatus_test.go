@@ -13,7 +13,7 @@ import (
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/hack/lab"
-	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/ranges"
 )
 
 // speakerStatuses returns what the speakers say, by node.
@@ -55,7 +55,7 @@ func TestEachSpeakerSaysWhatItDoes(t *testing.T) {
 			var owners []string
 			for node, s := range all {
 				for _, of := range s.Status.Layer2.Answers {
-					all, err := report.Parse(of.Addresses)
+					all, err := ranges.Parse(of.Addresses)
 					must(t, err)
 					if slices.Contains(all, a) {
 						owners = append(owners, node)
