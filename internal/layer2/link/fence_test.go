@@ -5,10 +5,12 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -139,4 +141,33 @@ func TestChildAnswersAndRefreshes(t *testing.T) {
 		t.Skip("runs as a child of TestAStoppedProcessAnswersNothingThatWasAskedMeanwhile")
 	}
 	answersUntilTold(t, Options{RefreshInterval: 100 * time.Millisecond})
+}
+
+// However the clock is set, forward or back, while an answer is awaited or later, it
+// came when it came, and counts for a minute.
+func TestAClockThatIsSetMakesNoAnswerLate(t *testing.T) {
+	first := time.Now()
+	for _, set := range []time.Duration{0, time.Hour, -time.Hour, 90 * time.Second, -time.Second} {
+		read := first.Add(5 * time.Millisecond)
+		stamp := read.Add(-2 * time.Millisecond).Round(0).Add(-set) // of before it was set
+		at := arrival(read, stamp)
+		want := 3 * time.Millisecond
+		if set != 0 {
+			want = 5 * time.Millisecond
+		}
+		if late := at.Sub(first); late != want {
+			t.Errorf("set by %v: the answer came after %v, want %v", set, late, want)
+		}
+		var l layer2.Lateness
+		l.Add(at, at.Sub(first))
+		if known, later := l.Window(at.Add(time.Second)), l.Window(at.Add(time.Hour)); known == later {
+			t.Errorf("set by %v: the window is %v, and an hour later, too", set, known)
+		}
+		if strings.Contains(at.String(), "m=") != strings.Contains(first.String(), "m=") {
+			t.Errorf("set by %v: %v can be set", set, at)
+		}
+	}
+	if at := arrival(first.Add(3*time.Second), first.Round(0)); at.Sub(first).Abs() > time.Millisecond {
+		t.Errorf("a frame that waited for 3 s came %v after its question", at.Sub(first))
+	}
 }

@@ -390,8 +390,23 @@ func receiveStamped(fd uintptr, buffer []byte) (frame []byte, at time.Time, err 
 	messages, _ := unix.ParseSocketControlMessage(control[:c])
 	for _, m := range messages {
 		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) >= 16 {
-			at = time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:])))
+			at = arrival(at, time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:]))))
 		}
 	}
 	return buffer[:n], at, nil
+}
+
+// unread is the longest that a frame can have waited to be read, as far as its stamp is
+// believed (docs/design/detection.md).
+const unread = time.Minute
+
+// arrival returns when a frame came that is read now, on the clock that nobody can set.
+// The kernel's stamp is of the other one, which may have been set since: a frame that
+// was not stamped within unread of now says nothing, and came now.
+func arrival(now, stamp time.Time) time.Time {
+	waited := now.Sub(stamp)
+	if waited < 0 || waited > unread {
+		waited = 0
+	}
+	return now.Add(-waited)
 }
