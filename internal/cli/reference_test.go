@@ -43,7 +43,7 @@ kubectl belfry status --from dump.yaml
 ` + "```" + `
 
 A plan shows where the cluster ends if nothing else happens. It does not know what routers accept, or whether a foreign
-station uses an address. Secrets are never read: those that are named count as there.
+station uses an address, and it leaves out what a rebalancing under way moves, but says that there is one. Secrets are never read: those that are named count as there.
 
 ` + "`kubectl belfry completion bash --help`" + ` says how to have the shell complete commands and flags.
 `

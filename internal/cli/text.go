@@ -364,6 +364,11 @@ func printPlan(p *page, plan *world.Plan, wide bool) {
 		totals = append(totals, fmt.Sprintf("%d routes added", n))
 	}
 	p.line("%s", p.paint(bold, "Plan: "+strings.Join(totals, ", ")+"."))
+	for _, note := range plan.Notes {
+		for i, l := range wrap(note, width-2) {
+			p.line("%s", p.paint(yellow, strings.Repeat("  ", min(i, 1))+l))
+		}
+	}
 }
 
 // counted are the verbs after one and after several.

@@ -77,6 +77,8 @@ type Plan struct {
 	Totals          map[Verb]int `json:"totals"`
 	RoutesWithdrawn int          `json:"routesWithdrawn"`
 	RoutesAdded     int          `json:"routesAdded"`
+	// Notes are what the plan leaves out, in sentences.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Compare returns what differs between two ends of which the second has had something
@@ -100,6 +102,7 @@ func Compare(before, after *Outcome) *Plan {
 		c.plan.Totals[change.Verb]++
 	}
 	c.routers()
+	c.plan.Notes = after.rebalancing
 	return c.plan
 }
 

@@ -2,8 +2,10 @@ package world
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/belfrylb/belfry/internal/lb"
+	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/placement"
 )
 
@@ -38,6 +40,23 @@ func (w *World) Rebalance(advertisement string) (*Plan, error) {
 	}
 	p.Totals[Moves], p.Totals[Stays] = len(p.Changes), len(of)
 	return p, nil
+}
+
+// rebalancing says which advertisements are being rebalanced, or are about to be.
+func (w *World) rebalancing() (out []string) {
+	for _, ad := range w.objects.L2Advertisements {
+		token, is := objects.RebalanceToken(ad.Annotations), ad.Status.Rebalance
+		left := "its addresses move as well"
+		switch {
+		case token == "" || is != nil && is.Token == token && is.Remaining == 0:
+			continue
+		case is != nil && is.Token == token:
+			left = fmt.Sprintf("up to %d %s as well", is.Remaining, plural(int(is.Remaining), "address moves", "addresses move"))
+		}
+		out = append(out, fmt.Sprintf("L2Advertisement %s is being rebalanced: %s, which is not in the plan.", ad.Name, left))
+	}
+	slices.Sort(out)
+	return out
 }
 
 // MoveValue returns the value of the annotation that asks to move a Service to a node: one

@@ -29,6 +29,9 @@ type Outcome struct {
 	Tables map[string]map[string][]bgp.Route
 	// refused are requests to move that cannot be met, in words.
 	refused map[lb.ServiceKey]string
+	// rebalancing says which advertisements are being rebalanced, which moves addresses
+	// beside what is here.
+	rebalancing []string
 }
 
 // rounds bounds how often a world is planned anew. Each round carries out what the last
@@ -59,6 +62,7 @@ func (w *World) Settle(lost ...string) *Outcome {
 		o.presume(lost)
 	}
 	w.advertise(o, lost)
+	o.rebalancing = w.rebalancing()
 	return o
 }
 
