@@ -19,8 +19,8 @@ import (
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/kube/lease"
 	"github.com/belfrylb/belfry/internal/objects"
-	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/watchdog"
 )
 
 // processors is how many the controller uses, unless the environment says
@@ -77,14 +77,14 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 		Client: leases, Namespace: f.namespace, Name: "belfry-controller",
 		Identity: f.identity, Timing: f.lease, Log: log,
 	}
-	loop := pulse.New("the allocation loop", pulse.Patience)
+	loop := watchdog.New("the allocation loop", watchdog.Patience)
 	secret := kube.NewGossipSecret(clients.Core, f.namespace, f.gossipSecret, events, log)
 	c := controller.New(controller.Options{
 		Cluster: cluster, Events: events, Metrics: controller.NewMetrics(registry, events),
 		Announce: eligibility.Options{IgnoreExcludeLB: f.ignoreExcludeLB},
 		Settings: report.Settings{Class: f.class, DrainTaint: f.drainTaint, IgnoreExcludeLB: f.ignoreExcludeLB, Namespace: f.namespace},
 		Gossip:   secret,
-		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Pulse: loop, Log: log,
+		Held:     election.Held, WriteTimeout: f.lease.Lease - f.lease.Renew, Watchdog: loop, Log: log,
 	})
 
 	// The watches, the Events and the servers outlive the leader's work, which

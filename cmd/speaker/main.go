@@ -26,9 +26,9 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2/link"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
-	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/report"
 	"github.com/belfrylb/belfry/internal/speaker"
+	"github.com/belfrylb/belfry/internal/watchdog"
 )
 
 func main() {
@@ -90,7 +90,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	health, loop := &health{}, pulse.New("the announcement loop", pulse.Patience)
+	health, loop := &health{}, watchdog.New("the announcement loop", watchdog.Patience)
 	if err := o.Serve(parts, &wg, daemon.Health{Alive: loop.Check, Ready: health.missing, Notes: health.notes}, kube.MayGet(clients.Core, "/metrics"), registry, log); err != nil {
 		return err
 	}
@@ -143,7 +143,7 @@ func run(ctx context.Context, o options, log *slog.Logger) error {
 
 	s := speaker.New(speaker.Config{
 		Node: o.node, Gossip: gossip, Fixed: o.gossip.IsValid(), Announce: eligibility.Options{IgnoreExcludeLB: o.ignoreExclude}, Detection: o.detection,
-		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Pulse: loop, Requests: status.Requests(),
+		ProofInterval: o.proof, BGP: peering, Grace: o.grace, Watchdog: loop, Requests: status.Requests(),
 	}, watched{cluster, kube.NewReader(cluster)}, l2, members, log, registry)
 	reporter := speaker.NewReporter(s, status, log, registry)
 	start(func(ctx context.Context) error { reporter.Run(ctx); return nil })

@@ -35,12 +35,12 @@ func (r register) Write(ctx context.Context, s *speaker.State) (bool, error) {
 	if !known {
 		return false, nil // the watch will tell
 	}
-	_, verdicts := r.cluster.Setting()
+	_, findings := r.cluster.Setting()
 	switch outcome, err := r.SpeakerStatus.Write(ctx, speakerstatus.Compose(speakerstatus.Knowledge{
 		Node: r.node, Version: daemon.Version(), Now: time.Now(), State: s.Phase(r.node), Settings: r.settings,
 		Index: s.Index, Interfaces: s.Interfaces, Members: s.Members, Answers: s.Answers,
 		Detection: s.Detection, Unheard: s.Unheard, Blocked: s.Blocked, Keys: *r.keys.Load(), Withheld: s.Withheld, Conflicts: s.Conflicts, Proofs: s.Proofs, Response: s.Response,
-		Routing: s.Routing, Sessions: s.Sessions, Aside: s.Aside, Verdicts: verdicts,
+		Routing: s.Routing, Sessions: s.Sessions, Aside: s.Aside, Findings: findings,
 	}, before)); outcome {
 	case kube.Unchanged, kube.Stale:
 		return false, err

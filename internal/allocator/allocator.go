@@ -1,7 +1,7 @@
 // Package allocator decides which addresses each Service holds.
 //
 // What is assigned is what the objects say: the status of the Services, and the
-// journal of freed addresses in the status of the pools. [Plan] is a function
+// free list in the status of the pools. [Plan] is a function
 // of them and of the time. Others keep an allocator's books beside the objects
 // and must rebuild them in the right order after a restart; here a restart is
 // planning once more, and a converged world planned again changes nothing.
@@ -9,7 +9,7 @@
 // Three rules carry the rest:
 //
 //   - What a Service holds it keeps. Edits of pools, requests that cannot be met
-//     and failures change nothing; only its owner's wish moves it, and only once
+//     and failures change nothing; only a request of its owner moves it, and only once
 //     the new address is found. Of two that hold one address wrongly the older
 //     keeps it.
 //   - Within one planning nothing is freed. An address that a decision gives up

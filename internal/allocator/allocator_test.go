@@ -98,7 +98,7 @@ func TestAConvergedWorldPlannedAgainChangesNothing(t *testing.T) {
 }
 
 // The random worlds are worth something only if they reach every reason, cause,
-// clash and lapse. How many it takes is not a question of how much time there
+// clash and reason to keep one. How many it takes is not a question of how much time there
 // is: the test goes on until nothing is missing.
 func TestRandomWorldsReachEveryRule(t *testing.T) {
 	missing := map[string]bool{"anew": true}
@@ -108,8 +108,8 @@ func TestRandomWorldsReachEveryRule(t *testing.T) {
 	for _, c := range []Clash{NoClash, ClashKey, ClashPort, ClashTrafficPolicy, ClashSelector} { // that are told
 		missing[fmt.Sprint("clash ", c)] = true
 	}
-	for l := NoLapse; l <= LapseNode; l++ {
-		missing[fmt.Sprint("lapse ", l)] = true
+	for l := NotKept; l <= KeptNode; l++ {
+		missing[fmt.Sprint("kept ", l)] = true
 	}
 	for c := Requested; c <= NoLongerServed; c++ {
 		missing["cause "+c.String()] = true
@@ -120,7 +120,7 @@ func TestRandomWorldsReachEveryRule(t *testing.T) {
 			delete(missing, "reason "+d.Reason.String())
 			if d.Detail != nil {
 				delete(missing, fmt.Sprint("clash ", d.Detail.Clash))
-				delete(missing, fmt.Sprint("lapse ", d.Detail.Lapse))
+				delete(missing, fmt.Sprint("kept ", d.Detail.KeptReason))
 				if d.Detail.Reallocate {
 					delete(missing, "anew")
 				}
@@ -174,13 +174,13 @@ func TestNothingIsAssignedOutsidePoolsAndLimits(t *testing.T) {
 	})
 }
 
-func TestTheJournalForgetsTheOldestFirst(t *testing.T) {
+func TestTheFreeListForgetsTheOldestFirst(t *testing.T) {
 	for _, prefix := range []string{"10.0.0.0/16", "2001:db8::/64"} {
 		pool := simplePool("edge", prefix)
 		pool.Retention = time.Hour
 		p := New()
 		p.SetPools([]lb.Pool{pool})
-		const n = journalLimit + 10
+		const n = freeListLimit + 10
 		now := epoch
 		var services []lb.Service
 		for i := range n {
@@ -199,9 +199,9 @@ func TestTheJournalForgetsTheOldestFirst(t *testing.T) {
 			p.Plan(now)
 		}
 		got := p.pools[0].decision().Freed
-		if len(got) != journalLimit || got[0].Service != services[10].Key || got[len(got)-1].Service != services[n-1].Key {
-			t.Fatalf("%s: the journal has %d entries from %v to %v, want %d from %v to %v",
-				prefix, len(got), got[0].Service, got[len(got)-1].Service, journalLimit, services[10].Key, services[n-1].Key)
+		if len(got) != freeListLimit || got[0].Service != services[10].Key || got[len(got)-1].Service != services[n-1].Key {
+			t.Fatalf("%s: the free list has %d entries from %v to %v, want %d from %v to %v",
+				prefix, len(got), got[0].Service, got[len(got)-1].Service, freeListLimit, services[10].Key, services[n-1].Key)
 		}
 		// The forgotten ones are as good as new: the lowest is next.
 		p.Put(simpleServiceOf(lb.FamilyOf(pool.Ranges[0].First), n))
@@ -217,12 +217,12 @@ func TestTheJournalForgetsTheOldestFirst(t *testing.T) {
 	}
 }
 
-func TestBothFamiliesShareTheJournal(t *testing.T) {
+func TestBothFamiliesShareTheFreeList(t *testing.T) {
 	pool := simplePool("edge", "10.0.0.0/16", "2001:db8::/112")
 	p := New()
 	p.SetPools([]lb.Pool{pool})
 	now := epoch
-	const n = journalLimit
+	const n = freeListLimit
 	for i := range n {
 		now = now.Add(time.Second)
 		s := simpleServiceOf(families[i%2], i)
@@ -238,8 +238,8 @@ func TestBothFamiliesShareTheJournal(t *testing.T) {
 	p.Delete(both.Key)
 	p.Plan(now.Add(time.Second))
 	got := p.pools[0].decision().Freed
-	if len(got) != journalLimit || got[0].Service != simpleService(2).Key || got[n-1].Service != both.Key || got[n-2].Service != both.Key {
-		t.Errorf("the journal has %d entries from %v to %v, %v", len(got), got[0].Service, got[len(got)-2].Service, got[len(got)-1].Service)
+	if len(got) != freeListLimit || got[0].Service != simpleService(2).Key || got[n-1].Service != both.Key || got[n-2].Service != both.Key {
+		t.Errorf("the free list has %d entries from %v to %v, %v", len(got), got[0].Service, got[len(got)-2].Service, got[len(got)-1].Service)
 	}
 	if err := p.audit(); err != nil {
 		t.Error(err)

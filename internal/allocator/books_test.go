@@ -105,7 +105,7 @@ func (p *Planner) checkLine(map[*use][]*claim) error {
 	var line []*service
 	asked, tally := map[addr]int{}, [len(reasons)]int{}
 	for _, s := range p.services {
-		if w, why := p.wish(s); s.waiting != (why.Reason == Allocated && w.need != [2]bool{}) {
+		if w, why := p.demand(s); s.waiting != (why.Reason == Allocated && w.need != [2]bool{}) {
 			return fmt.Errorf("%v needs %v and waits: %v", s.Key, w.need, s.waiting)
 		}
 		if s.waiting {
@@ -130,7 +130,7 @@ func (p *Planner) checkLine(map[*use][]*claim) error {
 	return nil
 }
 
-// checkPools checks what is counted of each pool, and the journals.
+// checkPools checks what is counted of each pool, and the free lists.
 func (p *Planner) checkPools(uses map[*use][]*claim) error {
 	reserved := map[lb.ServiceKey][]addr{}
 	for _, at := range p.pools {
@@ -164,19 +164,19 @@ func (p *Planner) checkPools(uses map[*use][]*claim) error {
 		if at.held != held || at.orphans != orphans || !maps.Equal(at.namespaces, namespaces) {
 			return fmt.Errorf("pool %s: held %v, orphans %v, by namespace %v; want %v, %v, %v", at.Name, at.held, at.orphans, at.namespaces, held, orphans, namespaces)
 		}
-		for f := range at.half {
-			h := &at.half[f]
-			if h.taken != taken[f] || h.odd != odd[f] || !slices.IsSortedFunc(h.journal, freed.compare) {
-				return fmt.Errorf("pool %s: taken %d, odd %d, want %d, %d; journal %v", at.Name, h.taken, h.odd, taken[f], odd[f], h.journal)
+		for f := range at.perFamily {
+			h := &at.perFamily[f]
+			if h.taken != taken[f] || h.odd != odd[f] || !slices.IsSortedFunc(h.freeList, freed.compare) {
+				return fmt.Errorf("pool %s: taken %d, odd %d, want %d, %d; free list %v", at.Name, h.taken, h.odd, taken[f], odd[f], h.freeList)
 			}
-			for _, e := range h.journal {
+			for _, e := range h.freeList {
 				if e.reserved != (at.Retention > 0 && e.last != (lb.ServiceKey{}) && p.now.Before(e.at.Add(at.Retention))) {
 					return fmt.Errorf("pool %s: %v reserved: %v", at.Name, e.netip(), e.reserved)
 				}
 				if e.reserved {
 					reserved[e.last] = append(reserved[e.last], e.addr)
 				} else if at.Strategy != lb.LeastRecentlyUsed {
-					return fmt.Errorf("pool %s: %v stays in the journal", at.Name, e.netip())
+					return fmt.Errorf("pool %s: %v stays in the free list", at.Name, e.netip())
 				}
 			}
 		}
@@ -266,7 +266,7 @@ func (p *Planner) checkSurveys(map[*use][]*claim) error {
 			continue
 		}
 		for namespace, v := range sc.surveys {
-			fresh := p.survey(&service{Service: lb.Service{Key: lb.ServiceKey{Namespace: namespace}}}, &wish{}, [2]grant{}, newScope(sc.pools, sc.unasked))
+			fresh := p.survey(&service{Service: lb.Service{Key: lb.ServiceKey{Namespace: namespace}}}, &demand{}, [2]grant{}, newScope(sc.pools, sc.unasked))
 			for f := range families {
 				if v.looked[f] && v.firsts[f] != fresh.first(family(f)) || v.paired && v.pair != fresh.both() {
 					return fmt.Errorf("what is remembered of the pools for namespace %s has changed", namespace)
@@ -301,8 +301,8 @@ func (h *history) results(r Result, before map[lb.ServiceKey]Decision, said map[
 		if was, known := said[at.Name]; !known || !was.Equal(at.decision()) {
 			pools = append(pools, at.Name)
 		}
-		for f := range at.half {
-			for _, e := range at.half[f].journal {
+		for f := range at.perFamily {
+			for _, e := range at.perFamily[f].freeList {
 				if ends := e.at.Add(at.Retention); e.reserved && (first.IsZero() || ends.Before(first)) {
 					first = ends
 				}
@@ -414,7 +414,7 @@ func TestADroppedPromiseHasHonoredNothing(t *testing.T) {
 // Of several who leave an address between two plannings, one that is gone counts before
 // one that moved, that before one that was only promised it, and then the older, in
 // whichever order they leave.
-func TestTheJournalDoesNotDependOnTheOrderInWhichTheyLeave(t *testing.T) {
+func TestTheFreeListDoesNotDependOnTheOrderInWhichTheyLeave(t *testing.T) {
 	for _, text := range []string{"198.51.100.0/30", "2001:db8::/126"} {
 		r := rangeOf(text)
 		service := func(name string, age int, port uint16) lb.Service {
@@ -464,14 +464,14 @@ func TestTheJournalDoesNotDependOnTheOrderInWhichTheyLeave(t *testing.T) {
 					got = freed[0].Service.String()
 				}
 				if got != c.want {
-					t.Errorf("%s, %s, the %d. first: the journal says %q, want %q", text, c.name, first, got, c.want)
+					t.Errorf("%s, %s, the %d. first: the free list says %q, want %q", text, c.name, first, got, c.want)
 				}
 			}
 		}
 	}
 }
 
-// An address that was promised and never given goes back to where it was in the journal.
+// An address that was promised and never given goes back to where it was in the free list.
 func TestAnAddressThatWasOnlyPromisedGoesBackToItsPlace(t *testing.T) {
 	for _, text := range []string{"198.51.100.1/32", "2001:db8::1/128"} {
 		r := rangeOf(text)
@@ -490,14 +490,14 @@ func TestAnAddressThatWasOnlyPromisedGoesBackToItsPlace(t *testing.T) {
 	}
 }
 
-// Where the journal is full the oldest goes, of whichever family.
-func TestTheOldestLeavesAFullJournal(t *testing.T) {
+// Where the free list is full the oldest goes, of whichever family.
+func TestTheOldestLeavesAFullFreeList(t *testing.T) {
 	four, six := rangeOf("198.51.100.0/22"), rangeOf("2001:db8::/112")
 	for _, c := range []struct{ oldest, others lb.AddressRange }{{four, six}, {six, four}} {
 		pool := lb.Pool{Name: "edge", AutoAssign: true, Ranges: []lb.AddressRange{four, six}, Strategy: lb.LeastRecentlyUsed}
 		pool.Freed = []lb.FreedAddress{{Address: c.oldest.First, At: epoch}}
 		a := c.others.First
-		for i := range journalLimit {
+		for i := range freeListLimit {
 			pool.Freed = append(pool.Freed, lb.FreedAddress{Address: a, At: epoch.Add(time.Duration(i+1) * time.Second)})
 			a = a.Next()
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
-// A wish is what a Service holds and what it still needs.
-type wish struct {
+// A demand is what a Service holds and what it still needs.
+type demand struct {
 	families []lb.Family // primary first
 	held     [2]*claim
 	need     [2]bool
@@ -37,15 +37,15 @@ func byPriority(a, b *pool) int { return cmp.Compare(a.priority(), b.priority())
 // examine decides for a Service that needs no address; ok is false for one that
 // does.
 func (p *Planner) examine(s *service) (d Decision, ok bool) {
-	w, why := p.wish(s)
+	w, why := p.demand(s)
 	if why.Reason != Allocated || w.need == [2]bool{} {
 		return p.conclude(s, w, [2]grant{}, why), true
 	}
 	return Decision{}, false
 }
 
-// wish says what a Service needs, or why that is not the question.
-func (p *Planner) wish(s *service) (w wish, why refusal) {
+// demand says what a Service needs, or why that is not the question.
+func (p *Planner) demand(s *service) (w demand, why refusal) {
 	for _, a := range s.Request.Addresses {
 		f := number(a).family()
 		w.asked[f], w.address[f] = true, number(a)
@@ -91,14 +91,14 @@ func (p *Planner) wish(s *service) (w wish, why refusal) {
 
 // given reports whether it was we who gave the Service one of its addresses. A token
 // that comes with addresses which others gave asks for nothing yet.
-func (s *service) given(w *wish) bool {
+func (s *service) given(w *demand) bool {
 	return slices.ContainsFunc(w.held[:], func(c *claim) bool {
 		return c != nil && (c.promised || s.RecordOf(c.use.netip()) != "")
 	})
 }
 
 // needs says of each family whether an address must be found.
-func (p *Planner) needs(s *service, w *wish) {
+func (p *Planner) needs(s *service, w *demand) {
 	for _, want := range w.families {
 		f := index(want)
 		switch c := w.held[f]; {
@@ -121,11 +121,11 @@ func (c *claim) reassigns() bool {
 
 // attempt looks for what a Service needs and promises it.
 func (p *Planner) attempt(s *service) Decision {
-	w, _ := p.wish(s) // a refusal is for examine to find
+	w, _ := p.demand(s) // a refusal is for examine to find
 	return p.find(s, w)
 }
 
-func (p *Planner) find(s *service, w wish) Decision {
+func (p *Planner) find(s *service, w demand) Decision {
 	primary, nothing := index(w.families[0]), w.held == [2]*claim{}
 	got, why := p.look(s, &w, w.need, [2]grant{})
 	missing := func(f family) bool { return w.need[f] && got[f].pool == nil }
@@ -177,7 +177,7 @@ func only(f family) (which [2]bool) {
 }
 
 // look looks for addresses of some families, given what was got of the other.
-func (p *Planner) look(s *service, w *wish, which [2]bool, got [2]grant) ([2]grant, [2]refusal) {
+func (p *Planner) look(s *service, w *demand, which [2]bool, got [2]grant) ([2]grant, [2]refusal) {
 	var why [2]refusal
 	var search [2]bool
 	for _, want := range w.families {
@@ -192,7 +192,7 @@ func (p *Planner) look(s *service, w *wish, which [2]bool, got [2]grant) ([2]gra
 }
 
 // fetch looks at the address that a Service asks for.
-func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refusal) {
+func (p *Planner) fetch(s *service, w *demand, got [2]grant, a addr) (grant, refusal) {
 	at := p.owner(a)
 	d := Detail{Family: families[a.family()], Address: a.netip(), Pool: s.Request.Pool}
 	if at != nil {
@@ -227,7 +227,7 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 	case at.drains():
 		return grant{}, refusal{Draining, d}
 	case (u == nil || u.has(s.Key.Namespace) == 0) && p.room(s, w, got, at) < 1:
-		d.Pools = []PoolVerdict{{Pool: at.Name, Reason: LimitReached, Held: p.counted(s, w, got, at), Limit: at.limit()}}
+		d.Pools = []PoolRefusal{{Pool: at.Name, Reason: LimitReached, Held: p.counted(s, w, got, at), Limit: at.limit()}}
 		return grant{}, refusal{LimitReached, d}
 	}
 	if u != nil {
@@ -239,13 +239,13 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 		}
 		return grant{}, refusal{SharingConflict, d}
 	}
-	if h := &at.half[a.family()]; h.reserved > 0 && !h.fresh.contains(a) {
-		i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
-		if i >= 0 && h.journal[i].reserved && h.journal[i].last != s.Key {
-			if h.journal[i].last.Namespace != s.Key.Namespace {
+	if h := &at.perFamily[a.family()]; h.reserved > 0 && !h.fresh.contains(a) {
+		i := slices.IndexFunc(h.freeList, func(e freed) bool { return e.addr == a })
+		if i >= 0 && h.freeList[i].reserved && h.freeList[i].last != s.Key {
+			if h.freeList[i].last.Namespace != s.Key.Namespace {
 				return grant{}, refusal{AddressInUse, d}
 			}
-			d.Holder, d.Until = h.journal[i].last, h.journal[i].at.Add(at.Retention)
+			d.Holder, d.Until = h.freeList[i].last, h.freeList[i].at.Add(at.Retention)
 			return grant{}, refusal{AddressReserved, d}
 		}
 	}
@@ -253,7 +253,7 @@ func (p *Planner) fetch(s *service, w *wish, got [2]grant, a addr) (grant, refus
 }
 
 // search looks for an address of each family, both from one pool if one can.
-func (p *Planner) search(s *service, w *wish, families [2]bool, got *[2]grant, why *[2]refusal) {
+func (p *Planner) search(s *service, w *demand, families [2]bool, got *[2]grant, why *[2]refusal) {
 	if families == [2]bool{} {
 		return
 	}
@@ -284,7 +284,7 @@ func (p *Planner) search(s *service, w *wish, families [2]bool, got *[2]grant, w
 			if c := w.held[1-f]; partner == nil && c != nil {
 				partner = c.use.pool
 			}
-			if sc.has(partner) && p.verdict(s, w, *got, partner, f, 1) == Allocated {
+			if sc.has(partner) && p.reasonOf(s, w, *got, partner, f, 1) == Allocated {
 				take(f, partner)
 			}
 		}
@@ -318,11 +318,11 @@ func (p *Planner) refuseAll(which [2]bool, why *[2]refusal, r refusal) {
 	}
 }
 
-// verdict says whether a pool has an address of the family for a Service that
+// reasonOf says whether a pool has an address of the family for a Service that
 // is to get n of the pool's.
-func (p *Planner) verdict(s *service, w *wish, got [2]grant, at *pool, f family, n int) Reason {
+func (p *Planner) reasonOf(s *service, w *demand, got [2]grant, at *pool, f family, n int) Reason {
 	switch {
-	case len(at.half[f].spans) == 0:
+	case len(at.perFamily[f].spans) == 0:
 		return FamilyUnavailable
 	case at.drains():
 		return Draining
@@ -337,7 +337,7 @@ func (p *Planner) verdict(s *service, w *wish, got [2]grant, at *pool, f family,
 
 // room returns how many more addresses of the pool the Service may take. Those
 // that it gives up for them do not count.
-func (p *Planner) room(s *service, w *wish, got [2]grant, at *pool) int {
+func (p *Planner) room(s *service, w *demand, got [2]grant, at *pool) int {
 	limit := at.limit()
 	if limit == 0 {
 		return math.MaxInt
@@ -358,7 +358,7 @@ func (p *Planner) room(s *service, w *wish, got [2]grant, at *pool) int {
 
 // counted returns how many addresses of the pool count for the namespace once
 // the Service has what was got, which RequireDualStack has both of or none.
-func (p *Planner) counted(s *service, w *wish, got [2]grant, at *pool) int {
+func (p *Planner) counted(s *service, w *demand, got [2]grant, at *pool) int {
 	if s.FamilyPolicy == lb.RequireDualStack && w.held == [2]*claim{} {
 		got = [2]grant{}
 	}
@@ -367,7 +367,7 @@ func (p *Planner) counted(s *service, w *wish, got [2]grant, at *pool) int {
 
 // join finds an address that is already used with the Service's key: of those
 // that go with the address of the other family, if that is settled, else of any.
-func (p *Planner) join(s *service, w *wish, got [2]grant, f family, sc *scope) grant {
+func (p *Planner) join(s *service, w *demand, got [2]grant, f family, sc *scope) grant {
 	var partners counts[*use]
 	if g := got[1-f]; g.pool != nil && p.uses[g.addr] != nil {
 		partners = p.uses[g.addr].partners
@@ -385,7 +385,7 @@ func (p *Planner) join(s *service, w *wish, got [2]grant, f family, sc *scope) g
 }
 
 // joinPair finds a pair of addresses that one Service with the same key uses both.
-func (p *Planner) joinPair(s *service, w *wish, got [2]grant, sc *scope) [2]grant {
+func (p *Planner) joinPair(s *service, w *demand, got [2]grant, sc *scope) [2]grant {
 	four := p.best(s, w, got, pairs, sc, func(u *use) bool {
 		return p.partner(s, w, [2]grant{v4: {u.addr, u.pool}}, u.partners, sc) != nil
 	})
@@ -399,7 +399,7 @@ func (p *Planner) joinPair(s *service, w *wish, got [2]grant, sc *scope) [2]gran
 }
 
 // partner returns the best of some addresses that the Service may join.
-func (p *Planner) partner(s *service, w *wish, got [2]grant, of counts[*use], sc *scope) (best *use) {
+func (p *Planner) partner(s *service, w *demand, got [2]grant, of counts[*use], sc *scope) (best *use) {
 	for _, c := range of {
 		u := c.of
 		if p.joinable(s, w, got, u) && (best == nil || sc.compare(u, best) < 0) {
@@ -411,7 +411,7 @@ func (p *Planner) partner(s *service, w *wish, got [2]grant, of counts[*use], sc
 
 // best returns the best address that the Service may join of a shelf of the
 // groups of its key.
-func (p *Planner) best(s *service, w *wish, got [2]grant, which int, sc *scope, suits func(*use) bool) (best *use) {
+func (p *Planner) best(s *service, w *demand, got [2]grant, which int, sc *scope, suits func(*use) bool) (best *use) {
 	for _, namespace := range [...]string{s.Key.Namespace, ""} {
 		g := p.groups[groupKey{s.Request.SharingKey, namespace}]
 		if g == nil {
@@ -430,7 +430,7 @@ func (p *Planner) best(s *service, w *wish, got [2]grant, which int, sc *scope, 
 }
 
 // joinable reports whether the Service may come to share an address.
-func (p *Planner) joinable(s *service, w *wish, got [2]grant, u *use) bool {
+func (p *Planner) joinable(s *service, w *demand, got [2]grant, u *use) bool {
 	if u.group == nil || s.Request.Pool != "" && u.name != s.Request.Pool || !u.pool.admits(&s.Service) || !p.lendable(u.pool, u.addr) {
 		return false
 	}
@@ -439,7 +439,7 @@ func (p *Planner) joinable(s *service, w *wish, got [2]grant, u *use) bool {
 
 // returning finds the address that retention keeps for the Service: the one it
 // held last.
-func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, sc *scope) grant {
+func (p *Planner) returning(s *service, w *demand, got [2]grant, f family, sc *scope) grant {
 	var best freed
 	var from *pool
 	for _, e := range p.reserved[s.Key] {
@@ -455,7 +455,7 @@ func (p *Planner) returning(s *service, w *wish, got [2]grant, f family, sc *sco
 }
 
 // conclude makes the promises and states the decision.
-func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decision {
+func (p *Planner) conclude(s *service, w demand, got [2]grant, why refusal) Decision {
 	if w.unmet.Reallocate {
 		why = w.unmet
 	}
@@ -478,7 +478,7 @@ func (p *Planner) conclude(s *service, w wish, got [2]grant, why refusal) Decisi
 			u := kept[f].use
 			d.Assignments = append(d.Assignments, Assignment{u.netip(), u.name, u.orphan})
 			if d.Reason == Allocated {
-				d.Reason, detail = p.lapse(s, u)
+				d.Reason, detail = p.keptReason(s, u)
 			}
 		}
 	}
@@ -539,27 +539,27 @@ func (p *Planner) shown(s *service) (all []Shown) {
 	return all
 }
 
-// lapse says whether a pool would hand out again what it once did.
-func (p *Planner) lapse(s *service, u *use) (Reason, Detail) {
+// keptReason says whether a pool would hand out again what it once did.
+func (p *Planner) keptReason(s *service, u *use) (Reason, Detail) {
 	d := Detail{Address: u.netip(), Pool: u.name}
 	switch {
 	case u.pool == nil:
-		d.Lapse = LapseGone
+		d.KeptReason = KeptGone
 	case u.pool.Deleting:
-		d.Lapse = LapseDeleting
+		d.KeptReason = KeptDeleting
 	case u.orphan:
-		d.Lapse = LapseShrunk
+		d.KeptReason = KeptShrunk
 	case u.pool != u.owner:
-		d.Lapse = LapseLost
+		d.KeptReason = KeptLost
 		return Kept, d
 	case u.pool.Drain:
-		d.Lapse = LapseDrains
+		d.KeptReason = KeptDrains
 		return Kept, d
 	case !u.pool.admits(&s.Service):
-		d.Lapse = LapseRestricted
+		d.KeptReason = KeptRestricted
 		return Kept, d
 	case p.nodes[u.addr] != "":
-		d.Lapse, d.Node = LapseNode, p.nodes[u.addr]
+		d.KeptReason, d.Node = KeptNode, p.nodes[u.addr]
 		return Kept, d
 	default:
 		return Allocated, Detail{}

@@ -225,7 +225,7 @@ type Detail struct {
 	Pool, Owner string
 	// Pools says of the first pools that were tried why they would not do, in order;
 	// MorePools counts the others.
-	Pools     []PoolVerdict
+	Pools     []PoolRefusal
 	MorePools int
 	// Unasked are the first pools with addresses of the family that the Service could
 	// ask for, free or not; MoreUnasked counts the others.
@@ -244,8 +244,8 @@ type Detail struct {
 	// port.
 	Clash Clash
 	Port  lb.Port
-	// Lapse is why the pool would not hand the address out again.
-	Lapse Lapse
+	// KeptReason is why the pool would not hand the address out again.
+	KeptReason KeptReason
 	// Until is when a reservation ends.
 	Until time.Time
 	// Node has the address for itself.
@@ -267,15 +267,15 @@ type Shown struct {
 
 func (d *Detail) equal(o *Detail) bool {
 	return d.Reallocate == o.Reallocate && d.Family == o.Family && d.Address == o.Address &&
-		d.Pool == o.Pool && d.Owner == o.Owner && d.Clash == o.Clash && d.Lapse == o.Lapse && d.Port == o.Port && d.Until.Equal(o.Until) && d.Node == o.Node &&
+		d.Pool == o.Pool && d.Owner == o.Owner && d.Clash == o.Clash && d.KeptReason == o.KeptReason && d.Port == o.Port && d.Until.Equal(o.Until) && d.Node == o.Node &&
 		slices.Equal(d.Pools, o.Pools) && d.MorePools == o.MorePools && slices.Equal(d.Unasked, o.Unasked) && d.MoreUnasked == o.MoreUnasked &&
 		d.Both == o.Both && slices.Equal(d.Asked, o.Asked) &&
 		d.Holder == o.Holder && d.NoPools == o.NoPools && slices.Equal(d.Problems, o.Problems) &&
 		d.Cause == o.Cause && slices.Equal(d.Shown, o.Shown)
 }
 
-// A PoolVerdict says why one pool would not do.
-type PoolVerdict struct {
+// A PoolRefusal says why one pool would not do.
+type PoolRefusal struct {
 	Pool string
 	// Reason is Exhausted, LimitReached, Draining or FamilyUnavailable.
 	Reason Reason
@@ -306,37 +306,36 @@ const (
 	ClashExternal
 )
 
-// A Lapse is why a pool would not hand out again an address that it did.
-type Lapse uint8
+// A KeptReason is why a pool would not hand out again an address that it did.
+type KeptReason uint8
 
-// Lapses.
+// Reasons to keep one.
 const (
-	NoLapse Lapse = iota
-	// LapseGone: the pool exists no more.
-	LapseGone
-	// LapseDeleting: it is being deleted.
-	LapseDeleting
-	// LapseShrunk: none of its ranges has the address any more.
-	LapseShrunk
-	// LapseLost: another pool hands out that part of its ranges now.
-	LapseLost
-	// LapseDrains: it hands out nothing new.
-	LapseDrains
-	// LapseRestricted: it no longer admits the Service.
-	LapseRestricted
-	// LapseNode: a Node has the address.
-	LapseNode
+	NotKept KeptReason = iota
+	// KeptGone: the pool exists no more.
+	KeptGone
+	// KeptDeleting: it is being deleted.
+	KeptDeleting
+	// KeptShrunk: none of its ranges has the address any more.
+	KeptShrunk
+	// KeptLost: another pool hands out that part of its ranges now.
+	KeptLost
+	// KeptDrains: it hands out nothing new.
+	KeptDrains
+	// KeptRestricted: it no longer admits the Service.
+	KeptRestricted
+	// KeptNode: a Node has the address.
+	KeptNode
 )
 
-// A PoolDecision is what a pool's status says: counts, and the journal of freed
-// addresses.
+// A PoolDecision is what a pool's status says: counts, and the free list.
 type PoolDecision struct {
 	Pool   string
 	V4, V6 Count
 	// InUse is set while a Service holds an address under this pool; the pool's
 	// finalizer stays as long.
 	InUse bool
-	// Freed is the journal to record, oldest first.
+	// Freed is the free list to record, oldest first.
 	Freed []lb.FreedAddress
 }
 

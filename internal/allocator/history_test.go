@@ -123,7 +123,7 @@ func (h *history) happen() {
 		}
 	case n < 36:
 		if s, ok := h.services[h.some()]; ok {
-			h.wishes(&s)
+			h.requests(&s)
 			h.crowd(&s)
 			h.services[s.Key] = s
 			h.logf("edit %+v", s)
@@ -485,7 +485,7 @@ func TestAPoolThatGrowsMovesNothingInUse(t *testing.T) {
 			if !slices.Equal(h.services[key].Assigned, addresses) {
 				h.t.Errorf("%v held %v and by growth holds %v", key, addresses, h.services[key].Assigned)
 			}
-			if got.Reason == Kept && got.Detail.Lapse == LapseLost {
+			if got.Reason == Kept && got.Detail.KeptReason == KeptLost {
 				grown++
 			}
 		}
@@ -499,9 +499,9 @@ func TestAPoolThatGrowsMovesNothingInUse(t *testing.T) {
 // exactly one place.
 func (p *Planner) audit() error {
 	for _, at := range p.pools {
-		for f := range at.half {
-			h := &at.half[f]
-			free := uint64(len(h.journal))
+		for f := range at.perFamily {
+			h := &at.perFamily[f]
+			free := uint64(len(h.freeList))
 			for _, block := range h.fresh.blocks {
 				for _, s := range block {
 					for a := s.lo; !s.hi.less(a); a = a.next() {
@@ -515,9 +515,9 @@ func (p *Planner) audit() error {
 				}
 			}
 			reserved := 0
-			for _, e := range h.journal {
+			for _, e := range h.freeList {
 				if p.uses[e.addr] != nil || h.fresh.contains(e.addr) {
-					return fmt.Errorf("pool %s: %v is in the journal and elsewhere", at.Name, e.netip())
+					return fmt.Errorf("pool %s: %v is in the free list and elsewhere", at.Name, e.netip())
 				}
 				if e.reserved {
 					reserved++

@@ -10,16 +10,16 @@ import (
 	"github.com/belfrylb/belfry/internal/origin"
 )
 
-// journalLimit bounds the journal of freed addresses, which is part of a pool's
+// freeListLimit bounds the free list, which is part of a pool's
 // status: about a hundred bytes each make fifty kilobytes of an object that may
 // have 1.5 MB, and the API admits as many. Beyond it the oldest are forgotten,
 // which makes them as good as new (docs/design/bounds.md).
-const journalLimit = 512
+const freeListLimit = 512
 
 // A pool is a compiled lb.Pool with what is taken from it.
 type pool struct {
 	lb.Pool
-	half [2]half
+	perFamily [2]perFamily
 	// namespaces counts the addresses held under the pool by namespace.
 	namespaces map[string]int
 	// held and orphans count the addresses held under the pool.
@@ -32,9 +32,9 @@ type pool struct {
 	stale bool         // may differ from what was said
 }
 
-// A half is a pool's addresses of one family. Every address of its spans that
-// may be handed out is in exactly one place: in use, in the journal, or fresh.
-type half struct {
+// A perFamily is a pool's addresses of one family. Every address of its spans that
+// may be handed out is in exactly one place: in use, in the free list, or fresh.
+type perFamily struct {
 	// spans are the ranges that it may hand out.
 	spans []span
 	// total counts the addresses that may be handed out, used or not, and external
@@ -47,11 +47,11 @@ type half struct {
 	// would not be handed out today.
 	taken, odd uint64
 	fresh      spanSet
-	journal    []freed // by time, then address
-	reserved   int     // how many of the journal are
+	freeList   []freed // by time, then address
+	reserved   int     // how many of the free list are
 }
 
-// A freed is an entry of the journal. Its reserved ones wait for the Service
+// A freed is an entry of the free list. Its reserved ones wait for the Service
 // that held them last; the others wait at the end of the queue.
 type freed struct {
 	addr
@@ -75,7 +75,7 @@ func compile(pools []lb.Pool, origins *origin.Index, nodes map[addr]string) ([]*
 			if f == v6 {
 				parts = s.without(mapped)
 			}
-			h := &at.half[f]
+			h := &at.perFamily[f]
 			for _, part := range parts {
 				h.spans = append(h.spans, part)
 				size := part.size()
@@ -85,15 +85,15 @@ func compile(pools []lb.Pool, origins *origin.Index, nodes map[addr]string) ([]*
 				h.total = saturate(h.total, size)
 			}
 		}
-		for f := range at.half {
-			h := &at.half[f]
+		for f := range at.perFamily {
+			h := &at.perFamily[f]
 			slices.SortFunc(h.spans, func(a, b span) int { return a.lo.compare(b.lo) })
 			h.fresh = newSpanSet(h.spans)
 		}
 	}
 	for a := range nodes {
 		if p := origins.Owner(a.netip()); p != nil && !(p.AvoidBuggyIPs && a.buggy()) {
-			h := &byName[p.Name].half[a.family()]
+			h := &byName[p.Name].perFamily[a.family()]
 			h.fresh.remove(a)
 			h.nodes++
 			if h.total < math.MaxUint64 {
@@ -145,26 +145,26 @@ func (p *pool) priority() uint {
 
 // dry reports in constant time whether no address of the family is free.
 func (p *pool) dry(f family) bool {
-	h := &p.half[f]
+	h := &p.perFamily[f]
 	p.skipBuggy(h)
-	return h.fresh.empty() && len(h.journal) == h.reserved
+	return h.fresh.empty() && len(h.freeList) == h.reserved
 }
 
 // skipBuggy forgets the buggy addresses at the front of the fresh ones. Doing
 // it here, rather than when the pool is compiled, keeps a large pool one span.
-func (p *pool) skipBuggy(h *half) {
+func (p *pool) skipBuggy(h *perFamily) {
 	for p.AvoidBuggyIPs && !h.fresh.empty() && h.fresh.blocks[0][0].lo.buggy() {
 		h.fresh.remove(h.fresh.blocks[0][0].lo)
 	}
 }
 
-// pick chooses a free address; the half is not dry.
+// pick chooses a free address; the family is not dry.
 func (p *pool) pick(f family, key lb.ServiceKey) addr {
-	h := &p.half[f]
+	h := &p.perFamily[f]
 	p.skipBuggy(h)
 	switch {
 	case h.fresh.empty():
-		return h.journal[slices.IndexFunc(h.journal, func(f freed) bool { return !f.reserved })].addr
+		return h.freeList[slices.IndexFunc(h.freeList, func(f freed) bool { return !f.reserved })].addr
 	case p.Strategy == lb.Hash:
 		return p.pickHashed(h, key)
 	default:
@@ -174,7 +174,7 @@ func (p *pool) pick(f family, key lb.ServiceKey) addr {
 
 // pickHashed takes the first free address at or after the place that the name
 // hashes to.
-func (p *pool) pickHashed(h *half, key lb.ServiceKey) addr {
+func (p *pool) pickHashed(h *perFamily, key lb.ServiceKey) addr {
 	var size uint64
 	for _, s := range h.spans {
 		size = saturate(size, s.size())
@@ -216,7 +216,7 @@ func hash(key lb.ServiceKey) uint64 {
 
 // count returns the pool's counts of one family.
 func (p *pool) count(f family) Count {
-	h := &p.half[f]
+	h := &p.perFamily[f]
 	c := Count{Assigned: h.taken, Reserved: uint64(h.reserved), Orphans: p.orphans[f]}
 	if h.total == math.MaxUint64 {
 		c.Total, c.Available = h.total, h.total
@@ -230,9 +230,9 @@ func (p *pool) count(f family) Count {
 // decision returns what the pool's status is to say.
 func (p *pool) decision() PoolDecision {
 	d := PoolDecision{Pool: p.Name, V4: p.count(v4), V6: p.count(v6), InUse: p.held[v4]+p.held[v6] > 0}
-	journal := slices.Concat(p.half[v4].journal, p.half[v6].journal)
-	slices.SortFunc(journal, freed.compare)
-	for _, e := range journal {
+	all := slices.Concat(p.perFamily[v4].freeList, p.perFamily[v6].freeList)
+	slices.SortFunc(all, freed.compare)
+	for _, e := range all {
 		d.Freed = append(d.Freed, lb.FreedAddress{Address: e.netip(), Service: e.last, At: e.at})
 	}
 	return d

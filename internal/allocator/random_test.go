@@ -133,8 +133,8 @@ func (g gen) external() (all []lb.ExternalIP) {
 	return all
 }
 
-// wishes fills in what a user can write into a Service.
-func (g gen) wishes(s *lb.Service) {
+// requests fills in what a user can write into a Service.
+func (g gen) requests(s *lb.Service) {
 	s.Labels, s.NamespaceLabels = lb.LabelsOf(g.labels()), map[string]string{"tier": map[string]string{"web": "a", "db": "b"}[s.Key.Namespace]}
 	s.Headless, s.Released = g.one(3), g.one(3)
 	if s.Released && g.one(50) {
@@ -173,7 +173,7 @@ func (g gen) wishes(s *lb.Service) {
 
 func (g gen) service(key lb.ServiceKey) lb.Service {
 	s := lb.Service{Key: key, UID: fmt.Sprint(g.Uint32()), Created: epoch.Add(time.Duration(g.IntN(5)) * time.Minute)}
-	g.wishes(&s)
+	g.requests(&s)
 	return s
 }
 

@@ -131,7 +131,7 @@ func TestIPv6LeavesOutThePlaceOfIPv4(t *testing.T) {
 	} {
 		given := []lb.Pool{{Name: "all", Ranges: []lb.AddressRange{c.r}}}
 		pools, _ := compile(given, origin.New(given, nil), nil)
-		if got := pools[0].half[v6].spans; len(got) != c.spans {
+		if got := pools[0].perFamily[v6].spans; len(got) != c.spans {
 			t.Errorf("%v is %d spans, want %d", c.r, len(got), c.spans)
 		}
 	}

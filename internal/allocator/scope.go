@@ -102,7 +102,7 @@ func admitting(pools []*pool, s *lb.Service) (all []*pool) {
 // answered once.
 type survey struct {
 	scope    *scope
-	verdict  func(at *pool, f family, n int) Reason
+	reasonOf func(at *pool, f family, n int) Reason
 	counted  func(at *pool) int
 	noPools  bool
 	refusals [2]*refusal
@@ -113,7 +113,7 @@ type survey struct {
 }
 
 // survey returns what the pools have for a Service that has got something already.
-func (p *Planner) survey(s *service, w *wish, got [2]grant, sc *scope) *survey {
+func (p *Planner) survey(s *service, w *demand, got [2]grant, sc *scope) *survey {
 	plain := true
 	for _, c := range s.claims {
 		f := c.use.family()
@@ -130,12 +130,12 @@ func (p *Planner) survey(s *service, w *wish, got [2]grant, sc *scope) *survey {
 		if v := sc.surveys[s.Key.Namespace]; v != nil {
 			return v
 		}
-		s, w, got = &service{Service: lb.Service{Key: lb.ServiceKey{Namespace: s.Key.Namespace}}}, &wish{}, [2]grant{}
+		s, w, got = &service{Service: lb.Service{Key: lb.ServiceKey{Namespace: s.Key.Namespace}}}, &demand{}, [2]grant{}
 	}
 	v := &survey{
 		scope: sc, noPools: len(p.pools) == 0,
-		verdict: func(at *pool, f family, n int) Reason { return p.verdict(s, w, got, at, f, n) },
-		counted: func(at *pool) int { return p.counted(s, w, got, at) },
+		reasonOf: func(at *pool, f family, n int) Reason { return p.reasonOf(s, w, got, at, f, n) },
+		counted:  func(at *pool) int { return p.counted(s, w, got, at) },
 	}
 	if plain {
 		sc.surveys[s.Key.Namespace] = v
@@ -148,7 +148,7 @@ func (v *survey) first(f family) *pool {
 	if !v.looked[f] {
 		v.looked[f] = true
 		for _, at := range v.scope.pools {
-			if v.verdict(at, f, 1) == Allocated {
+			if v.reasonOf(at, f, 1) == Allocated {
 				v.firsts[f] = at
 				break
 			}
@@ -162,7 +162,7 @@ func (v *survey) both() *pool {
 	if !v.paired {
 		v.paired = true
 		for _, at := range v.scope.pools {
-			if v.verdict(at, v4, 2) == Allocated && v.verdict(at, v6, 2) == Allocated {
+			if v.reasonOf(at, v4, 2) == Allocated && v.reasonOf(at, v6, 2) == Allocated {
 				v.pair = at
 				break
 			}
@@ -180,25 +180,25 @@ func (v *survey) refusal(f family) refusal {
 	}
 	r := refusal{NoPool, Detail{Family: families[f], NoPools: v.noPools}}
 	for _, at := range v.scope.pools {
-		reason := v.verdict(at, f, 1)
+		reason := v.reasonOf(at, f, 1)
 		r.Reason = min(r.Reason, max(reason, Exhausted))
 	}
 	for _, at := range v.scope.pools {
-		verdict := PoolVerdict{Pool: at.Name, Reason: max(v.verdict(at, f, 1), Exhausted), Total: at.half[f].total, Nodes: at.half[f].nodes}
+		refusal := PoolRefusal{Pool: at.Name, Reason: max(v.reasonOf(at, f, 1), Exhausted), Total: at.perFamily[f].total, Nodes: at.perFamily[f].nodes}
 		switch {
-		case r.Reason != FamilyUnavailable && verdict.Reason == FamilyUnavailable:
+		case r.Reason != FamilyUnavailable && refusal.Reason == FamilyUnavailable:
 			continue // there are some that are nearer to it
 		case len(r.Pools) == listed:
 			r.MorePools++
 			continue
-		case verdict.Reason == LimitReached:
-			verdict.Held, verdict.Limit = v.counted(at), at.limit()
+		case refusal.Reason == LimitReached:
+			refusal.Held, refusal.Limit = v.counted(at), at.limit()
 		}
-		r.Pools = append(r.Pools, verdict)
+		r.Pools = append(r.Pools, refusal)
 	}
 	for _, at := range v.scope.unasked {
 		switch {
-		case len(at.half[f].spans) == 0 || at.drains():
+		case len(at.perFamily[f].spans) == 0 || at.drains():
 		case len(r.Unasked) == listed:
 			r.MoreUnasked++
 		default:
@@ -212,7 +212,7 @@ func (v *survey) refusal(f family) refusal {
 // notBoth says why a Service that takes two addresses or none gets none. Which of the
 // two is free just now is no answer: it may change with each Service of any namespace.
 // So what keeps one family away, even if the other is held, is told first.
-func (p *Planner) notBoth(s *service, w *wish) refusal {
+func (p *Planner) notBoth(s *service, w *demand) refusal {
 	sc, refused := p.scopeOf(s)
 	var may [2]*pool
 	several := false
@@ -235,7 +235,7 @@ func (p *Planner) notBoth(s *service, w *wish) refusal {
 			return why
 		}
 		for _, at := range sc.pools {
-			if v.verdict(at, f, 1) <= Exhausted {
+			if v.reasonOf(at, f, 1) <= Exhausted {
 				several = several || may[f] != nil
 				may[f] = at
 			}
@@ -243,7 +243,7 @@ func (p *Planner) notBoth(s *service, w *wish) refusal {
 	}
 	if at := may[v4]; at == may[v6] && !several && p.room(s, w, [2]grant{}, at) < 2 {
 		d := Detail{Family: w.families[0]}
-		d.Pools = []PoolVerdict{{Pool: at.Name, Reason: LimitReached, Held: p.counted(s, w, [2]grant{}, at), Limit: at.limit()}}
+		d.Pools = []PoolRefusal{{Pool: at.Name, Reason: LimitReached, Held: p.counted(s, w, [2]grant{}, at), Limit: at.limit()}}
 		return refusal{LimitReached, d}
 	}
 	return refusal{Exhausted, Detail{Both: true, Asked: s.Request.Addresses}}

@@ -21,7 +21,7 @@ func (d Decision) Sentence() string {
 	case d.Reason == Allocated:
 		return held
 	case d.Reason == Kept || d.Reason == Orphaned:
-		return held + "; " + d.Detail.lapse()
+		return held + "; " + d.Detail.keptReason()
 	case d.Reason == ForeignAddress:
 		return d.Detail.shown() + "; " + Decision{Service: d.Service, Reason: d.Detail.Cause, Detail: d.Detail}.cause()
 	case d.Reason == PartialDualStack:
@@ -56,28 +56,28 @@ func fromPool(name string) string {
 	return " from pool " + name
 }
 
-func (d *Detail) lapse() string {
+func (d *Detail) keptReason() string {
 	const move = "; to move the Service, give belfry.dev/reallocate a new value"
-	switch d.Lapse {
-	case LapseGone:
+	switch d.KeptReason {
+	case KeptGone:
 		if d.Pool == "" {
 			return fmt.Sprintf("no pool covers %s", d.Address) + move
 		}
 		return fmt.Sprintf("pool %s does not exist any more", d.Pool) + move
-	case LapseDeleting:
+	case KeptDeleting:
 		return fmt.Sprintf("pool %s is being deleted and waits for this Service", d.Pool) + move
-	case LapseShrunk:
+	case KeptShrunk:
 		return fmt.Sprintf("pool %s no longer covers %s", d.Pool, d.Address) + move
-	case LapseLost:
+	case KeptLost:
 		return fmt.Sprintf("pool %s hands out %s no more and keeps it for this Service", d.Pool, d.Address) + move
-	case LapseDrains:
+	case KeptDrains:
 		return fmt.Sprintf("pool %s drains", d.Pool) + move
-	case LapseRestricted:
+	case KeptRestricted:
 		return fmt.Sprintf("pool %s no longer admits this Service", d.Pool) + move
-	case LapseNode:
+	case KeptNode:
 		return fmt.Sprintf("node %s has the address %s too, so it is not announced", d.Node, d.Address) + move
 	default:
-		return "" // NoLapse has nothing to say
+		return "" // NotKept has nothing to say
 	}
 }
 
@@ -192,7 +192,7 @@ func addresses(all []netip.Addr) string {
 	return strings.Join(texts, " and ")
 }
 
-func (v PoolVerdict) sentence(f lb.Family, namespace string) string {
+func (v PoolRefusal) sentence(f lb.Family, namespace string) string {
 	switch v.Reason {
 	case LimitReached:
 		return fmt.Sprintf("pool %s: namespace %s holds %d addresses and perNamespaceLimit is %d", v.Pool, namespace, v.Held, v.Limit)

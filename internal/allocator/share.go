@@ -49,7 +49,7 @@ type use struct {
 	name string
 	// orphan is set when that pool no longer covers it, or is being deleted.
 	orphan bool
-	// was is its entry in the journal when it came into use.
+	// was is its entry in the free list when it came into use.
 	was    freed
 	claims []*claim // oldest first
 	// settled is set while all claims agree to share; else a contest decides, which
@@ -219,7 +219,7 @@ func (p *Planner) claim(s *service, t tenure) *claim {
 }
 
 // unclaim takes a claim back. A Service that is gone leaves its name in the
-// journal, so that it finds its address again.
+// free list, so that it finds its address again.
 func (p *Planner) unclaim(c *claim, gone bool) {
 	u := c.use
 	c.service.claims = slices.DeleteFunc(c.service.claims, func(o *claim) bool { return o == c })

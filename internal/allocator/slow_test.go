@@ -476,7 +476,7 @@ func (o *slow) namespaceHas(s *lb.Service, a netip.Addr) bool {
 	return slices.ContainsFunc(o.on(a), func(c *slowClaim) bool { return c.s.Key.Namespace == s.Key.Namespace })
 }
 
-// freed returns the journal's entry for an address nobody holds.
+// freed returns the free list's entry for an address nobody holds.
 func (o *slow) freed(a netip.Addr) (last lb.FreedAddress, known bool) {
 	for _, p := range o.Pools {
 		for _, e := range p.Freed {
@@ -552,8 +552,8 @@ func (o *slow) ownsAny(p *lb.Pool, r lb.AddressRange, f lb.Family) bool {
 	return false
 }
 
-// verdict is Allocated when p can give s n addresses, of family f among them.
-func (o *slow) verdict(p *lb.Pool, s *lb.Service, f lb.Family, n int, need []lb.Family, got map[lb.Family]*Assignment) Reason {
+// reasonOf is Allocated when p can give s n addresses, of family f among them.
+func (o *slow) reasonOf(p *lb.Pool, s *lb.Service, f lb.Family, n int, need []lb.Family, got map[lb.Family]*Assignment) Reason {
 	switch {
 	case !slices.ContainsFunc(slices.Concat(p.Ranges, p.Lost), func(r lb.AddressRange) bool { return o.ownsAny(p, r, f) }):
 		return FamilyUnavailable
@@ -596,7 +596,7 @@ func (o *slow) notBoth(s *lb.Service, need []lb.Family) Reason {
 		}
 		why := NoPool
 		for _, p := range pools {
-			v := max(o.verdict(p, s, f, 1, need, nil), Exhausted)
+			v := max(o.reasonOf(p, s, f, 1, need, nil), Exhausted)
 			why = min(why, v)
 			if v == Exhausted {
 				may = append(may, p)
@@ -763,14 +763,14 @@ func (o *slow) search(s *lb.Service, need []lb.Family, first map[lb.Family]*Assi
 			partner = o.nameOf(c.addr)
 		}
 		for _, p := range pools {
-			if p.Name == partner && o.verdict(p, s, f, 1, need, got) == Allocated {
+			if p.Name == partner && o.reasonOf(p, s, f, 1, need, got) == Allocated {
 				give(f, o.free(p, s, f)[0], p)
 			}
 		}
 	}
 	if len(open) == 2 {
 		for _, p := range pools {
-			if o.verdict(p, s, lb.IPv4, 2, need, got) == Allocated && o.verdict(p, s, lb.IPv6, 2, need, got) == Allocated {
+			if o.reasonOf(p, s, lb.IPv4, 2, need, got) == Allocated && o.reasonOf(p, s, lb.IPv6, 2, need, got) == Allocated {
 				give(lb.IPv4, o.free(p, s, lb.IPv4)[0], p)
 				give(lb.IPv6, o.free(p, s, lb.IPv6)[0], p)
 				break
@@ -780,7 +780,7 @@ func (o *slow) search(s *lb.Service, need []lb.Family, first map[lb.Family]*Assi
 	for _, f := range open {
 		why[f] = NoPool
 		for _, p := range pools {
-			v := o.verdict(p, s, f, 1, need, got)
+			v := o.reasonOf(p, s, f, 1, need, got)
 			if v == Allocated {
 				give(f, o.free(p, s, f)[0], p)
 				break

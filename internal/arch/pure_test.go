@@ -248,7 +248,7 @@ func TestNoPurePackageCanAskTheWorld(t *testing.T) {
 		{"channel", `func _(c <-chan int) { <-c }`, "uses a channel"},
 		{"lock", `import "sync"; var _ sync.Mutex`, "imports sync "},
 		{"API server", `import _ "k8s.io/client-go/kubernetes"`, "imports k8s.io/client-go/kubernetes "},
-		{"impure package of ours", `import _ "` + module + `/internal/pulse"`, "imports " + module + "/internal/pulse "},
+		{"impure package of ours", `import _ "` + module + `/internal/watchdog"`, "imports " + module + "/internal/watchdog "},
 		{"linker", "import _ \"unsafe\"\n//go:linkname now time.now\nfunc now() (int64, int32, int64)", "links to what it does not import"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

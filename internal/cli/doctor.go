@@ -283,7 +283,7 @@ func overlaps(w *world.World) (out []check) {
 			out = append(out, check{section, "pool " + pool + ": " + p.String(), bad, "take them out by excludeAddresses", docs + "reference/ipaddresspool.md"})
 		}
 	}
-	for _, v := range w.Verdicts {
+	for _, v := range w.Findings {
 		if i := slices.IndexFunc(v.Problems, func(p config.Problem) bool { return p.Reason == "Overlaps" }); i >= 0 {
 			out = append(out, check{section, "pool " + v.Name + ": " + v.Problems[i].String(), warning, "let each address belong to one pool", docs + "reference/ipaddresspool.md"})
 		}

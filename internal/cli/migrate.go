@@ -94,7 +94,7 @@ It reads no Secret. It ends with 1 if an address would not be kept, or would not
 			m := &migration{Translation: tr, title: source.Title, Notes: tr.Notes, to: after.Settings.Namespace}
 			m.Addresses, m.Others = after.Inherit(after.Settle(), tr.Announcers)
 			m.objects()
-			for _, f := range after.Verdicts {
+			for _, f := range after.Findings {
 				for _, p := range f.Problems {
 					m.Problems = append(m.Problems, fmt.Sprintf("%s/%s: %s: %s", f.Kind, f.Name, p.Field, p.Why))
 				}
@@ -293,9 +293,9 @@ func (m *migration) print(p *page) {
 		p.head("Addresses")
 		rows := [][]string{{"SERVICE", "ADDRESS", "KEPT", "BY " + strings.ToUpper(m.title), "BY BELFRY"}}
 		for _, a := range m.Addresses {
-			verdict, was, will := "no", "?", a.Why
+			keeps, was, will := "no", "?", a.Why
 			if a.Kept {
-				verdict = "yes"
+				keeps = "yes"
 				kept++
 			}
 			if len(a.Was) > 0 {
@@ -304,7 +304,7 @@ func (m *migration) print(p *page) {
 			if a.Will != "" {
 				will = a.Will
 			}
-			rows = append(rows, []string{a.Service, a.Address, verdict, was, will})
+			rows = append(rows, []string{a.Service, a.Address, keeps, was, will})
 		}
 		p.table(2, rows, func(row []string) color {
 			if row[2] == "no" {

@@ -60,7 +60,7 @@ func TestWhatAMigrationWritesCanBeApplied(t *testing.T) {
 		}
 	}
 	w := s.world(world.Settings{}, s.moment())
-	for _, v := range w.Verdicts {
+	for _, v := range w.Findings {
 		if len(v.Problems) > 0 {
 			t.Errorf("%s/%s: %v", v.Kind, v.Name, v.Problems)
 		}

@@ -40,11 +40,11 @@ func (s PasswordSecret) Equal(o PasswordSecret) bool {
 }
 
 // A BGPConfig is what BGPObjects mean. Peers and advertisements are sorted by
-// name, the verdicts by kind and name.
+// name, the findings by kind and name.
 type BGPConfig struct {
 	Peers          []lb.BGPPeer
 	Advertisements []lb.BGPAdvertisement
-	Verdicts       []Verdict
+	Findings       []Finding
 }
 
 const (
@@ -89,10 +89,10 @@ func CompileBGP(o BGPObjects, pools map[string]bool) BGPConfig {
 	for _, p := range o.BFDProfiles {
 		profile, problems := BFDProfile(p, o.Passwords)
 		profiles[p.Name] = &profile
-		c.Verdicts = append(c.Verdicts, Verdict{"BFDProfile", p.Name, p.Generation, problems})
+		c.Findings = append(c.Findings, Finding{"BFDProfile", p.Name, p.Generation, problems})
 	}
-	communities, verdicts := communityNames(o.Communities)
-	c.Verdicts = append(c.Verdicts, verdicts...)
+	communities, findings := communityNames(o.Communities)
+	c.Findings = append(c.Findings, findings...)
 
 	known := map[string]bool{}
 	var peers []compiledPeer
@@ -104,14 +104,14 @@ func CompileBGP(o BGPObjects, pools map[string]bool) BGPConfig {
 				problems = append(problems, Problem{"spec.bfdProfile", v1beta1.ReasonUnknownName, fmt.Sprintf("there is no BFDProfile %s; the session runs without BFD", name)})
 			}
 		}
-		peers = append(peers, compiledPeer{peer, usable, Verdict{"BGPPeer", p.Name, p.Generation, problems}})
+		peers = append(peers, compiledPeer{peer, usable, Finding{"BGPPeer", p.Name, p.Generation, problems}})
 	}
 	rivals(peers)
 	for _, p := range peers {
 		if p.usable {
 			c.Peers = append(c.Peers, p.peer)
 		}
-		c.Verdicts = append(c.Verdicts, p.verdict)
+		c.Findings = append(c.Findings, p.finding)
 	}
 	for _, a := range o.Advertisements {
 		ad, problems := BGPAdvertisement(a, communities)
@@ -122,11 +122,11 @@ func CompileBGP(o BGPObjects, pools map[string]bool) BGPConfig {
 			}
 		}
 		c.Advertisements = append(c.Advertisements, ad)
-		c.Verdicts = append(c.Verdicts, Verdict{"BGPAdvertisement", a.Name, a.Generation, problems})
+		c.Findings = append(c.Findings, Finding{"BGPAdvertisement", a.Name, a.Generation, problems})
 	}
 	slices.SortFunc(c.Peers, func(a, b lb.BGPPeer) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.Advertisements, func(a, b lb.BGPAdvertisement) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(c.Verdicts, func(a, b Verdict) int {
+	slices.SortFunc(c.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
 	return c
@@ -135,7 +135,7 @@ func CompileBGP(o BGPObjects, pools map[string]bool) BGPConfig {
 type compiledPeer struct {
 	peer    lb.BGPPeer
 	usable  bool
-	verdict Verdict
+	finding Finding
 }
 
 // rivals leaves each router with the oldest peer that is for it and for the same
@@ -150,7 +150,7 @@ func rivals(peers []compiledPeer) {
 			young := &peers[i]
 			if young.usable && older.usable && young.peer.SameRouter(older.peer) && reflect.DeepEqual(young.peer.NodeSelectors, older.peer.NodeSelectors) {
 				young.usable = false
-				young.verdict.Problems = append(young.verdict.Problems, Problem{
+				young.finding.Problems = append(young.finding.Problems, Problem{
 					"spec.peerAddress", v1beta1.ReasonConflict,
 					fmt.Sprintf("the older BGPPeer %s is for the same router and nodes; this one holds no session", older.peer.Name),
 				})
@@ -431,7 +431,7 @@ func communityName(text string) bool {
 
 // communityNames collects what names stand for. A name that is defined twice,
 // in two objects or in one, stands for nothing.
-func communityNames(objects []*v1beta1.Community) (map[string]*lb.Community, []Verdict) {
+func communityNames(objects []*v1beta1.Community) (map[string]*lb.Community, []Finding) {
 	names := map[string]*lb.Community{}
 	owners := map[string][]string{}
 	for _, o := range objects {
@@ -439,7 +439,7 @@ func communityNames(objects []*v1beta1.Community) (map[string]*lb.Community, []V
 			owners[alias.Name] = append(owners[alias.Name], o.Name)
 		}
 	}
-	var verdicts []Verdict
+	var findings []Finding
 	for _, o := range objects {
 		var problems []Problem
 		for i, alias := range o.Spec.Communities {
@@ -462,9 +462,9 @@ func communityNames(objects []*v1beta1.Community) (map[string]*lb.Community, []V
 				names[alias.Name] = &c
 			}
 		}
-		verdicts = append(verdicts, Verdict{"Community", o.Name, o.Generation, problems})
+		findings = append(findings, Finding{"Community", o.Name, o.Generation, problems})
 	}
-	return names, verdicts
+	return names, findings
 }
 
 // BFDProfile compiles a BFDProfile. One of whose keys cannot be had is handed on

@@ -23,15 +23,15 @@ func peerObject(name string, age int) *v1beta1.BGPPeer {
 	}
 }
 
-func verdictOf(t *testing.T, c BGPConfig, kind, name string) Verdict {
+func findingOf(t *testing.T, c BGPConfig, kind, name string) Finding {
 	t.Helper()
-	for _, v := range c.Verdicts {
+	for _, v := range c.Findings {
 		if v.Kind == kind && v.Name == name {
 			return v
 		}
 	}
-	t.Fatalf("no verdict over %s %s", kind, name)
-	return Verdict{}
+	t.Fatalf("no finding about %s %s", kind, name)
+	return Finding{}
 }
 
 func TestAnUnsetPeerFieldMeansWhatTheSchemaDefaultsItTo(t *testing.T) {
@@ -88,7 +88,7 @@ func TestEveryPeerFieldIsCompiled(t *testing.T) {
 	if len(c.Peers) != 1 || !reflect.DeepEqual(c.Peers[0], want) {
 		t.Errorf("%+v\nwant %+v", c.Peers, want)
 	}
-	for _, v := range c.Verdicts {
+	for _, v := range c.Findings {
 		if len(v.Problems) > 0 {
 			t.Errorf("%s: %v", v.Kind, v.Problems)
 		}
@@ -291,7 +291,7 @@ func TestAPasswordThatCannotBeHadIsNamed(t *testing.T) {
 			o.Passwords["pw"] = *c.secret
 		}
 		conf := CompileBGP(o, nil)
-		v := verdictOf(t, conf, "BGPPeer", "tor")
+		v := findingOf(t, conf, "BGPPeer", "tor")
 		if v.Reason() != c.reason || v.Accepted() || !strings.Contains(v.Message(), c.want) || strings.Contains(v.Message(), "hunter2") {
 			t.Errorf("%s: %s %s", c.name, v.Reason(), v.Message())
 		}
@@ -329,7 +329,7 @@ func TestAKeyOfBFDThatCannotBeHadIsNamed(t *testing.T) {
 			o.Passwords["pw"] = *c.secret
 		}
 		conf := CompileBGP(o, nil)
-		if v := verdictOf(t, conf, "BFDProfile", "signed"); v.Accepted() || !strings.Contains(v.Message(), c.want) {
+		if v := findingOf(t, conf, "BFDProfile", "signed"); v.Accepted() || !strings.Contains(v.Message(), c.want) {
 			t.Errorf("%s: %s", c.name, v.Message())
 		}
 		if profile, _ := BFDProfile(p, o.Passwords); profile.KeyFault == "" {
@@ -389,15 +389,15 @@ func TestObjectsOfBGPAreComparedWithEachOther(t *testing.T) {
 		{"Community", "four", v1beta1.ReasonInvalid, `"no-export" cannot be the name`},
 		{"BGPAdvertisement", "ad", v1beta1.ReasonDuplicateName, "spec.peers[1]: there is no BGPPeer nobody"},
 	} {
-		v := verdictOf(t, c, w.kind, w.name)
+		v := findingOf(t, c, w.kind, w.name)
 		if v.Reason() != w.reason || !strings.Contains(v.Message(), w.text) {
 			t.Errorf("%s %s: %s %s", w.kind, w.name, v.Reason(), v.Message())
 		}
 	}
-	if m := verdictOf(t, c, "BGPAdvertisement", "ad").Message(); !strings.Contains(m, "there is no IPAddressPool gone") {
+	if m := findingOf(t, c, "BGPAdvertisement", "ad").Message(); !strings.Contains(m, "there is no IPAddressPool gone") {
 		t.Error(m)
 	}
-	if m := verdictOf(t, c, "BGPPeer", "a-young").Message(); !strings.Contains(m, "there is no BFDProfile missing") {
+	if m := findingOf(t, c, "BGPPeer", "a-young").Message(); !strings.Contains(m, "there is no BFDProfile missing") {
 		t.Error(m)
 	}
 	// In any order.

@@ -40,8 +40,8 @@ func invalid(field, format string, args ...any) Problem {
 	return Problem{field, v1beta1.ReasonInvalid, fmt.Sprintf(format, args...)}
 }
 
-// A Verdict says whether one object is acted on as written.
-type Verdict struct {
+// A Finding says whether one object is acted on as written.
+type Finding struct {
 	Kind, Name string
 	// Generation is the generation of the object that was judged.
 	Generation int64
@@ -65,7 +65,7 @@ var gravity = []v1beta1.Reason{
 
 // Reason returns the gravest reason among the problems, ReasonAccepted without
 // any.
-func (v Verdict) Reason() v1beta1.Reason {
+func (v Finding) Reason() v1beta1.Reason {
 	reason := v1beta1.ReasonAccepted
 	for _, p := range v.Problems {
 		if slices.Index(gravity, p.Reason) < slices.Index(gravity, reason) {
@@ -77,7 +77,7 @@ func (v Verdict) Reason() v1beta1.Reason {
 
 // Accepted reports whether the object is acted on as written. Naming something
 // that does not exist yet does not prevent that.
-func (v Verdict) Accepted() bool {
+func (v Finding) Accepted() bool {
 	r := v.Reason()
 	return r == v1beta1.ReasonAccepted || r == v1beta1.ReasonUnknownName
 }
@@ -86,7 +86,7 @@ func (v Verdict) Accepted() bool {
 const maxMessage = 32768
 
 // Message returns a sentence for each problem.
-func (v Verdict) Message() string {
+func (v Finding) Message() string {
 	if len(v.Problems) == 0 {
 		return "Acted on as written."
 	}
@@ -103,7 +103,7 @@ func (v Verdict) Message() string {
 
 // Condition returns the condition Accepted without its transition time, which
 // depends on the condition that the object has.
-func (v Verdict) Condition() metav1.Condition {
+func (v Finding) Condition() metav1.Condition {
 	c := metav1.Condition{
 		Type:               v1beta1.ConditionAccepted,
 		Status:             metav1.ConditionFalse,
@@ -124,7 +124,7 @@ type Objects struct {
 	BGP              BGPObjects
 }
 
-// A Config is what Objects mean. Its lists are sorted by name, the verdicts by
+// A Config is what Objects mean. Its lists are sorted by name, the findings by
 // kind and name.
 type Config struct {
 	Pools            []lb.Pool
@@ -132,7 +132,7 @@ type Config struct {
 	// BGPPeers are those that sessions can be held with.
 	BGPPeers          []lb.BGPPeer
 	BGPAdvertisements []lb.BGPAdvertisement
-	Verdicts          []Verdict
+	Findings          []Finding
 }
 
 // Compile compiles objects and compares them with each other. Nothing depends on
@@ -145,41 +145,41 @@ type Config struct {
 func Compile(o Objects) Config {
 	c := Config{
 		Pools:    make([]lb.Pool, 0, len(o.Pools)),
-		Verdicts: make([]Verdict, 0, len(o.Pools)+len(o.L2Advertisements)),
+		Findings: make([]Finding, 0, len(o.Pools)+len(o.L2Advertisements)),
 	}
 	known := make(map[string]bool, len(o.Pools))
 	for _, p := range o.Pools {
 		pool, problems := Pool(p)
 		c.Pools = append(c.Pools, pool)
-		c.Verdicts = append(c.Verdicts, Verdict{"IPAddressPool", p.Name, p.Generation, problems})
+		c.Findings = append(c.Findings, Finding{"IPAddressPool", p.Name, p.Generation, problems})
 		known[p.Name] = true
 	}
-	divide(c.Pools, c.Verdicts)
+	divide(c.Pools, c.Findings)
 	for _, a := range o.L2Advertisements {
 		ad, problems := L2Advertisement(a)
 		problems = append(problems, unknownPools(a.Spec.IPAddressPools, known)...)
 		c.L2Advertisements = append(c.L2Advertisements, ad)
-		c.Verdicts = append(c.Verdicts, Verdict{"L2Advertisement", a.Name, a.Generation, problems})
+		c.Findings = append(c.Findings, Finding{"L2Advertisement", a.Name, a.Generation, problems})
 	}
 	bgp := CompileBGP(o.BGP, known)
 	c.BGPPeers, c.BGPAdvertisements = bgp.Peers, bgp.Advertisements
-	c.Verdicts = append(c.Verdicts, bgp.Verdicts...)
+	c.Findings = append(c.Findings, bgp.Findings...)
 	slices.SortFunc(c.Pools, func(a, b lb.Pool) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(c.L2Advertisements, func(a, b lb.L2Advertisement) int { return cmp.Compare(a.Name, b.Name) })
-	slices.SortFunc(c.Verdicts, func(a, b Verdict) int {
+	slices.SortFunc(c.Findings, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Name, b.Name))
 	})
 	return c
 }
 
 // divide leaves each address with one of the pools that have it, and tells the others;
-// verdicts are those of the pools, in their order. What becomes of a pool that is being
+// findings are those of the pools, in their order. What becomes of a pool that is being
 // deleted is told in other words.
-func divide(pools []lb.Pool, verdicts []Verdict) {
+func divide(pools []lb.Pool, findings []Finding) {
 	for i, overlaps := range origin.Divide(pools) {
 		for _, o := range overlaps {
 			if !pools[i].Deleting {
-				verdicts[i].Problems = append(verdicts[i].Problems, Problem{
+				findings[i].Problems = append(findings[i].Problems, Problem{
 					"spec.addresses", v1beta1.ReasonOverlaps,
 					fmt.Sprintf("%s belongs to the older pool %s and is not handed out from this one; what is in use stays", list(o.Ranges), o.With),
 				})

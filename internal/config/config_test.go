@@ -320,7 +320,7 @@ func TestTheOlderPoolKeepsAnOverlap(t *testing.T) {
 		pool("a-twin", 3, "192.0.2.5"),
 	}}
 	c := Compile(objects)
-	for i, want := range []struct{ name, ranges, verdict string }{
+	for i, want := range []struct{ name, ranges, finding string }{
 		{"a-twin", "192.0.2.5", "Accepted true: Acted on as written."},
 		{"apart", "198.51.100.0-198.51.100.255", "Accepted true: Acted on as written."},
 		{"old", "192.0.2.0-192.0.2.4 192.0.2.6-192.0.2.7", "Overlaps false: " +
@@ -332,9 +332,9 @@ func TestTheOlderPoolKeepsAnOverlap(t *testing.T) {
 			"spec.addresses: 192.0.2.5 belongs to the older pool a-twin and is not handed out from this one; what is in use stays. " +
 			"spec.addresses: 192.0.2.0-192.0.2.4, 192.0.2.6-192.0.2.7 belongs to the older pool old and is not handed out from this one; what is in use stays."},
 	} {
-		p, v := c.Pools[i], c.Verdicts[i]
-		if got := fmt.Sprintf("%s %t: %s", v.Reason(), v.Accepted(), v.Message()); p.Name != want.name || v.Name != want.name || words(p.Ranges) != want.ranges || got != want.verdict {
-			t.Errorf("%s: %s\n  %s\nwant %s: %s\n  %s", p.Name, words(p.Ranges), got, want.name, want.ranges, want.verdict)
+		p, v := c.Pools[i], c.Findings[i]
+		if got := fmt.Sprintf("%s %t: %s", v.Reason(), v.Accepted(), v.Message()); p.Name != want.name || v.Name != want.name || words(p.Ranges) != want.ranges || got != want.finding {
+			t.Errorf("%s: %s\n  %s\nwant %s: %s\n  %s", p.Name, words(p.Ranges), got, want.name, want.ranges, want.finding)
 		}
 		if p.Drain {
 			t.Errorf("%s drains", p.Name)
@@ -350,7 +350,7 @@ func TestAnAdvertisementMayNameAPoolThatDoesNotExistYet(t *testing.T) {
 			Spec:       v1beta1.L2AdvertisementSpec{IPAddressPools: []v1beta1.ObjectName{"edge", "lab"}},
 		}},
 	})
-	got := c.Verdicts[1].Condition()
+	got := c.Findings[1].Condition()
 	want := metav1.Condition{
 		Type: "Accepted", Status: "True", Reason: "UnknownName", ObservedGeneration: 9,
 		Message: "spec.ipAddressPools[1]: there is no IPAddressPool lab; it is advertised once there is.",
@@ -365,7 +365,7 @@ func TestAnAdvertisementMayNameAPoolThatDoesNotExistYet(t *testing.T) {
 
 func TestTheGravestProblemGivesTheReason(t *testing.T) {
 	for i := range gravity[:len(gravity)-1] {
-		v := Verdict{Problems: []Problem{{Field: "b", Reason: gravity[len(gravity)-2]}, {Field: "a", Reason: gravity[i]}}}
+		v := Finding{Problems: []Problem{{Field: "b", Reason: gravity[len(gravity)-2]}, {Field: "a", Reason: gravity[i]}}}
 		if v.Reason() != gravity[i] {
 			t.Errorf("%s beside %s gives %s", gravity[i], gravity[len(gravity)-2], v.Reason())
 		}
@@ -376,7 +376,7 @@ func TestTheGravestProblemGivesTheReason(t *testing.T) {
 }
 
 func TestAMessageFitsACondition(t *testing.T) {
-	var v Verdict
+	var v Finding
 	for i := range 4000 {
 		v.Problems = append(v.Problems, invalid(fmt.Sprintf("spec.addresses[%d]", i), "nö"))
 	}
@@ -407,11 +407,11 @@ func TestAPoolThatIsBeingDeletedYieldsItsAddresses(t *testing.T) {
 	now := metav1.Now()
 	old.DeletionTimestamp = &now
 	c := Compile(Objects{Pools: []*v1beta1.IPAddressPool{old, pool("new", 0, "192.0.2.0/30", "2001:db8::/127")}})
-	for i, want := range []struct{ ranges, lost, verdict string }{
+	for i, want := range []struct{ ranges, lost, finding string }{
 		{"192.0.2.0-192.0.2.3 2001:db8::-2001:db8::1", "", "Acted on as written."},
 		{"192.0.2.4-192.0.2.7 2001:db8::2-2001:db8::3", "192.0.2.0-192.0.2.3 2001:db8::-2001:db8::1", "Acted on as written."},
 	} {
-		if p, v := c.Pools[i], c.Verdicts[i]; words(p.Ranges) != want.ranges || words(p.Lost) != want.lost || v.Message() != want.verdict {
+		if p, v := c.Pools[i], c.Findings[i]; words(p.Ranges) != want.ranges || words(p.Lost) != want.lost || v.Message() != want.finding {
 			t.Errorf("%s: %s, lost %s: %s\nwant %+v", p.Name, words(p.Ranges), words(p.Lost), v.Message(), want)
 		}
 	}

@@ -138,7 +138,7 @@ func records(entries []v1beta1.OrphanedAddress) []netip.Addr {
 	return all
 }
 
-// freed reads the journal back. Entries that cannot be read are forgotten: the
+// freed reads the free list back. Entries that cannot be read are forgotten: the
 // controller wrote them, and nothing but an order of preference is lost. One
 // without a Service is for none.
 func freed(entries []v1beta1.FreedAddress) []lb.FreedAddress {

@@ -61,8 +61,8 @@ type Seen struct {
 	Others uint64
 }
 
-// A Verdict is what to do.
-type Verdict struct {
+// A Decision is what to do.
+type Decision struct {
 	// Write says to write what is missing.
 	Write bool
 	// Contested says that another writer insists on something else.
@@ -75,7 +75,7 @@ type Verdict struct {
 func (l *Log) Wrote(now time.Time, want uint64) { l.wrote, l.want = now, want }
 
 // Decide says what to do.
-func (l *Log) Decide(now time.Time, is Seen) Verdict {
+func (l *Log) Decide(now time.Time, is Seen) Decision {
 	if f := l.fight; f != nil && !f.told && now.Sub(f.last) > Window+2*f.pause {
 		l.fight = nil // long over
 	}
@@ -111,9 +111,9 @@ func (f *fight) stop(now time.Time, is Seen) {
 }
 
 // missing says what to do while the object shows something else than what we want.
-func (f *fight) missing(now time.Time, is Seen) Verdict {
+func (f *fight) missing(now time.Time, is Seen) Decision {
 	if f == nil {
-		return Verdict{Write: true}
+		return Decision{Write: true}
 	}
 	f.calm = time.Time{}
 	switch {
@@ -126,28 +126,28 @@ func (f *fight) missing(now time.Time, is Seen) Verdict {
 	full := now.Before(free)
 	switch {
 	case f.held:
-		return Verdict{Contested: true, Again: f.again}
+		return Decision{Contested: true, Again: f.again}
 	case full && f.told: // the object has changed, too soon
-		return Verdict{Contested: true, Again: free}
+		return Decision{Contested: true, Again: free}
 	case full:
 		f.stop(now, is)
-		return Verdict{Contested: true, Again: f.again}
+		return Decision{Contested: true, Again: f.again}
 	default:
-		return Verdict{Write: true, Contested: f.told}
+		return Decision{Write: true, Contested: f.told}
 	}
 }
 
 // shown says what to do while the object shows what we want.
-func (f *fight) shown(now time.Time) Verdict {
+func (f *fight) shown(now time.Time) Decision {
 	if f == nil || !f.told {
-		return Verdict{}
+		return Decision{}
 	}
 	if f.calm.IsZero() {
 		f.calm = now
 	}
 	if over := f.calm.Add(max(Calm, 2*f.took)); now.Before(over) {
-		return Verdict{Contested: true, Again: over}
+		return Decision{Contested: true, Again: over}
 	}
 	f.told, f.held = false, false
-	return Verdict{}
+	return Decision{}
 }

@@ -32,7 +32,7 @@ type duel struct {
 	told      []string // each change of contested
 }
 
-// look decides, and writes if that is the verdict.
+// look decides, and writes if that is the decision.
 func (d *duel) look() {
 	v := d.log.Decide(d.now, contest.Seen{Want: d.want, Missing: d.shows != d.want, Others: d.others})
 	d.again = v.Again
@@ -236,7 +236,7 @@ type bout struct {
 }
 
 // decides fails the test unless the verdict after a while is as wanted.
-func (b *bout) decides(after time.Duration, missing bool, others uint64, want contest.Verdict) {
+func (b *bout) decides(after time.Duration, missing bool, others uint64, want contest.Decision) {
 	b.t.Helper()
 	b.now = b.now.Add(after)
 	if got := b.log.Decide(b.now, contest.Seen{Want: 1, Missing: missing, Others: others}); got != want {
@@ -248,11 +248,11 @@ func (b *bout) decides(after time.Duration, missing bool, others uint64, want co
 // after the last but one.
 func (b *bout) undone(others uint64, after ...time.Duration) {
 	b.t.Helper()
-	b.decides(0, true, others, contest.Verdict{Write: true})
+	b.decides(0, true, others, contest.Decision{Write: true})
 	for i, d := range after {
 		b.log.Wrote(b.now, 1)
 		if i < len(after)-1 {
-			b.decides(d, true, others, contest.Verdict{Write: true})
+			b.decides(d, true, others, contest.Decision{Write: true})
 		} else {
 			b.now = b.now.Add(d)
 		}
@@ -262,7 +262,7 @@ func (b *bout) undone(others uint64, after ...time.Duration) {
 // stops fails the test unless it is contested now, and looked at again after a pause.
 func (b *bout) stops(others uint64, pause time.Duration) {
 	b.t.Helper()
-	b.decides(0, true, others, contest.Verdict{Contested: true, Again: b.now.Add(pause)})
+	b.decides(0, true, others, contest.Decision{Contested: true, Again: b.now.Add(pause)})
 }
 
 func TestWhatStaysForLongerThanItTookToBeUndoneIsCalm(t *testing.T) {
@@ -281,9 +281,9 @@ func TestWhatStaysForLongerThanItTookToBeUndoneIsCalm(t *testing.T) {
 		b.undone(0, c.undone...)
 		b.stops(0, contest.Window)
 		over := b.now.Add(c.calm)
-		b.decides(0, false, 0, contest.Verdict{Contested: true, Again: over})
-		b.decides(c.calm-1, false, 0, contest.Verdict{Contested: true, Again: over})
-		b.decides(1, false, 0, contest.Verdict{})
+		b.decides(0, false, 0, contest.Decision{Contested: true, Again: over})
+		b.decides(c.calm-1, false, 0, contest.Decision{Contested: true, Again: over})
+		b.decides(1, false, 0, contest.Decision{})
 	}
 }
 
@@ -298,8 +298,8 @@ func TestAFightIsRememberedForAWhile(t *testing.T) {
 		b := &bout{t: t, now: epoch}
 		b.undone(0, quick, quick, quick)
 		b.stops(0, contest.Window)
-		b.decides(0, false, 0, contest.Verdict{Contested: true, Again: b.now.Add(contest.Calm)})
-		b.decides(contest.Calm, false, 0, contest.Verdict{})
+		b.decides(0, false, 0, contest.Decision{Contested: true, Again: b.now.Add(contest.Calm)})
+		b.decides(contest.Calm, false, 0, contest.Decision{})
 		b.now = b.now.Add(c.after - contest.Calm)
 		b.undone(5, quick, quick, quick)
 		b.stops(5, c.pause)
@@ -308,9 +308,9 @@ func TestAFightIsRememberedForAWhile(t *testing.T) {
 		}
 		// Once it has stayed it is written again as soon as there is room, whenever we
 		// were to look again.
-		b.decides(0, false, 5, contest.Verdict{Contested: true, Again: b.now.Add(contest.Calm)})
-		b.decides(contest.Calm, false, 5, contest.Verdict{})
-		b.decides(contest.Window, true, 5, contest.Verdict{Write: true})
+		b.decides(0, false, 5, contest.Decision{Contested: true, Again: b.now.Add(contest.Calm)})
+		b.decides(contest.Calm, false, 5, contest.Decision{})
+		b.decides(contest.Window, true, 5, contest.Decision{Write: true})
 	}
 }
 
@@ -318,5 +318,5 @@ func TestWhoIsLookedAtLateIsContestedStill(t *testing.T) {
 	b := &bout{t: t, now: epoch}
 	b.undone(0, time.Millisecond, time.Millisecond, time.Millisecond)
 	b.stops(0, contest.Window)
-	b.decides(time.Hour, true, 0, contest.Verdict{Write: true, Contested: true})
+	b.decides(time.Hour, true, 0, contest.Decision{Write: true, Contested: true})
 }

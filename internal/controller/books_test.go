@@ -350,7 +350,7 @@ func TestAnOrphanIsToldWithTheFirstOfItsServices(t *testing.T) {
 // each in a block of its own.
 func greedyReport(n int, step uint64, name string) poolReport {
 	r := poolReport{now: time.Unix(1<<31, 0)}
-	r.verdict.Problems = []config.Problem{{Field: "spec", Reason: v1beta1.ReasonInvalid, Why: strings.Repeat("x", 4096)}}
+	r.finding.Problems = []config.Problem{{Field: "spec", Reason: v1beta1.ReasonInvalid, Why: strings.Repeat("x", 4096)}}
 	r.decision.V4 = allocator.Count{Total: math.MaxInt64, Assigned: math.MaxInt64 / 2, Available: math.MaxInt64, Reserved: math.MaxInt64, Orphans: math.MaxInt64 / 2}
 	r.decision.V6 = r.decision.V4
 	for i := range n {
@@ -695,7 +695,7 @@ func TestALineSaysWhatHasBecomeOfAddresses(t *testing.T) {
 }
 
 // Who waits to be told stands in line once, and is told in turn: slower while addresses
-// wait to be written; and in a long line those whose verdict is awaited let others go
+// wait to be written; and in a long line those whose result is awaited let others go
 // first, for a while.
 func TestThoseWhoWaitToBeToldStandInLine(t *testing.T) {
 	l, _ := bareLoop()
@@ -721,8 +721,8 @@ func TestThoseWhoWaitToBeToldStandInLine(t *testing.T) {
 	for i := range longLine {
 		l.await(&service{expects: true}, now.Add(time.Duration(longLine-i)*time.Millisecond))
 	}
-	if i, _ := l.next(); i != longLine-1 || l.turn() != now.Add(time.Millisecond+verdictPatience) {
-		t.Errorf("all await a verdict: next is %d, at %v", i, l.turn().Sub(now))
+	if i, _ := l.next(); i != longLine-1 || l.turn() != now.Add(time.Millisecond+resultPatience) {
+		t.Errorf("all await a result: next is %d, at %v", i, l.turn().Sub(now))
 	}
 	l.await(&service{}, now.Add(time.Minute))
 	if i, _ := l.next(); i != longLine || l.turn() != now.Add(tellPause) {
@@ -764,7 +764,7 @@ func TestATermBeginsWithEverySeries(t *testing.T) {
 	for _, s := range report.Standings {
 		want = append(want, "belfry_addresses protocol=layer2 state="+s.String(), "belfry_addresses protocol=bgp state="+s.String())
 	}
-	for _, kind := range kube.FindingKinds {
+	for _, kind := range kube.StatusKinds {
 		want = append(want, "belfry_objects kind="+kind+" reason=Accepted")
 	}
 	for _, w := range want {

@@ -14,8 +14,8 @@ import (
 	"github.com/belfrylb/belfry/internal/gossipkey"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/watchdog"
 )
 
 // Options are what a Controller is made of.
@@ -37,9 +37,9 @@ type Options struct {
 	WriteTimeout time.Duration
 	// Gossip hears what is known of the keys that speakers use; nil: nobody does.
 	Gossip interface{ SetSpeakers([]gossipkey.Speaker) }
-	// Pulse is that of the allocation loop; nil: it is not asked.
-	Pulse *pulse.Pulse
-	Log   *slog.Logger
+	// Watchdog asks the allocation loop; nil: it is not asked.
+	Watchdog *watchdog.Watchdog
+	Log      *slog.Logger
 }
 
 // What the loop allows itself.
@@ -77,8 +77,8 @@ type Controller struct {
 
 // New prepares a Controller.
 func New(o Options) *Controller {
-	if o.Pulse == nil {
-		o.Pulse = pulse.New("the allocation loop", pulse.Patience)
+	if o.Watchdog == nil {
+		o.Watchdog = watchdog.New("the allocation loop", watchdog.Patience)
 	}
 	return &Controller{
 		Options:    o,
@@ -177,10 +177,10 @@ const (
 	kindFinalizer = "pool-finalizer"
 )
 
-// jobKinds are all of them: those, and the kinds that findings are about.
+// jobKinds are all of them: those, and the kinds of the objects that configure us.
 var jobKinds = func() []string {
 	kinds := []string{kindService, kindCleanup, kindPool, kindFinalizer}
-	for _, k := range kube.FindingKinds {
+	for _, k := range kube.StatusKinds {
 		kinds = append(kinds, strings.ToLower(k))
 	}
 	return kinds

@@ -32,9 +32,9 @@ func (l *loop) dispute() {
 		world, _ = l.world(slices.Collect(maps.Keys(l.services)))
 	}
 	conflicts, rivals := bgp.NewSurvey(world, eligibility.Addresses(world), bgp.Options{Options: l.Announce}).Contradictions()
-	l.disputes = map[verdictKey][]config.Problem{}
+	l.disputes = map[objectKey][]config.Problem{}
 	object := func(kind, name, field, why string) {
-		key := verdictKey{kind, name}
+		key := objectKey{kind, name}
 		l.disputes[key] = append(l.disputes[key], config.Problem{Field: field, Reason: v1beta1.ReasonConflict, Why: why})
 	}
 	for _, c := range conflicts {

@@ -189,7 +189,7 @@ func TestRestartWithTwoThousandServicesWritesNothing(t *testing.T) {
 	w.must(w.core.CoreV1().Services("default").Delete(t.Context(), "web-51", metav1.DeleteOptions{}))
 	w.becomes("orphan", "192.0.2.6 pool=small Allocated=True/Orphaned Announced=False/NoEndpoint")
 	w.becomes("stray", "Allocated=False/AddressNotInPool")
-	w.within(60*time.Second, "the journal of the pool says that web-51 freed "+freed, func() (string, bool) {
+	w.within(60*time.Second, "the free list of the pool says that web-51 freed "+freed, func() (string, bool) {
 		at := w.status("edge").Freed
 		return fmt.Sprintf("%+v", at), len(at) == 1 && at[0].Address == freed && at[0].Service == "default/web-51"
 	})

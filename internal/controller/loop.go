@@ -30,8 +30,8 @@ type loop struct {
 	services map[lb.ServiceKey]*service
 	pools    map[string]*pool
 	left     map[lb.ServiceKey]*leftover
-	// findings are the objects that configure us, but for the pools.
-	findings map[verdictKey]*finding
+	// configObjects are the objects that configure us, but for the pools.
+	configObjects map[objectKey]*configObject
 	// holders are the Services that hold an address, by the latest decisions.
 	holders map[netip.Addr][]lb.ServiceKey
 	// standings are what becomes of those addresses, as they are counted.
@@ -48,11 +48,11 @@ type loop struct {
 	movedAt, moving time.Time
 	// setting is what the last pass saw of the cluster besides its Services.
 	setting  lb.Snapshot
-	verdicts map[verdictKey]config.Verdict
+	findings map[objectKey]config.Finding
 	// disputes are what advertisements and peers of BGP say against each other,
 	// found at disputedAt; disputing is when to look again, zero when nothing bears
 	// on it.
-	disputes map[verdictKey][]config.Problem
+	disputes map[objectKey][]config.Problem
 	// clashes are what pools have of the cluster's own addresses.
 	clashes               map[string][]config.Problem
 	disputedAt, disputing time.Time
@@ -103,7 +103,7 @@ type service struct {
 	// counted is by what it is counted among those that hold an address.
 	counted announcing
 	// inLine is set while it waits for its turn to be told, since lined, and itsTurn
-	// once that has come. Expects is set while the verdict of its segment is awaited.
+	// once that has come. Expects is set while the result of its segment is awaited.
 	inLine, itsTurn, expects bool
 	lined                    time.Time
 	// placed is where its addresses are to be, seen is where they were when it
@@ -135,13 +135,13 @@ func newLoop(c *Controller) *loop {
 		standings:  map[netip.Addr]report.AddressStanding{},
 		orphaned:   map[string]bool{},
 		places:     newPlaces(),
-		verdicts:   map[verdictKey]config.Verdict{},
+		findings:   map[objectKey]config.Finding{},
 
-		findings:  map[verdictKey]*finding{},
-		jobs:      make(chan job),
-		results:   make(chan result, writers),
-		leftovers: make(chan map[lb.ServiceKey]string, 1),
-		delayed:   map[*attempt]struct{}{},
+		configObjects: map[objectKey]*configObject{},
+		jobs:          make(chan job),
+		results:       make(chan result, writers),
+		leftovers:     make(chan map[lb.ServiceKey]string, 1),
+		delayed:       map[*attempt]struct{}{},
 	}
 }
 
@@ -152,7 +152,7 @@ func (l *loop) run(ctx context.Context) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	defer l.Pulse.Begin()()
+	defer l.Watchdog.Begin()()
 	defer func() { l.tellGiven(l.given.Rest()) }()
 	l.pass(l.Cluster.Everything())
 	cool := time.After(coolDown)
@@ -187,7 +187,7 @@ func (l *loop) run(ctx context.Context) (err error) {
 			l.ended(r)
 		case found := <-l.leftovers:
 			l.leave(found)
-		case <-l.Pulse.Asked():
+		case <-l.Watchdog.Asked():
 		case <-timer.C:
 			l.wake()
 		}
@@ -260,7 +260,7 @@ func (l *loop) wake() {
 	}
 	if !l.disputing.IsZero() && !now.Before(l.disputing) {
 		l.dispute()
-		l.settleFindings()
+		l.settleObjects()
 	}
 }
 
@@ -398,7 +398,7 @@ func (l *loop) pass(ch kube.Changes) {
 	switch {
 	case ch.Config || ch.Nodes:
 		l.dispute()
-		l.settleFindings()
+		l.settleObjects()
 	case len(affected) > 0 && l.disputing.IsZero() && bgp.Contestable(l.setting.BGPAdvertisements):
 		l.disputing = l.disputedAt.Add(disputePause)
 	}

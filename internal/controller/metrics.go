@@ -215,7 +215,7 @@ func (m *Metrics) reset() {
 		m.addresses.WithLabelValues(protocolBGP, s.String())
 	}
 	m.addresses.WithLabelValues(protocolNone, report.StandingUnannounced.String())
-	for _, kind := range append([]string{kindOfPools}, kube.FindingKinds...) {
+	for _, kind := range append([]string{kindOfPools}, kube.StatusKinds...) {
 		m.objects.WithLabelValues(kind, string(v1beta1.ReasonAccepted))
 	}
 	m.told.WithLabelValues("true", "Announced")

@@ -29,61 +29,61 @@ type pool struct {
 	written time.Time
 }
 
-// A finding is what the loop knows of an object that configures us, pools left
+// A configObject is what the loop knows of an object that configures us, pools left
 // aside.
-type finding struct {
+type configObject struct {
 	attempt
-	kube.Finding
+	kube.ObjectStatus
 	// reason is by what it is counted.
 	reason v1beta1.Reason
 	// written is when its status was last written.
 	written time.Time
 }
 
-// A verdictKey names an object that configures us.
-type verdictKey struct{ kind, name string }
+// An objectKey names an object that configures us.
+type objectKey struct{ kind, name string }
 
-// kindOfPools is the kind that has more to say than a finding.
+// kindOfPools is the kind that has more to say than the others.
 const kindOfPools = "IPAddressPool"
 
 // takeSetting takes note of the cluster besides its Services.
 func (l *loop) takeSetting() {
-	var verdicts []config.Verdict
-	l.setting, verdicts = l.Cluster.Setting()
-	clear(l.verdicts)
-	for _, v := range verdicts {
-		l.verdicts[verdictKey{v.Kind, v.Name}] = v
+	var findings []config.Finding
+	l.setting, findings = l.Cluster.Setting()
+	clear(l.findings)
+	for _, v := range findings {
+		l.findings[objectKey{v.Kind, v.Name}] = v
 	}
 }
 
-// settleFindings writes to the objects that configure us what has been found
+// settleObjects writes to the objects that configure us what has been found
 // about them.
-func (l *loop) settleFindings() {
-	for key, f := range l.findings {
-		if _, exists := l.verdicts[key]; !exists {
+func (l *loop) settleObjects() {
+	for key, f := range l.configObjects {
+		if _, exists := l.findings[key]; !exists {
 			l.Metrics.object(key.kind, f.reason, "")
 			delete(l.delayed, &f.attempt)
-			delete(l.findings, key)
+			delete(l.configObjects, key)
 		}
 	}
-	for key, v := range l.verdicts {
+	for key, v := range l.findings {
 		if key.kind == kindOfPools {
 			continue // settlePools says more about them
 		}
-		f := l.findings[key]
+		f := l.configObjects[key]
 		if f == nil {
-			f = &finding{}
+			f = &configObject{}
 			if key.kind == kube.KindL2Advertisement {
 				_, f.Progress = l.Cluster.Rebalancing(key.name)
 			}
-			f.settle = func() { l.settleFinding(key, f) }
-			l.findings[key] = f
+			f.settle = func() { l.settleObject(key, f) }
+			l.configObjects[key] = f
 		}
 		v.Problems = slices.Concat(v.Problems, l.disputes[key])
 		if f.Generation != v.Generation || !slices.Equal(f.Problems, v.Problems) {
 			l.forgive(&f.attempt)
 		}
-		f.Verdict = v
+		f.Finding = v
 		l.Metrics.object(key.kind, f.reason, v.Reason())
 		f.reason = v.Reason()
 		l.look(&f.attempt)
@@ -93,19 +93,19 @@ func (l *loop) settleFindings() {
 // settleSessions writes to the BGP peers how many of their sessions are
 // established.
 func (l *loop) settleSessions() {
-	for key, f := range l.findings {
+	for key, f := range l.configObjects {
 		if key.kind == kube.KindBGPPeer {
 			l.look(&f.attempt)
 		}
 	}
 }
 
-func (l *loop) settleFinding(key verdictKey, f *finding) {
-	found := f.Finding
+func (l *loop) settleObject(key objectKey, f *configObject) {
+	found := f.ObjectStatus
 	if key.kind == kube.KindBGPPeer {
 		found.Sessions = l.view.Sessions(key.name)
 	}
-	if l.findings[key] != f || l.Cluster.Shows(found) {
+	if l.configObjects[key] != f || l.Cluster.Shows(found) {
 		return
 	}
 	is, conditions, ok := l.Cluster.Judged(key.kind, key.name)
@@ -119,10 +119,10 @@ func (l *loop) settleFinding(key verdictKey, f *finding) {
 	f.written = time.Now()
 	l.submit(&f.attempt, job{
 		kind: strings.ToLower(key.kind), object: key.name,
-		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteFinding(ctx, found) },
+		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WriteObjectStatus(ctx, found) },
 		done: func(o kube.Outcome) {
 			if o == kube.Done {
-				l.tellVerdict(kube.Reference(key.kind, is), conditions, found.Verdict)
+				l.tellFinding(kube.Reference(key.kind, is), conditions, found.Finding)
 			}
 		},
 	})
@@ -178,8 +178,8 @@ func (l *loop) settlePool(name string, p *pool) {
 		return
 	}
 	report := l.poolReport(is, p)
-	l.Metrics.object(kindOfPools, p.reason, report.verdict.Reason())
-	p.reason = report.verdict.Reason()
+	l.Metrics.object(kindOfPools, p.reason, report.finding.Reason())
+	p.reason = report.finding.Reason()
 	leaving := p.decision.InUse && len(report.orphans) == 0 // the last Service is written elsewhere
 	if is.DeletionTimestamp != nil && (leaving || len(is.Finalizers) == 0) {
 		return // it goes, or has gone
@@ -198,15 +198,15 @@ func (l *loop) settlePool(name string, p *pool) {
 		do: func(ctx context.Context) (kube.Outcome, error) { return l.Cluster.WritePoolStatus(ctx, is, want) },
 		done: func(o kube.Outcome) {
 			if o == kube.Done {
-				l.tellVerdict(kube.Reference(kindOfPools, is), is.Status.Conditions, report.verdict)
+				l.tellFinding(kube.Reference(kindOfPools, is), is.Status.Conditions, report.finding)
 			}
 		},
 	})
 }
 
-// tellVerdict reports that an object is not acted on as written any more, or is
+// tellFinding reports that an object is not acted on as written any more, or is
 // again.
-func (l *loop) tellVerdict(about corev1.ObjectReference, was []metav1.Condition, v config.Verdict) {
+func (l *loop) tellFinding(about corev1.ObjectReference, was []metav1.Condition, v config.Finding) {
 	is := v.Condition()
 	before := meta.FindStatusCondition(was, is.Type)
 	if before == nil && v.Accepted() || before != nil && before.Reason == is.Reason {
@@ -217,8 +217,8 @@ func (l *loop) tellVerdict(about corev1.ObjectReference, was []metav1.Condition,
 
 // poolReport collects what a pool's status is made of.
 func (l *loop) poolReport(is *v1beta1.IPAddressPool, p *pool) poolReport {
-	r := poolReport{decision: p.decision, now: time.Now(), verdict: l.verdicts[verdictKey{kindOfPools, is.Name}]}
-	r.verdict.Problems = slices.Concat(r.verdict.Problems, p.clashes)
+	r := poolReport{decision: p.decision, now: time.Now(), finding: l.findings[objectKey{kindOfPools, is.Name}]}
+	r.finding.Problems = slices.Concat(r.finding.Problems, p.clashes)
 	if i, found := slices.BinarySearchFunc(l.setting.Pools, is.Name, func(p lb.Pool, name string) int { return cmp.Compare(p.Name, name) }); found {
 		r.served, r.retention = l.setting.Pools[i].Ranges, l.setting.Pools[i].Retention
 	}
@@ -226,7 +226,7 @@ func (l *loop) poolReport(is *v1beta1.IPAddressPool, p *pool) poolReport {
 		r.orphans = l.orphans(is.Name)
 	}
 	if is.DeletionTimestamp != nil {
-		r.verdict.Problems = append(r.verdict.Problems, config.Deleting(r.orphans))
+		r.finding.Problems = append(r.finding.Problems, config.Deleting(r.orphans))
 	}
 	return r
 }

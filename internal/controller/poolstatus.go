@@ -23,7 +23,7 @@ type poolReport struct {
 	decision allocator.PoolDecision
 	// served are the addresses that the pool may hand out.
 	served  []lb.AddressRange
-	verdict config.Verdict
+	finding config.Finding
 	orphans []v1beta1.OrphanedAddress
 	// retention is how long a freed address is kept for its Service, and now the time.
 	retention time.Duration
@@ -48,7 +48,7 @@ const (
 // status makes the status, keeping the times of what has not changed.
 func (r poolReport) status(was v1beta1.IPAddressPoolStatus) v1beta1.IPAddressPoolStatus {
 	out := v1beta1.IPAddressPoolStatus{
-		Conditions: kube.SetCondition(was.Conditions, r.verdict.Condition()),
+		Conditions: kube.SetCondition(was.Conditions, r.finding.Condition()),
 		IPv4:       addressCount(r.decision.V4),
 		IPv6:       addressCount(r.decision.V6),
 		Orphans:    briefOrphans(r.orphans),

@@ -17,7 +17,7 @@ import (
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/objects"
-	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/watchdog"
 )
 
 // lead runs a controller in this process, as the leader, until the test ends.
@@ -111,10 +111,10 @@ func TestALoopThatHangsIsFoundOut(t *testing.T) {
 	released := make(chan struct{})
 	release := sync.OnceFunc(func() { close(released) })
 	t.Cleanup(release) // before lead waits for the loop
-	var loop *pulse.Pulse
+	var loop *watchdog.Watchdog
 	w.lead(func(c *controller.Controller) {
-		loop = pulse.New("the allocation loop", time.Second)
-		c.Pulse = loop
+		loop = watchdog.New("the allocation loop", time.Second)
+		c.Watchdog = loop
 		c.Stick("stuck", released)
 	})
 	defer release()

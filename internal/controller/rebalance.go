@@ -28,8 +28,8 @@ const (
 // the Services, so the next leader goes on where this one ends.
 func (l *loop) rebalance() {
 	l.moving = time.Time{}
-	tokens := map[*finding]string{}
-	for key, a := range l.findings {
+	tokens := map[*configObject]string{}
+	for key, a := range l.configObjects {
 		if key.kind != kube.KindL2Advertisement {
 			continue
 		}
@@ -53,7 +53,7 @@ func (l *loop) rebalance() {
 	index := announce.NewIndex(world, l.Announce)
 	budget := stepMoves
 	l.moved = nil
-	for _, a := range slices.SortedFunc(maps.Keys(tokens), func(a, b *finding) int { return cmp.Compare(a.Name, b.Name) }) {
+	for _, a := range slices.SortedFunc(maps.Keys(tokens), func(a, b *configObject) int { return cmp.Compare(a.Name, b.Name) }) {
 		sites := index.SitesOf(a.Name)
 		load := l.believe(sites)
 		moves := placement.Rebalance(load, sites)

@@ -16,7 +16,7 @@ import (
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/controller"
 	"github.com/belfrylb/belfry/internal/kube/apitest"
-	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/watchdog"
 )
 
 // advertise creates or changes an advertisement by layer 2 of everything.
@@ -77,9 +77,9 @@ func TestALoopThatHangsIsFoundOutInTime(t *testing.T) {
 	inBubble(t, func(b *bubble) {
 		b.pool("edge", nil, "192.0.2.0/30", "2001:db8::/126")
 		released := make(chan struct{})
-		loop := pulse.New("the allocation loop", time.Second)
+		loop := watchdog.New("the allocation loop", time.Second)
 		b.lead(func(c *controller.Controller) {
-			c.Pulse = loop
+			c.Watchdog = loop
 			c.Stick("stuck", released)
 		})
 		if err := loop.Check(b.Context()); err != nil {

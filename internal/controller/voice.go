@@ -29,10 +29,10 @@ const (
 	// While addresses wait to be assigned, they have a tenth of that.
 	tellPause     = 4 * time.Millisecond
 	tellPauseBusy = 10 * tellPause
-	// longLine is how many must wait to be told for those whose verdict is awaited to let
-	// others go first, for verdictPatience at most (docs/design/proof.md).
-	longLine        = 100
-	verdictPatience = 2 * time.Second
+	// longLine is how many must wait to be told for those whose result is awaited to let
+	// others go first, for resultPatience at most (docs/design/proof.md).
+	longLine       = 100
+	resultPatience = 2 * time.Second
 	// sessionPause is the least time between two Events about one session, and
 	// conflictAge how old a conflict may be to be told by a leader that is new.
 	sessionPause = 30 * time.Second
@@ -200,11 +200,11 @@ func (l *loop) await(s *service, now time.Time) {
 }
 
 // next returns which Service in line is to be told next, and when at the soonest. In a
-// long line those whose verdict is awaited let others go first, so that most are told
+// long line those whose result is awaited let others go first, so that most are told
 // once: where they are, and that it was verified.
 func (l *loop) next() (i int, ripe time.Time) {
 	for k, s := range l.telling {
-		switch patient := s.lined.Add(verdictPatience); {
+		switch patient := s.lined.Add(resultPatience); {
 		case !s.expects || len(l.telling) < longLine:
 			return k, time.Time{}
 		case k == 0 || patient.Before(ripe):

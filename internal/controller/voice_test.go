@@ -163,7 +163,7 @@ func TestWhatWasMissedIsToldOnce(t *testing.T) {
 }
 
 // A thousand addresses move with one write of a speaker. Telling their Services takes
-// four seconds, after two in which their verdicts are awaited in vain, and a Service that
+// four seconds, after two in which their results are awaited in vain, and a Service that
 // needs an address does not wait for that.
 func TestAllocatingDoesNotWaitForTelling(t *testing.T) {
 	const services = 1000
@@ -218,7 +218,7 @@ func (b *bubble) reason(name string) string {
 
 // A thousand addresses move, and another node verifies five hundred a second: most
 // Services are told both with one write. One that moves alone is told at once where it is.
-func TestABurstIsToldTogetherWithItsVerdicts(t *testing.T) {
+func TestABurstIsToldTogetherWithItsResults(t *testing.T) {
 	const services = 1000
 	inBubble(t, func(b *bubble) {
 		b.announcing()

@@ -53,7 +53,7 @@ type conversation struct {
 	asked   map[int]layer2.Inquiry
 	asking  []Ask
 	proving []proof.Question
-	proofs  []proof.Verdict
+	proofs  []proof.Result
 	// response is the last that was shown.
 	response *proof.Response
 }
@@ -352,7 +352,7 @@ func (c *conversation) effects(e Effects) string {
 		}
 		say("conflict over %v with %v%s, withheld %v", x.Address, x.MAC, node, x.Withheld)
 	}
-	if e.View != nil && !slices.EqualFunc(c.proofs, e.View.Proofs, proof.Verdict.Equal) {
+	if e.View != nil && !slices.EqualFunc(c.proofs, e.View.Proofs, proof.Result.Equal) {
 		for _, v := range e.View.Proofs {
 			var by []string
 			for _, s := range v.By {

@@ -77,7 +77,7 @@ type View struct {
 	Withheld map[netip.Addr]layer2.Heard
 	// Proofs are what the segment says of what others answer for, as far as this node
 	// asks about it, and who else answers for what this node does; ascending by address.
-	Proofs []proof.Verdict
+	Proofs []proof.Result
 	// Response is what came of the last Request; nil for none.
 	Response *proof.Response
 }

@@ -77,7 +77,7 @@ func (c *Core) prove(now time.Time) {
 	c.out.Prove = append(c.out.Prove, ask...)
 	c.out.Faults = append(c.out.Faults, p.prover.Changes()...)
 	if p.prover.News() {
-		c.view.Proofs = p.prover.Verdicts()
+		c.view.Proofs = p.prover.Results()
 		c.show()
 	}
 }

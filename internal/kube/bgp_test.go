@@ -19,9 +19,9 @@ import (
 // judgment returns what a Cluster finds about an object, and a peer's password
 // as it is held.
 func judgment(c *kube.Cluster, kind, name string) (reason v1beta1.Reason, password string) {
-	snapshot, verdicts := c.Setting()
-	if i := slices.IndexFunc(verdicts, func(v config.Verdict) bool { return v.Kind == kind && v.Name == name }); i >= 0 {
-		reason = verdicts[i].Reason()
+	snapshot, findings := c.Setting()
+	if i := slices.IndexFunc(findings, func(v config.Finding) bool { return v.Kind == kind && v.Name == name }); i >= 0 {
+		reason = findings[i].Reason()
 	}
 	for _, p := range snapshot.BGPPeers {
 		if p.Name == name {
@@ -108,29 +108,29 @@ func TestFindingsAreWrittenOnce(t *testing.T) {
 	community("one")
 	community("two")
 	c := b.cluster(controller, objects.Scope{Role: objects.Allocating, Namespace: lab.Namespace})
-	_, verdicts := c.Setting()
+	_, findings := c.Setting()
 	want := map[string]v1beta1.Reason{
 		"BGPAdvertisement/edge": v1beta1.ReasonUnknownName, "BFDProfile/fast": v1beta1.ReasonUnsupported,
 		"Community/one": v1beta1.ReasonDuplicateName, "Community/two": v1beta1.ReasonDuplicateName,
 	}
-	for _, v := range verdicts {
+	for _, v := range findings {
 		reason, ours := want[v.Kind+"/"+v.Name]
 		if !ours {
 			continue
 		}
 		delete(want, v.Kind+"/"+v.Name)
-		f := kube.Finding{Verdict: v}
+		f := kube.ObjectStatus{Finding: v}
 		if v.Reason() != reason || c.Shows(f) {
 			t.Errorf("%s %s is %s, shown: %v", v.Kind, v.Name, v.Reason(), c.Shows(f))
 		}
-		if outcome, err := c.WriteFinding(ctx, f); outcome != kube.Done {
+		if outcome, err := c.WriteObjectStatus(ctx, f); outcome != kube.Done {
 			t.Errorf("%s %s: %v, %v", v.Kind, v.Name, outcome, err)
 		}
 		_, conditions, ok := c.Judged(v.Kind, v.Name)
 		if !ok || len(conditions) != 1 || conditions[0].Reason != string(reason) || !c.Shows(f) {
 			t.Errorf("%s %s shows %v", v.Kind, v.Name, conditions)
 		}
-		if outcome, err := c.WriteFinding(ctx, f); outcome != kube.Unchanged {
+		if outcome, err := c.WriteObjectStatus(ctx, f); outcome != kube.Unchanged {
 			t.Errorf("%s %s again: %v, %v", v.Kind, v.Name, outcome, err)
 		}
 	}

@@ -484,13 +484,13 @@ func (c *Cluster) whole() lb.Snapshot {
 
 // Setting returns the whole without the Services, and what is wrong with the
 // objects that configure it.
-func (c *Cluster) Setting() (lb.Snapshot, []config.Verdict) {
+func (c *Cluster) Setting() (lb.Snapshot, []config.Finding) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.refresh()
 	out := c.snapshot
 	out.Services = nil
-	return out, c.config.Verdicts
+	return out, c.config.Findings
 }
 
 // refresh renews all of the snapshot but the Services.

@@ -14,7 +14,7 @@ import (
 // MayGet returns a review of tokens by the API server: whether a token's user
 // may get a path that is no resource, such as /metrics.
 func MayGet(client *CoreClient, path string) scrape.Review {
-	return func(ctx context.Context, token string) (scrape.Verdict, error) {
+	return func(ctx context.Context, token string) (scrape.Access, error) {
 		who, err := client.TokenReviews().Create(ctx,
 			&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
 		if err != nil {

@@ -35,7 +35,7 @@ func TestTheAPIServerSaysWhoMayReadTheMetrics(t *testing.T) {
 		review := kube.MayGet(b.clients(account).Core, "/metrics")
 		for _, c := range []struct {
 			whose, token string
-			want         scrape.Verdict
+			want         scrape.Access
 		}{
 			{"reader", reader, scrape.Allowed},
 			{"stranger", stranger, scrape.Forbidden},

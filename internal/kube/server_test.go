@@ -230,9 +230,9 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 		})
 		b.must(b.lab.Cluster.Apply(b.Context(), `{apiVersion: belfry.dev/v1beta1, kind: L2Advertisement, metadata: {name: plain}, spec: {}}`))
 		b.eventually("the plain one counts, and the newer one says what is wrong with it", func() (string, bool) {
-			setting, verdicts := l.Setting()
+			setting, findings := l.Setting()
 			var got []string
-			for _, v := range verdicts {
+			for _, v := range findings {
 				if v.Kind == kube.KindL2Advertisement {
 					got = append(got, fmt.Sprint(v.Name, " ", v.Accepted(), " ", v.Message()))
 				}
@@ -371,8 +371,8 @@ func TestEverythingElseGoesOnWhateverTheAPIServerDoes(t *testing.T) {
 				_, err := b.own.BelfryV1beta1().BFDProfiles().Create(t.Context(), &v1beta1.BFDProfile{ObjectMeta: metav1.ObjectMeta{Name: "quick"}}, metav1.CreateOptions{})
 				b.must(err)
 				accepts := func(l *life) int {
-					_, verdicts := l.Setting()
-					return len(slices.DeleteFunc(verdicts, func(v config.Verdict) bool { return v.Kind != kube.KindBFDProfile }))
+					_, findings := l.Setting()
+					return len(slices.DeleteFunc(findings, func(v config.Finding) bool { return v.Kind != kube.KindBFDProfile }))
 				}
 				b.eventually("the profile is read", func() (string, bool) { n := accepts(running); return fmt.Sprint(n), n == 1 })
 				b.allow(speaker, "bfdprofiles", false)

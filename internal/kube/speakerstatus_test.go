@@ -276,13 +276,13 @@ func TestThePeersSessionsAreThoseThatTheReportsTellOf(t *testing.T) {
 	if !slices.Equal(order, []string{"counted-2", "counted-1"}) {
 		t.Errorf("the reports were written in this order: %v", order)
 	}
-	f := kube.Finding{
-		Verdict:  config.Verdict{Kind: kube.KindBGPPeer, Name: peer, Generation: 1},
+	f := kube.ObjectStatus{
+		Finding:  config.Finding{Kind: kube.KindBGPPeer, Name: peer, Generation: 1},
 		Sessions: report.SessionCount{Up: 1, Total: 2},
 	}
 	b.eventually("the peer is known", func() (string, bool) { _, _, ok := c.Judged(f.Kind, f.Name); return "", ok })
 	for _, want := range []kube.Outcome{kube.Done, kube.Unchanged} {
-		if out, err := c.WriteFinding(ctx, f); out != want || err != nil {
+		if out, err := c.WriteObjectStatus(ctx, f); out != want || err != nil {
 			t.Errorf("%v, %v, want %v", out, err, want)
 		}
 	}
@@ -299,7 +299,7 @@ func TestThePeersSessionsAreThoseThatTheReportsTellOf(t *testing.T) {
 	for _, s := range []struct{ waits, want string }{{"IPv6 routes are not sent", "False Waiting IPv6 routes are not sent"}, {"", "True Sent "}} {
 		f.Sessions.Waits = s.waits
 		b.eventually("the write can be made", func() (string, bool) {
-			out, err := c.WriteFinding(ctx, f)
+			out, err := c.WriteObjectStatus(ctx, f)
 			return fmt.Sprint(out, err), out == kube.Done && err == nil
 		})
 		got, err := peers.Get(ctx, peer, metav1.GetOptions{})

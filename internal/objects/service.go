@@ -160,7 +160,7 @@ type Role uint8
 const (
 	// Announcing needs to know what is assigned, not how that came about.
 	Announcing Role = iota
-	// Allocating needs the journals in the pools' status, the labels of namespaces and
+	// Allocating needs the free lists in the pools' status, the labels of namespaces and
 	// what the speakers report besides.
 	Allocating
 )

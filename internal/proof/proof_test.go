@@ -164,7 +164,7 @@ func (w *world) run(until time.Time) {
 			}
 		}
 		if w.prover.News() {
-			w.tell(w.prover.Verdicts())
+			w.tell(w.prover.Results())
 			continue
 		}
 		ask, next := w.prover.Next(w.now)
@@ -187,17 +187,17 @@ func (w *world) run(until time.Time) {
 	}
 }
 
-func (w *world) tell(verdicts []Verdict) {
+func (w *world) tell(results []Result) {
 	count := map[Kind]int{}
-	for _, v := range verdicts {
-		if count[v.Kind]++; len(verdicts) <= 4 {
+	for _, v := range results {
+		if count[v.Kind]++; len(results) <= 4 {
 			w.print("  %s", text(v))
 		}
 	}
 	switch {
-	case len(verdicts) == 0:
+	case len(results) == 0:
 		w.print("  nothing is known")
-	case len(verdicts) > 4:
+	case len(results) > 4:
 		w.print("  %v", count)
 	}
 }
@@ -246,7 +246,7 @@ func compact(addresses []netip.Addr) string {
 	return strings.Join(out, " ")
 }
 
-func text(v Verdict) string {
+func text(v Result) string {
 	out := fmt.Sprintf("%v of %s: %v", v.Address, v.Owner, v.Kind)
 	for _, s := range v.By {
 		out += fmt.Sprintf(", %v", s.Voice)

@@ -25,7 +25,7 @@ const (
 	// urgentRate is how many addresses a second all askers of a segment together ask
 	// for after an acquisition, and rareRate otherwise.
 	urgentRate, rareRate = 500, 20
-	// byMost bounds the stations of a Verdict.
+	// byMost bounds the stations of a Result.
 	byMost = 16
 	// batchMost bounds the addresses of one Question.
 	batchMost = 20
@@ -56,7 +56,7 @@ func (s Subject) same(o Subject) bool {
 // A Kind says what the segment answers to the question for an address.
 type Kind uint8
 
-// Kinds of verdicts.
+// Kinds of results.
 const (
 	// Unknown: nothing was found out.
 	Unknown Kind = iota
@@ -107,8 +107,8 @@ type Station struct {
 	Voice Voice
 }
 
-// A Verdict is what was found out about a Subject.
-type Verdict struct {
+// A Result is what was found out about a Subject.
+type Result struct {
 	Address netip.Addr
 	Owner   string
 	Kind    Kind
@@ -117,15 +117,15 @@ type Verdict struct {
 	By    []Station
 }
 
-// Equal reports whether two verdicts say the same.
-func (v Verdict) Equal(o Verdict) bool {
+// Equal reports whether two results say the same.
+func (v Result) Equal(o Result) bool {
 	return v.Address == o.Address && v.Owner == o.Owner && v.Kind == o.Kind && slices.Equal(v.By, o.By)
 }
 
 // A Change is a fault that began, or ended while the owner is the same.
 type Change struct {
-	// Verdict is the fault's.
-	Verdict
+	// Result is the fault's.
+	Result
 	// Ended is set when the owner alone answers again, Lasted after it was found.
 	Ended  bool
 	Lasted time.Duration
@@ -169,8 +169,8 @@ type inquest struct {
 	// thorough is set when something was heard that is to be looked into.
 	doubts   int
 	thorough bool
-	verdict  Verdict
-	// fewer is set once a round has heard fewer stations than the verdict names.
+	result   Result
+	// fewer is set once a round has heard fewer stations than the result names.
 	fewer bool
 }
 
@@ -188,7 +188,7 @@ func (p *Prover) Set(now time.Time, subjects []Subject, askers int) {
 	p.askers, p.stale = max(1, askers), true
 	for _, s := range subjects {
 		for len(before) > 0 && before[0].Address.Less(s.Address) {
-			p.news = p.news || before[0].verdict.Kind != Unknown
+			p.news = p.news || before[0].result.Kind != Unknown
 			before = before[1:]
 		}
 		if len(before) > 0 && before[0].Address == s.Address && before[0].same(s) {
@@ -197,16 +197,16 @@ func (p *Prover) Set(now time.Time, subjects []Subject, askers int) {
 			before = before[1:]
 			continue
 		}
-		p.cases = append(p.cases, &inquest{Subject: s, due: now, rare: s.Since.IsZero(), verdict: Verdict{Address: s.Address, Owner: s.Owner}})
+		p.cases = append(p.cases, &inquest{Subject: s, due: now, rare: s.Since.IsZero(), result: Result{Address: s.Address, Owner: s.Owner}})
 	}
 	for _, c := range before {
-		p.news = p.news || c.verdict.Kind != Unknown
+		p.news = p.news || c.result.Kind != Unknown
 	}
 }
 
 // Recheck has an address asked for soon, as something was heard of it.
 func (p *Prover) Recheck(now time.Time, a netip.Addr) {
-	if c := p.find(a); c != nil && c.doubts == 0 && c.verdict.Kind <= Verified {
+	if c := p.find(a); c != nil && c.doubts == 0 && c.result.Kind <= Verified {
 		c.due, c.thorough, c.rare, p.stale = now, true, false, true
 	}
 }
@@ -287,7 +287,7 @@ func (p *Prover) question(now time.Time, l line, waiting []*inquest) Question {
 	for _, c := range waiting[:min(len(waiting), batchMost)] {
 		c.asking = true
 		switch {
-		case c.doubts > 0 || c.thorough || c.verdict.Kind > Verified:
+		case c.doubts > 0 || c.thorough || c.result.Kind > Verified:
 			q.Targets = append(q.Targets, Target{c.Address, Throughout})
 			if c.Control.IsValid() && !controls[c.Control] {
 				controls[c.Control] = true
@@ -376,11 +376,11 @@ func ofSpeakers(by []Station) bool {
 func (p *Prover) settle(now time.Time, c *inquest, kind Kind, by []Station) {
 	if kind == Verified {
 		c.doubts = 0
-	} else if c.doubts++; c.doubts < roundsOf(kind, by, c.Owner) && c.verdict.Kind <= Verified {
+	} else if c.doubts++; c.doubts < roundsOf(kind, by, c.Owner) && c.result.Kind <= Verified {
 		c.due, c.rare = now.Add(again), false
 		return
 	}
-	is := Verdict{Address: c.Address, Owner: c.Owner, Kind: kind}
+	is := Result{Address: c.Address, Owner: c.Owner, Kind: kind}
 	c.doubts, c.thorough, c.rare, c.due = 0, false, true, now.Add(p.every)
 	if kind != Verified {
 		c.due = now.Add(min(recheck, p.every))
@@ -393,27 +393,27 @@ func (p *Prover) settle(now time.Time, c *inquest, kind Kind, by []Station) {
 		is.Since, is.By = now, by[:min(len(by), byMost)]
 	}
 	// That one station less is heard may be a lost frame.
-	lost := kind == c.verdict.Kind && !slices.ContainsFunc(is.By, func(s Station) bool { return !slices.Contains(c.verdict.By, s) }) && len(is.By) < len(c.verdict.By)
+	lost := kind == c.result.Kind && !slices.ContainsFunc(is.By, func(s Station) bool { return !slices.Contains(c.result.By, s) }) && len(is.By) < len(c.result.By)
 	if c.fewer = lost && !c.fewer; c.fewer {
 		return
 	}
-	if was := c.verdict; was.Kind > Verified && kind == Verified {
-		p.changes = append(p.changes, Change{Verdict: was, Ended: true, Lasted: now.Sub(was.Since)})
+	if was := c.result; was.Kind > Verified && kind == Verified {
+		p.changes = append(p.changes, Change{Result: was, Ended: true, Lasted: now.Sub(was.Since)})
 	} else if kind > Verified && kind != was.Kind {
-		p.changes = append(p.changes, Change{Verdict: is})
+		p.changes = append(p.changes, Change{Result: is})
 	}
 	if kind == Verified && c.Owner == p.node {
 		is.Kind = Unknown // others say whether they hear it
 	}
-	if !is.Equal(c.verdict) {
-		if is.Kind == c.verdict.Kind {
-			is.Since = c.verdict.Since
+	if !is.Equal(c.result) {
+		if is.Kind == c.result.Kind {
+			is.Since = c.result.Since
 		}
-		c.verdict, p.news = is, true
+		c.result, p.news = is, true
 	}
 }
 
-// News reports whether Verdicts returns something else than when News was asked last.
+// News reports whether Results returns something else than when News was asked last.
 func (p *Prover) News() bool {
 	news := p.news
 	p.news = false
@@ -427,12 +427,12 @@ func (p *Prover) Changes() []Change {
 	return out
 }
 
-// Verdicts returns what is known, ascending by address. What is Unknown is left out.
-func (p *Prover) Verdicts() []Verdict {
-	out := make([]Verdict, 0, len(p.cases))
+// Results returns what is known, ascending by address. What is Unknown is left out.
+func (p *Prover) Results() []Result {
+	out := make([]Result, 0, len(p.cases))
 	for _, c := range p.cases {
-		if c.verdict.Kind != Unknown {
-			out = append(out, c.verdict)
+		if c.result.Kind != Unknown {
+			out = append(out, c.result)
 		}
 	}
 	return out

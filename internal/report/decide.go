@@ -71,7 +71,7 @@ type Telling struct {
 	Condition
 	// Event is what has changed, to be told once that is written.
 	Event Event
-	// Expects is set while the verdict on an address is awaited that is announced: the
+	// Expects is set while the result on an address is awaited that is announced: the
 	// Condition will say so soon.
 	Expects bool
 	// Again is after how long to ask again, 0 for never.

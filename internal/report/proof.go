@@ -191,7 +191,7 @@ func (p parts) verified() bool {
 	return len(p.layer2) > 0 && !slices.ContainsFunc(p.layer2, func(h held) bool { return h.owner == "" || h.proven.kind != proof.Verified })
 }
 
-// expects reports whether a verdict is still to come.
+// expects reports whether a result is still to come.
 func (p parts) expects() bool {
 	return p.announced && slices.ContainsFunc(p.layer2, func(h held) bool {
 		return h.owner != "" && h.proven.kind == proof.Unknown && !h.proven.alone

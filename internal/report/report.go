@@ -53,7 +53,7 @@ type Report struct {
 	// Conflicts are foreign stations that use addresses which are answered for.
 	Conflicts []Conflict
 	// Proofs are what the segment says when the node asks for addresses.
-	Proofs []proof.Verdict
+	Proofs []proof.Result
 	// Transitions are how the node came by addresses, oldest first.
 	Transitions []Transition
 	// Sessions are the BGP sessions that the node should hold, by peer.

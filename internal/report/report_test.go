@@ -166,11 +166,11 @@ func addrs(list string) (out []netip.Addr) {
 	return out
 }
 
-// proofs are verdicts on what a node owns.
-func (w *world) proofs(kind, text string) (out []proof.Verdict) {
+// proofs are results about what a node owns.
+func (w *world) proofs(kind, text string) (out []proof.Result) {
 	kinds := map[string]proof.Kind{"verified": proof.Verified, "unanswered": proof.Unanswered, "twice": proof.AnsweredTwice}
 	parts := strings.Split(text, "/")
-	v := proof.Verdict{Owner: parts[0], Kind: kinds[kind]}
+	v := proof.Result{Owner: parts[0], Kind: kinds[kind]}
 	if len(parts) > 2 {
 		for s := range strings.SplitSeq(parts[2], ",") {
 			voice, whose, _ := strings.Cut(s, ":")

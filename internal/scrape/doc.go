@@ -8,7 +8,7 @@
 // that is when the figures are wanted most.
 //
 // Anybody who can reach the port may send anything, so everything is bounded:
-// the connections, the size and duration of a request, how many verdicts are
+// the connections, the size and duration of a request, how many answers are
 // remembered, and how often the API server is asked. A caller over a bound is
-// refused; callers whose verdict is remembered are not touched by that.
+// refused; callers whose access is remembered are not touched by that.
 package scrape

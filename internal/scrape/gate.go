@@ -13,42 +13,42 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A Verdict is what the API server says of a token.
-type Verdict uint8
+// A Access is what the API server says of a token.
+type Access uint8
 
-// Verdicts.
+// Kinds of access.
 const (
 	// Unknown: the token is no user's, or not any more.
-	Unknown Verdict = iota
+	Unknown Access = iota
 	// Forbidden: its user may not read the metrics.
 	Forbidden
 	// Allowed: its user may.
 	Allowed
 )
 
-// String is the verdict as a word.
-func (v Verdict) String() string {
+// String is the access as a word.
+func (v Access) String() string {
 	return [...]string{"Unknown", "Forbidden", "Allowed"}[v]
 }
 
 // A Review asks the API server about a token. An error means that there is no
 // answer to be had.
-type Review func(ctx context.Context, token string) (Verdict, error)
+type Review func(ctx context.Context, token string) (Access, error)
 
 // docs/design/bounds.md has what untrusted input can cost.
 const (
-	// fresh is how long a verdict is good. It bounds how long somebody whose
+	// fresh is how long an answer is good. It bounds how long a user whose
 	// right was taken away can go on reading.
 	fresh = time.Minute
 	// stale is how long Allowed is good when the API server does not answer.
 	stale = 15 * time.Minute
-	// remembered is how many verdicts are kept.
+	// remembered is how many answers are kept.
 	remembered = 256
 	// perSecond and burst bound the questions to the API server about tokens
 	// that were not allowed when last seen, or never seen.
 	perSecond, burst = 5, 20
 	// patience bounds one question. It is less than a scraper waits, 10 s by
-	// default, so that it gets its figures from a stale verdict all the same.
+	// default, so that it gets its figures from a stale answer all the same.
 	patience = 3 * time.Second
 	// maxToken is the longest token that is looked at; those of ServiceAccounts
 	// have about 1,000 bytes.
@@ -63,22 +63,22 @@ type Gate struct {
 	flights singleflight.Group
 	log     *slog.Logger
 
-	mu       sync.Mutex
-	verdicts map[key]remark
+	mu    sync.Mutex
+	known map[key]remark
 }
 
 // A key is the hash of a token: the tokens themselves are not kept.
 type key [sha256.Size]byte
 
-// A remark is a verdict and when it was asked for.
+// A remark is an answer and when it was asked for.
 type remark struct {
-	verdict Verdict
-	at      time.Time
+	access Access
+	at     time.Time
 }
 
 // NewGate returns a gate that asks review.
 func NewGate(review Review, log *slog.Logger) *Gate {
-	return &Gate{review: review, now: time.Now, limit: rate.NewLimiter(perSecond, burst), log: log, verdicts: map[key]remark{}}
+	return &Gate{review: review, now: time.Now, limit: rate.NewLimiter(perSecond, burst), log: log, known: map[key]remark{}}
 }
 
 // Guard passes to next what is allowed, and answers everything else itself.
@@ -108,21 +108,21 @@ func (g *Gate) judge(r *http.Request) int {
 	k := key(sha256.Sum256([]byte(token)))
 	known, ok := g.recall(k)
 	if !ok || g.now().Sub(known.at) >= fresh {
-		if (!ok || known.verdict != Allowed) && !g.limit.Allow() {
+		if (!ok || known.access != Allowed) && !g.limit.Allow() {
 			return http.StatusTooManyRequests
 		}
 		asked, err := g.ask(r.Context(), k, token)
 		switch {
 		case err == nil:
 			known = asked
-		case ok && known.verdict == Allowed && g.now().Sub(known.at) < stale:
+		case ok && known.access == Allowed && g.now().Sub(known.at) < stale:
 			// Nobody says otherwise.
 		default:
 			g.log.Warn("cannot ask the API server who may read metrics", "err", err)
 			return http.StatusServiceUnavailable
 		}
 	}
-	switch known.verdict {
+	switch known.access {
 	case Allowed:
 		return http.StatusOK
 	case Forbidden:
@@ -133,7 +133,7 @@ func (g *Gate) judge(r *http.Request) int {
 }
 
 // ask has a token reviewed, once for all that wait for the same one, and
-// remembers the verdict.
+// remembers the access.
 func (g *Gate) ask(ctx context.Context, k key, token string) (remark, error) {
 	// The first to ask may go away; the others still want the answer.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
@@ -143,11 +143,11 @@ func (g *Gate) ask(ctx context.Context, k key, token string) (remark, error) {
 		if known, ok := g.recall(k); ok && at.Sub(known.at) < fresh {
 			return known, nil // somebody has asked meanwhile
 		}
-		verdict, err := g.review(ctx, token)
+		access, err := g.review(ctx, token)
 		if err != nil {
 			return remark{}, err
 		}
-		said := remark{verdict, at}
+		said := remark{access, at}
 		g.remember(k, said)
 		return said, nil
 	})
@@ -160,34 +160,34 @@ func (g *Gate) ask(ctx context.Context, k key, token string) (remark, error) {
 func (g *Gate) recall(k key) (remark, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	known, ok := g.verdicts[k]
+	known, ok := g.known[k]
 	return known, ok
 }
 
-// remember keeps a verdict. When there is no room the oldest goes, of those that
+// remember keeps an answer. When there is no room the oldest goes, of those that
 // are not Allowed if there are any: nobody without a valid token can push out
 // one who has.
 func (g *Gate) remember(k key, said remark) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if _, ok := g.verdicts[k]; !ok && len(g.verdicts) >= remembered {
+	if _, ok := g.known[k]; !ok && len(g.known) >= remembered {
 		var oldest key
 		var worst remark
 		found := false
-		for other, r := range g.verdicts {
+		for other, r := range g.known {
 			if !found || evicted(r, worst) {
 				oldest, worst, found = other, r, true
 			}
 		}
-		delete(g.verdicts, oldest)
+		delete(g.known, oldest)
 	}
-	g.verdicts[k] = said
+	g.known[k] = said
 }
 
 // evicted reports whether a goes before b.
 func evicted(a, b remark) bool {
-	if (a.verdict == Allowed) != (b.verdict == Allowed) {
-		return b.verdict == Allowed
+	if (a.access == Allowed) != (b.access == Allowed) {
+		return b.access == Allowed
 	}
 	return a.at.Before(b.at)
 }

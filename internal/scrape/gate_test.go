@@ -15,17 +15,17 @@ import (
 
 // An office is an API server that can be told what to say.
 type office struct {
-	mu       sync.Mutex
-	verdicts map[string]Verdict
-	away     error
-	asked    int
+	mu      sync.Mutex
+	answers map[string]Access
+	away    error
+	asked   int
 }
 
-func (o *office) review(_ context.Context, token string) (Verdict, error) {
+func (o *office) review(_ context.Context, token string) (Access, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.asked++
-	return o.verdicts[token], o.away
+	return o.answers[token], o.away
 }
 
 func newGate(o *office) (*Gate, func(time.Duration)) {
@@ -63,7 +63,7 @@ func TestOnlyAnAllowedTokenReadsTheMetrics(t *testing.T) {
 		{"a token as long as a book", "Bearer " + strings.Repeat("x", maxToken+1), 401, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			o := &office{verdicts: map[string]Verdict{"good": Allowed, "poor": Forbidden}}
+			o := &office{answers: map[string]Access{"good": Allowed, "poor": Forbidden}}
 			g, _ := newGate(o)
 			for range 3 {
 				w := knock(g, c.authorization)
@@ -82,21 +82,21 @@ func TestOnlyAnAllowedTokenReadsTheMetrics(t *testing.T) {
 }
 
 func TestARightThatIsTakenAwayEndsWithinAMinute(t *testing.T) {
-	o := &office{verdicts: map[string]Verdict{"t": Allowed}}
+	o := &office{answers: map[string]Access{"t": Allowed}}
 	g, pass := newGate(o)
 	if w := knock(g, "Bearer t"); w.Code != 200 {
 		t.Fatalf("%d", w.Code)
 	}
-	o.verdicts["t"] = Forbidden
+	o.answers["t"] = Forbidden
 	pass(fresh - time.Second)
 	if w := knock(g, "Bearer t"); w.Code != 200 {
-		t.Errorf("a verdict of less than a minute ago was not used: %d", w.Code)
+		t.Errorf("an answer of less than a minute ago was not used: %d", w.Code)
 	}
 	pass(time.Second)
 	if w := knock(g, "Bearer t"); w.Code != 403 {
 		t.Errorf("after a minute: %d", w.Code)
 	}
-	o.verdicts["t"] = Allowed
+	o.answers["t"] = Allowed
 	pass(fresh)
 	if w := knock(g, "Bearer t"); w.Code != 200 {
 		t.Errorf("a right that was given is not seen after a minute: %d", w.Code)
@@ -104,7 +104,7 @@ func TestARightThatIsTakenAwayEndsWithinAMinute(t *testing.T) {
 }
 
 func TestWhoWasAllowedReadsOnWhileTheAPIServerIsAway(t *testing.T) {
-	o := &office{verdicts: map[string]Verdict{"good": Allowed, "poor": Forbidden}}
+	o := &office{answers: map[string]Access{"good": Allowed, "poor": Forbidden}}
 	g, pass := newGate(o)
 	knock(g, "Bearer good")
 	knock(g, "Bearer poor")
@@ -117,12 +117,12 @@ func TestWhoWasAllowedReadsOnWhileTheAPIServerIsAway(t *testing.T) {
 	}
 	pass(time.Second)
 	if w := knock(g, "Bearer good"); w.Code != 503 || w.Header().Get("Retry-After") == "" {
-		t.Errorf("a verdict older than %s: %d", stale, w.Code)
+		t.Errorf("an answer older than %s: %d", stale, w.Code)
 	}
 }
 
 func TestAFloodOfTokensHarmsNobodyWhoIsAllowed(t *testing.T) {
-	o := &office{verdicts: map[string]Verdict{"good": Allowed}}
+	o := &office{answers: map[string]Access{"good": Allowed}}
 	g, pass := newGate(o)
 	knock(g, "Bearer good")
 	refused := 0
@@ -138,8 +138,8 @@ func TestAFloodOfTokensHarmsNobodyWhoIsAllowed(t *testing.T) {
 	for i := range 5 * remembered {
 		g.remember(key{1, byte(i), byte(i >> 8)}, remark{Unknown, g.now()})
 	}
-	if len(g.verdicts) > remembered {
-		t.Errorf("%d verdicts are kept, want %d at most", len(g.verdicts), remembered)
+	if len(g.known) > remembered {
+		t.Errorf("%d answers are kept, want %d at most", len(g.known), remembered)
 	}
 	before := o.asked
 	if w := knock(g, "Bearer good"); w.Code != 200 || o.asked != before {
@@ -154,7 +154,7 @@ func TestAFloodOfTokensHarmsNobodyWhoIsAllowed(t *testing.T) {
 func TestManyAtOnceAskOnce(t *testing.T) {
 	begun, finish := make(chan struct{}, 100), make(chan struct{})
 	asked := 0
-	g := NewGate(func(context.Context, string) (Verdict, error) {
+	g := NewGate(func(context.Context, string) (Access, error) {
 		asked++
 		begun <- struct{}{}
 		<-finish
@@ -182,7 +182,7 @@ func FuzzAuthorization(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, authorization string) {
-		g := NewGate(func(_ context.Context, token string) (Verdict, error) {
+		g := NewGate(func(_ context.Context, token string) (Access, error) {
 			if token == "good" {
 				return Allowed, nil
 			}

@@ -13,7 +13,7 @@ const (
 	// proofInterval is how often the segment is asked about what was verified: more
 	// often than in life, so that histories of seconds have many such questions.
 	proofInterval = 3 * time.Second
-	// proofMost is for how long back what the segment has answered may bear on a verdict:
+	// proofMost is for how long back what the segment has answered may bear on a result:
 	// two rounds, the pause between them, and some time to conclude.
 	proofMost = 4 * time.Second
 )
@@ -45,7 +45,7 @@ func (n *node) prove(q proof.Question) {
 // verifies reports whether the node says that an address is answered for by its owner
 // alone.
 func (n *node) verifies(a netip.Addr) bool {
-	return n.seen != nil && slices.ContainsFunc(n.seen.Proofs, func(v proof.Verdict) bool { return v.Address == a && v.Kind == proof.Verified })
+	return n.seen != nil && slices.ContainsFunc(n.seen.Proofs, func(v proof.Result) bool { return v.Address == a && v.Kind == proof.Verified })
 }
 
 // voices is how many answers there are to the question for an address, since when.
@@ -66,7 +66,7 @@ func (c *checker) count(a netip.Addr, n int) {
 	c.heard[a] = append(slices.Clone(all), voices{c.w.now, n})
 }
 
-// lately returns for how long in the time that bears on a verdict it was so.
+// lately returns for how long in the time that bears on a result it was so.
 func (c *checker) lately(a netip.Addr, is func(n int) bool) (sum time.Duration) {
 	end := c.w.now
 	for _, v := range slices.Backward(c.heard[a]) {
@@ -81,8 +81,8 @@ func (c *checker) lately(a netip.Addr, is func(n int) bool) (sum time.Duration) 
 }
 
 // judge compares what a node says of an address with what was so.
-func (c *checker) judge(n *node, v proof.Verdict) {
-	if n.seen != nil && slices.ContainsFunc(n.seen.Proofs, func(o proof.Verdict) bool { return o.Equal(v) && o.Since.Equal(v.Since) }) {
+func (c *checker) judge(n *node, v proof.Result) {
+	if n.seen != nil && slices.ContainsFunc(n.seen.Proofs, func(o proof.Result) bool { return o.Equal(v) && o.Since.Equal(v.Since) }) {
 		return // it was said before
 	}
 	w := c.w

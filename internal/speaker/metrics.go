@@ -145,12 +145,12 @@ func (m *metrics) count(e core.Effects) {
 		}
 	}
 	m.withheld.Set(float64(withheld))
-	verdicts := map[proof.Kind]int{}
+	results := map[proof.Kind]int{}
 	for _, v := range e.View.Proofs {
-		verdicts[v.Kind]++
+		results[v.Kind]++
 	}
 	for _, k := range proof.Kinds {
-		m.proofs.WithLabelValues(k.String()).Set(float64(verdicts[k]))
+		m.proofs.WithLabelValues(k.String()).Set(float64(results[k]))
 	}
 	roles := map[election.Role]int{}
 	for i := range e.View.Intent.Decisions {

@@ -58,7 +58,7 @@ type Reporter struct {
 	writes   *prometheus.CounterVec
 	// written, proofs and response are what was written last, by Run.
 	written  []core.Answer
-	proofs   []proof.Verdict
+	proofs   []proof.Result
 	response *proof.Response
 }
 
@@ -146,7 +146,7 @@ func (r *Reporter) Run(ctx context.Context) {
 // its segment says something else: Services wait to be told. So does a person who has
 // asked.
 func (r *Reporter) urgent(s *State) bool {
-	return r.response != s.Response || !slices.EqualFunc(r.proofs, s.Proofs, proof.Verdict.Equal) || !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
+	return r.response != s.Response || !slices.EqualFunc(r.proofs, s.Proofs, proof.Result.Equal) || !slices.EqualFunc(r.written, s.Answers, func(a, b core.Answer) bool { return a.Address == b.Address })
 }
 
 func (r *Reporter) write(ctx context.Context) error {

@@ -19,9 +19,9 @@ import (
 	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/proof"
-	"github.com/belfrylb/belfry/internal/pulse"
 	"github.com/belfrylb/belfry/internal/quarantine"
 	"github.com/belfrylb/belfry/internal/report"
+	"github.com/belfrylb/belfry/internal/watchdog"
 )
 
 // A Cluster is what the API server holds.
@@ -86,8 +86,8 @@ type Config struct {
 	// have to find another way before this node goes.
 	BGP   Peering
 	Grace time.Duration
-	// Pulse is that of the announcement loop; nil: it is not asked.
-	Pulse *pulse.Pulse
+	// Watchdog asks the announcement loop; nil: it is not asked.
+	Watchdog *watchdog.Watchdog
 	// Requests are what people want asked on the node's segments: see
 	// [proof.ParseRequest]. Nil: nothing.
 	Requests <-chan string
@@ -146,8 +146,8 @@ type Speaker struct {
 // New returns a Speaker that does nothing until Run.
 func New(cfg Config, cluster Cluster, link Link, members Membership, log *slog.Logger, reg prometheus.Registerer) *Speaker {
 	m := newMetrics(reg)
-	if cfg.Pulse == nil {
-		cfg.Pulse = pulse.New("the announcement loop", pulse.Patience)
+	if cfg.Watchdog == nil {
+		cfg.Watchdog = watchdog.New("the announcement loop", watchdog.Patience)
 	}
 	return &Speaker{
 		cfg: cfg, cluster: cluster, link: link, members: members, log: log, metrics: m,
@@ -189,7 +189,7 @@ func (s *Speaker) await(ctx context.Context) bool {
 // loop tells the Core what happens and does what it says, until it has left, which
 // begins when ctx is done.
 func (s *Speaker) loop(ctx context.Context) {
-	defer s.cfg.Pulse.Begin()()
+	defer s.cfg.Watchdog.Begin()()
 	asking, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer s.asking.Wait()
 	defer stop()
@@ -239,7 +239,7 @@ func (s *Speaker) loop(ctx context.Context) {
 			s.core.Request(r)
 		case p := <-s.proved:
 			s.core.Proved(time.Now(), p.Question, p.answers, p.failed)
-		case <-s.cfg.Pulse.Asked():
+		case <-s.cfg.Watchdog.Asked():
 		case <-timer.C:
 		}
 	}

@@ -18,7 +18,7 @@ import (
 
 // proofs says what the segment says: what is as it should be by node, and the rest by
 // what is wrong and who answers. That something was verified again is not in it.
-func proofs(verdicts []proof.Verdict) (good []v1beta1.Layer2Verified, bad []v1beta1.Layer2Fault) {
+func proofs(results []proof.Result) (good []v1beta1.Layer2Verified, bad []v1beta1.Layer2Fault) {
 	verified := map[string][]netip.Addr{}
 	type fault struct {
 		node, reason, by string
@@ -26,7 +26,7 @@ func proofs(verdicts []proof.Verdict) (good []v1beta1.Layer2Verified, bad []v1be
 	since := map[fault]time.Time{}
 	by := map[fault][]v1beta1.Layer2Station{}
 	faults := map[fault][]netip.Addr{}
-	for _, v := range verdicts {
+	for _, v := range results {
 		if v.Kind == proof.Verified {
 			verified[v.Owner] = append(verified[v.Owner], v.Address)
 			continue
@@ -63,14 +63,14 @@ func proofs(verdicts []proof.Verdict) (good []v1beta1.Layer2Verified, bad []v1be
 }
 
 // readProofs reads what proofs writes.
-func readProofs(good []v1beta1.Layer2Verified, bad []v1beta1.Layer2Fault) (out []proof.Verdict) {
+func readProofs(good []v1beta1.Layer2Verified, bad []v1beta1.Layer2Fault) (out []proof.Result) {
 	for _, v := range good {
 		for _, a := range addresses(v.Addresses) {
-			out = append(out, proof.Verdict{Address: a, Owner: v.Node, Kind: proof.Verified})
+			out = append(out, proof.Result{Address: a, Owner: v.Node, Kind: proof.Verified})
 		}
 	}
 	for _, f := range bad {
-		v := proof.Verdict{Owner: f.Node, Kind: proof.Unanswered, Since: f.Since.Time}
+		v := proof.Result{Owner: f.Node, Kind: proof.Unanswered, Since: f.Since.Time}
 		if f.Reason == v1beta1.FaultAnsweredTwice {
 			v.Kind = proof.AnsweredTwice
 		}

@@ -64,7 +64,7 @@ type Knowledge struct {
 	Withheld  map[netip.Addr]layer2.Heard
 	Conflicts []report.Conflict
 	// Proofs are what the segment says when it is asked.
-	Proofs []proof.Verdict
+	Proofs []proof.Result
 	// Response is what came of the last request; nil: of none since the speaker started.
 	Response *proof.Response
 	// Routing is what the node is to do by BGP, and Sessions what became of it.
@@ -72,8 +72,8 @@ type Knowledge struct {
 	Sessions []bgp.SessionView
 	// Aside are the Services that are left as they were, as decisions fail over them.
 	Aside []lb.ServiceKey
-	// Verdicts are on the objects that configure us, as this version sees them.
-	Verdicts []config.Verdict
+	// Findings are about the objects that configure us, as this version sees them.
+	Findings []config.Finding
 }
 
 // What fits into a SpeakerStatus, as its schema has it.
@@ -460,7 +460,7 @@ const setAside v1beta1.Reason = "SetAside"
 // version sees it, and those that this node in particular cannot act on.
 func notApplied(k Knowledge) []v1beta1.NotApplied {
 	var out []v1beta1.NotApplied
-	for _, v := range k.Verdicts {
+	for _, v := range k.Findings {
 		if !v.Accepted() {
 			out = append(out, v1beta1.NotApplied{Kind: v.Kind, Name: v.Name, Reason: v.Reason(), Message: cut(v.Message(), maxText)})
 		}

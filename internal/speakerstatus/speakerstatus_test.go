@@ -91,7 +91,7 @@ func world() Knowledge {
 			netip.MustParseAddr("2001:db8::91"): {MAC: lb.MAC{2, 0, 0, 0, 0, 0x99}, Kind: layer2.HeardReply, At: began},
 		},
 		Conflicts: []report.Conflict{{Address: netip.MustParseAddr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Node: "node9", Heard: "reply", At: began}},
-		Proofs: []proof.Verdict{
+		Proofs: []proof.Result{
 			{Address: netip.MustParseAddr("203.0.113.20"), Owner: "node3", Kind: proof.Verified},
 			{Address: netip.MustParseAddr("203.0.113.21"), Owner: "node3", Kind: proof.Verified},
 			{Address: netip.MustParseAddr("203.0.113.22"), Owner: "node3", Kind: proof.AnsweredTwice, Since: began.Add(time.Hour), By: twice},
@@ -128,7 +128,7 @@ func world() Knowledge {
 			{Peer: "unwatched", State: bgp.Established, Since: began, BFD: "Down", BFDFault: "the neighbor does not authenticate its packets"},
 			{Peer: "fresh", State: bgp.OpenSent, Since: began, Remote: netip.MustParseAddrPort("[fe80::1%eth1]:179"), BFD: "nonsense"},
 		},
-		Verdicts: []config.Verdict{
+		Findings: []config.Finding{
 			{Kind: "IPAddressPool", Name: "edge"},
 			{Kind: "BGPPeer", Name: "locked", Problems: []config.Problem{{Field: "spec.passwordSecret", Reason: v1beta1.ReasonSecretMissing, Why: "Secret tor does not exist"}}},
 			{Kind: "BGPAdvertisement", Name: "early", Problems: []config.Problem{{Field: "spec.peers[0]", Reason: v1beta1.ReasonUnknownName, Why: "there is no BGPPeer x"}}},
@@ -381,7 +381,7 @@ func TestAStatusDoesNotDependOnAnyOrder(t *testing.T) {
 		r.Shuffle(len(k.Members), func(i, j int) { k.Members[i], k.Members[j] = k.Members[j], k.Members[i] })
 		r.Shuffle(len(k.Answers), func(i, j int) { k.Answers[i], k.Answers[j] = k.Answers[j], k.Answers[i] })
 		r.Shuffle(len(k.Sessions), func(i, j int) { k.Sessions[i], k.Sessions[j] = k.Sessions[j], k.Sessions[i] })
-		r.Shuffle(len(k.Verdicts), func(i, j int) { k.Verdicts[i], k.Verdicts[j] = k.Verdicts[j], k.Verdicts[i] })
+		r.Shuffle(len(k.Findings), func(i, j int) { k.Findings[i], k.Findings[j] = k.Findings[j], k.Findings[i] })
 		if got := Compose(k, v1beta1.SpeakerStatusStatus{}); !reflect.DeepEqual(got, want) {
 			t.Fatalf("seed %d:\n%+v\nwant\n%+v", seed, got, want)
 		}
@@ -436,7 +436,7 @@ func huge() Knowledge {
 		k.Members = append(k.Members, election.Member{Node: fmt.Sprintf("n%03d", n), State: election.Suspected})
 		k.Routing.Sessions = append(k.Routing.Sessions, wanted(lb.BGPPeer{Name: fmt.Sprintf("p%03d", n)})...)
 		k.Sessions = append(k.Sessions, bgp.SessionView{Peer: fmt.Sprintf("p%03d", n), Fault: &bgp.Fault{Cause: bgp.Malformed, Text: strings.Repeat("ü", 500)}})
-		k.Verdicts = append(k.Verdicts, config.Verdict{Kind: "BGPPeer", Name: fmt.Sprintf("p%03d", n), Problems: []config.Problem{
+		k.Findings = append(k.Findings, config.Finding{Kind: "BGPPeer", Name: fmt.Sprintf("p%03d", n), Problems: []config.Problem{
 			{Field: "spec", Reason: v1beta1.ReasonInvalid, Why: strings.Repeat("é", 500)},
 		}})
 	}
@@ -457,8 +457,8 @@ func huge() Knowledge {
 		k.Conflicts = append(k.Conflicts, report.Conflict{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), MAC: lb.MAC{2, 1}, At: began})
 		k.Unheard = append(k.Unheard, fmt.Sprintf("u%04d", n))
 		k.Proofs = append(k.Proofs,
-			proof.Verdict{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Owner: fmt.Sprintf("n%04d", n), Kind: proof.Verified},
-			proof.Verdict{
+			proof.Result{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Owner: fmt.Sprintf("n%04d", n), Kind: proof.Verified},
+			proof.Result{
 				Address: netip.AddrFrom4([4]byte{198, 19, byte(n >> 8), byte(n)}), Owner: fmt.Sprintf("n%04d", n), Kind: proof.AnsweredTwice, Since: began,
 				By: slices.Repeat([]proof.Station{{MAC: lb.MAC{2}}}, 20),
 			})
@@ -589,7 +589,7 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 		Probing:    []netip.Addr{addr("203.0.113.8"), addr("2001:db8::90")},
 		Withheld:   map[netip.Addr]lb.MAC{addr("2001:db8::91"): {2, 0, 0, 0, 0, 0x99}},
 		Conflicts:  []report.Conflict{{Address: addr("2001:db8::80"), MAC: lb.MAC{2, 0, 0, 0, 0, 0x98}, Node: "node9", Heard: "reply", At: moment}},
-		Proofs: []proof.Verdict{
+		Proofs: []proof.Result{
 			{Address: addr("203.0.113.20"), Owner: "node3", Kind: proof.Verified},
 			{Address: addr("203.0.113.21"), Owner: "node3", Kind: proof.Verified},
 			{Address: addr("203.0.113.22"), Owner: "node3", Kind: proof.AnsweredTwice, Since: moment, By: twice},
@@ -674,7 +674,7 @@ func TestWhatIsVerifiedIsShortAndStays(t *testing.T) {
 	k := world()
 	k.Proofs = nil
 	for n := range 10000 {
-		k.Proofs = append(k.Proofs, proof.Verdict{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Owner: "node3", Kind: proof.Verified})
+		k.Proofs = append(k.Proofs, proof.Result{Address: netip.AddrFrom4([4]byte{198, 18, byte(n >> 8), byte(n)}), Owner: "node3", Kind: proof.Verified})
 	}
 	s := Compose(k, v1beta1.SpeakerStatusStatus{})
 	if v := s.Layer2.Verified; len(v) != 1 || len(v[0].Addresses) != 40 {
@@ -706,7 +706,7 @@ func TestAStatusTakesFewBytesForAnAddress(t *testing.T) {
 					Since: began.Add(time.Duration(i*64/addresses) * time.Minute), Cause: core.OwnerLost, From: "node2",
 				})
 			case 1:
-				k.Proofs = append(k.Proofs, proof.Verdict{Address: a, Owner: "node2", Kind: proof.Verified})
+				k.Proofs = append(k.Proofs, proof.Result{Address: a, Owner: "node2", Kind: proof.Verified})
 			}
 		}
 		body, err := json.Marshal(Compose(k, v1beta1.SpeakerStatusStatus{}))

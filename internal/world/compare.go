@@ -139,8 +139,8 @@ func (c *comparison) service(key lb.ServiceKey) {
 		change := c.address(name, a.Address)
 		i := slices.IndexFunc(is.Assignments, func(b allocator.Assignment) bool { return b.Address == a.Address })
 		if is.Assignments[i].Orphan && !a.Orphan && change.Verb != Cut {
-			_, lapse, _ := strings.Cut(is.Sentence(), "; ") // what comes before names the addresses
-			change.Verb, change.Why = Orphaned, lapse
+			_, why, _ := strings.Cut(is.Sentence(), "; ") // what comes before names the addresses
+			change.Verb, change.Why = Orphaned, why
 		}
 		c.add(change)
 	}

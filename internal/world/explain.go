@@ -547,7 +547,7 @@ func (w *World) explainPool(o *v1beta1.IPAddressPool) *Explanation {
 		}
 		e.add("Addresses", lines...)
 	}
-	for _, v := range w.Verdicts {
+	for _, v := range w.Findings {
 		if v.Kind == "IPAddressPool" && v.Name == o.Name && len(v.Problems)+len(w.Clashes[o.Name]) > 0 {
 			var lines []string
 			for _, p := range slices.Concat(v.Problems, w.Clashes[o.Name]) {
@@ -615,7 +615,7 @@ func (w *World) explainPeer(o *v1beta1.BGPPeer) *Explanation {
 	e := &Explanation{Subject: "Peer " + o.Name, Well: true}
 	e.add("Router", fmt.Sprintf("%s, AS %s; our AS is %d.", cmp.Or(string(o.Spec.PeerAddress), "on interface "+string(o.Spec.Interface)),
 		cmp.Or(string(o.Spec.DynamicASN), fmt.Sprint(o.Spec.PeerASN)), o.Spec.MyASN))
-	for _, v := range w.Verdicts {
+	for _, v := range w.Findings {
 		if v.Kind == "BGPPeer" && v.Name == o.Name && len(v.Problems) > 0 {
 			var lines []string
 			for _, p := range v.Problems {

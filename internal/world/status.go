@@ -374,7 +374,7 @@ func some(nodes []string) string {
 
 // findings reports what is wrong with the objects that configure us, as it is found now.
 func (w *World) findings(s *Status) {
-	for _, v := range w.Verdicts {
+	for _, v := range w.Findings {
 		problems := v.Problems
 		if v.Kind == "IPAddressPool" {
 			problems = slices.Concat(problems, w.Clashes[v.Name])

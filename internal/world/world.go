@@ -56,7 +56,7 @@ type World struct {
 	Snapshot lb.Snapshot
 	Settings Settings
 	Now      time.Time
-	Verdicts []config.Verdict
+	Findings []config.Finding
 	// Clashes are what pools have of the cluster's own addresses, by pool.
 	Clashes map[string][]config.Problem
 
@@ -84,7 +84,7 @@ func New(o Objects, s Settings, now time.Time) *World {
 			Passwords: passwords(o),
 		},
 	})
-	w.Verdicts = compiled.Verdicts
+	w.Findings = compiled.Findings
 	for _, n := range o.Nodes {
 		w.Snapshot.Nodes = append(w.Snapshot.Nodes, scope.Node(n))
 	}

@@ -17,18 +17,18 @@ import (
 	"github.com/belfrylb/belfry/internal/report"
 )
 
-// A Finding is what the status of an object that configures us should say, pools
+// An ObjectStatus is what the status of an object that configures us should say, pools
 // left aside, which have more to say. That of a BGPPeer says besides how many of
 // its sessions are established, by [Cluster.SessionCount].
-type Finding struct {
-	config.Verdict
+type ObjectStatus struct {
+	config.Finding
 	// Progress is that of an L2Advertisement's rebalancing.
 	Progress placement.Progress
 	// Sessions are those of a BGPPeer.
 	Sessions report.SessionCount
 }
 
-// Kinds of objects that a Finding is about.
+// Kinds of objects that an ObjectStatus is about.
 const (
 	KindL2Advertisement  = "L2Advertisement"
 	KindBGPPeer          = "BGPPeer"
@@ -37,10 +37,10 @@ const (
 	KindCommunity        = "Community"
 )
 
-// FindingKinds are the kinds of objects that a Finding is about.
-var FindingKinds = []string{KindL2Advertisement, KindBGPPeer, KindBGPAdvertisement, KindBFDProfile, KindCommunity}
+// StatusKinds are the kinds of objects that an ObjectStatus is about.
+var StatusKinds = []string{KindL2Advertisement, KindBGPPeer, KindBGPAdvertisement, KindBFDProfile, KindCommunity}
 
-// A judged kind is one of FindingKinds: where its objects are, and how their
+// A judged kind is one of StatusKinds: where its objects are, and how their
 // status is written.
 type judged struct {
 	find  func(name string) (o metav1.Object, conditions []metav1.Condition, ok bool)
@@ -91,7 +91,7 @@ func (c *Cluster) judgedKinds() map[string]judged {
 	}
 }
 
-// Judged returns an object that a Finding is about, and the conditions it shows.
+// Judged returns an object that an ObjectStatus is about, and the conditions it shows.
 func (c *Cluster) Judged(kind, name string) (o metav1.Object, conditions []metav1.Condition, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -100,12 +100,12 @@ func (c *Cluster) Judged(kind, name string) (o metav1.Object, conditions []metav
 
 // Shows reports whether an object's status says what has been found, or there is
 // no such object.
-func (c *Cluster) Shows(f Finding) bool { return c.findingPatch(f) == nil }
+func (c *Cluster) Shows(f ObjectStatus) bool { return c.objectStatusPatch(f) == nil }
 
-// WriteFinding makes an object's status say what has been found. What else is in
+// WriteObjectStatus makes an object's status say what has been found. What else is in
 // it stays.
-func (c *Cluster) WriteFinding(ctx context.Context, f Finding) (Outcome, error) {
-	patch := c.findingPatch(f)
+func (c *Cluster) WriteObjectStatus(ctx context.Context, f ObjectStatus) (Outcome, error) {
+	patch := c.objectStatusPatch(f)
 	if patch == nil {
 		return Unchanged, nil
 	}
@@ -119,8 +119,8 @@ func (c *Cluster) WriteFinding(ctx context.Context, f Finding) (Outcome, error) 
 	return Done, nil
 }
 
-// findingPatch returns what is missing in an object's status, or nil.
-func (c *Cluster) findingPatch(f Finding) object {
+// objectStatusPatch returns what is missing in an object's status, or nil.
+func (c *Cluster) objectStatusPatch(f ObjectStatus) object {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	o, have, ok := c.judged[f.Kind].find(f.Name)
@@ -154,7 +154,7 @@ func (c *Cluster) findingPatch(f Finding) object {
 }
 
 // setRoutesSent sets a BGPPeer's condition RoutesSent, once it has something to say.
-func setRoutesSent(conditions []metav1.Condition, f Finding) []metav1.Condition {
+func setRoutesSent(conditions []metav1.Condition, f ObjectStatus) []metav1.Condition {
 	c := metav1.Condition{
 		Type: v1beta1.ConditionRoutesSent, Status: metav1.ConditionTrue, Reason: v1beta1.ReasonSent, ObservedGeneration: f.Generation,
 	}

@@ -1,4 +1,4 @@
-package pulse
+package watchdog
 
 import (
 	"context"
@@ -11,14 +11,14 @@ import (
 
 // A loop turns until stop is closed; hang makes it wait for release in a turn.
 type loop struct {
-	pulse               *Pulse
+	watchdog            *Watchdog
 	hang, release, stop chan struct{}
 	turns               int
 }
 
-func run(t *testing.T, p *Pulse) *loop {
+func run(t *testing.T, p *Watchdog) *loop {
 	t.Helper()
-	l := &loop{pulse: p, hang: make(chan struct{}), release: make(chan struct{}), stop: make(chan struct{})}
+	l := &loop{watchdog: p, hang: make(chan struct{}), release: make(chan struct{}), stop: make(chan struct{})}
 	var wg sync.WaitGroup
 	begun := make(chan struct{})
 	wg.Go(func() {

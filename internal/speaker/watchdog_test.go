@@ -5,13 +5,13 @@ import (
 	"time"
 
 	"github.com/belfrylb/belfry/internal/lb"
-	"github.com/belfrylb/belfry/internal/pulse"
+	"github.com/belfrylb/belfry/internal/watchdog"
 )
 
 func TestALoopThatHangsIsFoundOutAndAnIdleOneIsNot(t *testing.T) {
 	inWorld(t, []string{"a", "b"}, func(t *testing.T, w *fakeWorld) {
 		a := w.node("a")
-		alive := func(n *fakeNode) error { return n.speaker.cfg.Pulse.Check(t.Context()) }
+		alive := func(n *fakeNode) error { return n.speaker.cfg.Watchdog.Check(t.Context()) }
 		if err := alive(a); err != nil {
 			t.Errorf("before it has read the cluster: %v", err)
 		}
@@ -32,7 +32,7 @@ func TestALoopThatHangsIsFoundOutAndAnIdleOneIsNot(t *testing.T) {
 		if alive(a) == nil {
 			t.Error("it hangs, and says that all is well")
 		}
-		if took := time.Since(asked); took != pulse.Patience {
+		if took := time.Since(asked); took != watchdog.Patience {
 			t.Errorf("that took %s", took)
 		}
 		if err := alive(w.node("b")); err != nil {

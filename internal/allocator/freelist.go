@@ -15,7 +15,7 @@ type leaver struct {
 	*service
 	gone bool
 	// unused is set when it was only promised the address, which then goes
-	// back to where it was in the journal.
+	// back to where it was in the free list.
 	unused bool
 	was    freed
 }
@@ -68,7 +68,7 @@ func (p *Planner) heed() {
 	}
 	for a := range p.external {
 		if at := p.owner(a); !(at.AvoidBuggyIPs && a.buggy()) {
-			h := &at.half[a.family()]
+			h := &at.perFamily[a.family()]
 			h.fresh.remove(a)
 			h.external++
 		}
@@ -81,7 +81,7 @@ func (p *Planner) take(u *use) {
 	if at == nil {
 		return
 	}
-	h := &at.half[u.family()]
+	h := &at.perFamily[u.family()]
 	at.stale = true
 	p.version++
 	h.taken++
@@ -100,7 +100,7 @@ func (p *Planner) giveBack(u *use) {
 	if at == nil {
 		return
 	}
-	h := &at.half[u.family()]
+	h := &at.perFamily[u.family()]
 	at.stale = true
 	h.taken--
 	if !p.lendable(at, u.addr) {
@@ -129,7 +129,7 @@ func (p *Planner) leave(c *claim, gone bool) {
 	}
 }
 
-// bury enters the addresses that no Service holds any more into the journals.
+// bury enters the addresses that no Service holds any more into the free lists.
 func (p *Planner) bury() {
 	for a, l := range p.left {
 		at := p.owner(a)
@@ -138,12 +138,12 @@ func (p *Planner) bury() {
 		}
 		p.loosened = true
 		p.version++
-		e := freed{addr: a, at: p.now.UTC().Truncate(time.Second)} // as precise as the journal is kept
+		e := freed{addr: a, at: p.now.UTC().Truncate(time.Second)} // as precise as the free list is kept
 		switch {
 		case l.gone:
 			e.last = l.Key
 		case l.unused && l.was.at.IsZero():
-			at.half[a.family()].fresh.add(a)
+			at.perFamily[a.family()].fresh.add(a)
 			continue
 		case l.unused:
 			e = l.was
@@ -154,9 +154,9 @@ func (p *Planner) bury() {
 }
 
 // remember makes an address free that is neither in use nor fresh nor in the
-// journal: fresh where the journal has no use for it.
+// free list: fresh where the free list has no use for it.
 func (p *Planner) remember(at *pool, e freed) {
-	h := &at.half[e.family()]
+	h := &at.perFamily[e.family()]
 	at.stale = true
 	ends := e.at.Add(at.Retention)
 	e.reserved = at.Retention > 0 && e.last != lb.ServiceKey{} && p.now.Before(ends)
@@ -164,38 +164,38 @@ func (p *Planner) remember(at *pool, e freed) {
 		h.fresh.add(e.addr)
 		return
 	}
-	i, _ := slices.BinarySearchFunc(h.journal, e, freed.compare)
-	h.journal = slices.Insert(h.journal, i, e)
+	i, _ := slices.BinarySearchFunc(h.freeList, e, freed.compare)
+	h.freeList = slices.Insert(h.freeList, i, e)
 	if e.reserved {
 		h.reserved++
 		p.reserved[e.last] = append(p.reserved[e.last], e)
 	}
-	if four, six := &at.half[v4], &at.half[v6]; len(four.journal)+len(six.journal) > journalLimit {
+	if four, six := &at.perFamily[v4], &at.perFamily[v6]; len(four.freeList)+len(six.freeList) > freeListLimit {
 		oldest := four
-		if len(four.journal) == 0 || len(six.journal) > 0 && six.journal[0].compare(four.journal[0]) < 0 {
+		if len(four.freeList) == 0 || len(six.freeList) > 0 && six.freeList[0].compare(four.freeList[0]) < 0 {
 			oldest = six
 		}
-		a := oldest.journal[0].addr
+		a := oldest.freeList[0].addr
 		p.forget(oldest, a)
 		oldest.fresh.add(a)
 	}
 }
 
-// forget takes an address out of the journal and returns its entry.
-func (p *Planner) forget(h *half, a addr) freed {
-	i := slices.IndexFunc(h.journal, func(e freed) bool { return e.addr == a })
+// forget takes an address out of the free list and returns its entry.
+func (p *Planner) forget(h *perFamily, a addr) freed {
+	i := slices.IndexFunc(h.freeList, func(e freed) bool { return e.addr == a })
 	if i < 0 {
 		return freed{}
 	}
-	e := h.journal[i]
-	h.journal = slices.Delete(h.journal, i, i+1)
+	e := h.freeList[i]
+	h.freeList = slices.Delete(h.freeList, i, i+1)
 	if e.reserved {
 		p.unreserve(h, e)
 	}
 	return e
 }
 
-func (p *Planner) unreserve(h *half, e freed) {
+func (p *Planner) unreserve(h *perFamily, e freed) {
 	h.reserved--
 	rest := slices.DeleteFunc(p.reserved[e.last], func(o freed) bool { return o.addr == e.addr })
 	if p.reserved[e.last] = rest; len(rest) == 0 {
@@ -211,13 +211,13 @@ func (p *Planner) expire() {
 		}
 		at.stale, p.loosened = true, true
 		p.version++
-		for f := range at.half {
-			h := &at.half[f]
-			h.journal = slices.DeleteFunc(h.journal, func(e freed) bool {
+		for f := range at.perFamily {
+			h := &at.perFamily[f]
+			h.freeList = slices.DeleteFunc(h.freeList, func(e freed) bool {
 				return e.reserved && !p.now.Before(e.at.Add(at.Retention)) && at.Strategy != lb.LeastRecentlyUsed && p.free(h, e)
 			})
-			for i := range h.journal {
-				if e := &h.journal[i]; e.reserved && !p.now.Before(e.at.Add(at.Retention)) {
+			for i := range h.freeList {
+				if e := &h.freeList[i]; e.reserved && !p.now.Before(e.at.Add(at.Retention)) {
 					p.unreserve(h, *e)
 					e.reserved = false
 				}
@@ -226,7 +226,7 @@ func (p *Planner) expire() {
 	}
 }
 
-func (p *Planner) free(h *half, e freed) bool {
+func (p *Planner) free(h *perFamily, e freed) bool {
 	p.unreserve(h, e)
 	h.fresh.add(e.addr)
 	return true
@@ -234,41 +234,41 @@ func (p *Planner) free(h *half, e freed) bool {
 
 // nextExpiry returns when the first reservation ends, or zero.
 func (p *pool) nextExpiry() (first time.Time) {
-	for f := range p.half {
-		if p.half[f].reserved == 0 {
+	for f := range p.perFamily {
+		if p.perFamily[f].reserved == 0 {
 			continue
 		}
-		i := slices.IndexFunc(p.half[f].journal, func(e freed) bool { return e.reserved })
-		if ends := p.half[f].journal[i].at.Add(p.Retention); first.IsZero() || ends.Before(first) {
+		i := slices.IndexFunc(p.perFamily[f].freeList, func(e freed) bool { return e.reserved })
+		if ends := p.perFamily[f].freeList[i].at.Add(p.Retention); first.IsZero() || ends.Before(first) {
 			first = ends
 		}
 	}
 	return first
 }
 
-// recall enters journals, from wherever they are: of several entries for one
+// recall enters free lists, from wherever they are: of several entries for one
 // address the newest counts, in the pool that has it now.
-func (p *Planner) recall(journals []lb.FreedAddress) {
-	slices.SortFunc(journals, func(a, b lb.FreedAddress) int {
+func (p *Planner) recall(entries []lb.FreedAddress) {
+	slices.SortFunc(entries, func(a, b lb.FreedAddress) int {
 		return cmp.Or(a.Address.Compare(b.Address), b.At.Compare(a.At), b.Service.Compare(a.Service))
 	})
-	journals = slices.CompactFunc(journals, func(a, b lb.FreedAddress) bool { return a.Address == b.Address })
-	for _, e := range journals {
+	entries = slices.CompactFunc(entries, func(a, b lb.FreedAddress) bool { return a.Address == b.Address })
+	for _, e := range entries {
 		a := number(e.Address)
-		if at := p.owner(a); at != nil && p.lendable(at, a) && at.half[a.family()].fresh.remove(a) {
+		if at := p.owner(a); at != nil && p.lendable(at, a) && at.perFamily[a.family()].fresh.remove(a) {
 			p.remember(at, freed{addr: a, last: e.Service, at: e.At})
 		}
 	}
 }
 
-// layOut compiles the pools anew and enters all claims again. The journal of a
+// layOut compiles the pools anew and enters all claims again. The free list of a
 // pool is read when the pool is first seen; then the planner is the one who
 // writes it, and its own memory is ahead of what it reads back.
 func (p *Planner) layOut() {
-	var journals []lb.FreedAddress
+	var entries []lb.FreedAddress
 	known := p.byName
 	for _, at := range p.pools {
-		journals = append(journals, at.decision().Freed...)
+		entries = append(entries, at.decision().Freed...)
 	}
 	p.nodes = p.givenNodes
 	nodes := make([]lb.Node, 0, len(p.nodes))
@@ -283,7 +283,7 @@ func (p *Planner) layOut() {
 		if last := known[at.Name]; last != nil {
 			at.said = last.said
 		} else {
-			journals = append(journals, at.Freed...)
+			entries = append(entries, at.Freed...)
 		}
 		switch {
 		case !at.AutoAssign && at.Allocation == nil:
@@ -323,5 +323,5 @@ func (p *Planner) layOut() {
 		}
 		p.mark(s)
 	}
-	p.recall(journals)
+	p.recall(entries)
 }

@@ -1,11 +1,11 @@
-// Package pulse tells from outside whether a loop still turns.
+// Package watchdog tells from outside whether a loop still turns.
 //
-// Whoever wants to know asks, and the loop answers by taking the question in its
+// A caller asks, and the loop answers by taking the question in its
 // select, as it takes any other event. So an idle loop needs no ticker, a busy one
 // answers between two turns, and one that waits for ever for something else, or
 // computes for ever, does not answer. No loop, no question: a controller that does
 // not lead, or a speaker that has not read the cluster yet, cannot be stuck.
-package pulse
+package watchdog
 
 import (
 	"context"
@@ -25,8 +25,8 @@ const (
 	fresh = time.Second
 )
 
-// A Pulse is that of one loop.
-type Pulse struct {
+// A Watchdog asks one loop.
+type Watchdog struct {
 	what     string
 	patience time.Duration
 	asked    chan struct{}
@@ -35,33 +35,33 @@ type Pulse struct {
 	life     atomic.Pointer[chan struct{}] // closed when the loop ends
 }
 
-// New returns the Pulse of a loop that does not run yet. What names it in errors;
+// New returns the Watchdog of a loop that does not run yet. What names it in errors;
 // patience is how long an answer may take.
-func New(what string, patience time.Duration) *Pulse {
-	return &Pulse{what: what, patience: patience, asked: make(chan struct{}), turn: make(chan struct{}, 1)}
+func New(what string, patience time.Duration) *Watchdog {
+	return &Watchdog{what: what, patience: patience, asked: make(chan struct{}), turn: make(chan struct{}, 1)}
 }
 
 // Begin says that the loop runs, until end is called. One loop runs at a time.
-func (p *Pulse) Begin() (end func()) {
+func (w *Watchdog) Begin() (end func()) {
 	life := make(chan struct{})
-	p.life.Store(&life)
+	w.life.Store(&life)
 	return func() {
-		p.life.CompareAndSwap(&life, nil)
+		w.life.CompareAndSwap(&life, nil)
 		close(life)
 	}
 }
 
 // Asked delivers the questions. To receive one is to answer it.
-func (p *Pulse) Asked() <-chan struct{} { return p.asked }
+func (w *Watchdog) Asked() <-chan struct{} { return w.asked }
 
 // Check asks, and returns an error if the loop runs and does not answer. It may be
 // called from any goroutine.
-func (p *Pulse) Check(ctx context.Context) error {
-	life := p.life.Load()
+func (w *Watchdog) Check(ctx context.Context) error {
+	life := w.life.Load()
 	if life == nil {
 		return nil
 	}
-	timer := time.NewTimer(p.patience)
+	timer := time.NewTimer(w.patience)
 	defer timer.Stop()
 	put := func(c chan<- struct{}) (taken bool, err error) {
 		select {
@@ -72,19 +72,19 @@ func (p *Pulse) Check(ctx context.Context) error {
 		case <-ctx.Done():
 			return false, ctx.Err()
 		case <-timer.C:
-			return false, fmt.Errorf("%s has not turned for %s", p.what, p.patience)
+			return false, fmt.Errorf("%s has not turned for %s", w.what, w.patience)
 		}
 	}
-	if ours, err := put(p.turn); !ours {
+	if ours, err := put(w.turn); !ours {
 		return err
 	}
-	defer func() { <-p.turn }()
-	if at := p.answered.Load(); at != nil && time.Since(*at) < fresh {
+	defer func() { <-w.turn }()
+	if at := w.answered.Load(); at != nil && time.Since(*at) < fresh {
 		return nil
 	}
-	answered, err := put(p.asked)
+	answered, err := put(w.asked)
 	if answered {
-		p.answered.Store(new(time.Now()))
+		w.answered.Store(new(time.Now()))
 	}
 	return err
 }
