@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/belfrylb/belfry/internal/layer2"
 	"github.com/belfrylb/belfry/internal/lb"
 )
 
@@ -203,4 +205,92 @@ func TestOptionsThatMakeNoSenseAreRefused(t *testing.T) {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
+}
+
+// Where IPv6 is disabled IPv4 goes on, claims are settled as quickly, and IPv6 is back
+// as soon as it is enabled, without waiting for a retry.
+func TestIPv6ThatIsDisabledHarmsNothingElse(t *testing.T) {
+	need(t, "arping", "ndisc6")
+	n := newLAN(t)
+	n.node.set("net/ipv6/conf/eth0/disable_ipv6", "1")
+	l, _ := n.node.runLink(Options{}, func(l *Link) { l.hearing = time.Hour })
+	index := n.node.index("eth0")
+	l.Set(claims(index)) // returns, though the group cannot be joined
+	answer := func(what string) {
+		t.Helper()
+		eventually(t, what, func() (bool, string) {
+			out, err := n.peer.try("arping", "-c1", "-w1", "-I", "eth0", vip4.String())
+			return err == nil, out
+		})
+	}
+	answer("IPv4 is answered")
+	l.Set(nil)
+	l.Set(claims(index))
+	answer("IPv4 is answered again")
+	n.node.set("net/ipv6/conf/eth0/disable_ipv6", "0")
+	n.expectSeen("both are answered", "eth0", n.node.mac("eth0"))
+	eventually(t, "the group is joined", func() (bool, string) {
+		out := n.node.ip("-6", "maddr", "show", "dev", "eth0")
+		return strings.Contains(out, "ff02::1:ff00:10\n"), out
+	})
+	n.node.set("net/ipv6/conf/eth0/disable_ipv6", "1")
+	answer("IPv4 goes on")
+}
+
+// Without descriptors to be had nothing that is answered stops, a question cannot be
+// asked (which says nothing about who is asked), interfaces are listed once there are
+// some again, and what could not be opened is.
+func TestDescriptorsThatRunOutHarmNothingElse(t *testing.T) {
+	need(t, "arping", "ndisc6")
+	n := newLAN(t)
+	cable(n.node, "eth1", n.peer, "eth1")
+	n.peer.ip("addr", "add", "192.0.2.3/24", "dev", "eth1")
+	l, _ := n.node.runLink(Options{})
+	index, second := n.node.index("eth0"), n.node.index("eth1")
+	l.Set(claims(index))
+	n.expectSeen("before", "eth0", n.node.mac("eth0"))
+
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	restore := func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Error(err)
+		}
+	}
+	t.Cleanup(restore)
+	wire, frames := n.peer.tap("eth0") // while it can be opened
+	none := limit
+	none.Cur = 3 // these are in use; poll(2) wants two
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Probe(t.Context(), index, peer4, lb.MAC{2}); !errors.Is(err, unix.EMFILE) {
+		restore()
+		t.Fatalf("a question without a descriptor: %v, want %v", err, unix.EMFILE)
+	}
+	l.Set(append(claims(index), layer2.Claim{Address: other4, Interfaces: []int{index, second}}))
+	answered := map[netip.Addr]bool{}
+	for late := time.After(10 * time.Second); len(answered) < 2; {
+		for _, a := range []netip.Addr{vip4, other4} {
+			if err := wire.send(requestARP(broadcast, lb.MAC{2, 1}, peer4, a)); err != nil {
+				t.Error(err)
+			}
+		}
+		select {
+		case f := <-frames:
+			if p, m := parseARP(f); m == wellFormed && !p.request {
+				answered[p.sender] = true
+			}
+		case <-late:
+			restore()
+			t.Fatalf("answered: %v", answered)
+		}
+	}
+	restore()
+	eventually(t, "the second interface answers, too", func() (bool, string) {
+		out, err := n.peer.try("arping", "-c1", "-w1", "-I", "eth1", other4.String())
+		return err == nil, out
+	})
 }
