@@ -110,6 +110,9 @@ func (ix *Index) Nodes() []string {
 	return names
 }
 
+// Size returns how many addresses are to be announced.
+func (ix *Index) Size() int { return len(ix.groups) }
+
 // Addresses returns the addresses to be announced, ascending.
 func (ix *Index) Addresses() []netip.Addr {
 	addrs := make([]netip.Addr, len(ix.groups))

@@ -389,7 +389,7 @@ func (c *Core) decide(now time.Time) {
 	yielded := c.stillYielded(now)
 	c.publish(election.Local{
 		Interfaces: c.announcing(), Management: c.management(), Sessions: c.sessions, Leaving: c.leaving, Owned: union(owned, yielded), Offered: union(offered, yielded),
-		Detection: c.detection(),
+		Detection: c.detection(), Addresses: c.index.Size(),
 	})
 	c.reannounce(members)
 	c.excuse()
@@ -561,7 +561,7 @@ func (c *Core) publish(local election.Local) {
 	alike := func(a, b lb.Interface) bool {
 		return a.Index == b.Index && a.Name == b.Name && a.MAC == b.MAC && slices.Equal(a.Addresses, b.Addresses)
 	}
-	same := said.Leaving == local.Leaving && said.Detection == local.Detection && slices.Equal(said.Sessions, local.Sessions) && slices.Equal(said.Owned, local.Owned) && slices.Equal(said.Offered, local.Offered) &&
+	same := said.Leaving == local.Leaving && said.Detection == local.Detection && said.Addresses == local.Addresses && slices.Equal(said.Sessions, local.Sessions) && slices.Equal(said.Owned, local.Owned) && slices.Equal(said.Offered, local.Offered) &&
 		slices.EqualFunc(said.Interfaces, local.Interfaces, alike) && slices.EqualFunc(said.Management, local.Management, alike)
 	if !same {
 		c.gossip, c.out.Gossip = local, &local

@@ -126,6 +126,9 @@ type Local struct {
 	// Offered are those of them that it offers to the nodes where they are
 	// placed, ascending.
 	Offered []netip.Addr
+	// Addresses is how many there are to be claimed, by whomever; it is not told. It
+	// bounds what others may claim: see [ClaimRoom].
+	Addresses int
 }
 
 // A Tell asks the edge to send this node's newest record.
@@ -181,7 +184,8 @@ type Effects struct {
 	Refute bool
 	// News are records to pass on by gossip, this node's own among them.
 	News []*Record
-	// Refused is how many times a name was not taken because there are too many.
+	// Refused is how many times a name or a record was not taken because there are too
+	// many names, or claims.
 	Refused int
 	// Alarms and Denials are to be sent. Only who can be watched understands them.
 	Alarms  []Alarm
@@ -395,6 +399,27 @@ func (v *View) Move(now time.Duration, addr netip.Addr) {
 // without end.
 func Room(places int) int { return max(64, 4*places) }
 
+// ClaimRoom is how many claims of all other nodes together are remembered, where there
+// are so many addresses. A node may hear of claims before it knows of the addresses, and
+// must not forget them then; one that has the key may claim addresses without end.
+func ClaimRoom(addresses int) int { return max(1<<16, 4*addresses) }
+
+// holds reports whether there is room for the claims of a record, in place of those that
+// its node had.
+func (v *View) holds(r *Record) bool {
+	n := len(r.Claims)
+	for _, p := range v.order {
+		if p.claims != nil && p.node != r.Node {
+			n += len(p.claims.Claims)
+		}
+	}
+	if n > ClaimRoom(v.local.Addresses) {
+		v.out.Refused++
+		return false
+	}
+	return true
+}
+
 // knows reports whether the name is known or may become so.
 func (v *View) knows(node string) bool {
 	if v.peers[node] == nil && len(v.peers) >= Room(len(v.places)) {
@@ -564,6 +589,9 @@ func (v *View) Receive(now time.Duration, r *Record, k Kind) {
 		return
 	}
 	if !v.knows(r.Node) {
+		return
+	}
+	if known := v.peers[r.Node]; r.Whole && len(r.Claims) > 0 && (known == nil || r.Newer(known.claims)) && !v.holds(r) {
 		return
 	}
 	v.own.Witness(r.Epoch)

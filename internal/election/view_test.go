@@ -536,6 +536,49 @@ func TestADoubtIsToldAtOnceWhateverElseIsSo(t *testing.T) {
 	}
 }
 
+// Claims are remembered until there are too many for the addresses that exist: those of
+// who goes on as before stay, and a node that claims less is heard again.
+func TestOnlySoManyClaimsAreRemembered(t *testing.T) {
+	claims := func(from, n int) Claims {
+		c := Claims{}
+		for i := range n {
+			c[netip.AddrFrom4([4]byte{10, byte((from + i) >> 16), byte((from + i) >> 8), byte(from + i)})] = Claim{Majority, 1}
+		}
+		return c
+	}
+	const third = 22_000
+	for addresses, want := range map[int]int{0: 2, 16_384: 2, 22_001: 4, 44_000: 5} {
+		f := newFixture(t)
+		f.v.SetLocal(Local{Addresses: addresses})
+		f.v.SetPeers(f.now, []netip.Addr{addrA, addrB, addrC})
+		names := []string{"n1", "n2", "n3", "n4", "n5"}
+		for seq := range uint64(2) {
+			for i, node := range names {
+				f.v.Receive(f.now, rec(node, addrB, seq+1, false, claims(i*third, third)), Direct)
+			}
+		}
+		f.settle()
+		sum := 0
+		for _, p := range f.v.order {
+			if p.claims != nil {
+				sum += len(p.claims.Claims)
+				if p.claims.Seq != 2 {
+					t.Errorf("%d addresses: the newest record of %s, which is one of the first, was not taken", addresses, p.node)
+				}
+			}
+		}
+		if sum != want*third || sum > ClaimRoom(addresses) || f.last.Refused != 2*(len(names)-want) {
+			t.Errorf("%d addresses: %d claims are remembered, want %d; %d records refused", addresses, sum, want*third, f.last.Refused)
+		}
+		if want < len(names) {
+			f.v.Receive(f.now, rec("n5", addrB, 3, false, claims(0, 3)), Direct)
+			if f.settle(); f.v.peers["n5"] == nil || f.v.peers["n5"].claims == nil {
+				t.Errorf("%d addresses: who claims few is not heard", addresses)
+			}
+		}
+	}
+}
+
 // Names are taken until there are too many, and those that are known stay.
 func TestOnlySoManyNamesAreTaken(t *testing.T) {
 	for places, room := range map[int]int{0: 64, 16: 64, 17: 68, 100: 400} {

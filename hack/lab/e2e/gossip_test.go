@@ -326,6 +326,59 @@ func TestADeletedGossipSecretIsRestoredAndASpeakerThatStartsHearsTheOthers(t *te
 	}
 }
 
+// The key of gossip is changed by the annotation while the wire is watched, and a speaker is
+// killed and starts in the middle.
+func TestTheGossipKeyIsChangedAndNoAddressIsAnsweredTwice(t *testing.T) {
+	l := cluster(t)
+	addresses := serve(t, l, "rotated")
+	settle(t, l)
+	probes := probeAll(t, l, addresses)
+	owners := ownersOf(t, probes)
+	get := func(path string) string {
+		out, err := l.Cluster.Kubectl(t.Context(), "--namespace", lab.Namespace, "get", "secret", "belfry-gossip", "--ignore-not-found", "--output=jsonpath="+path)
+		must(t, err)
+		return out
+	}
+	changed := func(from string) {
+		t.Helper()
+		eventually(t, time.Minute, "all speakers use another key, and no other", func() error {
+			if key, more := get("{.data.key}"), get("{.data.next}{.data.previous}{.metadata.annotations.belfry\\.dev/lost-keys}"); key == "" || key == from || more != "" {
+				return fmt.Errorf("the Secret has a key: %v, another: %v, more: %v", key != "", key != from, more != "")
+			}
+			out, err := l.Cluster.Kubectl(t.Context(), "get", "speakerstatuses.belfry.dev", "--output=jsonpath={range .items[*]}{.status.membership.keys.sends} {.status.membership.keys.accepts}{\"\\n\"}{end}")
+			if err != nil {
+				return err
+			}
+			lines := strings.Split(strings.TrimSpace(out), "\n")
+			for _, line := range lines {
+				if line != lines[0] || strings.Contains(line, ",") || len(line) < 8 {
+					return fmt.Errorf("speakers use\n%s", out)
+				}
+			}
+			return nil
+		})
+	}
+	starter := others(l, owners[0])[0]
+	first, begun := get("{.data.key}"), time.Now()
+	_, err := l.Cluster.Kubectl(t.Context(), "--namespace", lab.Namespace, "annotate", "--overwrite", "secret", "belfry-gossip", "belfry.dev/rotate=e2e")
+	must(t, err)
+	must(t, kill(t.Context(), l, starter))
+	must(t, l.Processes.Restart(t.Context(), lab.SpeakerOn(starter)))
+	changed(first)
+	t.Logf("changed within %s, with a speaker that started meanwhile", time.Since(begun))
+	settle(t, l)
+	for i, p := range probes {
+		goesOn(t, p, 200)
+		r := p.Report().Since(begun)
+		if n := len(r.Contested()); n > 0 && owners[i] != starter {
+			t.Errorf("%d of %d questions for %s had two answers:\n%s", n, len(r.Questions), addresses[i], r)
+		}
+		if hosts := r.Hosts(); owners[i] != starter && (len(hosts) != 1 || hosts[0] != owners[i]) {
+			t.Errorf("%v answered for %s, want %s alone:\n%s", hosts, addresses[i], owners[i], r)
+		}
+	}
+}
+
 func TestANodeThatIsRenumberedKeepsItsAddressesAndIsFoundAgain(t *testing.T) {
 	l := cluster(t)
 	addresses := serve(t, l, "renumbered")

@@ -149,6 +149,9 @@ func TestTheRulesGiveWhatIsUsedAndNothingElse(t *testing.T) {
 	})
 	_, err := l.Cluster.Kubectl(ctx, "patch", "service", "rbac", `--patch={"spec":{"type":"ClusterIP"}}`)
 	must(t, err)
+	// The key of gossip is changed.
+	_, err = l.Cluster.Kubectl(ctx, "--namespace", lab.Namespace, "annotate", "--overwrite", "secret", "belfry-gossip", "belfry.dev/rotate=rbac")
+	must(t, err)
 	// The figures are read by who may.
 	scraper(t, l)
 

@@ -261,3 +261,10 @@ func TestMembersAreBoundedInNumber(t *testing.T) {
 		d.NotifyJoin(node(i))
 	}
 }
+
+// How many addresses there are reaches the View, which bounds claims by it.
+func TestTheNumberOfAddressesIsHandedOn(t *testing.T) {
+	if got := copyOf(Local{Addresses: 7}).Addresses; got != 7 {
+		t.Errorf("%d, want 7", got)
+	}
+}

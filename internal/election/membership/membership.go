@@ -364,7 +364,7 @@ func (m *Membership) publishMembers(list []election.Member) {
 // copyOf returns local with slices of its own, within what a record can carry,
 // in a fixed order.
 func copyOf(local Local) Local {
-	c := Local{Leaving: local.Leaving, Detection: local.Detection, Owned: slices.Clone(local.Owned), Offered: slices.Clone(local.Offered)}
+	c := Local{Leaving: local.Leaving, Detection: local.Detection, Addresses: local.Addresses, Owned: slices.Clone(local.Owned), Offered: slices.Clone(local.Offered)}
 	told := func(all []lb.Interface, most int) (out []lb.Interface) {
 		for _, i := range all[:min(len(all), most)] {
 			i.Addresses = slices.Clone(i.Addresses[:min(len(i.Addresses), maxPrefixes)])
