@@ -220,3 +220,43 @@ func TestCommandsOfKubectlExist(t *testing.T) {
 		t.Errorf("only %d commands are found", checked)
 	}
 }
+
+// kubectl describe prints no conditions of a Service. Each page that names that command says
+// so, the command that the page about waiting Services gives instead prints them, and so
+// does explain, whose output other tests compare.
+func TestDescribePrintsNoConditionsOfServices(t *testing.T) {
+	for name, text := range pages(t) {
+		for at := range strings.SplitSeq(text, "\n\n") {
+			if strings.Contains(at, "kubectl describe service") && !strings.Contains(at, "?") && !strings.Contains(at, "prints no conditions") {
+				t.Errorf("%s: %s", name, at)
+			}
+		}
+	}
+	l := shared.Get(t)
+	kubectl := func(args ...string) string {
+		t.Helper()
+		out, err := l.Cluster.Kubectl(t.Context(), args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	kubectl("create", "service", "loadbalancer", "web", "--tcp=80")
+	const condition = `{"type":"belfry.dev/Allocated","status":"False","reason":"NoPool","message":"no pool is there","lastTransitionTime":"2026-03-01T08:00:00Z"}`
+	kubectl("patch", "service", "web", "--subresource=status", "--type=merge", "--patch", `{"status":{"conditions":[`+condition+`]}}`)
+	if out := kubectl("describe", "service", "web"); strings.Contains(out, "no pool is there") || !strings.Contains(out, "Events:") {
+		t.Errorf("kubectl describe prints conditions, or no Events, unlike the pages say:\n%s", out)
+	}
+	told := false
+	for _, c := range commands("pending.md", pages(t)["how-to/pending.md"]) {
+		if slices.Contains(c.words, "-o") && strings.Contains(c.String(), "range .status.conditions[*]") {
+			told = true
+			if out := kubectl(c.words[1:]...); out != "belfry.dev/Allocated False NoPool: no pool is there\n" {
+				t.Errorf("%v prints %q", c, out)
+			}
+		}
+	}
+	if !told {
+		t.Error("how-to/pending.md has no command that prints conditions")
+	}
+}
