@@ -312,11 +312,20 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 		}
 	}
 	commas, long := strings.Repeat(",", 250_000), strings.Repeat("x", 250_000)
-	for _, c := range []struct {
+	type greed struct {
 		name string
 		edit func(*corev1.Service)
 		most int
-	}{
+	}
+	var asked []greed // whatever is asked for, by whichever name
+	for _, prefix := range prefixes {
+		for _, ask := range []string{askAddresses, askPool, askSharing, "reallocate", "move-to"} {
+			for _, value := range []string{commas, long, strings.Repeat("2001:db8::1,", 20_000), strings.Repeat("\x00\xff<", 80_000)} {
+				asked = append(asked, greed{prefix + ask + ": " + value[:12], func(s *corev1.Service) { s.Annotations[prefix+ask] = value }, 1024})
+			}
+		}
+	}
+	for _, c := range append(asked, []greed{
 		{"list of addresses", func(s *corev1.Service) { s.Annotations["belfry.dev/loadBalancerIPs"] = commas }, 1024},
 		{"short list of many", func(s *corev1.Service) { s.Annotations["belfry.dev/loadBalancerIPs"] = commas[:maxList] }, 1024},
 		{"list of IPv6 addresses", func(s *corev1.Service) {
@@ -369,7 +378,7 @@ func TestWhatIsKeptOfAServiceIsBoundedWhateverItsAuthorWrites(t *testing.T) {
 				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Protocol: "TCP", Port: int32(i)})
 			}
 		}, 1024},
-	} {
+	}...) {
 		for _, role := range []Role{Announcing, Allocating} {
 			o := Scope{Role: role}
 			before := kept(reflect.ValueOf(o.Service(plain())))
