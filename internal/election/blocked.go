@@ -77,6 +77,14 @@ const blockedAfter = 3 * time.Second
 // (docs/design/gossip-cut.md).
 const unpingedLeast = 3
 
+// unansweredLeast is how many pings in a row have to be answered by no packet of the member
+// itself, nor a knock, until that is told (docs/design/gossip-cut.md).
+const unansweredLeast = 6
+
+// knockPause is the least time between two knocks at a member that answers no ping
+// (docs/design/gossip-cut.md).
+const knockPause = time.Second
+
 // Pinged is called when a member has answered a ping: by UDP, or by TCP alone, because no
 // packet came back in time.
 func (v *View) Pinged(now time.Duration, node string, by Protocols) {
@@ -84,7 +92,7 @@ func (v *View) Pinged(now time.Duration, node string, by Protocols) {
 	switch {
 	case p == nil:
 	case by&UDP != 0:
-		p.unpinged = 0
+		p.unpinged, p.unanswered = 0, 0
 	default:
 		if p.unpinged++; p.unpinged == 1 {
 			p.unpingedAt = now
@@ -92,6 +100,24 @@ func (v *View) Pinged(now time.Duration, node string, by Protocols) {
 		if p.streamed != v.latest {
 			v.tell(p.addr, Direct) // what an answer to its ping would have brought it
 		}
+	}
+}
+
+// Unanswered is called when no packet of a member has come back in time after a ping. Mostly
+// others ping it as well, and pass on that it lives: gossip goes on, and nobody notices that
+// it does not get through between the two. Or its answers are late. So the member is
+// knocked at, and what it says then counts as an answer.
+func (v *View) Unanswered(now time.Duration, node string) {
+	p := v.peers[node]
+	if p == nil || p.life.State != Alive {
+		return
+	}
+	if p.unanswered++; p.unanswered == 1 {
+		p.unansweredAt = now
+	}
+	if p.unanswered >= vain && now >= p.sounded+knockPause {
+		p.sounded = now
+		v.tell(p.addr, Knock)
 	}
 }
 
@@ -126,6 +152,8 @@ func (p *peer) blocked(now time.Duration) (b Protocols) {
 		b = p.obstacle // that it is silent for a moment does not end it
 	case p.life.State == Alive && p.unpinged >= unpingedLeast && now-p.unpingedAt >= blockedAfter:
 		b = UDP // gossip holds it for alive by connections alone
+	case p.life.State == Alive && p.unanswered >= unansweredLeast && now-p.unansweredAt >= blockedAfter:
+		b = UDP // or by what others say
 	case !p.listed() && speaks && now-p.aloof >= blockedAfter:
 		b = TCP // its packets come, and no exchange has made it a member
 	}

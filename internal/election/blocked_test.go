@@ -27,6 +27,10 @@ func TestWhatDoesNotGetThroughFollowsFromWhatCame(t *testing.T) {
 		{"pings answered by connections alone", peer{life: alive, unpinged: unpingedLeast, unpingedAt: ago(blockedAfter)}, UDP},
 		{"not often enough", peer{life: alive, unpinged: unpingedLeast - 1, unpingedAt: ago(blockedAfter)}, 0},
 		{"not for long enough", peer{life: alive, unpinged: unpingedLeast, unpingedAt: ago(blockedAfter - 1)}, 0},
+		{"no ping answered by its packets", peer{life: alive, unanswered: unansweredLeast, unansweredAt: ago(blockedAfter)}, UDP},
+		{"not often enough", peer{life: alive, unanswered: unansweredLeast - 1, unansweredAt: ago(blockedAfter)}, 0},
+		{"not for long enough", peer{life: alive, unanswered: unansweredLeast, unansweredAt: ago(blockedAfter - 1)}, 0},
+		{"and it is lost by now", peer{life: Suspicion{State: Suspected}, unanswered: unansweredLeast, unansweredAt: ago(blockedAfter)}, 0},
 		{"and it is gone by now", peer{life: Suspicion{State: Gone}, unpinged: unpingedLeast, unpingedAt: ago(blockedAfter)}, 0},
 		{"no member, and its packets come", peer{aloof: ago(blockedAfter), spoke: ago(1)}, TCP},
 		{"since just now", peer{aloof: ago(blockedAfter - 1), spoke: ago(1)}, 0},
@@ -89,6 +93,51 @@ func TestWhatCameOfAPeerIsKept(t *testing.T) {
 	f.v.Pinged(3*time.Minute, "b", UDP|TCP)
 	if p.unpinged != 0 {
 		t.Errorf("%d times", p.unpinged)
+	}
+}
+
+// A member whose pings are answered by others is knocked at, at most once a second, and a
+// packet of its own counts as an answer; what comes by an exchange does not.
+func TestAMemberThatAnswersNoPingIsKnockedAt(t *testing.T) {
+	f := newFixture(t)
+	f.together()
+	f.v.Settle(f.now)
+	p := f.v.peers["b"]
+	knocks, last := 0, time.Duration(0)
+	for range 30 {
+		f.now += 200 * time.Millisecond
+		f.v.Unanswered(f.now, "b")
+		f.v.Unanswered(f.now, "stranger")
+		for _, to := range f.v.Settle(f.now).Tells {
+			if to.To == p.addr && to.Kind == Knock {
+				if knocks++; f.now < last+knockPause {
+					t.Errorf("knocks at %v and at %v", last, f.now)
+				}
+				last = f.now
+			}
+		}
+	}
+	if knocks != 6 {
+		t.Errorf("%d knocks in six seconds", knocks)
+	}
+	f.v.ReceiveState(f.now, []*Record{p.status})
+	if p.obstacle != UDP || p.unanswered != 30 {
+		t.Errorf("after an exchange %v is blocked, %d times", p.obstacle, p.unanswered)
+	}
+	f.v.Receive(f.now, p.status, Direct)
+	f.v.Settle(f.now)
+	if p.obstacle != 0 || p.unanswered != 0 {
+		t.Errorf("after a packet of its own %v is blocked, %d times", p.obstacle, p.unanswered)
+	}
+	f.v.Unanswered(f.now, "b")
+	f.v.Pinged(f.now, "b", UDP)
+	if p.unanswered != 0 {
+		t.Errorf("after an answer %d times", p.unanswered)
+	}
+	f.v.Unanswered(f.now, "b")
+	f.v.Lost(f.now, "b")
+	if f.v.Unanswered(f.now, "b"); p.unanswered != 0 {
+		t.Errorf("lost, and %d times", p.unanswered)
 	}
 }
 

@@ -285,6 +285,10 @@ type peer struct {
 	// unpingedAt when it was the first of them.
 	unpinged   int
 	unpingedAt time.Duration
+	// unanswered is how many pings in a row no packet of it has answered, unansweredAt when
+	// it was the first of them, and sounded when it was last knocked at because of that.
+	unanswered            int
+	unansweredAt, sounded time.Duration
 	// streamed is the record of this node that went to it by a stream last.
 	streamed *Record
 	// port is what came of connecting to it last, and obstacle what was told of that.
@@ -459,7 +463,7 @@ func (v *View) Lost(now time.Duration, node string) {
 	if p == nil {
 		return
 	}
-	p.held, p.unpinged = false, 0
+	p.held, p.unpinged, p.unanswered = false, 0, 0
 	if p.status != nil && p.status.Leaving {
 		v.step(now, p, Left{})
 	} else {
@@ -578,6 +582,14 @@ func (v *View) Stopped(now time.Duration) {
 
 // Receive takes a record of another node.
 func (v *View) Receive(now time.Duration, r *Record, k Kind) {
+	if p := v.peers[r.Node]; p != nil && k == Direct {
+		p.unanswered = 0 // a packet of its own
+	}
+	v.receive(now, r, k)
+}
+
+// receive takes a record, however it came.
+func (v *View) receive(now time.Duration, r *Record, k Kind) {
 	if r.Node == v.self.Node {
 		// Somebody remembers a later one than this: the clock ran back over a
 		// restart. Outdo it.
@@ -678,7 +690,7 @@ func (v *View) ReceiveState(now time.Duration, rs []*Record) {
 			k = Direct
 			v.synced = v.synced || r.Node != v.self.Node && !r.Joining
 		}
-		v.Receive(now, r, k)
+		v.receive(now, r, k)
 		v.inquire(now, r.Node)
 	}
 }

@@ -117,6 +117,7 @@ type node struct {
 	sounding map[election.SegmentQuestion]bool
 	lateness map[int]*layer2.Lateness // by interface
 
+	blocked    []election.Blocked
 	refreshing bool
 	turns      int                      // Of pings.
 	refreshed  map[int]*election.Record // What they brought last.
@@ -278,7 +279,7 @@ func (n *node) start() {
 	n.gossip, n.since, n.refreshed = map[int]bool{}, map[int]time.Duration{}, map[int]*election.Record{}
 	n.sessions, n.sounding, n.lateness = nil, map[election.SegmentQuestion]bool{}, map[int]*layer2.Lateness{}
 	n.met, n.recording = map[string]bool{}, map[netip.Addr]bool{}
-	n.members, n.own, n.records, n.backlog, n.refreshing = nil, nil, nil, nil, false
+	n.members, n.own, n.records, n.backlog, n.refreshing, n.blocked = nil, nil, nil, nil, false, nil
 	n.quiet()
 	n.addr = gossipAddress(n.host)
 	n.config = n.w.truth.clone()

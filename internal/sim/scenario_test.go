@@ -26,6 +26,8 @@ import (
 //	5000 cut 0 1 gossip    ... on that network: gossip, segment0, segment1
 //	5000 part 0,1          n0 and n1 are parted from the rest, likewise
 //	5000 block gossip      nothing passes on that network; tcp, udp: no connection or packet of gossip
+//	5000 block udp 0 1     the same between n0 and n1 alone
+//	5000 blocked udp 0 1   by now n0 and n1 tell that this is blocked between them, and nothing else
 //	5000 heal              nothing is cut, parted, blocked or delayed any more
 //	5000 delay gossip 100  each packet is held for up to 100 ms
 //	5000 lose segment0 5   of a hundred packets so many are lost
@@ -463,7 +465,7 @@ func (s *scenario) do(w *world, st step) {
 		for _, net := range w.networks(name) {
 			for i := range net.cut {
 				for j := range net.cut[i] {
-					net.cut[i][j] = true
+					net.cut[i][j] = st.optional(2) == "" || i+j == arg(1)+arg(2) && (i == arg(1) || i == arg(2))
 				}
 			}
 		}
@@ -471,6 +473,18 @@ func (s *scenario) do(w *world, st step) {
 		for _, n := range w.nodes {
 			if w.gossip.only == "udp" {
 				n.refresh() // pings bring nothing, and go on
+			}
+		}
+	case "blocked":
+		for _, n := range w.nodes {
+			var want []election.Blocked
+			for i, other := range []int{arg(2), arg(1)} {
+				if n.id == arg(1+i) {
+					want = []election.Blocked{{Node: w.nodes[other].name, Protocols: election.ProtocolsOf([]string{strings.ToUpper(st.args[0])})}}
+				}
+			}
+			if !slices.Equal(n.blocked, want) {
+				w.fail("%s tells that gossip is blocked to %v, and it is to %v", n.name, n.blocked, want)
 			}
 		}
 	case "delay":

@@ -70,6 +70,16 @@ func (w *world) onSegment(segment, i, j int) bool {
 	return !s.cut[i][j] && !s.cut[j][i] && w.nodes[i].carrier[segment] && w.nodes[j].carrier[segment]
 }
 
+// relayed reports whether a third node that both i and j hear by packets pings j for i.
+func (w *world) relayed(i, j int) bool {
+	for k, n := range w.nodes {
+		if k != i && k != j && n.active() && n.gossips() && !w.gossip.cut[i][k] && !w.gossip.cut[k][i] && !w.gossip.cut[k][j] && !w.gossip.cut[j][k] {
+			return true
+		}
+	}
+	return false
+}
+
 // touches reports whether gossip between i and j works, maybe through a third.
 func (w *world) touches(i, j int) bool {
 	if !w.nodes[j].active() {

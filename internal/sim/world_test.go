@@ -203,6 +203,10 @@ func (n *node) perform(e election.Effects) {
 	if e.Ring != nil {
 		n.setRing(*e.Ring)
 	}
+	if e.Blocked != nil {
+		w.note("  %s: gossip is blocked to %v", n.name, e.Blocked)
+		n.blocked = e.Blocked
+	}
 	for _, c := range e.Changes {
 		w.note("  %s: %s is %v (%v)", n.name, c.Node, c.State, c.Cause)
 	}
@@ -362,7 +366,12 @@ func (n *node) ping() {
 	n.turns++
 	k := (n.id + 1 + n.turns%(len(w.nodes)-1)) % len(w.nodes)
 	if w.gossip.only == "udp" && w.gossip.cut[n.id][k] && n.gossip[k] && w.touches(n.id, k) {
-		n.turn(func() { n.view.Pinged(n.clock(), w.nodes[k].name, election.TCP) })
+		n.turn(func() {
+			n.view.Unanswered(n.clock(), w.nodes[k].name)
+			if !w.relayed(n.id, k) {
+				n.view.Pinged(n.clock(), w.nodes[k].name, election.TCP)
+			}
+		})
 	}
 	if own := n.own; n.active() && lacks(k) {
 		w.packet(n, w.nodes[k], func(to *node) {

@@ -40,9 +40,15 @@ func (l *loop) begin() error {
 	conf.DeadNodeReclaimTime = time.Nanosecond // A dead node may return with another address at once.
 	d := newDelegate(m)
 	conf.Delegate, conf.Events, conf.Ping, conf.Alive = d, d, d, d
-	conf.LogOutput = &logSink{log: m.log, dropped: m.metrics.dropped, connected: func(node string) {
-		m.inbox.post(func(l *loop) { l.view.Pinged(l.now(), node, election.TCP) })
-	}}
+	conf.LogOutput = &logSink{
+		log: m.log, dropped: m.metrics.dropped,
+		connected: func(node string) {
+			m.inbox.post(func(l *loop) { l.view.Pinged(l.now(), node, election.TCP) })
+		},
+		unanswered: func(node string) {
+			m.inbox.post(func(l *loop) { l.view.Unanswered(l.now(), node) })
+		},
+	}
 	ml, err := memberlist.Create(conf)
 	if err != nil {
 		_ = tr.Shutdown()

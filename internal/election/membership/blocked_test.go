@@ -36,7 +36,7 @@ func TestWherePacketsAreLostAllStayMembersAndAreToldByConnections(t *testing.T) 
 	for seed := range uint64(2) { // IPv6 and IPv4
 		within(t, seed, 4, func(w *world) {
 			blocked := time.Now()
-			w.lan.filter(true)
+			w.lan.filter(func(netip.Addr, netip.Addr) bool { return true })
 			w.await("all tell that UDP is blocked", 10*time.Second, func() bool {
 				return w.all(func(m, other *virtual) bool { return m.blockedTo(w.node(other.host)) == election.UDP })
 			})
@@ -55,9 +55,60 @@ func TestWherePacketsAreLostAllStayMembersAndAreToldByConnections(t *testing.T) 
 			if wrong := w.wronged(blocked); len(wrong) > 0 {
 				t.Errorf("members were lost:\n%s", describe(wrong, blocked))
 			}
-			w.lan.filter(false)
+			w.lan.filter(nil)
 			w.await("nothing is blocked any more", 10*time.Second, func() bool {
 				return w.all(func(m, _ *virtual) bool { return len(m.Blocked()) == 0 })
+			})
+		})
+	}
+}
+
+// Others ping in one's stead and pass on what is said, so gossip goes on.
+func TestBothSidesTellThatUDPIsBlockedBetweenThemAlone(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		seed    uint64 // IPv6 and IPv4
+		size    int
+		one     bool // packets pass one way
+		bothSay bool
+	}{
+		{"three, IPv6", 0, 3, false, true},
+		{"six, IPv4", 1, 6, false, true},
+		{"one way, IPv6", 2, 4, true, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			within(t, c.seed, c.size, func(w *world) {
+				x, y := w.members[0], w.members[1]
+				blocked := time.Now()
+				w.lan.filter(func(from, to netip.Addr) bool {
+					there, back := from == w.addr(0) && to == w.addr(1), from == w.addr(1) && to == w.addr(0)
+					return there || back && !c.one
+				})
+				told := func() bool {
+					says := y.blockedTo(w.node(0)) == election.UDP
+					return says && (!c.bothSay || x.blockedTo(w.node(1)) == election.UDP)
+				}
+				w.await("it is told", 20*time.Second, told)
+				t.Logf("told after %v", time.Since(blocked))
+				for range 40 {
+					time.Sleep(500 * time.Millisecond)
+					w.all(func(m, other *virtual) bool {
+						if is := m.blockedTo(w.node(other.host)); is != 0 && m.host+other.host != 1 {
+							t.Errorf("%s says that %v is blocked to %s", w.node(m.host), is, w.node(other.host))
+						}
+						return true
+					})
+					if !told() {
+						t.Error("it is not told any more")
+					}
+				}
+				if wrong := w.wronged(blocked); len(wrong) > 0 {
+					t.Errorf("members were lost:\n%s", describe(wrong, blocked))
+				}
+				w.lan.filter(nil)
+				w.await("nothing is blocked any more", 10*time.Second, func() bool {
+					return w.all(func(m, _ *virtual) bool { return len(m.Blocked()) == 0 })
+				})
 			})
 		})
 	}

@@ -29,8 +29,8 @@ type lan struct {
 	loss float64
 	// apart tells hosts between which nothing passes; nil separates none.
 	apart func(a, b netip.Addr) bool
-	// filtered is set while packets are lost and connections are not.
-	filtered bool
+	// filtered tells hosts between which packets are lost and connections are not; nil: none.
+	filtered func(a, b netip.Addr) bool
 	// tapped keeps all that is sent; nil for nothing.
 	tapped   *[]recorded
 	stations map[netip.Addr]*station
@@ -92,11 +92,12 @@ func (l *lan) separate(apart func(a, b netip.Addr) bool) {
 	l.apart = apart
 }
 
-// filter loses packets, but not what goes by connections.
-func (l *lan) filter(on bool) {
+// filter loses packets from one host to another, but not what goes by connections; nil:
+// none.
+func (l *lan) filter(lost func(from, to netip.Addr) bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.filtered = on
+	l.filtered = lost
 }
 
 // A recorded is what was sent: a packet, or a part of a stream.
@@ -161,11 +162,11 @@ func (l *lan) replay(all []recorded) {
 	}
 }
 
-// passes reports whether packets pass at all.
-func (l *lan) passes() bool {
+// passes reports whether packets pass from one host to another at all.
+func (l *lan) passes(from, to netip.Addr) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return !l.filtered
+	return l.filtered == nil || !l.filtered(from, to)
 }
 
 func (l *lan) lose(share float64) {
@@ -290,7 +291,7 @@ func (e *endpoint) WriteTo(b []byte, addr string) (time.Time, error) {
 	to := netip.MustParseAddrPort(addr).Addr()
 	e.spent.count(len(b))
 	e.lan.record(recorded{from: e.bind, to: to, b: slices.Clone(b)})
-	if delay, arrives := e.lan.crosses(e.bind.Addr(), to); arrives && e.lan.passes() {
+	if delay, arrives := e.lan.crosses(e.bind.Addr(), to); arrives && e.lan.passes(e.bind.Addr(), to) {
 		time.AfterFunc(delay, func() {
 			if process := e.lan.process(to); process != nil {
 				process.receive(&memberlist.Packet{Buf: b, From: net.UDPAddrFromAddrPort(e.bind), Timestamp: time.Now()})

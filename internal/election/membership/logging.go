@@ -10,19 +10,23 @@ import (
 )
 
 // A logSink takes memberlist's log lines. memberlist tells of a packet that it
-// dropped, and of a member that answered by a connection alone, by a line of log and
-// in no other way.
+// dropped, of a member that answered by a connection alone and of one that did not
+// answer in time, by a line of log and in no other way.
 type logSink struct {
 	log     *slog.Logger
 	dropped *prometheus.CounterVec
 	// connected is called for a member that has answered a ping by TCP alone.
 	connected func(node string)
+	// unanswered is called for a member of which no packet has answered a ping in time.
+	unanswered func(node string)
 }
 
-// A line with these before and after its name tells of such a member. A test has one.
+// A line with these before and after its name tells of such a member. Tests have both.
 const (
-	connectedBefore = "Was able to connect to "
-	connectedAfter  = " over TCP but UDP probes failed"
+	connectedBefore  = "Was able to connect to "
+	connectedAfter   = " over TCP but UDP probes failed"
+	unansweredBefore = "Failed UDP ping: "
+	unansweredAfter  = " (timeout reached)"
 )
 
 // Reasons for which something received was dropped.
@@ -60,9 +64,14 @@ func (s *logSink) Write(line []byte) (int, error) {
 			break
 		}
 	}
-	if _, rest, is := strings.Cut(text, connectedBefore); is {
-		if node, _, is := strings.Cut(rest, connectedAfter); is {
-			s.connected(node)
+	for _, tells := range []struct {
+		before, after string
+		of            func(node string)
+	}{{connectedBefore, connectedAfter, s.connected}, {unansweredBefore, unansweredAfter, s.unanswered}} {
+		if _, rest, is := strings.Cut(text, tells.before); is {
+			if node, _, is := strings.Cut(rest, tells.after); is {
+				tells.of(node)
+			}
 		}
 	}
 	level := slog.LevelDebug
