@@ -347,7 +347,63 @@ func TestCommandsOnARealAPIServer(t *testing.T) {
 		}
 	})
 
+	t.Run("what happens is followed", func(t *testing.T) { followed(&cluster{t, c.lab, c.core, c.own}) })
+
 	t.Run("bug reports", func(t *testing.T) { reported(&cluster{t, c.lab, c.core, c.own}) })
+}
+
+// followed checks that who may view sees a Service come and go, with all that is watched.
+func followed(c *cluster) {
+	tl := &tool{where: &clientcmd.ClientConfigLoadingRules{ExplicitPath: c.account("watcher", "system:aggregate-to-view", "belfry-view")}, override: &clientcmd.ConfigOverrides{}}
+	client, err := tl.reader()
+	c.must(err)
+	f := &feed{store: &store{}, in: make(chan func(*feed)), troubles: map[string]string{}}
+	c.must(readCluster(c.Context(), f.store, client, lab.Namespace, worldKinds))
+	ctx, stop := context.WithCancel(c.Context())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	watched := 0
+	for _, k := range kinds {
+		if version := f.store.versions[k.resource]; version != "" {
+			watched++
+			running.Go(func() { f.follower(ctx, k, client, lab.Namespace).run(ctx, version) })
+		}
+	}
+	if watched < 10 {
+		c.Errorf("%d kinds are watched: %v", watched, f.store.versions)
+	}
+	seen := make(chan string)
+	running.Go(func() {
+		f.run(ctx, func(trouble string) {
+			there := slices.ContainsFunc(f.store.objects.Services, func(s *corev1.Service) bool { return s.Name == "followed" })
+			select {
+			case seen <- fmt.Sprint(there, trouble):
+			case <-ctx.Done():
+			}
+		})
+	})
+	await := func(want string) {
+		c.Helper()
+		end := time.After(30 * time.Second)
+		for {
+			select {
+			case is := <-seen:
+				if is == want {
+					return
+				}
+				if strings.TrimPrefix(strings.TrimPrefix(is, "true"), "false") != "" {
+					c.Fatal(is)
+				}
+			case <-end:
+				c.Fatalf("not seen: %s", want)
+			}
+		}
+	}
+	c.expose("followed")
+	await("true")
+	c.must(c.core.CoreV1().Services("default").Delete(c.Context(), "followed", metav1.DeleteOptions{}))
+	await("false")
 }
 
 // planted are what must never be in a bug report, each where somebody may have put it.
