@@ -236,7 +236,7 @@ func (c *Core) onLink(ifindex int, a netip.Addr) bool {
 func (c *Core) Identified(now time.Time, s Station, is NodeAddress) {
 	delete(c.conflicts.identifying, s)
 	if is != (NodeAddress{}) {
-		c.neighbors.introduce(s.MAC, is)
+		c.neighbors.identify(s.MAC, is)
 		c.acquit(now, s.MAC)
 	}
 	c.conclude(now)

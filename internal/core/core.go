@@ -677,7 +677,7 @@ func (c *Core) adopt(now time.Time, before *announce.Index) {
 // once gossip has reached another one, or there is no other. Before that it may be gossip
 // that does not get through, and the segment is asked about every address.
 func (c *Core) inherit() {
-	if c.inherited || !c.neighbors.company && len(c.nodes) > 1 {
+	if c.inherited || !c.neighbors.joined && len(c.nodes) > 1 {
 		return
 	}
 	c.inherited = true

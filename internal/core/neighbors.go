@@ -20,8 +20,8 @@ type neighbors struct {
 	// are gone. The map is replaced, never changed.
 	stations map[lb.MAC]string
 	speakers map[string]*neighbor
-	// company is set once gossip has reached anybody.
-	company bool
+	// joined is set once gossip has reached anybody.
+	joined bool
 }
 
 // A neighbor is another node's speaker.
@@ -44,7 +44,7 @@ func newNeighbors() neighbors {
 // meet remembers who has which interfaces, who is a member, and since when one
 // is not well.
 func (n *neighbors) meet(now time.Time, members []election.Member) {
-	n.company = n.company || len(members) > 1
+	n.joined = n.joined || len(members) > 1
 	for _, other := range n.speakers {
 		other.member = false
 	}
@@ -82,8 +82,8 @@ func (n *neighbors) meet(now time.Time, members []election.Member) {
 	}
 }
 
-// introduce takes note of a station that turned out to be a node's.
-func (n *neighbors) introduce(mac lb.MAC, is NodeAddress) {
+// identify takes note of a station that turned out to be a node's.
+func (n *neighbors) identify(mac lb.MAC, is NodeAddress) {
 	n.stations = maps.Clone(n.stations)
 	n.stations[mac] = is.Node
 	if n.speakers[is.Node] == nil {

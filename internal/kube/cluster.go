@@ -230,13 +230,13 @@ func (c *Cluster) reduceService(s *corev1.Service) *objects.Service {
 	if out != nil {
 		out.Seen = time.Now()
 	} else if external := objects.ExternalIPs(s); c.scope.Role == objects.Allocating && external != nil {
-		out = &objects.Service{Bystander: true, External: external}
+		out = &objects.Service{ExternalOnly: true, External: external}
 	}
 	return out
 }
 
-// concerns reports whether there is a Service, and it is more than a bystander.
-func concerns(s *objects.Service) bool { return s != nil && !s.Bystander }
+// concerns reports whether there is a Service, and it is more than its externalIPs.
+func concerns(s *objects.Service) bool { return s != nil && !s.ExternalOnly }
 
 // ours returns the Service of a name if it concerns us, or nil.
 func (c *Cluster) ours(n name) *objects.Service {

@@ -121,13 +121,13 @@ type Service struct {
 	// poolShown and placeShown are digests of the annotations that tell of these, whoever
 	// wrote them.
 	poolShown, placeShown uint64
-	// Edition is a digest of what its owner wrote, for whoever allocates: all but its
+	// Edition is a digest of what its owner wrote, for the allocator: all but its
 	// status and our annotations.
 	Edition uint64
-	// External are its externalIPs, for whoever allocates; Bystander is set when they are
+	// External are its externalIPs, for the allocator; ExternalOnly is set when they are
 	// all that concerns us of it.
-	External  []netip.Addr
-	Bystander bool
+	External     []netip.Addr
+	ExternalOnly bool
 }
 
 // Reference names the Service in Events.
