@@ -6,7 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,7 +92,12 @@ func (b *bench) need(ctx context.Context) (*cluster, error) {
 	if err := lab.BuildFor(ctx, b.progress, lab.Options{}); err != nil {
 		return nil, err
 	}
-	l, err := lab.Up(ctx, lab.Options{Nodes: nodes, Progress: b.progress})
+	if b.profile != "" {
+		if err := os.Setenv("BELFRY_PROFILE", b.profile); err != nil { // for the programs, which inherit it
+			return nil, err
+		}
+	}
+	l, err := lab.Up(ctx, lab.Options{Nodes: nodes, Progress: b.progress, Profile: b.profile != ""})
 	if err != nil {
 		return nil, err
 	}
@@ -251,6 +260,41 @@ func (c *cluster) shareOfLimit(name, manifest string) (float64, error) {
 func (c *cluster) alive(name string) bool {
 	p, err := c.Processes.Process(name)
 	return err == nil && p.Alive()
+}
+
+// profiled does something while the controller, the speakers and the API server profile
+// themselves, if they are to.
+func (b *bench) profiled(ctx context.Context, c *cluster, do func() error) error {
+	if b.profile == "" {
+		return do()
+	}
+	toggle := func() (errs error) {
+		for _, name := range c.ours() {
+			p, err := c.Processes.Process(name)
+			if err == nil {
+				err = p.Signal(syscall.SIGUSR1)
+			}
+			errs = errors.Join(errs, err)
+		}
+		return errs
+	}
+	if err := toggle(); err != nil {
+		return err
+	}
+	const seconds = 20
+	var served sync.WaitGroup
+	served.Go(func() {
+		body, err := c.api.Discovery().RESTClient().Get().AbsPath("/debug/pprof/profile").Param("seconds", strconv.Itoa(seconds)).DoRaw(ctx)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(b.profile, "kube-apiserver.cpu.pprof"), body, 0o644)
+		}
+		if err != nil {
+			b.say("no profile of the API server: %v", err)
+		}
+	})
+	err := do()
+	served.Wait()
+	return errors.Join(err, toggle())
 }
 
 // end terminates the controller and the speakers.

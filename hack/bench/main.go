@@ -23,6 +23,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -67,12 +68,18 @@ func parse(args []string) (options, error) {
 	flags.IntVar(&o.trials, "trials", 20, "how often each fault is made")
 	flags.IntVar(&o.services, "services", 3000, "how many Services are created through the API server")
 	flags.StringVar(&o.output, "output", "table", "table or json")
-	flags.StringVar(&o.profile, "profile", "", "directory for a CPU profile of each measurement that runs in this process")
+	flags.StringVar(&o.profile, "profile", "", "directory for a CPU profile of each measurement that runs in this process, and, while Services are created, for profiles of the programs and the API server")
 	flags.BoolVar(&o.list, "list", false, "say what each row is, and measure nothing")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
 	var errs []error
+	if o.profile != "" {
+		var err error
+		if o.profile, err = filepath.Abs(o.profile); err != nil { // the programs run elsewhere
+			return o, err
+		}
+	}
 	if flags.NArg() > 0 {
 		errs = append(errs, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	}

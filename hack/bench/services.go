@@ -257,16 +257,19 @@ func createServices(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	ours, err := c.create(ctx, t, n, "all Services have an address", func(p progress) bool { return p.allocated })
+	var ours, announced time.Duration
+	err = b.profiled(ctx, c, func() (err error) {
+		if ours, err = c.create(ctx, t, n, "all Services have an address", func(p progress) bool { return p.allocated }); err != nil {
+			return err
+		}
+		begun := time.Now()
+		if err := t.await(ctx, n, "all Services are announced", func(p progress) bool { return p.announced }); err != nil {
+			return err
+		}
+		announced = ours + time.Since(begun)
+		return c.silence(ctx)
+	})
 	if err != nil {
-		return err
-	}
-	begun := time.Now()
-	if err := t.await(ctx, n, "all Services are announced", func(p progress) bool { return p.announced }); err != nil {
-		return err
-	}
-	announced := ours + time.Since(begun)
-	if err := c.silence(ctx); err != nil {
 		return err
 	}
 	after, err := c.allUses()

@@ -214,7 +214,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		"--service-cluster-ip-range=" + serviceCIDRv4 + "," + serviceCIDRv6,
 		"--allow-privileged=true",
 		"--audit-policy-file=" + policy, "--audit-log-path=" + c.auditLog(), "--audit-log-maxsize=1000",
-		"--profiling=false", "--shutdown-delay-duration=0s",
+		fmt.Sprintf("--profiling=%t", c.run.options.Profile), "--shutdown-delay-duration=0s",
 	}, c.nodeFlags()...)...)
 	if err != nil {
 		return err

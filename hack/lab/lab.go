@@ -30,6 +30,9 @@ type Options struct {
 	Images []string `json:"images,omitempty"`
 	// Race builds the controller and the speaker with the race detector.
 	Race bool `json:"race,omitempty"`
+	// Profile builds them with the tag "profile" (internal/daemon), and has the API server
+	// serve profiles of itself.
+	Profile bool `json:"profile,omitempty"`
 	// Keep leaves the run up when this process ends, until it is taken down.
 	Keep bool `json:"keep,omitempty"`
 	// Progress takes a line for each step; nil is silent.

@@ -46,10 +46,13 @@ func (t *tree) build(ctx context.Context, name string) (string, error) {
 	// The flags are those of go run and go test, so that packages are compiled
 	// once for all of them.
 	pkg, args := "./cmd/"+name, []string{"install", "-tags=grpcnotrace"} // as in a release
-	if ofLab {
+	switch {
+	case ofLab:
 		pkg = "./hack/lab/cmd/" + name
-	} else if t.run.options.Race {
+	case t.run.options.Race:
 		args = append(args, "-race")
+	case t.run.options.Profile:
+		args[1] += ",profile"
 	}
 	// go install leaves a program alone that is up to date; go build -o links it
 	// anew each time. One place per tree and flags, then.
