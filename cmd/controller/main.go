@@ -64,17 +64,13 @@ func run(ctx context.Context, f flags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	leases, err := lease.NewClient(config, userAgent)
-	if err != nil {
-		return err
-	}
 	cluster := kube.NewCluster(clients.Core, clients.Own, objects.Scope{
 		Role: objects.Allocating, Class: objects.Class(f.class), DrainTaint: f.drainTaint, Namespace: f.namespace,
 	}, log)
 	events := kube.NewRecorder(clients.Core, "belfry.dev/controller", f.identity, log)
 	registry := daemon.NewRegistry("controller", cluster.Age)
 	election := &lease.Election{
-		Client: leases, Namespace: f.namespace, Name: "belfry-controller",
+		Client: clients.Core.Leases(f.namespace), Namespace: f.namespace, Name: "belfry-controller",
 		Identity: f.identity, Timing: f.lease, Log: log,
 	}
 	loop := watchdog.New("the allocation loop", watchdog.Patience)

@@ -8,6 +8,7 @@ import (
 	"github.com/go-logr/logr"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -96,7 +97,7 @@ var (
 func init() {
 	for _, add := range []func(*runtime.Scheme) error{
 		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme,
-		authenticationv1.AddToScheme, authorizationv1.AddToScheme, v1beta1.AddToScheme,
+		authenticationv1.AddToScheme, authorizationv1.AddToScheme, coordinationv1.AddToScheme, v1beta1.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}
@@ -122,6 +123,7 @@ func newRESTClient(config *rest.Config, group schema.GroupVersion, content strin
 type CoreClient struct {
 	core, discovery, events, networking rest.Interface
 	authentication, authorization       rest.Interface
+	coordination                        rest.Interface
 }
 
 // NewCoreClient makes a CoreClient.
@@ -133,6 +135,7 @@ func NewCoreClient(config *rest.Config) (*CoreClient, error) {
 		&c.events:         eventsv1.SchemeGroupVersion,
 		&c.authentication: authenticationv1.SchemeGroupVersion,
 		&c.authorization:  authorizationv1.SchemeGroupVersion,
+		&c.coordination:   coordinationv1.SchemeGroupVersion,
 	} {
 		var err error
 		if *client, err = newRESTClient(config, group, "application/vnd.kubernetes.protobuf"); err != nil {
@@ -177,6 +180,11 @@ func (c *CoreClient) Events(namespace string) Kind[*eventsv1.Event, *eventsv1.Ev
 // ServiceCIDRs are the networks of cluster IPs.
 func (c *CoreClient) ServiceCIDRs() Kind[*ServiceCIDR, *ServiceCIDRList] {
 	return kind[ServiceCIDR, ServiceCIDRList](c.networking, "servicecidrs", "")
+}
+
+// Leases are Leases.
+func (c *CoreClient) Leases(namespace string) Kind[*coordinationv1.Lease, *coordinationv1.LeaseList] {
+	return kind[coordinationv1.Lease, coordinationv1.LeaseList](c.coordination, "leases", namespace)
 }
 
 // TokenReviews ask whose a token is; none is ever kept, so there are no lists.

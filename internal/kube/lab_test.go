@@ -770,10 +770,10 @@ var timing = lease.Timing{Lease: 3 * time.Second, Renew: 2 * time.Second, Retry:
 func (b *bench) election(identity string) *lease.Election {
 	config, err := b.lab.Cluster.ConfigFor(b.Context(), lab.Namespace, controller)
 	b.must(err)
-	leases, err := lease.NewClient(config, "test")
+	clients, err := kube.NewClients(config, "test")
 	b.must(err)
 	return &lease.Election{
-		Client: leases, Namespace: lab.Namespace, Name: "belfry-controller",
+		Client: clients.Core.Leases(lab.Namespace), Namespace: lab.Namespace, Name: "belfry-controller",
 		Identity: identity, Timing: timing, Log: slog.New(slog.DiscardHandler),
 	}
 }

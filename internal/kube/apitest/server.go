@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	eventsv1 "k8s.io/api/events/v1"
@@ -110,7 +111,7 @@ var (
 
 func init() {
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, networkingv1.AddToScheme, v1beta1.AddToScheme,
+		corev1.AddToScheme, discoveryv1.AddToScheme, eventsv1.AddToScheme, networkingv1.AddToScheme, coordinationv1.AddToScheme, v1beta1.AddToScheme,
 	} {
 		utilruntime.Must(add(scheme))
 	}
@@ -125,6 +126,7 @@ var resources = map[string]schema.GroupVersionKind{
 	"endpointslices":    discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"),
 	"events":            eventsv1.SchemeGroupVersion.WithKind("Event"),
 	"servicecidrs":      networkingv1.SchemeGroupVersion.WithKind("ServiceCIDR"),
+	"leases":            coordinationv1.SchemeGroupVersion.WithKind("Lease"),
 	"ipaddresspools":    v1beta1.SchemeGroupVersion.WithKind("IPAddressPool"),
 	"l2advertisements":  v1beta1.SchemeGroupVersion.WithKind("L2Advertisement"),
 	"bgpadvertisements": v1beta1.SchemeGroupVersion.WithKind("BGPAdvertisement"),
@@ -344,9 +346,14 @@ func (s *Server) write(w Write, contentType string) (fields, *metav1.Status) {
 		if err != nil {
 			return nil, Refusal(http.StatusBadRequest, metav1.StatusReasonBadRequest)
 		}
-		name := o.(metav1.Object).GetName()
-		if _, exists := s.objects[w.Resource][key(w.Namespace, name)]; exists == (w.Verb == "create") {
+		name, version := o.(metav1.Object).GetName(), o.(metav1.Object).GetResourceVersion()
+		switch was, exists := s.objects[w.Resource][key(w.Namespace, name)]; {
+		case exists && w.Verb == "create":
 			return nil, Refusal(http.StatusConflict, metav1.StatusReasonAlreadyExists)
+		case !exists && w.Verb == "update":
+			return nil, Refusal(http.StatusNotFound, metav1.StatusReasonNotFound)
+		case exists && version != "" && version != text(metadata(was), "resourceVersion"):
+			return nil, Refusal(http.StatusConflict, metav1.StatusReasonConflict)
 		}
 		return s.store(w.Resource, key(w.Namespace, name), toFields(o)), nil
 	}
