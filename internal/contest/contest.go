@@ -74,6 +74,10 @@ type Decision struct {
 // Wrote takes note of a write that was carried out.
 func (l *Log) Wrote(now time.Time, want uint64) { l.wrote, l.want = now, want }
 
+// Quiet reports whether nothing was undone lately: then nothing is to be decided while
+// the object shows what we want.
+func (l *Log) Quiet() bool { return l.fight == nil }
+
 // Decide says what to do.
 func (l *Log) Decide(now time.Time, is Seen) Decision {
 	if f := l.fight; f != nil && !f.told && now.Sub(f.last) > Window+2*f.pause {

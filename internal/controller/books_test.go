@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
 	"github.com/belfrylb/belfry/internal/allocator"
@@ -28,7 +29,6 @@ import (
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
 	"github.com/belfrylb/belfry/internal/report"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 // The books of a loop, without a cluster: what it keeps of decisions, of times and of
@@ -608,14 +608,17 @@ func TestOnlyWhatAnotherHasRecordedIsBelieved(t *testing.T) {
 			if c.held {
 				l.holders[a] = []lb.ServiceKey{{Name: "a"}}
 			}
-			s := &service{seen: at(c.seen), wrote: at(c.wrote)}
+			s := &service{
+				seen:  records{Assigned: []netip.Addr{a}, Placed: []string{c.seen}},
+				wrote: records{Assigned: []netip.Addr{a}, Placed: []string{c.wrote}},
+			}
 			is := at(c.records)
 			is.Reallocated, is.Terms, is.Moved = "1", "terms", lb.Move{Token: "2"}
 			look := l.replaced(s, is)
 			if look != c.look || l.places.of[a] != c.place {
 				t.Errorf("%s, %v: look %v, on %q; want %v, %q", c.name, a, look, l.places.of[a], c.look, c.place)
 			}
-			if s.seen.PlaceOf(a) != c.records || s.seen.Reallocated != "1" || s.seen.Terms != "terms" || s.seen.Moved.Token != "2" {
+			if s.seen.placeOf(a) != c.records || s.seen.Reallocated != "1" || s.seen.Terms != "terms" || s.seen.Moved.Token != "2" {
 				t.Errorf("%s, %v: seen is %+v", c.name, a, s.seen)
 			}
 		}
@@ -703,9 +706,9 @@ func TestThoseWhoWaitToBeToldStandInLine(t *testing.T) {
 	if !l.turn().IsZero() {
 		t.Error("nobody waits, and it is somebody's turn")
 	}
-	first := &service{}
-	l.await(first, now)
-	l.await(first, now.Add(time.Second))
+	first, told := &service{}, objects.Condition{Reason: "Announced"}
+	l.await(first, told, now)
+	l.await(first, told, now.Add(time.Second))
 	if len(l.telling) != 1 || !first.lined.Equal(now) {
 		t.Errorf("%d are in line, the first since %v", len(l.telling), first.lined)
 	}
@@ -719,18 +722,69 @@ func TestThoseWhoWaitToBeToldStandInLine(t *testing.T) {
 	}
 	l.backlog, l.telling = nil, nil
 	for i := range longLine {
-		l.await(&service{expects: true}, now.Add(time.Duration(longLine-i)*time.Millisecond))
+		l.await(&service{expects: true}, told, now.Add(time.Duration(longLine-i)*time.Millisecond))
 	}
 	if i, _ := l.next(); i != longLine-1 || l.turn() != now.Add(time.Millisecond+resultPatience) {
 		t.Errorf("all await a result: next is %d, at %v", i, l.turn().Sub(now))
 	}
-	l.await(&service{}, now.Add(time.Minute))
+	l.await(&service{}, told, now.Add(time.Minute))
 	if i, _ := l.next(); i != longLine || l.turn() != now.Add(tellPause) {
 		t.Errorf("one awaits none: next is %d, at %v", i, l.turn().Sub(now))
 	}
 	l.telling = l.telling[:longLine-1]
 	if i, _ := l.next(); i != 0 || l.turn() != now.Add(tellPause) {
 		t.Errorf("the line is short: next is %d, at %v", i, l.turn().Sub(now))
+	}
+}
+
+// Of Services that are new a few are told at once where they are, or that they have no
+// endpoints, and the others when all is known, however slowly they come. One that has moved
+// waits for none of them.
+func TestOfManyNewServicesMostAreToldOnce(t *testing.T) {
+	unserved := &objects.Condition{Status: metav1.ConditionFalse, Reason: "NoEndpoint"}
+	for _, c := range []struct {
+		name string
+		is   service
+		says objects.Condition
+	}{
+		{"a result is awaited", service{expects: true}, objects.Condition{}},
+		{"a result is awaited, endpoints were", service{expects: true}, *unserved},
+		{"endpoints are awaited", service{announced: unserved}, objects.Condition{}},
+	} {
+		l, _ := bareLoop()
+		now, early := time.Unix(1000, 0), 0
+		for range 600 { // 60 a second for ten seconds
+			now = now.Add(time.Second / 60)
+			s := c.is
+			l.await(&s, c.says, now)
+			if _, ripe := l.next(); ripe.IsZero() {
+				early++
+			} else if want := now.Add(firstPatience); ripe != want {
+				t.Fatalf("%s: its turn comes after %v, want %v", c.name, ripe.Sub(now), firstPatience)
+			}
+			l.telling = nil
+		}
+		if most := firstBurst + 10*firstRate; early < firstBurst || early > most {
+			t.Errorf("%s: %d of 600 are told at once, want %d to %d", c.name, early, firstBurst, most)
+		}
+		waits := c.is
+		l.await(&waits, c.says, now)
+		moved := &service{expects: true}
+		l.await(moved, objects.Condition{Status: metav1.ConditionTrue, Reason: "Verified"}, now)
+		if i, ripe := l.next(); l.telling[i] != moved || !ripe.IsZero() {
+			t.Errorf("%s: next is %d, at %v, and not the one that has moved", c.name, i, ripe)
+		}
+		// All is known of it now.
+		waits.expects, waits.announced = false, &objects.Condition{Reason: "Verified"}
+		if i, ripe := l.next(); l.telling[i] != &waits || !ripe.IsZero() {
+			t.Errorf("%s: next is %d, at %v, and not the one of which all is known", c.name, i, ripe)
+		}
+		now = now.Add(time.Hour)
+		alone := c.is
+		l.telling = nil
+		if l.await(&alone, c.says, now); alone.patient {
+			t.Errorf("%s: one that is made alone waits", c.name)
+		}
 	}
 }
 
@@ -805,7 +859,7 @@ func TestWhatAnotherWriterRemovesIsRemembered(t *testing.T) {
 			return &service{
 				uid:      "1",
 				decision: allocator.Decision{Assignments: []allocator.Assignment{{Address: a, Pool: "edge"}}, Reallocated: "token", Terms: "terms"},
-				seen:     lb.Service{Assigned: []netip.Addr{a}, Reallocated: "token", Terms: "terms"},
+				seen:     records{Assigned: []netip.Addr{a}, Reallocated: "token", Terms: "terms"},
 			}
 		}
 		stripped := lb.Service{UID: "1", Withdrawn: []netip.Addr{a.Next()}}

@@ -36,6 +36,11 @@ const told = objects.AllParts &^ (1 << objects.PartAnnotations)
 // nameless reports whether it is still to be asked for who contests a status.
 func (r *rivalry) nameless() bool { return r.over&told != 0 && r.by == "" }
 
+// quiet reports whether nobody has undone anything lately.
+func (r *rivalry) quiet() bool {
+	return !slices.ContainsFunc(r.logs[:], func(l contest.Log) bool { return !l.Quiet() })
+}
+
 // wrote takes note of what was written.
 func (r *rivalry) wrote(parts objects.Parts, digests [objects.NumParts]uint64) {
 	for p := range objects.NumParts {
@@ -49,6 +54,10 @@ func (r *rivalry) wrote(parts objects.Parts, digests [objects.NumParts]uint64) {
 // again when the rest may be.
 func (l *loop) insist(s *service, is *objects.Service, want objects.ServiceWrite) (write objects.Parts) {
 	r, now := &s.rivalry, time.Now()
+	missing := is.Missing(want)
+	if missing == 0 && r.over == 0 && r.quiet() {
+		return 0 // as mostly
+	}
 	digests, shown := want.Digests(), is.Shown()
 	var over objects.Parts
 	decide := func(p objects.Part, missing objects.Parts) {
@@ -63,7 +72,6 @@ func (l *loop) insist(s *service, is *objects.Service, want objects.ServiceWrite
 			l.lookAt(&s.attempt, v.Again)
 		}
 	}
-	missing := is.Missing(want)
 	for _, p := range []objects.Part{objects.PartIngress, objects.PartAnnounced, objects.PartAnnotations} {
 		decide(p, missing)
 	}

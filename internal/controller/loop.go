@@ -103,18 +103,34 @@ type service struct {
 	// counted is by what it is counted among those that hold an address.
 	counted announcing
 	// inLine is set while it waits for its turn to be told, since lined, and itsTurn
-	// once that has come. Expects is set while the result of its segment is awaited.
-	inLine, itsTurn, expects bool
-	lined                    time.Time
+	// once that has come. Expects is set while the result of its segment is awaited, and
+	// patient when it is one of many that are new.
+	inLine, itsTurn, expects, patient bool
+	lined                             time.Time
 	// placed is where its addresses are to be, seen is where they were when it
 	// was last looked at, and wrote is where the write that is under way puts them.
 	placed      []string
-	seen, wrote lb.Service
+	seen, wrote records
 	// moved is what was answered to the last request to move it, and refusal why.
 	moved   lb.Move
 	refusal string
 	// fresh is when it was first seen, until it has been told anything.
 	fresh time.Time
+}
+
+// Records are what a Service shows of what we have decided about it. There is one for
+// each Service, so it has no more than that of an [lb.Service].
+type records struct {
+	Assigned           []netip.Addr
+	Placed             []string
+	Reallocated, Terms string
+	Moved              lb.Move
+}
+
+// placeOf returns where an address is recorded, empty for nowhere.
+func (r *records) placeOf(a netip.Addr) string {
+	s := lb.Service{Assigned: r.Assigned, Placed: r.Placed}
+	return s.PlaceOf(a)
 }
 
 // A leftover is a Service that has left the LoadBalancers with marks of ours.
@@ -523,21 +539,24 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 	want := s.want()
 	write := l.insist(s, &is, want)
 	d, over, by, ask := s.decision, s.rivalry.over, s.rivalry.by, s.rivalry.nameless()
-	missing := is.Missing(s.contested(want, &is)) & write
+	missing := write
+	if write != 0 {
+		missing &= is.Missing(s.contested(want, &is))
+	}
 	switch {
 	case missing == 0 && !ask:
 		s.itsTurn = false
 		l.tellEvent(is, s, want, 0)
 		return
 	case !s.itsTurn && tellsOnly(is, s.contested(want, &is), missing):
-		l.await(s, time.Now())
+		l.await(s, is.Announced, time.Now())
 		return
 	}
 	s.itsTurn = false
 	was := is
 	was.Service = s.remember(is.Service)
 	var carries objects.ServiceWrite
-	s.wrote = lb.Service{Assigned: want.Addresses, Placed: want.Placed, Reallocated: want.Reallocated, Moved: want.Moved, Terms: want.Terms}
+	s.wrote = records{want.Addresses, want.Placed, want.Reallocated, want.Terms, want.Moved}
 	l.submit(&s.attempt, job{
 		kind: kindService, object: key.String(),
 		do: func(ctx context.Context) (kube.Outcome, error) {
@@ -551,7 +570,7 @@ func (l *loop) settle(key lb.ServiceKey, s *service) {
 			if o == kube.Done && s.version == is.Version {
 				s.seen = s.wrote // and whatever is seen from now on came later
 			}
-			s.wrote = lb.Service{}
+			s.wrote = records{}
 			if o == kube.Done {
 				s.rivalry.wrote(is.Missing(carries)&write, want.Digests())
 			}

@@ -51,11 +51,11 @@ func (l *loop) replaced(s *service, is lb.Service) bool {
 			continue
 		}
 		differs = true
-		if node != "" && len(l.holders[a]) > 0 && node != s.seen.PlaceOf(a) && node != s.wrote.PlaceOf(a) {
+		if node != "" && len(l.holders[a]) > 0 && node != s.seen.placeOf(a) && node != s.wrote.placeOf(a) {
 			l.places.set(a, node)
 		}
 	}
-	s.seen = lb.Service{Assigned: is.Assigned, Placed: is.Placed, Reallocated: is.Reallocated, Moved: is.Moved, Terms: is.Terms}
+	s.seen = records{is.Assigned, is.Placed, is.Reallocated, is.Terms, is.Moved}
 	return differs
 }
 

@@ -18,7 +18,8 @@ func TestAnOwnWriteThatIsSeenLateMovesNothing(t *testing.T) {
 		l := newLoop(&Controller{newPlanner: func() planner { return allocator.New() }})
 		l.holders[a] = []lb.ServiceKey{{Name: "one"}, {Name: "two"}}
 		l.places.set(a, "node1")
-		one, two := &service{seen: at("node1")}, &service{wrote: at("node1")}
+		was := records{Assigned: []netip.Addr{a}, Placed: []string{"node1"}}
+		one, two := &service{seen: was}, &service{wrote: was}
 
 		l.replaced(one, at("node2"))
 		l.replaced(two, at("node1"))
@@ -26,7 +27,7 @@ func TestAnOwnWriteThatIsSeenLateMovesNothing(t *testing.T) {
 			t.Errorf("%v: our own write took it back to %s", a, got)
 		}
 		// Once that is done, the same place can be chosen by somebody else.
-		two.wrote = lb.Service{}
+		two.wrote = records{}
 		l.replaced(two, at("node2"))
 		l.replaced(two, at("node1"))
 		if got := l.places.of[a]; got != "node1" {

@@ -8,10 +8,12 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/belfrylb/belfry/internal/announce"
 	"github.com/belfrylb/belfry/internal/election"
+	"github.com/belfrylb/belfry/internal/eligibility"
 	"github.com/belfrylb/belfry/internal/kube"
 	"github.com/belfrylb/belfry/internal/lb"
 	"github.com/belfrylb/belfry/internal/objects"
@@ -33,6 +35,12 @@ const (
 	// others go first, for resultPatience at most (docs/design/proof.md).
 	longLine       = 100
 	resultPatience = 2 * time.Second
+	// firstBurst Services that are new are told at once what is known of them, and
+	// firstRate more each second; the others when they have endpoints and their result is
+	// known, or after firstPatience (docs/design/pacing.md).
+	firstBurst    = 20
+	firstRate     = 2
+	firstPatience = 10 * time.Second
 	// sessionPause is the least time between two Events about one session, and
 	// conflictAge how old a conflict may be to be told by a leader that is new.
 	sessionPause = 30 * time.Second
@@ -55,6 +63,8 @@ type voice struct {
 	// served, and told is when the last was.
 	telling []*service
 	told    time.Time
+	// firsts are the new ones that may be told at once.
+	firsts *rate.Limiter
 	// sessions is when an Event told of a session, by node and peer; conflicts are
 	// those that were told, strays what was told of the settings of nodes. Unknown are
 	// the nodes whose speakers do not report, since when; a zero time says that this
@@ -71,6 +81,7 @@ func newVoice() voice {
 	return voice{
 		retells: map[lb.ServiceKey]time.Time{}, sessions: map[[2]string]time.Time{},
 		conflicts: map[report.Conflict]bool{}, strays: map[string]report.Settings{},
+		firsts: rate.NewLimiter(firstRate, firstBurst),
 	}
 }
 
@@ -191,24 +202,42 @@ func tellsOnly(is objects.Service, want objects.ServiceWrite, missing objects.Pa
 	return is.Missing(want)&missing == 0
 }
 
+// noEndpoint is what a new Service is told for as long as its endpoints are not known.
+var noEndpoint = eligibility.NoEndpoint.String()
+
+// isNew reports whether a Service says nothing yet, or only that it has no endpoints.
+func isNew(says objects.Condition) bool {
+	return says == objects.Condition{} || says.Reason == noEndpoint
+}
+
+// unfinished reports whether a Service is likely to be told something else soon.
+func (s *service) unfinished() bool {
+	return s.expects || s.announced != nil && s.announced.Reason == noEndpoint
+}
+
 // await puts a Service in line to be told.
-func (l *loop) await(s *service, now time.Time) {
+func (l *loop) await(s *service, says objects.Condition, now time.Time) {
 	if !s.inLine {
 		s.inLine, s.lined = true, now
+		s.patient = isNew(says) && s.unfinished() && !l.firsts.AllowN(now, 1)
 		l.telling = append(l.telling, s)
 	}
 }
 
 // next returns which Service in line is to be told next, and when at the soonest. In a
-// long line those whose result is awaited let others go first, so that most are told
-// once: where they are, and that it was verified.
+// long line those whose result is awaited let others go first, and so do those of which
+// many are new: most are told once, then, where they are, and that it was verified.
 func (l *loop) next() (i int, ripe time.Time) {
 	for k, s := range l.telling {
-		switch patient := s.lined.Add(resultPatience); {
+		patience := resultPatience
+		switch {
+		case s.patient && s.unfinished():
+			patience = firstPatience
 		case !s.expects || len(l.telling) < longLine:
 			return k, time.Time{}
-		case k == 0 || patient.Before(ripe):
-			i, ripe = k, patient
+		}
+		if at := s.lined.Add(patience); k == 0 || at.Before(ripe) {
+			i, ripe = k, at
 		}
 	}
 	return i, ripe
