@@ -441,12 +441,12 @@ func idle(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// isAnnounced reports whether a Service's condition says so.
-func isAnnounced(s *corev1.Service) bool {
+// isAnnounced reports whether a Service's condition says so, and its reason.
+func isAnnounced(s *corev1.Service) (announced bool, reason string) {
 	for _, have := range s.Status.Conditions {
 		if have.Type == "belfry.dev/Announced" {
-			return have.Status == metav1.ConditionTrue
+			return have.Status == metav1.ConditionTrue, have.Reason
 		}
 	}
-	return false
+	return false, ""
 }

@@ -172,7 +172,7 @@ var experiments = []experiment{
 	{"creating Services", []string{
 		"create/wall", "create/announced", "create/latency", "create/writes",
 		"create/controller-cpu", "create/controller-rss", "create/controller-limit",
-		"create/speaker-cpu", "create/speaker-rss", "create/speaker-limit",
+		"create/speaker-cpu", "create/cpu", "create/speaker-rss", "create/speaker-limit",
 	}, createServices},
 	{"restarting the controller", []string{"restart/ready", "restart/writes", "restart/cpu"}, restartController},
 	{"asking the plugin", []string{"plugin/status"}, askPlugin},

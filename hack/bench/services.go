@@ -31,19 +31,28 @@ const (
 type tally struct {
 	mu   sync.Mutex
 	seen map[string]progress
+	// told counts how often they were told what, by the reason of their condition.
+	told map[string]int
 }
 
-type progress struct{ allocated, announced bool }
+type progress struct {
+	allocated, announced bool
+	told                 string
+}
 
 func (c *cluster) watch(ctx context.Context) (*tally, error) {
-	t := &tally{seen: map[string]progress{}}
+	t := &tally{seen: map[string]progress{}, told: map[string]int{}}
 	factory := informers.NewSharedInformerFactoryWithOptions(c.api, 0, informers.WithNamespace(namespace))
 	informer := factory.Core().V1().Services().Informer()
 	note := func(obj any) {
 		if s, ok := obj.(*corev1.Service); ok && strings.HasPrefix(s.Name, prefix) {
 			t.mu.Lock()
 			defer t.mu.Unlock()
-			t.seen[s.Name] = progress{len(s.Status.LoadBalancer.Ingress) > 0, isAnnounced(s)}
+			announced, reason := isAnnounced(s)
+			if reason != "" && reason != t.seen[s.Name].told {
+				t.told[reason]++
+			}
+			t.seen[s.Name] = progress{len(s.Status.LoadBalancer.Ingress) > 0, announced, reason}
 		}
 	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -65,6 +74,17 @@ func (c *cluster) watch(ctx context.Context) (*tally, error) {
 		return nil, errors.New("the watch of Services did not begin")
 	}
 	return t, nil
+}
+
+// tellings says how often Services were told what.
+func (t *tally) tellings() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var all []string
+	for _, reason := range slices.Sorted(maps.Keys(t.told)) {
+		all = append(all, fmt.Sprintf("%s %d times", reason, t.told[reason]))
+	}
+	return strings.Join(all, ", ")
 }
 
 // await waits until n Services are there and all are as they should be.
@@ -301,7 +321,7 @@ func createServices(ctx context.Context, b *bench) error {
 	b.found("create/latency", late, "99th percentile; median %s", inSeconds.format(middle))
 	b.found("create/wall", float64(ours)/float64(alone), "%s, alone %s", duration(ours), duration(alone))
 	b.found("create/announced", announced.Seconds(), "")
-	b.found("create/writes", float64(len(writes))/float64(n), "%s", kinds(writes, n))
+	b.found("create/writes", float64(len(writes))/float64(n), "%s; told %s", kinds(writes, n), t.tellings())
 	b.found("create/controller-cpu", seconds(after[controllerName].cpu-before[controllerName].cpu), "")
 	b.found("create/controller-rss", after[controllerName].memory.peak, "then %s", inBytes.format(after[controllerName].memory.now))
 	share, err := c.shareOfLimit(controllerName, "controller.yaml")
@@ -310,9 +330,10 @@ func createServices(ctx context.Context, b *bench) error {
 	}
 	b.found("create/controller-limit", share, "")
 	var most, largest, now, fullest float64
+	all := seconds(after[controllerName].cpu - before[controllerName].cpu)
 	for _, node := range c.Network.Nodes() {
 		is, was := after[lab.SpeakerOn(node)], before[lab.SpeakerOn(node)]
-		most = max(most, seconds(is.cpu-was.cpu))
+		most, all = max(most, seconds(is.cpu-was.cpu)), all+seconds(is.cpu-was.cpu)
 		largest = max(largest, is.memory.peak)
 		now = max(now, is.memory.now)
 		share, err := c.shareOfLimit(lab.SpeakerOn(node), "speaker.yaml")
@@ -323,6 +344,7 @@ func createServices(ctx context.Context, b *bench) error {
 	}
 	b.found("create/speaker-limit", fullest, "")
 	b.found("create/speaker-cpu", most, "")
+	b.found("create/cpu", all, "")
 	b.found("create/speaker-rss", largest, "then %s", inBytes.format(now))
 	return nil
 }
