@@ -42,7 +42,7 @@ type Options struct {
 	Log      *slog.Logger
 }
 
-// What the loop allows itself.
+// What the loop allows itself: docs/design/pacing.md has the reasons.
 const (
 	// writers is how many writes are under way at most.
 	writers = 16

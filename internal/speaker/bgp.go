@@ -32,6 +32,7 @@ type Peering interface {
 	Changed() <-chan struct{}
 }
 
+// docs/design/hand-over.md has the reasons.
 const (
 	// DefaultGrace is how long routers have, unless told otherwise, to find
 	// another way when they hear that this node is about to go.

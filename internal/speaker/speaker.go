@@ -93,6 +93,7 @@ type Config struct {
 	Requests <-chan string
 }
 
+// docs/design/pacing.md has the reasons.
 const (
 	// leisurely is the least time that a look at what the API server holds stands
 	// for, idle how many times longer than it and its decision took, and latest the
