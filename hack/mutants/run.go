@@ -226,7 +226,7 @@ func (t *trial) test(ctx context.Context, mutant int, reached string, j judge, t
 	age := max(leastAge, 10*limit)
 	ctx, cancel := context.WithTimeout(ctx, age)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", "-c", fmt.Sprintf(`ulimit -v %d -t %d; exec "$0" "$@"`, memory, int(max(leastCPU, 10*limit).Seconds())),
+	cmd := exec.CommandContext(ctx, "sh", "-c", fmt.Sprintf(`ulimit -v %d; ulimit -t %d; exec "$0" "$@"`, memory, int(max(leastCPU, 10*limit).Seconds())),
 		j.binary, "-test.short", "-test.failfast", "-test.count=1", "-test.timeout="+age.String(), "-test.run=^("+strings.Join(tests, "|")+")$")
 	cmd.Dir = j.dir
 	cmd.Env = append(os.Environ(), fmt.Sprintf("MUTANT=%d", mutant), "MUTANTS_REACHED="+reached)

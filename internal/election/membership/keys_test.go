@@ -64,7 +64,6 @@ func TestKeysChangeWithoutADoubt(t *testing.T) {
 			late.kill()
 			late.ended()
 			time.Sleep(5 * time.Second)
-			begun = time.Now()
 			late.keys = gossipkey.Ring{Send: first}
 			late.start(w.peers()...)
 			time.Sleep(10 * time.Second)
