@@ -695,6 +695,13 @@ func (w *World) explainNode(n lb.Node) *Explanation {
 		lines = append(lines, "It does not hear "+strings.Join(o.Status.Membership.Unheard, ", ")+".")
 		e.hint("Open port 7870, UDP and TCP, between it and those nodes, unless they have no speaker.")
 	}
+	_, gaps := w.Gossip()
+	for _, g := range gaps {
+		if slices.Contains(g.Nodes[:], n.Name) {
+			lines = append(lines, "G"+strings.TrimPrefix(g.String(), "g")+".")
+			advice = append(advice, "Open port 7870, UDP and TCP, between all nodes, in both directions.")
+		}
+	}
 	e.add("Speaker", lines...)
 	ports := e.add("Interfaces")
 	ports.Table = [][]string{{"NAME", "USABLE", "SUBNETS", "WHY NOT"}}
