@@ -35,9 +35,9 @@ func (t *tool) probe() *cobra.Command {
 		Use:   "probe ADDRESS",
 		Short: "Ask on its segment who answers for an address, and show what routers were told",
 		Long: `Probe has speakers ask for an address on its segment, as a client would, and prints every answer:
-its hardware address, whose that is, what of the node answers, and after which time. Nodes other than
-the owner ask, two if there are as many, so that each hears the kernel of the other. Of an address
-that BGP announces it prints what each router was told.
+its hardware address, whose that is, what of the node answers, and after which time. Two nodes other
+than the owner ask, if there are as many, so that each hears the kernel of the other; the owner asks,
+too, and hears who else answers. Of an address that BGP announces it prints what each router was told.
 
 It asks by the annotation belfry.dev/probe of a SpeakerStatus, so it needs the right to patch those
 (ClusterRole belfry-probe), and reaches speakers through the API server alone. Of a dump it prints

@@ -18,13 +18,14 @@ import (
 	"github.com/belfrylb/belfry/internal/speakerstatus"
 )
 
-// askersMost is how many nodes are to ask for an address: two, so that each hears the
-// kernel of the other.
+// askersMost is how many nodes beside the owner are to ask for an address: two, so that
+// each hears the kernel of the other.
 const askersMost = 2
 
 // Askers returns the nodes whose speakers are to ask for an address: the next ones by
-// name after its owner that are on its segment; the owner alone if there is none. Of an
-// address without an owner any that can announce are, and none if routers are told of it.
+// name after its owner that are on its segment, and the owner. It does not hear itself, but
+// all others, and looks at the condition again. Of an address without an owner any that can
+// announce are, and none if routers are told of it.
 func (w *World) Askers(a netip.Addr) ([]string, error) {
 	owner, _, _, _ := w.owner(a)
 	index := announce.NewIndex(w.Snapshot, w.options())
@@ -48,10 +49,12 @@ func (w *World) Askers(a netip.Addr) ([]string, error) {
 			rest = append(rest, m.Node)
 		}
 	}
-	if near = append(near, rest...); len(near) == 0 {
-		return []string{owner}, nil
+	near = append(near, rest...)
+	near = near[:min(len(near), askersMost)]
+	if owner != "" {
+		near = append(near, owner)
 	}
-	return near[:min(len(near), askersMost)], nil
+	return near, nil
 }
 
 // A Probe is who answers for an address, as speakers heard it that were asked to ask.
