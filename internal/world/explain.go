@@ -699,7 +699,7 @@ func (w *World) explainNode(n lb.Node) *Explanation {
 	for _, g := range gaps {
 		if slices.Contains(g.Nodes[:], n.Name) {
 			lines = append(lines, "G"+strings.TrimPrefix(g.String(), "g")+".")
-			advice = append(advice, "Open port 7870, UDP and TCP, between all nodes, in both directions.")
+			e.hint("Open port 7870, UDP and TCP, between all nodes, in both directions.")
 		}
 	}
 	e.add("Speaker", lines...)
