@@ -26,6 +26,19 @@ func (f *fields) note(name, text string) {
 
 func (f *fields) at(name string) string { return strings.Trim(f.path+"."+name, ".") }
 
+// misfit notes a value of another type than its field has.
+func (f *fields) misfit(name string, v any) {
+	f.note(name, fmt.Sprintf("%s is not a value that this field can have: it is left out", shown(name, v)))
+}
+
+// shown is a value as notes show it: no password is.
+func shown(name string, v any) string {
+	if strings.Contains(strings.ToLower(name), "password") {
+		return "what stands there"
+	}
+	return text(v)
+}
+
 // take takes a field out.
 func (f *fields) take(name string) (any, bool) {
 	value, is := f.of[name]
@@ -41,7 +54,7 @@ func value[T any](f *fields, name string) (v T, is bool) {
 	}
 	v, fits := taken.(T)
 	if !fits {
-		f.note(name, fmt.Sprintf("%s is not a value that this field can have: it is left out", text(taken)))
+		f.misfit(name, taken)
 	}
 	return v, fits
 }
@@ -53,7 +66,6 @@ func (f *fields) part(name string) *fields {
 	v, _ := value[map[string]any](f, name)
 	return f.below(name, v)
 }
-func (f *fields) texts(name string) []string { return texts(f, name, f.list(name)) }
 
 // number takes a number from 0 to most.
 func (f *fields) number(name string, most int64) (int64, bool) {
@@ -79,7 +91,7 @@ func (f *fields) parts(name string) (out []*fields) {
 	for i, v := range f.list(name) {
 		of, is := v.(map[string]any)
 		if !is {
-			f.note(fmt.Sprintf("%s[%d]", name, i), fmt.Sprintf("%s is not a value that this field can have: it is left out", text(v)))
+			f.misfit(fmt.Sprintf("%s[%d]", name, i), v)
 			continue
 		}
 		out = append(out, f.below(fmt.Sprintf("%s[%d]", name, i), of))
@@ -87,11 +99,12 @@ func (f *fields) parts(name string) (out []*fields) {
 	return out
 }
 
-func texts(f *fields, name string, list []any) (out []string) {
-	for i, v := range list {
+// texts takes a list of texts.
+func (f *fields) texts(name string) (out []string) {
+	for i, v := range f.list(name) {
 		s, is := v.(string)
 		if !is {
-			f.note(fmt.Sprintf("%s[%d]", name, i), fmt.Sprintf("%s is not a value that this field can have: it is left out", text(v)))
+			f.misfit(fmt.Sprintf("%s[%d]", name, i), v)
 			continue
 		}
 		out = append(out, s)
@@ -152,7 +165,7 @@ func (f *fields) selectors(name string) (out []v1beta1.LabelSelector) {
 func (f *fields) rest() {
 	for _, name := range slices.Sorted(maps.Keys(f.of)) {
 		if v, is := f.take(name); is {
-			f.note(name, fmt.Sprintf("%s: this field is not known here, and is left out", text(v)))
+			f.note(name, fmt.Sprintf("%s: this field is not known here, and is left out", shown(name, v)))
 		}
 	}
 }

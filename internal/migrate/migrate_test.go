@@ -67,6 +67,25 @@ func TestATranslationDoesNotDependOnTheOrder(t *testing.T) {
 	}
 }
 
+// A password is shown by no note, whatever it is written as.
+func TestNoNoteShowsAPassword(t *testing.T) {
+	const secret = "314159265"
+	for _, spec := range []string{`{"password":` + secret + `}`, `{"password":["` + secret + `"]}`, `{"passwordOfTheRouter":"` + secret + `"}`} {
+		tr := metalLB.Translate(Origin{
+			Objects:    []Object{{APIVersion: "metallb.io/v1beta2", Kind: "BGPPeer", Metadata: Metadata{Name: "tor"}, Spec: json.RawMessage(spec)}},
+			ConfigMaps: []ConfigMap{{Name: "config", Data: map[string]json.RawMessage{"config": json.RawMessage(`{"peers":[` + spec + `]}`)}}},
+		})
+		if len(tr.Notes) < 2 {
+			t.Errorf("%s: %d notes", spec, len(tr.Notes))
+		}
+		for _, n := range tr.Notes {
+			if strings.Contains(n.Text, secret) {
+				t.Errorf("%s: %+v", spec, n)
+			}
+		}
+	}
+}
+
 // Whatever stands in an object of anybody's, all that it has is translated or noted.
 func FuzzTranslate(f *testing.F) {
 	for _, source := range Sources {
