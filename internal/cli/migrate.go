@@ -162,23 +162,16 @@ func (m *migration) well() bool {
 func (m *migration) steps() {
 	m.Steps = []step{}
 	for _, s := range m.Secrets {
+		text, password := "Copy the password of BGPPeer "+s.Peer+":", fmt.Sprintf("\"$(kubectl -n %s get secret %s -o jsonpath='{.data.password}' | base64 -d)\"", s.Namespace, s.From)
 		switch {
 		case s.ConfigMap:
-			m.Steps = append(m.Steps, step{
-				"Make a Secret of the password of the peer that becomes BGPPeer " + s.Peer + ":",
-				fmt.Sprintf("kubectl -n %s create secret generic %s --type=kubernetes.io/basic-auth --from-literal=password=PASSWORD", m.to, s.Name),
-			})
-			continue
+			text, password = "Make a Secret of the password of the peer that becomes BGPPeer "+s.Peer+":", "PASSWORD"
 		case s.From == "":
-			m.Steps = append(m.Steps, step{
-				"Make a Secret of the password that stands in BGPPeer " + s.Peer + ":",
-				fmt.Sprintf("kubectl -n %s create secret generic %s --type=kubernetes.io/basic-auth --from-literal=password=\"$(kubectl -n %s get bgppeers.metallb.io %s -o jsonpath='{.spec.password}')\"", m.to, s.Name, s.Namespace, s.Peer),
-			})
-			continue
+			text = "Make a Secret of the password that stands in BGPPeer " + s.Peer + ":"
+			password = fmt.Sprintf("\"$(kubectl -n %s get bgppeers.metallb.io %s -o jsonpath='{.spec.password}')\"", s.Namespace, s.Peer)
 		}
 		m.Steps = append(m.Steps, step{
-			"Copy the password of BGPPeer " + s.Peer + ":",
-			fmt.Sprintf("kubectl -n %s create secret generic %s --type=kubernetes.io/basic-auth --from-literal=password=\"$(kubectl -n %s get secret %s -o jsonpath='{.data.password}' | base64 -d)\"", m.to, s.Name, s.Namespace, s.From),
+			text, fmt.Sprintf("kubectl -n %s create secret generic %s --type=kubernetes.io/basic-auth --from-literal=password=%s", m.to, s.Name, password),
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/belfrylb/belfry/api/v1beta1"
+	"github.com/belfrylb/belfry/internal/config"
 	"github.com/belfrylb/belfry/internal/ranges"
 )
 
@@ -411,7 +412,10 @@ func (t *Translation) ciliumPeers() {
 	}
 	for _, r := range t.cilium.routes {
 		for _, p := range t.BGPPeers {
-			if slices.ContainsFunc(t.cilium.configs[t.cilium.by[p.Name]].selects, func(s v1beta1.LabelSelector) bool { return matches(s, r.labels) }) {
+			if slices.ContainsFunc(t.cilium.configs[t.cilium.by[p.Name]].selects, func(s v1beta1.LabelSelector) bool {
+				selector, _ := config.Selector("", s) // what cannot be understood matches nothing
+				return selector.Matches(r.labels)
+			}) {
 				r.Spec.Peers = append(r.Spec.Peers, v1beta1.ObjectName(p.Name))
 			}
 		}
@@ -421,32 +425,4 @@ func (t *Translation) ciliumPeers() {
 		}
 		t.BGPAdvertisements = append(t.BGPAdvertisements, r.BGPAdvertisement)
 	}
-}
-
-// matches reports whether labels match a selector.
-func matches(s v1beta1.LabelSelector, labels map[string]string) bool {
-	for key, v := range s.MatchLabels {
-		if is, there := labels[key]; !there || is != string(v) {
-			return false
-		}
-	}
-	for _, e := range s.MatchExpressions {
-		is, there := labels[string(e.Key)]
-		among := there && slices.Contains(e.Values, v1beta1.LabelValue(is))
-		var fits bool
-		switch e.Operator {
-		case v1beta1.LabelIn:
-			fits = among
-		case v1beta1.LabelNotIn:
-			fits = !among
-		case v1beta1.LabelExists:
-			fits = there
-		case v1beta1.LabelDoesNotExist:
-			fits = !there
-		}
-		if !fits {
-			return false
-		}
-	}
-	return true
 }

@@ -31,8 +31,7 @@ type Inheritance struct {
 // loadBalancerClass are left to others.
 func (w *World) Inherit(after *Outcome, was map[lb.ServiceKey][]string) (_ []Inheritance, others map[string]int) {
 	others = map[string]int{}
-	c := &comparison{before: after, after: after, plan: &Plan{}}
-	c.routed = [2]map[netip.Addr][]string{after.routed(), after.routed()}
+	c := &comparison{after: after, routed: [2]map[netip.Addr][]string{1: after.routed()}}
 	out := []Inheritance{}
 	all := slices.SortedFunc(slices.Values(w.objects.Services), func(a, b *corev1.Service) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
